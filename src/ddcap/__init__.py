@@ -1,0 +1,3 @@
+"""DDCap: discrete diffusion for image captioning."""
+
+__version__ = "0.1.0"

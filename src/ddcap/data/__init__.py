@@ -1,0 +1,1 @@
+"""Pictures and captions on their way into batches."""

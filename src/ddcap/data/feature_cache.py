@@ -1,0 +1,118 @@
+"""A disk cache of a frozen encoder's features, so that an epoch does not run the encoder again.
+
+One safetensors file holds SHARD_SIZE pictures with all their views, in float16. A file's name is a digest of
+everything its content depends on (encoder, preprocessing, views, pictures by path, size and time of change); it is written under
+another name and then renamed, so that a half-written file is never read and an interrupted build goes on where
+it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ddcap.data.images import Preprocessing, load_image
+from ddcap.errors import DataError
+
+SHARD_SIZE = 64
+
+
+class Encoder(Protocol):
+    """What the cache needs of an image encoder."""
+
+    preprocessing: Preprocessing
+    cache_key: str
+
+    def __call__(self, pixels: Tensor) -> Any:
+        """Pixels (B, 3, H, W) to an object with `memory` (B, P, C) and `summary` (B, S)."""
+
+
+def view_pixels(path: Path, view: int, preprocessing: Preprocessing, seed: object = 0) -> Tensor:
+    """Pixels (3, H, W) of one training view: 0 plain, 1 mirrored, 2 and up random crops, mirrored half the time.
+
+    The view is a pure function of the arguments.
+    """
+    image = load_image(path)
+    if view == 0:
+        return preprocessing(image)
+    generator = random.Random(f"{seed}/{path.name}/{view}")
+    mirror = view == 1 or generator.random() < 0.5
+    return preprocessing.augment(image, generator, mirror=mirror, crop=view > 1)
+
+
+class FeatureCache:
+    """Features of a fixed list of pictures on disk, read one view at a time.
+
+    Args:
+        folder: where the shards lie; made if missing.
+        encoder: a frozen image encoder.
+        paths: the pictures, in the order that `read` counts them.
+        views: views per picture, see `view_pixels`.
+        progress: wraps an iterable of shards still to be computed.
+
+    Raises:
+        DataError: if a picture cannot be read; its path is named.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        encoder: Encoder,
+        paths: Sequence[Path],
+        views: int = 1,
+        progress: Callable[[list[int]], Iterable[int]] = iter,
+    ) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        shards = [list(paths[start : start + SHARD_SIZE]) for start in range(0, len(paths), SHARD_SIZE)]
+        self._files = [self.folder / f"{_shard_key(encoder, shard, views)}.safetensors" for shard in shards]
+        missing = [number for number, file in enumerate(self._files) if not file.exists()]
+        for number in progress(missing):
+            _write_shard(self._files[number], encoder, shards[number], views)
+        self._open: dict[int, Any] = {}
+
+    def read(self, index: int, view: int) -> tuple[Tensor, Tensor]:
+        """Memory (P, C) and summary (S,) of one picture, float16."""
+        number, row = divmod(index, SHARD_SIZE)
+        if number not in self._open:
+            handle = safe_open(self._files[number], framework="pt")
+            self._open[number] = (handle.get_slice("memory"), handle.get_slice("summary"), handle)
+        memory, summary, _ = self._open[number]
+        return memory[row, view], summary[row, view]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Loader processes open the files themselves."""
+        return {**self.__dict__, "_open": {}}
+
+
+def _shard_key(encoder: Encoder, paths: Sequence[Path], views: int) -> str:
+    hasher = hashlib.sha256(f"{encoder.cache_key}|{encoder.preprocessing}|{views}".encode())
+    for path in paths:
+        try:
+            state = path.stat()
+        except OSError:
+            raise DataError(f"{path}: no such picture; check data.root and data.images") from None
+        hasher.update(f"|{path.name}|{state.st_size}|{state.st_mtime_ns}".encode())
+    return hasher.hexdigest()[:24]
+
+
+@torch.inference_mode()
+def _write_shard(file: Path, encoder: Encoder, paths: Sequence[Path], views: int) -> None:
+    memory, summary = [], []
+    for path in paths:
+        pixels = torch.stack([view_pixels(path, view, encoder.preprocessing) for view in range(views)])
+        features = encoder(pixels)
+        memory.append(features.memory.half())  # (views, P, C)
+        summary.append(features.summary.half())  # (views, S)
+    temporary = file.with_suffix(f".{os.getpid()}.tmp")
+    save_file({"memory": torch.stack(memory), "summary": torch.stack(summary)}, temporary)
+    os.replace(temporary, file)

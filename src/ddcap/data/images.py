@@ -1,0 +1,201 @@
+"""File or PIL image to the pixels an encoder wants. Every bad image becomes one clear error.
+
+Shapes: H = W = size.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from ddcap.errors import ImageError
+
+logger = logging.getLogger("ddcap")
+
+ImageSource = str | Path | Image.Image
+
+SMALLEST_SIDE = 16  # pixels; below this there is nothing to describe
+LARGEST_AREA = 200_000_000  # pixels; above this a file is taken for a decompression bomb
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+
+# Beyond this ratio of the sides, "squash" first cuts the long side around the centre: no photograph of the
+# training data is squashed harder than that, and a panorama squashed to a square shows people as pencils.
+LARGEST_SQUASH = 2.0
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes pixels.
+
+    Attributes:
+        size: side of the square, in pixels.
+        fit: "squash" brings both sides to `size`; "crop" brings the short side to `size` and cuts the centre.
+        mean: subtracted per channel, on the 0..1 scale.
+        std: divided by per channel.
+    """
+
+    size: int
+    fit: Literal["squash", "crop"]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Pixels (3, H, W), float32, of an RGB `image`."""
+        if self.fit == "crop":
+            # resize first, then cut, as CLIP does: cutting first would round the box to whole source pixels
+            image = _resize_short_side(image, self.size)
+            return self.normalize(image.crop(_centre_box(image.size, self.size)))
+        box = _squash_box(image.size)
+        return self.normalize(image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box))
+
+    def augment(self, image: Image.Image, generator: random.Random, *, mirror: bool, crop: bool) -> Tensor:
+        """Pixels (3, H, W) of a training view: mirrored, or a random part with a changed aspect.
+
+        Args:
+            image: RGB.
+            generator: the only source of randomness.
+            mirror: whether to mirror.
+            crop: whether to take a random part of 55 to 100 % of the area, its aspect changed by up to 4:3.
+        """
+        box = _random_box(image.size, generator) if crop else (0.0, 0.0, *map(float, image.size))
+        view = image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
+        return self.normalize(ImageOps.mirror(view) if mirror else view)
+
+    def normalize(self, image: Image.Image) -> Tensor:
+        """Pixels (3, H, W) of an RGB `image` that already has the right size."""
+        pixels = torch.from_numpy(np.array(image, dtype=np.float32) / 255.0)  # (H, W, 3)
+        pixels = (pixels - torch.tensor(self.mean)) / torch.tensor(self.std)
+        return pixels.permute(2, 0, 1).contiguous()  # (3, H, W)
+
+
+def load_image(source: ImageSource) -> Image.Image:
+    """Open `source` as an upright 8-bit RGB image.
+
+    EXIF orientation is applied; palette, grey, CMYK, 16-bit and alpha images are converted (alpha on white); an
+    animation gives its first frame.
+
+    Args:
+        source: a path or a PIL image.
+
+    Raises:
+        ImageError: one line with the file, the reason and the remedy.
+    """
+    if isinstance(source, Image.Image):
+        name = getattr(source, "filename", "") or "image"
+        return _to_rgb(source, str(name))
+    path = Path(source)
+    if not path.exists():
+        raise ImageError(f"{path}: no such file; check the path")
+    if path.is_dir():
+        raise ImageError(f"{path}: is a folder, not an image; give a file")
+    try:
+        if path.stat().st_size == 0:
+            raise ImageError(f"{path}: the file is empty (0 bytes); copy or download it again")
+        with Image.open(path) as image:
+            return _to_rgb(image, str(path))
+    except UnidentifiedImageError:
+        raise ImageError(
+            f"{path}: not an image in a format Pillow reads, whatever its name says; convert it to JPEG or PNG"
+        ) from None
+    except PermissionError:
+        raise ImageError(f"{path}: may not be read; change its permissions") from None
+    except Image.DecompressionBombError:
+        raise _too_large(str(path)) from None
+    except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, ImageError):
+            raise
+        # Pillow reports damaged files with these three, by format
+        reason = str(error).strip().rstrip(".") or type(error).__name__
+        raise ImageError(f"{path}: damaged or cut short ({reason}); copy or download it again") from None
+
+
+def find_images(paths: list[str | Path]) -> list[Path]:
+    """Files as given, folders replaced by the images in them (recursively, sorted).
+
+    Raises:
+        ImageError: if a folder holds no image.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
+        if not inside:
+            raise ImageError(f"{path}: the folder holds no image ({', '.join(sorted(EXTENSIONS))}); check the path")
+        found.extend(inside)
+    return found
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    width, height = image.size
+    if width * height > LARGEST_AREA:
+        raise _too_large(name)
+    if min(width, height) < SMALLEST_SIDE:
+        raise ImageError(
+            f"{name}: {width}x{height} pixels is too small to describe; give at least {SMALLEST_SIDE}x{SMALLEST_SIDE}"
+        )
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        logger.warning("%s: animated or with %d pages; the first one is captioned", name, frames)
+        image.seek(0)
+    image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or image.mode == "I":
+        # Pillow's own conversion to 8 bit clips at 255 instead of scaling
+        scaled = np.clip(np.asarray(image, dtype=np.float64) / 256.0, 0, 255)
+        return Image.fromarray(scaled.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        with_alpha = image.convert("RGBA")
+        white = Image.new("RGBA", with_alpha.size, "white")
+        return Image.alpha_composite(white, with_alpha).convert("RGB")
+    return image.convert("RGB")
+
+
+def _too_large(name: str) -> ImageError:
+    return ImageError(
+        f"{name}: over {LARGEST_AREA // 1_000_000} million pixels, taken for a decompression bomb; make it smaller"
+    )
+
+
+def _squash_box(size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The whole picture, or its centre if it is longer than LARGEST_SQUASH to 1."""
+    width, height = size
+    kept_width = min(width, height * LARGEST_SQUASH)
+    kept_height = min(height, width * LARGEST_SQUASH)
+    left, top = (width - kept_width) / 2, (height - kept_height) / 2
+    return (left, top, left + kept_width, top + kept_height)
+
+
+def _resize_short_side(image: Image.Image, size: int) -> Image.Image:
+    width, height = image.size
+    if width <= height:
+        target = (size, int(size * height / width))
+    else:
+        target = (int(size * width / height), size)
+    return image.resize(target, Image.Resampling.BICUBIC)
+
+
+def _centre_box(size: tuple[int, int], side: int) -> tuple[int, int, int, int]:
+    left, top = (size[0] - side) // 2, (size[1] - side) // 2
+    return (left, top, left + side, top + side)
+
+
+def _random_box(size: tuple[int, int], generator: random.Random) -> tuple[float, float, float, float]:
+    width, height = size
+    area = generator.uniform(0.55, 1.0)
+    stretch = math.exp(generator.uniform(-0.5, 0.5) * math.log(4 / 3))
+    part_width = width * min(1.0, math.sqrt(area) * stretch)
+    part_height = height * min(1.0, math.sqrt(area) / stretch)
+    left = generator.uniform(0, width - part_width)
+    top = generator.uniform(0, height - part_height)
+    return (left, top, left + part_width, top + part_height)

@@ -1,0 +1,94 @@
+"""Karpathy-layout JSON (COCO, Flickr8k, Flickr30k) to records. No torch, no pictures opened."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ddcap.errors import DataError
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class CaptionedImage:
+    """One picture and what people wrote about it.
+
+    Attributes:
+        image_id: `cocoid`, else `imgid`, else the file name; unique in the data set.
+        path: where the picture should be (not checked here).
+        split: "train", "val" or "test".
+        captions: the human captions, as written.
+    """
+
+    image_id: str
+    path: Path
+    split: str
+    captions: tuple[str, ...]
+
+
+def load_karpathy(json_path: str | Path, image_folder: str | Path, split: str | None = None) -> list[CaptionedImage]:
+    """Read the records of one split, or of all, in file order.
+
+    COCO's "restval" pictures join "train", as in the literature.
+
+    Args:
+        json_path: file with `{"images": [{filename, filepath?, split, sentences: [{raw}], cocoid?, imgid?}]}`.
+        image_folder: folder that `filepath`/`filename` start from.
+        split: "train", "val" or "test"; None for all.
+
+    Raises:
+        DataError: if the file is missing, is not such a JSON, an entry has no sentences, or the split is empty.
+    """
+    json_path, image_folder = Path(json_path), Path(image_folder)
+    if split is not None and split not in SPLITS:
+        raise DataError(f"split {split!r} is unknown; use one of {', '.join(SPLITS)}")
+    entries = _read_entries(json_path)
+    records = [_record(json_path, image_folder, number, entry) for number, entry in enumerate(entries)]
+    if split is not None:
+        records = [record for record in records if record.split == split]
+    if not records:
+        raise DataError(f"{json_path}: has no picture in split {split!r}; check the 'split' of its entries")
+    ids = {record.image_id for record in records}
+    if len(ids) != len(records):
+        raise DataError(f"{json_path}: image ids are not unique; give every entry its own cocoid, imgid or filename")
+    return records
+
+
+def _read_entries(json_path: Path) -> list[Any]:
+    try:
+        content = json.loads(json_path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{json_path}: no such file; give a Karpathy-layout JSON") from None
+    except OSError as error:
+        raise DataError(f"{json_path}: cannot be read ({error.strerror}); give a Karpathy-layout JSON") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{json_path}: not valid JSON ({error}); is the file complete?") from None
+    entries = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise DataError(f"{json_path}: has no list 'images'; give a Karpathy-layout JSON")
+    return entries
+
+
+def _record(json_path: Path, image_folder: Path, number: int, entry: Any) -> CaptionedImage:
+    where = f"{json_path}: images[{number}]"
+    if not isinstance(entry, dict) or not isinstance(entry.get("filename"), str):
+        raise DataError(f"{where} has no 'filename'; every entry needs one")
+    name = entry["filename"]
+    sentences = entry.get("sentences")
+    if not isinstance(sentences, list) or not sentences:
+        raise DataError(f"{where} ({name}) has no 'sentences'; add its captions or remove the entry")
+    captions = tuple(
+        sentence["raw"].strip()
+        for sentence in sentences
+        if isinstance(sentence, dict) and isinstance(sentence.get("raw"), str) and sentence["raw"].strip()
+    )
+    if not captions:
+        raise DataError(f"{where} ({name}) has no 'sentences' with a text under 'raw'; add its captions")
+    split = "train" if entry.get("split") == "restval" else entry.get("split")
+    if split not in SPLITS:
+        raise DataError(f"{where} ({name}) has split {split!r}; use train, restval, val or test")
+    image_id = str(entry.get("cocoid", entry.get("imgid", name)))
+    return CaptionedImage(image_id, image_folder / entry.get("filepath", "") / name, split, captions)

@@ -1,0 +1,65 @@
+"""The normal reverse process: sample x_{t-1} from p(x_{t-1} | x_t) until t = 0 (row a of Table 1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ddcap.decoding.best_first import choose_tokens
+from ddcap.decoding.guidance import Predictor
+from ddcap.decoding.trace import DecodingResult
+from ddcap.diffusion.schedule import Schedule
+from ddcap.diffusion.transition import posterior
+
+
+def decode_ancestral(
+    predict: Predictor,
+    tokens: Tensor,
+    lengths: Tensor,
+    schedule: Schedule,
+    steps: int | None = None,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> DecodingResult:
+    """Sample a caption by the reverse process, from all MASK.
+
+    Args:
+        predict: see `guidance.build_predictor`.
+        tokens: (B, L) MASK where words are wanted; given words and padding are kept.
+        lengths: (B,).
+        schedule: the forward process.
+        steps: reverse steps, evenly spread over t; None takes all T.
+        temperature: 1 samples the reverse process as it is; 0 takes the likeliest state everywhere.
+        generator: source of randomness.
+    """
+    mask_id = schedule.vocabulary_size
+    count = min(steps or schedule.steps, schedule.steps)
+    grid = torch.linspace(schedule.steps - 1, -1, count + 1).round().long().tolist()  # T-1, ..., -1
+    batch = tokens.shape[0]
+    wanted = tokens == mask_id
+    history, step_confidences, timesteps = [tokens], [], []
+    confidences = torch.ones(tokens.shape, device=tokens.device)
+    for now, earlier in zip(grid, grid[1:], strict=False):
+        timestep = torch.full((batch,), now, device=tokens.device)
+        probabilities = posterior(
+            predict(tokens, timestep), tokens, timestep, torch.full_like(timestep, earlier), schedule
+        )
+        log_probabilities = probabilities.clamp(min=1e-30).log()
+        if earlier == -1:
+            log_probabilities[..., mask_id] = -torch.inf  # 1e-30 is not 0: nothing is MASK at the end
+        chosen = choose_tokens(log_probabilities, temperature, generator)
+        chosen_probability = probabilities.gather(2, chosen.unsqueeze(2)).squeeze(2)
+        after = torch.where(wanted, chosen, tokens)
+        confidences = torch.where(after != tokens, chosen_probability, confidences)
+        tokens = after
+        history.append(tokens)
+        step_confidences.append(chosen_probability)
+        timesteps.append(timestep)
+    return DecodingResult(
+        tokens=tokens,
+        lengths=lengths,
+        confidences=confidences,
+        history=torch.stack(history),
+        step_confidences=torch.stack(step_confidences),
+        timesteps=torch.stack(timesteps),
+    )

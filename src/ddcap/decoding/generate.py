@@ -1,0 +1,91 @@
+"""Image features to decoded captions: choose the lengths, then the decoder that the settings name."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ddcap.decoding.ancestral import decode_ancestral
+from ddcap.decoding.best_first import decode_best_first, plan_steps
+from ddcap.decoding.guidance import build_predictor
+from ddcap.decoding.trace import DecodingResult
+from ddcap.errors import RecipeError
+from ddcap.model.ddcap import DDCapModel
+from ddcap.model.image_encoder import ImageFeatures
+from ddcap.recipe import DecodingSettings
+
+
+def choose_lengths(
+    model: DDCapModel, features: ImageFeatures, settings: DecodingSettings, captions_per_image: int = 1
+) -> Tensor:
+    """Caption lengths (I * captions_per_image,), grouped by image, end token included.
+
+    A fixed length goes first, then the length head; without one every caption has the full `max_length`. With
+    several captions per image, caption k takes the k-th likeliest length.
+
+    Raises:
+        RecipeError: if the fixed length is over the model's longest caption.
+    """
+    images, longest = features.memory.shape[0], model.config.model.max_length
+    count = images * captions_per_image
+    if settings.length is not None:
+        if settings.length > longest:
+            raise RecipeError(f"length {settings.length} is over this model's longest caption, {longest} tokens; lower it")
+        return torch.full((count,), settings.length, device=model.device)
+    logits = model.length_logits(features)
+    if logits is None:
+        return torch.full((count,), longest, device=model.device)
+    if captions_per_image > 1:
+        return logits.topk(min(captions_per_image, longest), dim=1).indices.flatten() + 1
+    if settings.length_rule == "expected":
+        classes = torch.arange(1, longest + 1, device=logits.device, dtype=torch.float32)
+        return (logits.float().softmax(dim=1) @ classes).round().long()
+    return logits.argmax(dim=1) + 1
+
+
+def decode(
+    model: DDCapModel,
+    features: ImageFeatures,
+    tokens: Tensor,
+    lengths: Tensor,
+    settings: DecodingSettings,
+    generator: torch.Generator | None = None,
+    captions_per_image: int = 1,
+) -> DecodingResult:
+    """Fill every MASK of `tokens` (B, L), by the decoder that `settings` name; given words stay."""
+    predict = build_predictor(model, features, lengths, settings.guidance, captions_per_image)
+    if settings.method == "ancestral":
+        temperature = settings.temperature or 1.0  # the reverse process is a sampler; 0 means "not set" here
+        return decode_ancestral(
+            predict, tokens, lengths, model.schedule, settings.steps, temperature, generator
+        )
+    blanks = (tokens == model.mask_id).sum(dim=1)
+    plan = plan_steps(blanks, lengths, model.config.diffusion.steps, settings.steps, settings.schedule)
+    return decode_best_first(predict, tokens, lengths, plan, model.mask_id, settings.temperature, generator)
+
+
+@torch.inference_mode()
+def generate(
+    model: DDCapModel,
+    features: ImageFeatures,
+    settings: DecodingSettings,
+    generator: torch.Generator | None = None,
+    captions_per_image: int = 1,
+) -> DecodingResult:
+    """Caption I images from all MASK.
+
+    Args:
+        model: in evaluation mode.
+        features: of I images, on the model's device.
+        settings: decoder, steps, guidance, length, temperature.
+        generator: source of randomness, on the model's device; None is enough for a deterministic decoder.
+        captions_per_image: captions per image, each with another length.
+
+    Returns:
+        I * captions_per_image captions, grouped by image.
+    """
+    lengths = choose_lengths(model, features, settings, captions_per_image)
+    captions_per_image = len(lengths) // features.memory.shape[0]
+    positions = torch.arange(int(lengths.max()), device=model.device)
+    tokens = torch.where(positions < lengths.unsqueeze(1), model.mask_id, 0)  # (B, L); padding is any word
+    return decode(model, features, tokens, lengths, settings, generator, captions_per_image)

@@ -1,0 +1,94 @@
+"""What was committed when: the record of a decoding, for programs and for people to look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class DecodingResult:
+    """A decoded batch with its history. B captions, L positions, S steps.
+
+    Attributes:
+        tokens: (B, L) final tokens; positions past the length hold the padding id.
+        lengths: (B,) tokens of each caption, end token included.
+        confidences: (B, L) probability of each final token when it was committed; 1 for given tokens.
+        history: (S + 1, B, L) tokens before the first step and after each.
+        step_confidences: (S, B, L) probability of the token chosen at each position in each step.
+        timesteps: (S, B) the t that the model was told.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    confidences: Tensor
+    history: Tensor
+    step_confidences: Tensor
+    timesteps: Tensor
+
+
+@dataclass(frozen=True)
+class TraceEvent:
+    """One token appearing (or, with replacement noise, changing) at one position.
+
+    Attributes:
+        step: number of the denoising step, from 0.
+        timestep: t of that step.
+        position: caption position, from 0.
+        token_id: the token.
+        token: its printable piece; "" for the end token.
+        probability: of the token, when it was chosen.
+    """
+
+    step: int
+    timestep: int
+    position: int
+    token_id: int
+    token: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Trace:
+    """How one caption came about.
+
+    Attributes:
+        events: in order of steps, the most certain first within a step.
+        frames: for every step the pieces of the whole caption after it; "▁" stands for MASK.
+    """
+
+    events: tuple[TraceEvent, ...]
+    frames: tuple[tuple[str, ...], ...]
+
+
+def build_trace(result: DecodingResult, row: int, pieces_of: dict[int, str]) -> Trace:
+    """The trace of caption `row` of a decoded batch.
+
+    Args:
+        result: the decoded batch.
+        row: which caption.
+        pieces_of: printable piece of every token id that occurs, MASK included.
+    """
+    length = int(result.lengths[row])
+    history = result.history[:, row, :length].tolist()
+    probabilities = result.step_confidences[:, row, :length].tolist()
+    events: list[TraceEvent] = []
+    frames: list[tuple[str, ...]] = []
+    for step, (before, after) in enumerate(zip(history, history[1:], strict=False)):
+        changed = [position for position in range(length) if before[position] != after[position]]
+        if not changed:
+            continue  # this caption was finished earlier than others of its batch
+        events.extend(
+            TraceEvent(
+                step=step,
+                timestep=int(result.timesteps[step, row]),
+                position=position,
+                token_id=after[position],
+                token=pieces_of[after[position]],
+                probability=probabilities[step][position],
+            )
+            for position in sorted(changed, key=lambda position: -probabilities[step][position])
+        )
+        frames.append(tuple(pieces_of[token] for token in after))
+    return Trace(tuple(events), tuple(frames))

@@ -1,0 +1,1 @@
+"""The forward process and its exact reverse: pure mathematics on tensors."""

@@ -1,0 +1,1 @@
+"""From a model and a data split to numbers that can be compared."""

@@ -1,0 +1,1 @@
+"""From pixels and noised tokens to a prediction of the caption."""

@@ -1,0 +1,237 @@
+"""Noised tokens, timestep and image memory to a prediction of the clean caption.
+
+The release's architecture: a GPT-2 block stack without causal mask, cross-attention to the image in every block,
+layer norms whose scale and shift come from the timestep, output head tied to the token embedding.
+
+Shapes: B captions, I images (B a multiple of I: captions of one image lie side by side and share its keys and values), L caption
+positions, P image positions, D width, H heads, V words.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddcap.recipe import ModelSettings
+
+
+@dataclass(frozen=True)
+class MemoryKeysValues:
+    """The cross-attention's keys and values of some images, computed once per image.
+
+    Attributes:
+        layers: per layer the keys and the values, each (I, H, P, D/H).
+    """
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+
+    def repeat(self, times: int) -> MemoryKeysValues:
+        """Every image `times` times, side by side: (I * times, H, P, D/H)."""
+        return self._map(lambda value: value.repeat_interleave(times, dim=0))
+
+    def expand(self, images: int) -> MemoryKeysValues:
+        """A single image as `images` images, without copying."""
+        return self._map(lambda value: value.expand(images, -1, -1, -1))
+
+    def followed_by(self, other: MemoryKeysValues) -> MemoryKeysValues:
+        """These images, then those of `other`."""
+        pairs = zip(self.layers, other.layers, strict=True)
+        return MemoryKeysValues(
+            tuple((torch.cat([k, other_k]), torch.cat([v, other_v])) for (k, v), (other_k, other_v) in pairs)
+        )
+
+    def _map(self, change: object) -> MemoryKeysValues:
+        return MemoryKeysValues(tuple((change(k), change(v)) for k, v in self.layers))  # type: ignore[operator]
+
+
+class TimestepEmbedding(nn.Module):
+    """Sinusoidal embedding of t / T * 8000, sines first."""
+
+    def __init__(self, width: int, steps: int) -> None:
+        super().__init__()
+        half = width // 2
+        frequencies = torch.exp(torch.arange(half) * -(math.log(10000) / max(half - 1, 1)))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.steps = steps
+
+    def forward(self, timestep: Tensor) -> Tensor:
+        """(B,) steps to (B, D)."""
+        # in this order: angles reach thousands of radians, where float32 rounding shows in the reference numbers
+        angle = (timestep / self.steps * 8000).unsqueeze(1) * self.frequencies  # (B, D/2)
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+class AdaptiveLayerNorm(nn.Module):
+    """Layer norm without own affine; scale and shift come from the timestep."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 2 * width)
+        self.width = width
+
+    def forward(self, hidden: Tensor, time: Tensor) -> Tensor:
+        """`hidden` (B, L, D) and `time` (B, D), already through SiLU."""
+        scale, shift = self.linear(time).unsqueeze(1).chunk(2, dim=2)  # (B, 1, D) each
+        return F.layer_norm(hidden, (self.width,)) * (1 + scale) + shift
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with a boolean mask."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        self.heads = settings.heads
+        self.dropout = settings.dropout
+        self.query_key_value = nn.Linear(settings.width, 3 * settings.width)
+        self.output = nn.Linear(settings.width, settings.width)
+
+    def forward(self, hidden: Tensor, may_attend: Tensor) -> Tensor:
+        """`hidden` (B, L, D), `may_attend` (B, 1, L, L)."""
+        query, key, value = (
+            _split_heads(part, self.heads) for part in self.query_key_value(hidden).chunk(3, dim=2)
+        )  # (B, H, L, D/H)
+        attended = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=may_attend, dropout_p=self.dropout if self.training else 0.0
+        )
+        projected: Tensor = self.output(_join_heads(attended))
+        return projected
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention from caption positions to image positions."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        self.heads = settings.heads
+        self.dropout = settings.dropout
+        self.query = nn.Linear(settings.width, settings.width)
+        self.key_value = nn.Linear(settings.width, 2 * settings.width)
+        self.output = nn.Linear(settings.width, settings.width)
+
+    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (I, H, P, D/H) of `memory` (I, P, D)."""
+        key, value = (_split_heads(part, self.heads) for part in self.key_value(memory).chunk(2, dim=2))
+        return key, value
+
+    def forward(self, hidden: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """`hidden` (B, L, D) against (I, H, P, D/H): the captions of one image become one long row of queries."""
+        batch, length, width = hidden.shape
+        images = key.shape[0]
+        query = _split_heads(self.query(hidden).view(images, batch // images * length, width), self.heads)
+        attended = F.scaled_dot_product_attention(
+            query, key, value, dropout_p=self.dropout if self.training else 0.0
+        )
+        projected: Tensor = self.output(_join_heads(attended).view(batch, length, width))
+        return projected
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention and MLP, each behind its adaptive layer norm."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        width = settings.width
+        self.norm_self = AdaptiveLayerNorm(width)
+        self.self_attention = SelfAttention(settings)
+        self.norm_cross = AdaptiveLayerNorm(width)
+        self.cross_attention = CrossAttention(settings)
+        self.norm_mlp = AdaptiveLayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
+        )
+        self.dropout = nn.Dropout(settings.dropout)
+
+    def forward(self, hidden: Tensor, time: Tensor, keys_values: tuple[Tensor, Tensor], may_attend: Tensor) -> Tensor:
+        """One block; shapes as in `Denoiser.forward`."""
+        hidden = hidden + self.dropout(self.self_attention(self.norm_self(hidden, time), may_attend))
+        hidden = hidden + self.dropout(self.cross_attention(self.norm_cross(hidden, time), *keys_values))
+        return hidden + self.dropout(self.mlp(self.norm_mlp(hidden, time)))
+
+
+class Denoiser(nn.Module):
+    """p_theta(x_0 | x_t, memory) at every caption position.
+
+    Args:
+        settings: the recipe's model section.
+        vocabulary_size: V; the id V is MASK and has its own input vector.
+        steps: T, which scales the timestep embedding.
+    """
+
+    def __init__(self, settings: ModelSettings, vocabulary_size: int, steps: int) -> None:
+        super().__init__()
+        width = settings.width
+        self.mask_id = vocabulary_size
+        self.token_embedding = nn.Embedding(vocabulary_size, width)
+        self.mask_embedding = nn.Parameter(torch.empty(width))
+        self.position_embedding = nn.Embedding(settings.positions or settings.max_length, width)
+        self.timestep_embedding = TimestepEmbedding(width, steps)
+        self.dropout = nn.Dropout(settings.dropout)
+        self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
+        self.final_norm = nn.LayerNorm(width)
+        self._initialise(settings.layers)
+
+    def project_memory(self, memory: Tensor) -> MemoryKeysValues:
+        """Keys and values of every layer for `memory` (I, P, D); compute once, use at every step."""
+        return MemoryKeysValues(tuple(block.cross_attention.keys_values(memory) for block in self.blocks))
+
+    def forward(
+        self, noised_tokens: Tensor, timestep: Tensor, keys_values: MemoryKeysValues, may_attend: Tensor
+    ) -> Tensor:
+        """Hidden states of every caption position; `logits` turns them into a prediction.
+
+        Args:
+            noised_tokens: (B, L) x_t.
+            timestep: (B,) t.
+            keys_values: of I images; the B captions are grouped by image.
+            may_attend: (B, L, L) boolean, see `attention_mask`.
+
+        Returns:
+            (B, L, D).
+        """
+        time = F.silu(self.timestep_embedding(timestep))  # (B, D)
+        hidden = self.dropout(self._embed(noised_tokens))  # (B, L, D)
+        for block, layer_keys_values in zip(self.blocks, keys_values.layers, strict=True):
+            hidden = block(hidden, time, layer_keys_values, may_attend.unsqueeze(1))
+        normed: Tensor = self.final_norm(hidden)
+        return normed
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) to (..., V): the head is the token embedding; pass only the positions that are needed."""
+        return F.linear(hidden, self.token_embedding.weight)
+
+    def _embed(self, noised_tokens: Tensor) -> Tensor:
+        is_mask = (noised_tokens == self.mask_id).unsqueeze(2)
+        words = self.token_embedding(noised_tokens.clamp(max=self.mask_id - 1))
+        positions = self.position_embedding.weight[: noised_tokens.shape[1]]
+        return torch.where(is_mask, self.mask_embedding.to(words.dtype), words) + positions
+
+    def _initialise(self, layers: int) -> None:
+        """GPT-2's initialisation; the adaptive norms start as plain layer norms."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(self.mask_embedding, std=0.02)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            for residual in (block.self_attention.output, block.cross_attention.output, block.mlp[2]):
+                nn.init.normal_(residual.weight, std=0.02 / math.sqrt(2 * layers))  # type: ignore[arg-type]
+            for norm in (block.norm_self, block.norm_cross, block.norm_mlp):
+                nn.init.zeros_(norm.linear.weight)
+
+
+def _split_heads(hidden: Tensor, heads: int) -> Tensor:
+    """(B, L, D) to (B, H, L, D/H)."""
+    batch, length, width = hidden.shape
+    return hidden.view(batch, length, heads, width // heads).transpose(1, 2)
+
+
+def _join_heads(hidden: Tensor) -> Tensor:
+    """(B, H, L, D/H) to (B, L, D)."""
+    return hidden.transpose(1, 2).flatten(2)

