@@ -1,0 +1,264 @@
+"""The facade: load once, images in, captions out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ddcap.data.images import ImageSource, load_image
+from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.decoding.generate import generate
+from ddcap.decoding.infilling import infill, parse_template
+from ddcap.decoding.trace import DecodingResult, Trace, build_trace
+from ddcap.errors import CheckpointError, DDCapError, ImageError
+from ddcap.model.ddcap import CONFIG_NAME, WEIGHTS_NAME, DDCapModel
+from ddcap.model.image_encoder import ImageFeatures
+from ddcap.recipe import DecodingSettings, dump_settings, parse_settings
+
+DEFAULT_MODEL = "default"
+_EMBEDDED = Path(__file__).parent / "pretrained" / "default"
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One caption and how it came about.
+
+    Attributes:
+        text: what a person reads.
+        tokens: printable pieces, one per token, a leading space where a word begins; the end token is "".
+        confidences: probability of each token when it was committed; 1 for given words.
+        length: tokens, end token included.
+        score: mean log-probability of the tokens, to compare captions of one image.
+        trace: what was committed when.
+    """
+
+    text: str
+    tokens: tuple[str, ...]
+    confidences: tuple[float, ...]
+    length: int
+    score: float
+    trace: Trace
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """What became of one image of a large job: its captions, or why there are none."""
+
+    source: ImageSource
+    captions: tuple[Caption, ...]
+    error: str | None
+
+
+class Captioner:
+    """Captions images with a trained model; make one by `from_pretrained` and keep it.
+
+    Args:
+        model: in evaluation mode.
+        tokenizer: of the model.
+    """
+
+    def __init__(self, model: DDCapModel, tokenizer: CaptionTokenizer) -> None:
+        if tokenizer.vocabulary_size != model.config.vocabulary_size:
+            raise CheckpointError(
+                f"the tokenizer has {tokenizer.vocabulary_size} entries, the model {model.config.vocabulary_size}; "
+                "they are not from the same training"
+            )
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def from_pretrained(cls, model: str | Path = DEFAULT_MODEL, device: str | torch.device = "cpu") -> Captioner:
+        """Load a model.
+
+        Args:
+            model: "default" (shipped inside the package), a folder, or a Hub id.
+            device: where to run.
+
+        Raises:
+            CheckpointError: if there is no such model, or it is damaged.
+        """
+        folder = _find_model(model)
+        loaded = DDCapModel.from_pretrained(folder)
+        return cls(loaded.to(device), CaptionTokenizer.load(folder))
+
+    @property
+    def decoding(self) -> DecodingSettings:
+        """The model's default decoding settings."""
+        return self.model.config.decoding
+
+    def __call__(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        *,
+        seed: int = 0,
+        batch_size: int = 16,
+        **settings: object,
+    ) -> list[Caption]:
+        """One caption per image.
+
+        Args:
+            images: paths or PIL images; one or a list.
+            seed: of the decoders that draw; the same seed and batch give the same captions.
+            batch_size: images computed at once.
+            settings: decoding settings to change, see `DecodingSettings`: method, steps, guidance, length,
+                temperature, ...
+
+        Raises:
+            ImageError: for the first image that cannot be read; `caption_each` goes on instead.
+            RecipeError: if a decoding setting is unknown or wrong.
+        """
+        many: Sequence[ImageSource] = [images] if isinstance(images, ImageSource) else images
+        captions = []
+        for result in self.caption_each(many, seed=seed, batch_size=batch_size, **settings):
+            if result.error is not None:
+                raise ImageError(result.error)
+            captions.append(result.captions[0])
+        return captions
+
+    def caption_each(
+        self,
+        images: Sequence[ImageSource],
+        *,
+        num: int = 1,
+        seed: int = 0,
+        batch_size: int = 16,
+        **settings: object,
+    ) -> Iterator[ImageResult]:
+        """Caption many images, one result each, in order; a bad image gives an error and the others go on.
+
+        Args:
+            images: paths or PIL images.
+            num: captions per image, the best first: each has another length, or is another draw if the length is fixed.
+            seed: of the decoders that draw.
+            batch_size: images computed at once.
+            settings: decoding settings to change.
+        """
+        if num < 1:
+            raise DDCapError(f"num={num}: ask for at least one caption")
+        decoding = self.settings(**settings)
+        generator = torch.Generator(self.model.device).manual_seed(seed)
+        for start in range(0, len(images), batch_size):
+            yield from self._caption_batch(images[start : start + batch_size], num, decoding, generator)
+
+    def infill(self, image: ImageSource, template: str, *, seed: int = 0, **settings: object) -> Caption:
+        """Fill the blanks of a caption.
+
+        Args:
+            image: path or PIL image.
+            template: given words with blanks: `___` of any width, `[3]` of three tokens.
+            seed: of the decoders that draw.
+            settings: decoding settings to change.
+
+        Raises:
+            ImageError: if the image cannot be read.
+            DDCapError: if the template has no blank or is too long.
+        """
+        decoding = self.settings(**settings)
+        parsed = parse_template(template, self.tokenizer)
+        features = self.features([image])
+        generator = torch.Generator(self.model.device).manual_seed(seed)
+        filled = infill(self.model, features, parsed, decoding, self.tokenizer.padding_id, generator)
+        return self._captions(filled.result, [filled.row])[0]
+
+    def settings(self, **changes: object) -> DecodingSettings:
+        """The model's decoding settings with `changes`; those that are None are left alone.
+
+        Raises:
+            RecipeError: if one is unknown or wrong.
+        """
+        given = {name: value for name, value in changes.items() if value is not None}
+        merged: DecodingSettings = parse_settings(
+            DecodingSettings, {**dump_settings(self.decoding), **given}, "decoding settings"
+        )
+        longest = self.model.config.model.max_length
+        if merged.length is not None and merged.length > longest:
+            raise DDCapError(f"length {merged.length} is over this model's longest caption, {longest} tokens; lower it")
+        return merged
+
+    @torch.inference_mode()
+    def features(self, images: Sequence[ImageSource]) -> ImageFeatures:
+        """Memory (I, P, C) and summary (I, S) of images, on the model's device.
+
+        Raises:
+            ImageError: for the first image that cannot be read.
+        """
+        return self._encode([self.pixels(image) for image in images])
+
+    def pixels(self, image: ImageSource) -> Tensor:
+        """Pixels (3, H, W) of one image, as the encoder wants them."""
+        return self.model.encoder.preprocessing(load_image(image))
+
+    def _encode(self, pixels: list[Tensor]) -> ImageFeatures:
+        features: ImageFeatures = self.model.encoder(torch.stack(pixels).to(self.model.device))
+        return features
+
+    def _caption_batch(
+        self, images: Sequence[ImageSource], num: int, decoding: DecodingSettings, generator: torch.Generator
+    ) -> Iterator[ImageResult]:
+        pixels: list[Tensor] = []
+        errors: list[str | None] = []
+        for image in images:
+            try:
+                pixels.append(self.pixels(image))
+                errors.append(None)
+            except ImageError as error:
+                errors.append(str(error))
+        captions = iter(self._decode(pixels, num, decoding, generator) if pixels else [])
+        for image, error in zip(images, errors, strict=True):
+            yield ImageResult(image, () if error else next(captions), error)
+
+    @torch.inference_mode()
+    def _decode(
+        self, pixels: list[Tensor], num: int, decoding: DecodingSettings, generator: torch.Generator
+    ) -> list[tuple[Caption, ...]]:
+        features = self._encode(pixels)
+        result = generate(self.model, features, decoding, generator, captions_per_image=num)
+        flat = self._captions(result, range(len(result.tokens)))
+        per_image = len(flat) // len(pixels)
+        groups = [flat[start : start + per_image] for start in range(0, len(flat), per_image)]
+        return [tuple(sorted(group, key=lambda caption: -caption.score)) for group in groups]
+
+    def _captions(self, result: DecodingResult, rows: Sequence[int]) -> list[Caption]:
+        ids = sorted(set(result.history.flatten().tolist()))
+        pieces_of = dict(zip(ids, self.tokenizer.pieces(ids), strict=True))
+        captions = []
+        for row in rows:
+            length = int(result.lengths[row])
+            tokens = result.tokens[row, :length].tolist()
+            confidences = result.confidences[row, :length].tolist()
+            captions.append(
+                Caption(
+                    text=self.tokenizer.decode(tokens),
+                    tokens=tuple(pieces_of[token] for token in tokens),
+                    confidences=tuple(confidences),
+                    length=length,
+                    score=sum(math.log(max(value, 1e-30)) for value in confidences) / length,
+                    trace=build_trace(result, row, pieces_of),
+                )
+            )
+        return captions
+
+
+def _find_model(model: str | Path) -> Path:
+    """The folder of a model: the embedded one, a given folder, or a download from the Hub."""
+    if model == DEFAULT_MODEL:
+        return _EMBEDDED
+    folder = Path(model)
+    if folder.exists():
+        return folder
+    if str(model).count("/") != 1 or str(model).startswith((".", "/", "~")):
+        raise CheckpointError(f"{model}: no such model; give 'default', a folder, or a Hub id like owner/name")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        patterns = [CONFIG_NAME, WEIGHTS_NAME, "tokenizer.json"]
+        return Path(snapshot_download(str(model), allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{model}: no such folder, and not to be had from the Hub ({reason})") from None

@@ -1,0 +1,227 @@
+"""Captioned pictures to training batches, as a pure function of (seed, epoch, step).
+
+Nothing here keeps a random state: which pictures, captions and views a step sees follows from its number, so a
+resumed run reads exactly what an uninterrupted one would have read, with any number of loader processes.
+
+Shapes: I images, n captions per image, B = I n captions (grouped by image), L caption positions.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ddcap.data.feature_cache import FeatureCache, view_pixels
+from ddcap.data.images import Preprocessing
+from ddcap.data.karpathy import CaptionedImage
+from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.errors import DataError
+from ddcap.recipe import DataSettings
+
+
+@dataclass(frozen=True)
+class CaptionBatch:
+    """One part of a training step.
+
+    Attributes:
+        pixels: (I, 3, H, W), or None when cached features are given.
+        memory: (I, P, C) cached features, or None.
+        summary: (I, S) cached features, or None.
+        tokens: (B, L) x_0, end token included, padded.
+        lengths: (B,).
+        positions: (N,) flat indices of the real positions in B x L.
+        real_positions: N summed over all parts and processes of the step, for the mean loss.
+        image_ids: of the I images.
+    """
+
+    pixels: Tensor | None
+    memory: Tensor | None
+    summary: Tensor | None
+    tokens: Tensor
+    lengths: Tensor
+    positions: Tensor
+    real_positions: int
+    image_ids: tuple[str, ...]
+
+    def to(self, device: torch.device) -> CaptionBatch:
+        """The same batch with every tensor on `device`."""
+        moved = {
+            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            for name, value in vars(self).items()
+        }
+        return CaptionBatch(**moved)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One picture of a batch: which record, which of its captions, which view in which epoch."""
+
+    record: int
+    captions: tuple[int, ...]
+    view: int
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """The pictures one process computes at once, and the size of the whole step they belong to."""
+
+    draws: tuple[Draw, ...]
+    real_positions: int
+
+
+class PixelSource:
+    """Views computed from the picture files, with fresh random crops in every epoch."""
+
+    def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing) -> None:
+        self.paths = paths
+        self.preprocessing = preprocessing
+
+    def read(self, index: int, view: int, seed: object = 0) -> Tensor:
+        """Pixels (3, H, W)."""
+        return view_pixels(self.paths[index], view, self.preprocessing, seed)
+
+
+class CaptionData(Dataset[CaptionBatch]):
+    """Tokenized captions beside their pictures; item = a `Part`, as a `CaptionBatch`.
+
+    Args:
+        records: of one split.
+        tokenizer: turns captions into ids.
+        source: a feature cache (frozen encoder) or pixels, in the order of `records`.
+        settings: the recipe's data section.
+        max_length: longest caption in tokens.
+
+    Raises:
+        DataError: if no caption is short enough.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[CaptionedImage],
+        tokenizer: CaptionTokenizer,
+        source: FeatureCache | PixelSource,
+        settings: DataSettings,
+        max_length: int,
+    ) -> None:
+        self.records = records
+        self.source = source
+        self.settings = settings
+        self.padding_id = tokenizer.padding_id
+        flat = iter(tokenizer.encode_batch([caption for record in records for caption in record.captions]))
+        self.captions = [[next(flat) for _ in record.captions] for record in records]
+        if settings.long_captions == "drop":
+            self.captions = [[ids for ids in captions if len(ids) <= max_length] for captions in self.captions]
+        else:
+            end = [tokenizer.end_id]
+            self.captions = [
+                [ids if len(ids) <= max_length else ids[: max_length - 1] + end for ids in captions]
+                for captions in self.captions
+            ]
+        if not any(self.captions):
+            raise DataError(f"no caption has at most {max_length} tokens; raise model.max_length or use long_captions=truncate")
+
+    def draws(self, seed: int, epoch: int, views: int) -> list[Draw]:
+        """Every caption of the split once (the last group of an image is filled up), in a random order."""
+        generator = random.Random(f"{seed}/{epoch}")
+        size = self.settings.captions_per_image
+        draws = []
+        for record, captions in enumerate(self.captions):
+            order = generator.sample(range(len(captions)), len(captions))
+            for start in range(0, len(order), size):
+                group = order[start : start + size]
+                group += generator.choices(order, k=size - len(group))
+                draws.append(Draw(record, tuple(group), generator.randrange(views), epoch))
+        generator.shuffle(draws)
+        return draws
+
+    def __getitem__(self, part: Part) -> CaptionBatch:  # type: ignore[override]
+        """Read and pad one part."""
+        rows = [self.captions[draw.record][caption] for draw in part.draws for caption in draw.captions]
+        lengths = torch.tensor([len(row) for row in rows])
+        longest = int(lengths.max())
+        tokens = torch.tensor([row + [self.padding_id] * (longest - len(row)) for row in rows])
+        real = torch.arange(longest) < lengths.unsqueeze(1)  # (B, L)
+        pixels = memory = summary = None
+        if isinstance(self.source, FeatureCache):
+            features = [self.source.read(draw.record, draw.view) for draw in part.draws]
+            memory = torch.stack([feature[0] for feature in features]).float()
+            summary = torch.stack([feature[1] for feature in features]).float()
+        else:
+            pixels = torch.stack([self.source.read(draw.record, draw.view, draw.epoch) for draw in part.draws])
+        return CaptionBatch(
+            pixels=pixels,
+            memory=memory,
+            summary=summary,
+            tokens=tokens,
+            lengths=lengths,
+            positions=real.flatten().nonzero().squeeze(1),
+            real_positions=part.real_positions,
+            image_ids=tuple(self.records[draw.record].image_id for draw in part.draws),
+        )
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """How an optimiser step's captions are shared among processes and accumulation parts."""
+
+    seed: int
+    images_per_step: int
+    processes: int = 1
+    process: int = 0
+    accumulation: int = 1
+
+    def steps_per_epoch(self, data: CaptionData) -> int:
+        """Whole optimiser steps in an epoch.
+
+        Raises:
+            DataError: if the data do not fill one step.
+        """
+        draws = len(data.draws(self.seed, 0, 1))
+        if draws < self.images_per_step:
+            size = data.settings.captions_per_image
+            raise DataError(
+                f"the training split fills {draws * size} captions, less than one step of "
+                f"{self.images_per_step * size}; lower training.batch_size"
+            )
+        return draws // self.images_per_step
+
+    def parts(self, data: CaptionData, epoch: int, first_step: int = 0) -> list[Part]:
+        """This process's parts of every step of an epoch, from `first_step` on, in order."""
+        draws = data.draws(self.seed, epoch, data.settings.views)
+        size = self.images_per_step // (self.processes * self.accumulation)
+        parts = []
+        for step in range(first_step, self.steps_per_epoch(data)):
+            whole = draws[step * self.images_per_step : (step + 1) * self.images_per_step]
+            positions = sum(len(data.captions[draw.record][c]) for draw in whole for c in draw.captions)
+            mine = whole[self.process * size * self.accumulation :][: size * self.accumulation]
+            parts.extend(
+                Part(tuple(mine[start : start + size]), positions) for start in range(0, len(mine), size)
+            )
+        return parts
+
+
+def training_steps(data: CaptionData, plan: StepPlan, first_step: int, last_step: int) -> Iterator[list[CaptionBatch]]:
+    """The parts of the optimiser steps `first_step` to `last_step` - 1, counted over the whole training."""
+    per_epoch = plan.steps_per_epoch(data)
+    step = first_step
+    while step < last_step:
+        epoch, within = divmod(step, per_epoch)
+        parts = plan.parts(data, epoch, within)[: (last_step - step) * plan.accumulation]
+        loader: DataLoader[CaptionBatch] = DataLoader(
+            data,
+            sampler=parts,  # type: ignore[arg-type]
+            batch_size=None,
+            num_workers=data.settings.workers,
+            prefetch_factor=4 if data.settings.workers else None,
+        )
+        batches = iter(loader)
+        for _ in range(len(parts) // plan.accumulation):
+            yield [next(batches) for _ in range(plan.accumulation)]
+            step += 1

@@ -1,0 +1,143 @@
+"""Captions with blanks: keep the given words, fill the rest.
+
+A template is text with blanks: `___` (unknown width) or `[3]` (that many tokens).
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.decoding.generate import decode
+from ddcap.decoding.trace import DecodingResult
+from ddcap.errors import DDCapError
+from ddcap.model.ddcap import DDCapModel
+from ddcap.model.image_encoder import ImageFeatures
+from ddcap.recipe import DecodingSettings
+
+WIDEST_BLANK = 4  # tokens tried for a blank of unknown width
+MOST_CANDIDATES = 256  # width combinations decoded at once
+_BLANK = re.compile(r"_{2,}|\[(\d+)\]")
+
+
+@dataclass(frozen=True)
+class Template:
+    """A caption with blanks: given token ids, and a width for each blank (None = unknown), in order.
+
+    Attributes:
+        parts: a tuple of token ids where words are given, an int or None where a blank is.
+    """
+
+    parts: tuple[tuple[int, ...] | int | None, ...]
+
+    @property
+    def blanks(self) -> list[int | None]:
+        """Widths of the blanks, in order."""
+        return [part for part in self.parts if not isinstance(part, tuple)]
+
+    def fill_widths(self, widths: Sequence[int], mask_id: int) -> list[int]:
+        """Token ids with MASK in every blank, the blanks of the given widths."""
+        remaining = iter(widths)
+        tokens: list[int] = []
+        for part in self.parts:
+            tokens.extend(part if isinstance(part, tuple) else [mask_id] * next(remaining))
+        return tokens
+
+
+def parse_template(text: str, tokenizer: CaptionTokenizer) -> Template:
+    """Read `a ___ dog [2] the beach`; the end token is added as a given one.
+
+    Raises:
+        DDCapError: if there is no blank, or one of width 0.
+    """
+    parts: list[tuple[int, ...] | int | None] = []
+    position = 0
+    for match in _BLANK.finditer(text):
+        parts.append(tuple(tokenizer.encode_part(text[position : match.start()])))
+        width = int(match.group(1)) if match.group(1) else None
+        if width == 0:
+            raise DDCapError(f"template {text!r}: a blank of width 0; leave it out or write ___")
+        parts.append(width)
+        position = match.end()
+    if not parts:
+        raise DDCapError(f"template {text!r}: has no blank; write ___ (any width) or [3] (three tokens) where words are missing")
+    parts.append((*tokenizer.encode_part(text[position:]), tokenizer.end_id))
+    return Template(tuple(part for part in parts if part != ()))
+
+
+@dataclass(frozen=True)
+class Infilling:
+    """The best filling of a template.
+
+    Attributes:
+        result: the decoded batch of all tried widths.
+        row: the best row of it.
+    """
+
+    result: DecodingResult
+    row: int
+
+
+@torch.inference_mode()
+def infill(
+    model: DDCapModel,
+    features: ImageFeatures,
+    template: Template,
+    settings: DecodingSettings,
+    padding_id: int,
+    generator: torch.Generator | None = None,
+) -> Infilling:
+    """Fill a template for one image.
+
+    Blanks of unknown width are tried at 1 to WIDEST_BLANK tokens, all combinations in one batch. The best has the highest
+    mean log-probability of its filled tokens plus log-probability of its length (where the model predicts one).
+
+    Args:
+        model: in evaluation mode.
+        features: of one image.
+        template: see `parse_template`.
+        settings: decoding; its `length` is not used, since the template gives it.
+        padding_id: of the tokenizer.
+        generator: source of randomness.
+
+    Raises:
+        DDCapError: if the caption would be too long.
+    """
+    longest = model.config.model.max_length
+    rows = [
+        template.fill_widths(widths, model.mask_id) for widths in _width_combinations(template.blanks)
+    ]
+    fitting = [row for row in rows if len(row) <= longest]
+    if not fitting:
+        raise DDCapError(
+            f"the template makes a caption of at least {min(map(len, rows))} tokens, but this model's longest has "
+            f"{longest}; shorten it"
+        )
+    lengths = torch.tensor([len(row) for row in fitting], device=model.device)
+    widest = int(lengths.max())
+    tokens = torch.tensor([row + [padding_id] * (widest - len(row)) for row in fitting], device=model.device)
+    result = decode(model, features, tokens, lengths, settings, generator, captions_per_image=len(fitting))
+    score = _fill_score(tokens == model.mask_id, result.confidences)
+    length_logits = model.length_logits(features)
+    if length_logits is not None:
+        score = score + length_logits.float().log_softmax(dim=1)[0, lengths - 1]
+    return Infilling(result, int(score.argmax()))
+
+
+def _width_combinations(blanks: Sequence[int | None]) -> list[tuple[int, ...]]:
+    """All width combinations, narrow ones first, at most MOST_CANDIDATES."""
+    choices = [[blank] if blank is not None else list(range(1, WIDEST_BLANK + 1)) for blank in blanks]
+    combinations = sorted(itertools.islice(itertools.product(*choices), 100_000), key=sum)
+    return combinations[:MOST_CANDIDATES]
+
+
+def _fill_score(is_blank: Tensor, confidences: Tensor) -> Tensor:
+    """(B,) mean log-probability of the filled tokens."""
+    log_confidences = confidences.clamp(min=1e-30).log() * is_blank
+    return log_confidences.sum(dim=1) / is_blank.sum(dim=1)

@@ -1,0 +1,81 @@
+"""Captions on a terminal: tables, and traces that show word by word how a caption came about."""
+
+from __future__ import annotations
+
+from rich.console import Console, Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from ddcap.captioner import Caption, ImageResult
+from ddcap.decoding.trace import Trace
+
+_BLANK = "·"
+
+
+def confidence_style(probability: float) -> str:
+    """Colour of a token by its probability: red where the model guessed, green where it was sure."""
+    for limit, style in ((0.25, "red"), (0.5, "dark_orange"), (0.75, "yellow"), (0.9, "green3")):
+        if probability < limit:
+            return style
+    return "bold green"
+
+
+def caption_table(results: list[ImageResult]) -> Table:
+    """One row per caption: image, caption coloured by confidence, how sure the model was."""
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
+    table.add_column("image", overflow="fold", style="cyan")
+    table.add_column("caption", overflow="fold")
+    table.add_column("sure", justify="right")
+    for result in results:
+        if result.error is not None:
+            table.add_row(str(result.source), Text(_without_name(result), style="red"), "")
+        for number, caption in enumerate(result.captions):
+            name = str(result.source) if number == 0 else ""
+            table.add_row(name, coloured(caption), f"{2.718281828**caption.score:.0%}")
+    return table
+
+
+def coloured(caption: Caption) -> Text:
+    """The caption's text, every token in the colour of its confidence."""
+    text = Text()
+    for piece, probability in zip(caption.tokens, caption.confidences, strict=True):
+        text.append(piece, style=confidence_style(probability))
+    text.plain = text.plain.lstrip() if text.plain.startswith(" ") else text.plain
+    return text
+
+
+def print_trace(console: Console, name: str, caption: Caption) -> None:
+    """Print how `caption` came about: one line per step, the words of the step highlighted, with their probabilities."""
+    console.print(Panel(Group(*_trace_lines(caption.trace), Text(), coloured(caption)), title=name, expand=False))
+
+
+def _trace_lines(trace: Trace) -> list[Text]:
+    columns = [max(len(frame[position]) for frame in trace.frames) for position in range(len(trace.frames[0]))]
+    steps = sorted({event.step for event in trace.events})
+    lines = []
+    for frame, step in zip(trace.frames, steps, strict=True):
+        events = [event for event in trace.events if event.step == step]
+        fresh = {event.position: event.probability for event in events}
+        line = Text(f"{step + 1:>3} ", style="dim")
+        for position, piece in enumerate(frame):
+            shown, style = _piece(piece, fresh.get(position))
+            line.append(shown.ljust(max(columns[position], 2)), style=style)
+        line.append("  ")
+        for event in events:
+            label = event.token.strip() or "end"
+            line.append(f" {label} {event.probability:.0%}", style=confidence_style(event.probability))
+        lines.append(line)
+    return lines
+
+
+def _piece(piece: str, fresh: float | None) -> tuple[str, str]:
+    if piece.strip() == "▁":
+        return f" {_BLANK}", "dim"
+    shown = piece or " ■"  # the end token
+    return shown, "" if fresh is None else f"reverse {confidence_style(fresh)}"
+
+
+def _without_name(result: ImageResult) -> str:
+    error = result.error or ""
+    return error.removeprefix(f"{result.source}: ")

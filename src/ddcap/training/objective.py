@@ -1,0 +1,65 @@
+"""The training loss: L_x0 = -log p(x_0 | x_t, y) over all real positions, plus the length head's cross-entropy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ddcap.data.batches import CaptionBatch
+from ddcap.diffusion.transition import q_sample
+from ddcap.model.ddcap import DDCapModel
+from ddcap.model.image_encoder import ImageFeatures
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Mean losses of a batch, as scalar tensors with gradient.
+
+    Attributes:
+        token: mean over the batch's real positions.
+        length: mean over its captions; 0 without a length head.
+    """
+
+    token: Tensor
+    length: Tensor
+
+
+def caption_loss(
+    model: torch.nn.Module,
+    batch: CaptionBatch,
+    features: ImageFeatures,
+    *,
+    generator: torch.Generator,
+    image_free_probability: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> Losses:
+    """Noise a batch, predict it, score the prediction.
+
+    Args:
+        model: a `DDCapModel`, or one wrapped for several processes.
+        batch: on the model's device.
+        features: of the batch's images.
+        generator: draws t, the noise and who loses the image; on the batch's device.
+        image_free_probability: p of special design 4.
+        label_smoothing: share of the target spread over the vocabulary.
+    """
+    inner = model if isinstance(model, DDCapModel) else model.module
+    assert isinstance(inner, DDCapModel)
+    device, captions = batch.tokens.device, batch.tokens.shape[0]
+    schedule = inner.schedule
+    timestep = torch.randint(schedule.steps, (captions,), generator=generator, device=device)
+    noised = q_sample(batch.tokens, timestep, schedule, generator)
+    use_image = None
+    if image_free_probability:
+        images = features.memory.shape[0]
+        use_image = torch.rand(images, generator=generator, device=device) >= image_free_probability
+    output = model(noised, timestep, batch.lengths, features, use_image=use_image, positions=batch.positions)
+    target = batch.tokens.flatten()[batch.positions]  # (N,)
+    token_loss = F.cross_entropy(output.logits.float(), target, label_smoothing=label_smoothing)
+    if output.length_logits is None:
+        return Losses(token_loss, torch.zeros((), device=device))
+    length_logits = output.length_logits.float().repeat_interleave(captions // len(features.memory), dim=0)  # (B, .)
+    return Losses(token_loss, F.cross_entropy(length_logits, batch.lengths - 1))

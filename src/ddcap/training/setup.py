@@ -1,0 +1,107 @@
+"""Everything a training needs before its first step: data, tokenizer, model; every mistake shows here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ddcap.data.batches import CaptionData, PixelSource
+from ddcap.data.feature_cache import FeatureCache
+from ddcap.data.karpathy import CaptionedImage, load_karpathy
+from ddcap.data.tokenizer import CaptionTokenizer, build_tokenizer
+from ddcap.errors import CheckpointError, DataError
+from ddcap.model.ddcap import DDCapModel, ModelConfig
+from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
+from ddcap.recipe import DataSettings, Recipe
+from ddcap.training.checkpoint import list_checkpoints
+
+ProgressBar = Callable[[list[int]], Iterable[int]]
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What `prepare` made.
+
+    Attributes:
+        model: on the CPU, weights drawn from the recipe's seed.
+        tokenizer: trained or loaded; already saved in the output folder.
+        train_data: the training split.
+        val_data: the validation split, plain views.
+        output: the run's folder.
+    """
+
+    model: DDCapModel
+    tokenizer: CaptionTokenizer
+    train_data: CaptionData
+    val_data: CaptionData
+    output: Path
+
+
+def prepare(recipe: Recipe, *, resume: bool, progress: ProgressBar = iter) -> TrainingInputs:
+    """Read the data, build tokenizer, encoder, feature cache and model.
+
+    Args:
+        recipe: all settings.
+        resume: whether the output folder is expected to hold a run.
+        progress: wraps the shards of the feature cache that are still to be computed.
+
+    Raises:
+        CheckpointError: if the output folder holds a run and `resume` is off, or none and it is on.
+        DataError: if the data cannot be used.
+    """
+    output = Path(recipe.training.output)
+    checkpoints = list_checkpoints(output)
+    if checkpoints and not resume:
+        raise CheckpointError(f"{output}: already holds a run; add --resume to go on, or set training.output=...")
+    if resume and not checkpoints:
+        raise CheckpointError(f"{output}: holds no checkpoint to resume from; leave out --resume to start")
+    train_records = _load_split(recipe.data, "train")
+    val_records = _load_split(recipe.data, "val")
+    output.mkdir(parents=True, exist_ok=True)
+    if resume:
+        tokenizer = CaptionTokenizer.load(output)
+    else:
+        tokenizer = build_tokenizer(recipe.tokenizer, (text for r in train_records for text in r.captions))
+        tokenizer.save(output)
+    encoder = build_image_encoder(recipe.encoder)
+
+    def data(records: list[CaptionedImage], views: int) -> CaptionData:
+        source = _source(recipe.data, encoder, records, views, progress)
+        return CaptionData(records, tokenizer, source, recipe.data, recipe.model.max_length)
+
+    train_data, val_data = data(train_records, recipe.data.views), data(val_records, 1)
+    config = ModelConfig(
+        vocabulary_size=tokenizer.vocabulary_size,
+        encoder=recipe.encoder,
+        model=recipe.model,
+        diffusion=recipe.diffusion,
+        decoding=recipe.decoding,
+    )
+    torch.manual_seed(recipe.training.seed)
+    model = DDCapModel(config, encoder)
+    if not recipe.training.image_free_probability:
+        model.image_free_memory.requires_grad_(False)  # never used then; several processes would wait for its gradient
+    return TrainingInputs(model, tokenizer, train_data, val_data, output)
+
+
+def _load_split(settings: DataSettings, split: str) -> list[CaptionedImage]:
+    root = Path(settings.root)
+    if not root.is_dir():
+        raise DataError(f"data.root={settings.root}: no such folder; set data.root to the folder of your data set")
+    return load_karpathy(root / settings.json, root / settings.images, split)
+
+
+def _source(
+    settings: DataSettings,
+    encoder: ImageEncoder,
+    records: list[CaptionedImage],
+    views: int,
+    progress: ProgressBar,
+) -> FeatureCache | PixelSource:
+    paths = [record.path for record in records]
+    if settings.cache is None:
+        return PixelSource(paths, encoder.preprocessing)
+    return FeatureCache(settings.cache, encoder, paths, views, progress)

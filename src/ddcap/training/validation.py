@@ -1,0 +1,99 @@
+"""What a training asks now and then: validation loss, sampled captions, and CIDEr where it can be computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+
+from ddcap.data.batches import CaptionBatch, CaptionData, Draw, Part
+from ddcap.data.karpathy import CaptionedImage
+from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.decoding.generate import generate
+from ddcap.errors import MissingExtraError
+from ddcap.evaluation.metrics import score_captions
+from ddcap.model.ddcap import DDCapModel
+from ddcap.model.image_encoder import ImageFeatures
+from ddcap.recipe import DecodingSettings
+from ddcap.training.objective import caption_loss
+
+_IMAGES_AT_ONCE = 50
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Result of one validation.
+
+    Attributes:
+        loss: mean -log p(x_0 | x_t, y) per token, at fixed noise.
+        length_loss: cross-entropy of the length head.
+        cider: of the validation pictures, times 100; None where pycocoevalcap is not installed.
+        samples: (image id, caption) of the first pictures.
+    """
+
+    loss: float
+    length_loss: float
+    cider: float | None
+    samples: list[tuple[str, str]]
+
+    @property
+    def score(self) -> float:
+        """What the best checkpoint is chosen by, higher is better: CIDEr, else the negative loss."""
+        return self.cider if self.cider is not None else -self.loss
+
+
+@torch.inference_mode()
+def validate(
+    model: DDCapModel,
+    data: CaptionData,
+    tokenizer: CaptionTokenizer,
+    decoding: DecodingSettings,
+    *,
+    images: int,
+    samples: int,
+    device: torch.device,
+) -> Validation:
+    """Validate `model` (in evaluation mode) on the first `images` pictures of `data`, with the same noise every time."""
+    generator = torch.Generator(device).manual_seed(0)
+    totals = torch.zeros(3, dtype=torch.float64)  # loss x tokens, tokens, length loss x captions
+    captions: dict[str, str] = {}
+    usable = [record for record, texts in enumerate(data.captions) if texts][:images]
+    for start in range(0, len(usable), _IMAGES_AT_ONCE):
+        batch = _validation_batch(data, usable[start : start + _IMAGES_AT_ONCE]).to(device)
+        features = batch_features(model, batch)
+        losses = caption_loss(model, batch, features, generator=generator)
+        tokens, count = len(batch.positions), len(batch.lengths)
+        totals += torch.tensor([losses.token * tokens, tokens, losses.length * count], dtype=torch.float64)
+        result = generate(model, features, decoding, generator)
+        texts = [tokenizer.decode(ids) for ids in result.tokens.tolist()]
+        captions.update(zip(batch.image_ids, texts, strict=True))
+    return Validation(
+        loss=float(totals[0] / totals[1]),
+        length_loss=float(totals[2] / sum(len(data.captions[record][:1]) for record in usable)),
+        cider=_cider(captions, data.records),
+        samples=list(islice(captions.items(), samples)),
+    )
+
+
+def batch_features(model: DDCapModel, batch: CaptionBatch) -> ImageFeatures:
+    """The batch's cached features, or the encoder's output on its pixels (no gradient if it is frozen)."""
+    if batch.memory is not None and batch.summary is not None:
+        return ImageFeatures(batch.memory, batch.summary)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and model.config.encoder.trainable):
+        features: ImageFeatures = model.encoder(batch.pixels)
+    return features
+
+
+def _validation_batch(data: CaptionData, records: Sequence[int]) -> CaptionBatch:
+    """The first caption of every picture, plain view."""
+    return data[Part(tuple(Draw(record, (0,), view=0, epoch=0) for record in records), real_positions=0)]
+
+
+def _cider(captions: dict[str, str], records: Sequence[CaptionedImage]) -> float | None:
+    references = {record.image_id: record.captions for record in records}
+    try:
+        return score_captions(captions, references).metrics["CIDEr"]
+    except MissingExtraError:
+        return None
