@@ -1,0 +1,74 @@
+"""What several test files share: real photographs with captions, and real but tiny components."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ddcap.data.tokenizer import CaptionTokenizer
+
+PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
+
+# word lists instead of prose: small vocabulary, unequal lengths, punctuation and capitals as people write them
+SUBJECTS = ["A cat", "A cup of coffee", "A smiling woman", "A white rocket", "A brown dog", "Two people"]
+ENDINGS = [
+    "looks into the camera .",
+    "is there .",
+    "stands near a very old wall in the bright light of the morning .",
+    "in front of something dark",
+    "seen from close-up , don't you think ?",
+]
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[Path]:
+    """Real photographs, in sorted order; they lie in one folder."""
+    return sorted(PHOTOS.glob("*.jpg"))
+
+
+@pytest.fixture(scope="session")
+def captions_json(photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Karpathy JSON over `photos` (image folder: `photos[0].parent`): last but one "val", last "test", rest "train".
+
+    Five captions per photo, but three for the first one.
+    """
+    splits = ["train"] * (len(photos) - 2) + ["val", "test"]
+    images = []
+    for number, (photo, split) in enumerate(zip(photos, splits, strict=True)):
+        subject = SUBJECTS[number % len(SUBJECTS)]
+        texts = [f"{subject} {ending}" for ending in (ENDINGS if number else ENDINGS[:3])]
+        sentences = [{"raw": text} for text in texts]
+        images.append({"filename": photo.name, "imgid": number, "split": split, "sentences": sentences})
+    path = tmp_path_factory.mktemp("captions") / "dataset.json"
+    path.write_text(json.dumps({"images": images, "dataset": "photos"}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(captions_json: Path) -> CaptionTokenizer:
+    """A compact tokenizer trained on the captions of `captions_json`."""
+    entries = json.loads(captions_json.read_text())["images"]
+    captions = [sentence["raw"] for entry in entries for sentence in entry["sentences"]]
+    return CaptionTokenizer.train_compact(captions, 200)
+
+
+@pytest.fixture(scope="session")
+def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP vision model with random weights: 32 pixels, patches of 8, width 32, projection 16."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=8,
+        projection_dim=16,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.CLIPVisionModelWithProjection(config)
+    folder = tmp_path_factory.mktemp("tiny_clip")
+    model.eval().save_pretrained(folder)
+    return folder
