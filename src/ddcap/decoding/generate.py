@@ -53,7 +53,8 @@ def decode(
     captions_per_image: int = 1,
 ) -> DecodingResult:
     """Fill every MASK of `tokens` (B, L), by the decoder that `settings` name; given words stay."""
-    predict = build_predictor(model, features, lengths, settings.guidance, captions_per_image)
+    keys_values = model.project_memory(features)
+    predict = build_predictor(model, keys_values, lengths, settings.guidance, captions_per_image)
     if settings.method == "ancestral":
         temperature = settings.temperature or 1.0  # the reverse process is a sampler; 0 means "not set" here
         return decode_ancestral(

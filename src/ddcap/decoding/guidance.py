@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.image_encoder import ImageFeatures
+from ddcap.model.denoiser import MemoryKeysValues
 
 Predictor = Callable[[Tensor, Tensor], Tensor]
 """(tokens (B, L), timestep (B,)) to log p(x_0 | x_t, y) (B, L, V), normalised."""
@@ -31,20 +31,17 @@ def guide(image_logits: Tensor, image_free_logits: Tensor, scale: float) -> Tens
 
 
 def build_predictor(
-    model: DDCapModel, features: ImageFeatures, lengths: Tensor, scale: float, captions_per_image: int = 1
+    model: DDCapModel, keys_values: MemoryKeysValues, lengths: Tensor, scale: float, captions_per_image: int = 1
 ) -> Predictor:
     """A function from noised tokens and timestep to log-probabilities, for a fixed batch of images.
 
-    Keys and values of the cross-attention are computed here, once; every step reuses them.
-
     Args:
         model: in evaluation mode.
-        features: of I images.
+        keys_values: of I images (`DDCapModel.project_memory`), computed once and used at every step.
         lengths: (B,) with B = I * captions_per_image, grouped by image.
         scale: guidance s; 1 computes no image-free branch.
         captions_per_image: captions decoded side by side for each image.
     """
-    keys_values = model.project_memory(features)
     if scale == 1:
 
         def predict(tokens: Tensor, timestep: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ class Schedule:
 
     Attributes:
         vocabulary_size: K, words without MASK.
+        replacement_states: how many states share the replacement mass; K, or K + 1 in the release.
         keep: (T,) alpha_t.
         replace: (T,) beta_t, for one given token.
         mask: (T,) gamma_t.
@@ -34,6 +35,7 @@ class Schedule:
     """
 
     vocabulary_size: int
+    replacement_states: int
     keep: Tensor
     replace: Tensor
     mask: Tensor
@@ -80,6 +82,7 @@ def linear_schedule(
     cumulative_mask = torch.cat([mask_line, clean_mask])
     return Schedule(
         vocabulary_size=vocabulary_size,
+        replacement_states=states,
         keep=keep,
         replace=replace.clamp(min=0) / states,  # rounding can leave -1e-17
         mask=mask,
@@ -103,5 +106,5 @@ def between(schedule: Schedule, earlier: Tensor, later: Tensor) -> tuple[Tensor,
     keep = schedule.cumulative_keep[later] / schedule.cumulative_keep[earlier]
     mask = 1 - (1 - schedule.cumulative_mask[later]) / (1 - schedule.cumulative_mask[earlier])
     # clamped: where nothing is replaced, rounding can leave -1e-17
-    replace = ((1 - keep - mask) / schedule.vocabulary_size).clamp(min=0)
+    replace = ((1 - keep - mask) / schedule.replacement_states).clamp(min=0)
     return keep, replace, mask

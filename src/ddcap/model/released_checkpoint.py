@@ -77,13 +77,16 @@ def rename_released(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return ours
 
 
-def released_config(state: dict[str, Tensor], *, heads: int | None, encoder: EncoderSettings) -> ModelConfig:
+def released_config(
+    state: dict[str, Tensor], *, heads: int | None, encoder: EncoderSettings, steps: int = 20
+) -> ModelConfig:
     """The model settings that a renamed state implies; dropout and schedule are the paper's.
 
     Args:
         state: of `rename_released`.
         heads: attention heads; None takes width / 64, as in GPT-2.
         encoder: the image encoder it was trained with.
+        steps: T.
     """
     vocabulary_size, width = state["denoiser.token_embedding.weight"].shape
     layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("denoiser.blocks."))
@@ -100,7 +103,7 @@ def released_config(state: dict[str, Tensor], *, heads: int | None, encoder: Enc
         length_hidden=state["length_head.mlp.0.weight"].shape[0] if has_length_head else 384,
         length_prediction=has_length_head,
     )
-    return ModelConfig(vocabulary_size, encoder, model, DiffusionSettings(), DecodingSettings())
+    return ModelConfig(vocabulary_size, encoder, model, DiffusionSettings(steps=steps), DecodingSettings())
 
 
 def convert(

@@ -1,0 +1,140 @@
+"""Our functions against numbers recorded from the authors' code; see DDCAP_REFERENCE below."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ddcap.decoding.best_first import decode_best_first, plan_steps
+from ddcap.decoding.guidance import build_predictor
+from ddcap.diffusion.schedule import linear_schedule
+from ddcap.diffusion.transition import marginal, posterior
+from ddcap.model.attention_mask import may_attend
+from ddcap.model.ddcap import DDCapModel
+from ddcap.model.image_encoder import ImageEncoder, ImageFeatures
+from ddcap.model.released_checkpoint import released_config, rename_released
+from ddcap.recipe import DiffusionSettings, EncoderSettings
+
+_DEFAULT = Path(__file__).parents[2] / "shared" / "reference" / "reference_tiny.npz"
+PATH = Path(os.environ.get("DDCAP_REFERENCE", _DEFAULT))
+
+pytestmark = pytest.mark.skipif(
+    not PATH.is_file(), reason=f"no reference file at {PATH}; set DDCAP_REFERENCE to reference_tiny.npz"
+)
+
+RELATIVE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return {name: torch.from_numpy(np.asarray(value)) for name, value in np.load(PATH).items()}
+
+
+@pytest.fixture(scope="module")
+def sizes(reference):
+    names = ("vocabulary", "width", "layers", "heads", "image_positions", "steps", "length", "positions")
+    return dict(zip(names, reference["config"].tolist(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def schedule(sizes):
+    settings = DiffusionSettings(steps=sizes["steps"])
+    return linear_schedule(settings, sizes["vocabulary"], count_mask_as_replacement=True)
+
+
+class NoEncoder(ImageEncoder):
+    """The reference starts from features; only the shapes are needed."""
+
+    def __init__(self, positions: int, memory_width: int, summary_width: int) -> None:
+        super().__init__()
+        self.memory_positions, self.memory_width, self.summary_width = positions, memory_width, summary_width
+
+
+@pytest.fixture(scope="module")
+def model(reference, sizes):
+    released = {name.removeprefix("state/"): v for name, v in reference.items() if name.startswith("state/")}
+    released["mask_embedding"] = reference["mask_embedding"]
+    released["image_free_memory"] = reference["image_free_memory"]
+    state = rename_released(released)
+    config = released_config(state, heads=sizes["heads"], encoder=EncoderSettings(), steps=sizes["steps"])
+    encoder = NoEncoder(
+        sizes["image_positions"], reference["patch_features"].shape[2], reference["cls_features"].shape[1]
+    )
+    model = DDCapModel(config, encoder)
+    model.load_stored_state(state)
+    return model.eval()
+
+
+def padding(reference):
+    positions = torch.arange(reference["x0"].shape[1])
+    return positions >= reference["length"].unsqueeze(1)
+
+
+def close(ours, theirs):
+    scale = theirs.abs().max().item()
+    torch.testing.assert_close(ours.double(), theirs.double(), rtol=RELATIVE, atol=RELATIVE * scale * 0.1)
+
+
+def test_schedule(reference, schedule):
+    for ours, theirs in (
+        (schedule.keep, "at"),
+        (schedule.replace, "bt"),
+        (schedule.mask, "ct"),
+        (schedule.cumulative_keep, "att"),
+        (schedule.cumulative_replace, "btt"),
+        (schedule.cumulative_mask, "ctt"),
+    ):
+        torch.testing.assert_close(ours, reference[theirs].double(), rtol=RELATIVE, atol=1e-15)
+
+
+def test_marginal(reference, schedule):
+    ours = marginal(reference["x0"], reference["t"], schedule)  # (B, L, V + 1)
+    torch.testing.assert_close(ours.transpose(1, 2), reference["q_xt_given_x0"], rtol=RELATIVE, atol=1e-7)
+
+
+def test_posterior(reference, schedule):
+    log_p_x0 = reference["log_p_x0"][:, :-1].transpose(1, 2)  # the MASK row holds no clean token
+    t = reference["t_post"]
+    ours = posterior(log_p_x0, reference["xt"], t, t - 1, schedule)
+    theirs = reference["log_posterior"].exp()
+    torch.testing.assert_close(ours.transpose(1, 2), theirs, rtol=0, atol=1e-5)
+
+
+def test_attention_mask(reference, sizes):
+    is_padding = padding(reference)
+    allowed = may_attend(reference["xt"] == sizes["vocabulary"], is_padding, concentrated=True)
+    theirs = reference["attention_bias"] == 0
+    # a padded row is read by nobody; there we let the position attend to itself, the release to nothing
+    assert torch.equal(allowed[~is_padding], theirs[~is_padding])
+    itself = torch.eye(sizes["length"], dtype=torch.bool)
+    assert torch.equal((allowed & ~itself)[is_padding], (theirs & ~itself)[is_padding])
+
+
+def test_projection(reference, model):
+    close(model.memory_projection(reference["patch_features"]), reference["projected"])
+
+
+def test_length_head(reference, model):
+    features = ImageFeatures(reference["patch_features"], reference["cls_features"])
+    close(model.length_logits(features), reference["length_logits"])
+
+
+def test_logits(reference, model):
+    keys_values = model.denoiser.project_memory(reference["image_memory"])
+    hidden = model.hidden(reference["xt"], reference["t"], reference["length"], keys_values)
+    real = ~padding(reference)
+    close(model.denoiser.logits(hidden)[real], reference["logits"][real])
+
+
+@torch.inference_mode()
+def test_decoded_tokens(reference, model, sizes):
+    lengths = reference["length"]
+    is_padding = padding(reference)
+    keys_values = model.denoiser.project_memory(reference["image_memory"])
+    predict = build_predictor(model, keys_values, lengths, float(reference["guidance_scale"]))
+    tokens = torch.where(is_padding, 0, sizes["vocabulary"])
+    plan = plan_steps(lengths, lengths, sizes["steps"], schedule="released")
+    decoded = decode_best_first(predict, tokens, lengths, plan, sizes["vocabulary"]).tokens
+    assert torch.equal(decoded.masked_fill(is_padding, -1), reference["decoded"])
