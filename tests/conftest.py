@@ -10,7 +10,7 @@ from ddcap.data.tokenizer import CaptionTokenizer
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 
-# word lists instead of prose: small vocabulary, unequal lengths, punctuation and capitals as people write them
+# few words, unequal lengths, punctuation and capitals as people write them
 SUBJECTS = ["A cat", "A cup of coffee", "A smiling woman", "A white rocket", "A brown dog", "Two people"]
 ENDINGS = [
     "looks into the camera .",
@@ -29,9 +29,9 @@ def photos() -> list[Path]:
 
 @pytest.fixture(scope="session")
 def captions_json(photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Karpathy JSON over `photos` (image folder: `photos[0].parent`): last but one "val", last "test", rest "train".
+    """A Karpathy JSON over `photos`; the image folder is `photos[0].parent`.
 
-    Five captions per photo, but three for the first one.
+    The last but one is "val", the last "test", the rest "train". Five captions each, but three for the first.
     """
     splits = ["train"] * (len(photos) - 2) + ["val", "test"]
     images = []

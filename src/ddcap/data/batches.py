@@ -1,17 +1,19 @@
 """Captioned pictures to training batches, as a pure function of (seed, epoch, step).
 
-Nothing here keeps a random state: which pictures, captions and views a step sees follows from its number, so a
-resumed run reads exactly what an uninterrupted one would have read, with any number of loader processes.
+Nothing here keeps a random state: which pictures, captions and views a step sees follows from its number, so
+a resumed run reads exactly what an uninterrupted one would have read, with any number of loader processes.
 
 Shapes: I images, n captions per image, B = I n captions (grouped by image), L caption positions.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,11 +53,11 @@ class CaptionBatch:
 
     def to(self, device: torch.device) -> CaptionBatch:
         """The same batch with every tensor on `device`."""
-        moved = {
+        moved: dict[str, Any] = {
             name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
             for name, value in vars(self).items()
         }
-        return CaptionBatch(**moved)
+        return dataclasses.replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,9 @@ class CaptionData(Dataset[CaptionBatch]):
         flat = iter(tokenizer.encode_batch([caption for record in records for caption in record.captions]))
         self.captions = [[next(flat) for _ in record.captions] for record in records]
         if settings.long_captions == "drop":
-            self.captions = [[ids for ids in captions if len(ids) <= max_length] for captions in self.captions]
+            self.captions = [
+                [ids for ids in captions if len(ids) <= max_length] for captions in self.captions
+            ]
         else:
             end = [tokenizer.end_id]
             self.captions = [
@@ -125,10 +129,13 @@ class CaptionData(Dataset[CaptionBatch]):
                 for captions in self.captions
             ]
         if not any(self.captions):
-            raise DataError(f"no caption has at most {max_length} tokens; raise model.max_length or use long_captions=truncate")
+            raise DataError(
+                f"no caption has at most {max_length} tokens; "
+                "raise model.max_length or set data.long_captions=truncate"
+            )
 
     def draws(self, seed: int, epoch: int, views: int) -> list[Draw]:
-        """Every caption of the split once (the last group of an image is filled up), in a random order."""
+        """Every caption of the split once, in a random order; the last group of an image is filled up."""
         generator = random.Random(f"{seed}/{epoch}")
         size = self.settings.captions_per_image
         draws = []
@@ -141,7 +148,7 @@ class CaptionData(Dataset[CaptionBatch]):
         generator.shuffle(draws)
         return draws
 
-    def __getitem__(self, part: Part) -> CaptionBatch:  # type: ignore[override]
+    def __getitem__(self, part: Part) -> CaptionBatch:
         """Read and pad one part."""
         rows = [self.captions[draw.record][caption] for draw in part.draws for caption in draw.captions]
         lengths = torch.tensor([len(row) for row in rows])
@@ -154,7 +161,9 @@ class CaptionData(Dataset[CaptionBatch]):
             memory = torch.stack([feature[0] for feature in features]).float()
             summary = torch.stack([feature[1] for feature in features]).float()
         else:
-            pixels = torch.stack([self.source.read(draw.record, draw.view, draw.epoch) for draw in part.draws])
+            pixels = torch.stack(
+                [self.source.read(draw.record, draw.view, draw.epoch) for draw in part.draws]
+            )
         return CaptionBatch(
             pixels=pixels,
             memory=memory,
@@ -196,7 +205,7 @@ class StepPlan:
         """This process's parts of every step of an epoch, from `first_step` on, in order."""
         draws = data.draws(self.seed, epoch, data.settings.views)
         size = self.images_per_step // (self.processes * self.accumulation)
-        parts = []
+        parts: list[Part] = []
         for step in range(first_step, self.steps_per_epoch(data)):
             whole = draws[step * self.images_per_step : (step + 1) * self.images_per_step]
             positions = sum(len(data.captions[draw.record][c]) for draw in whole for c in draw.captions)
@@ -207,7 +216,9 @@ class StepPlan:
         return parts
 
 
-def training_steps(data: CaptionData, plan: StepPlan, first_step: int, last_step: int) -> Iterator[list[CaptionBatch]]:
+def training_steps(
+    data: CaptionData, plan: StepPlan, first_step: int, last_step: int
+) -> Iterator[list[CaptionBatch]]:
     """The parts of the optimiser steps `first_step` to `last_step` - 1, counted over the whole training."""
     per_epoch = plan.steps_per_epoch(data)
     step = first_step
@@ -216,7 +227,7 @@ def training_steps(data: CaptionData, plan: StepPlan, first_step: int, last_step
         parts = plan.parts(data, epoch, within)[: (last_step - step) * plan.accumulation]
         loader: DataLoader[CaptionBatch] = DataLoader(
             data,
-            sampler=parts,  # type: ignore[arg-type]
+            sampler=parts,
             batch_size=None,
             num_workers=data.settings.workers,
             prefetch_factor=4 if data.settings.workers else None,

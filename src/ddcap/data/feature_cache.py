@@ -1,14 +1,15 @@
 """A disk cache of a frozen encoder's features, so that an epoch does not run the encoder again.
 
 One safetensors file holds SHARD_SIZE pictures with all their views, in float16. A file's name is a digest of
-everything its content depends on (encoder, preprocessing, views, pictures by path, size and time of change); it is written under
-another name and then renamed, so that a half-written file is never read and an interrupted build goes on where
-it stopped.
+everything its content depends on (encoder, preprocessing, views, pictures by name, size and time of change).
+It is written under another name and then renamed, so that a half-written file is never read and an
+interrupted build goes on where it stopped. A file damaged later is computed again.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import random
 from collections.abc import Callable, Iterable, Sequence
@@ -16,12 +17,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ddcap.data.images import Preprocessing, load_image
 from ddcap.errors import DataError
+
+logger = logging.getLogger("ddcap")
 
 SHARD_SIZE = 64
 
@@ -37,7 +40,7 @@ class Encoder(Protocol):
 
 
 def view_pixels(path: Path, view: int, preprocessing: Preprocessing, seed: object = 0) -> Tensor:
-    """Pixels (3, H, W) of one training view: 0 plain, 1 mirrored, 2 and up random crops, mirrored half the time.
+    """Pixels (3, H, W) of one training view: 0 plain, 1 mirrored, 2 and up random crops, half mirrored.
 
     The view is a pure function of the arguments.
     """
@@ -60,7 +63,8 @@ class FeatureCache:
         progress: wraps an iterable of shards still to be computed.
 
     Raises:
-        DataError: if a picture cannot be read; its path is named.
+        DataError: if a picture is missing, or the folder cannot be written.
+        ImageError: if a picture cannot be used; its path is named.
     """
 
     def __init__(
@@ -72,10 +76,13 @@ class FeatureCache:
         progress: Callable[[list[int]], Iterable[int]] = iter,
     ) -> None:
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{folder}: cannot be made ({error.strerror}); change data.cache") from None
         shards = [list(paths[start : start + SHARD_SIZE]) for start in range(0, len(paths), SHARD_SIZE)]
         self._files = [self.folder / f"{_shard_key(encoder, shard, views)}.safetensors" for shard in shards]
-        missing = [number for number, file in enumerate(self._files) if not file.exists()]
+        missing = [number for number, file in enumerate(self._files) if not _is_whole(file)]
         for number in progress(missing):
             _write_shard(self._files[number], encoder, shards[number], views)
         self._open: dict[int, Any] = {}
@@ -84,7 +91,12 @@ class FeatureCache:
         """Memory (P, C) and summary (S,) of one picture, float16."""
         number, row = divmod(index, SHARD_SIZE)
         if number not in self._open:
-            handle = safe_open(self._files[number], framework="pt")
+            try:
+                handle = safe_open(self._files[number], framework="pt")
+            except (OSError, SafetensorError):
+                raise DataError(
+                    f"{self._files[number]}: removed or damaged since the start; start again to rebuild it"
+                ) from None
             self._open[number] = (handle.get_slice("memory"), handle.get_slice("summary"), handle)
         memory, summary, _ = self._open[number]
         return memory[row, view], summary[row, view]
@@ -105,6 +117,17 @@ def _shard_key(encoder: Encoder, paths: Sequence[Path], views: int) -> str:
     return hasher.hexdigest()[:24]
 
 
+def _is_whole(file: Path) -> bool:
+    if not file.exists():
+        return False
+    try:
+        with safe_open(file, framework="pt"):
+            return True  # opening compares the header with the length of the file
+    except (OSError, SafetensorError):
+        logger.warning("%s: damaged; its pictures are encoded again", file)
+        return False
+
+
 @torch.inference_mode()
 def _write_shard(file: Path, encoder: Encoder, paths: Sequence[Path], views: int) -> None:
     memory, summary = [], []
@@ -114,5 +137,10 @@ def _write_shard(file: Path, encoder: Encoder, paths: Sequence[Path], views: int
         memory.append(features.memory.half())  # (views, P, C)
         summary.append(features.summary.half())  # (views, S)
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
-    save_file({"memory": torch.stack(memory), "summary": torch.stack(summary)}, temporary)
-    os.replace(temporary, file)
+    try:
+        save_file({"memory": torch.stack(memory), "summary": torch.stack(summary)}, temporary)
+        os.replace(temporary, file)
+    except (OSError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)
+        reason = " ".join(str(error).split())
+        raise DataError(f"{file}: cannot be written ({reason}); make room or change data.cache") from None

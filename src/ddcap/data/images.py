@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,9 +23,12 @@ from ddcap.errors import ImageError
 logger = logging.getLogger("ddcap")
 
 ImageSource = str | Path | Image.Image
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom in pixels of the picture."""
 
 SMALLEST_SIDE = 16  # pixels; below this there is nothing to describe
-LARGEST_AREA = 200_000_000  # pixels; above this a file is taken for a decompression bomb
+LARGEST_AREA = 178_000_000  # pixels; above this, where Pillow itself gives up, lie decompression bombs
+LONGEST_STRIP = 100  # ratio of the sides; beyond it there is nothing to describe either
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 
 # Beyond this ratio of the sides, "squash" first cuts the long side around the centre: no photograph of the
@@ -66,9 +70,15 @@ class Preprocessing:
             mirror: whether to mirror.
             crop: whether to take a random part of 55 to 100 % of the area, its aspect changed by up to 4:3.
         """
-        box = _random_box(image.size, generator) if crop else (0.0, 0.0, *map(float, image.size))
-        view = image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
-        return self.normalize(ImageOps.mirror(view) if mirror else view)
+        if crop:
+            # a part of what the plain view shows
+            shown = _centre_square(image.size) if self.fit == "crop" else _squash_box(image.size)
+            box = _random_box(shown, generator)
+            view = image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
+            pixels = self.normalize(view)
+        else:
+            pixels = self(image)
+        return pixels.flip(-1) if mirror else pixels
 
     def normalize(self, image: Image.Image) -> Tensor:
         """Pixels (3, H, W) of an RGB `image` that already has the right size."""
@@ -80,8 +90,8 @@ class Preprocessing:
 def load_image(source: ImageSource) -> Image.Image:
     """Open `source` as an upright 8-bit RGB image.
 
-    EXIF orientation is applied; palette, grey, CMYK, 16-bit and alpha images are converted (alpha on white); an
-    animation gives its first frame.
+    EXIF orientation is applied; palette, grey, CMYK, 16-bit and alpha images are converted (alpha on white).
+    An animated file gives its first frame, an animated PIL image the frame it stands at.
 
     Args:
         source: a path or a PIL image.
@@ -89,33 +99,33 @@ def load_image(source: ImageSource) -> Image.Image:
     Raises:
         ImageError: one line with the file, the reason and the remedy.
     """
-    if isinstance(source, Image.Image):
-        name = getattr(source, "filename", "") or "image"
-        return _to_rgb(source, str(name))
-    path = Path(source)
-    if not path.exists():
-        raise ImageError(f"{path}: no such file; check the path")
-    if path.is_dir():
-        raise ImageError(f"{path}: is a folder, not an image; give a file")
-    try:
-        if path.stat().st_size == 0:
-            raise ImageError(f"{path}: the file is empty (0 bytes); copy or download it again")
-        with Image.open(path) as image:
-            return _to_rgb(image, str(path))
-    except UnidentifiedImageError:
-        raise ImageError(
-            f"{path}: not an image in a format Pillow reads, whatever its name says; convert it to JPEG or PNG"
-        ) from None
-    except PermissionError:
-        raise ImageError(f"{path}: may not be read; change its permissions") from None
-    except Image.DecompressionBombError:
-        raise _too_large(str(path)) from None
-    except (OSError, SyntaxError, ValueError) as error:
-        if isinstance(error, ImageError):
+    with warnings.catch_warnings():
+        # Pillow's remarks on large or oddly tagged pictures; the ones that matter become an ImageError
+        warnings.simplefilter("ignore")
+        if isinstance(source, Image.Image):
+            name = str(getattr(source, "filename", "") or "image")
+        else:
+            name = str(source)
+        try:
+            if isinstance(source, Image.Image):
+                return _to_rgb(source, name)
+            return _read_file(Path(source))
+        except (ImageError, MemoryError):
             raise
-        # Pillow reports damaged files with these three, by format
-        reason = str(error).strip().rstrip(".") or type(error).__name__
-        raise ImageError(f"{path}: damaged or cut short ({reason}); copy or download it again") from None
+        except UnidentifiedImageError:
+            raise ImageError(
+                f"{name}: not an image in a format Pillow reads, whatever its name says; "
+                "convert it to JPEG or PNG"
+            ) from None
+        except Image.DecompressionBombError:
+            raise _too_large(name) from None
+        except PermissionError:
+            raise ImageError(f"{name}: may not be read; change its permissions") from None
+        except Exception as error:  # a damaged file makes Pillow raise whatever its decoder trips over
+            if isinstance(error, OSError) and error.strerror:
+                raise ImageError(f"{name}: cannot be read ({error.strerror}); check the path") from None
+            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+            raise ImageError(f"{name}: damaged or cut short ({reason}); copy or download it again") from None
 
 
 def find_images(paths: list[str | Path]) -> list[Path]:
@@ -129,25 +139,47 @@ def find_images(paths: list[str | Path]) -> list[Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file())
+        inside = sorted(
+            file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS and file.is_file()
+        )
         if not inside:
-            raise ImageError(f"{path}: the folder holds no image ({', '.join(sorted(EXTENSIONS))}); check the path")
+            raise ImageError(
+                f"{path}: the folder holds no image ({', '.join(sorted(EXTENSIONS))}); check the path"
+            )
         found.extend(inside)
     return found
+
+
+def _read_file(path: Path) -> Image.Image:
+    if not path.exists():
+        raise ImageError(f"{path}: no such file; check the path")
+    if path.is_dir():
+        raise ImageError(f"{path}: is a folder, not an image; give a file")
+    if path.stat().st_size == 0:
+        raise ImageError(f"{path}: the file is empty (0 bytes); copy or download it again")
+    with Image.open(path) as image:
+        frames = getattr(image, "n_frames", 1)
+        # phones put a second, hidden picture into their JPEG files; Pillow calls these MPO
+        if frames > 1 and image.format != "MPO":
+            logger.warning("%s: animated or with %d pages; the first one is captioned", path, frames)
+        return _to_rgb(image, str(path))
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     width, height = image.size
     if width * height > LARGEST_AREA:
         raise _too_large(name)
-    if min(width, height) < SMALLEST_SIDE:
+    shorter, longer = sorted((width, height))
+    if shorter < SMALLEST_SIDE:
         raise ImageError(
-            f"{name}: {width}x{height} pixels is too small to describe; give at least {SMALLEST_SIDE}x{SMALLEST_SIDE}"
+            f"{name}: {width}x{height} pixels is too small to describe; "
+            f"give at least {SMALLEST_SIDE}x{SMALLEST_SIDE}"
         )
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1:
-        logger.warning("%s: animated or with %d pages; the first one is captioned", name, frames)
-        image.seek(0)
+    if longer > LONGEST_STRIP * shorter:
+        raise ImageError(
+            f"{name}: {width}x{height} pixels is too narrow to describe; "
+            f"cut out a part of at most {LONGEST_STRIP}:1"
+        )
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode == "I":
@@ -163,11 +195,12 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 def _too_large(name: str) -> ImageError:
     return ImageError(
-        f"{name}: over {LARGEST_AREA // 1_000_000} million pixels, taken for a decompression bomb; make it smaller"
+        f"{name}: over {LARGEST_AREA // 1_000_000} million pixels, taken for a decompression bomb; "
+        "make it smaller"
     )
 
 
-def _squash_box(size: tuple[int, int]) -> tuple[float, float, float, float]:
+def _squash_box(size: tuple[int, int]) -> Box:
     """The whole picture, or its centre if it is longer than LARGEST_SQUASH to 1."""
     width, height = size
     kept_width = min(width, height * LARGEST_SQUASH)
@@ -178,11 +211,8 @@ def _squash_box(size: tuple[int, int]) -> tuple[float, float, float, float]:
 
 def _resize_short_side(image: Image.Image, size: int) -> Image.Image:
     width, height = image.size
-    if width <= height:
-        target = (size, int(size * height / width))
-    else:
-        target = (int(size * width / height), size)
-    return image.resize(target, Image.Resampling.BICUBIC)
+    scaled = (int(size * width / min(width, height)), int(size * height / min(width, height)))
+    return image.resize(scaled, Image.Resampling.BICUBIC)
 
 
 def _centre_box(size: tuple[int, int], side: int) -> tuple[int, int, int, int]:
@@ -190,12 +220,19 @@ def _centre_box(size: tuple[int, int], side: int) -> tuple[int, int, int, int]:
     return (left, top, left + side, top + side)
 
 
-def _random_box(size: tuple[int, int], generator: random.Random) -> tuple[float, float, float, float]:
-    width, height = size
+def _centre_square(size: tuple[int, int]) -> Box:
+    side = min(size)
+    left, top = (size[0] - side) / 2, (size[1] - side) / 2
+    return (left, top, left + side, top + side)
+
+
+def _random_box(whole: Box, generator: random.Random) -> Box:
+    """A part of the box `whole`."""
+    width, height = whole[2] - whole[0], whole[3] - whole[1]
     area = generator.uniform(0.55, 1.0)
     stretch = math.exp(generator.uniform(-0.5, 0.5) * math.log(4 / 3))
     part_width = width * min(1.0, math.sqrt(area) * stretch)
     part_height = height * min(1.0, math.sqrt(area) / stretch)
-    left = generator.uniform(0, width - part_width)
-    top = generator.uniform(0, height - part_height)
+    left = whole[0] + generator.uniform(0, width - part_width)
+    top = whole[1] + generator.uniform(0, height - part_height)
     return (left, top, left + part_width, top + part_height)

@@ -29,18 +29,20 @@ class CaptionedImage:
     captions: tuple[str, ...]
 
 
-def load_karpathy(json_path: str | Path, image_folder: str | Path, split: str | None = None) -> list[CaptionedImage]:
+def load_karpathy(
+    json_path: str | Path, image_folder: str | Path, split: str | None = None
+) -> list[CaptionedImage]:
     """Read the records of one split, or of all, in file order.
 
     COCO's "restval" pictures join "train", as in the literature.
 
     Args:
-        json_path: file with `{"images": [{filename, filepath?, split, sentences: [{raw}], cocoid?, imgid?}]}`.
+        json_path: `{"images": [{filename, filepath?, split, sentences: [{raw}], cocoid?, imgid?}]}`.
         image_folder: folder that `filepath`/`filename` start from.
         split: "train", "val" or "test"; None for all.
 
     Raises:
-        DataError: if the file is missing, is not such a JSON, an entry has no sentences, or the split is empty.
+        DataError: if the file is missing, is no such JSON, an entry lacks sentences, or the split is empty.
     """
     json_path, image_folder = Path(json_path), Path(image_folder)
     if split is not None and split not in SPLITS:
@@ -50,10 +52,13 @@ def load_karpathy(json_path: str | Path, image_folder: str | Path, split: str | 
     if split is not None:
         records = [record for record in records if record.split == split]
     if not records:
-        raise DataError(f"{json_path}: has no picture in split {split!r}; check the 'split' of its entries")
+        where = f"in split {split!r}" if split else "at all"
+        raise DataError(f"{json_path}: has no picture {where}; check its entries and their 'split'")
     ids = {record.image_id for record in records}
     if len(ids) != len(records):
-        raise DataError(f"{json_path}: image ids are not unique; give every entry its own cocoid, imgid or filename")
+        raise DataError(
+            f"{json_path}: image ids are not unique; give every entry its own cocoid, imgid or filename"
+        )
     return records
 
 
@@ -63,7 +68,9 @@ def _read_entries(json_path: Path) -> list[Any]:
     except FileNotFoundError:
         raise DataError(f"{json_path}: no such file; give a Karpathy-layout JSON") from None
     except OSError as error:
-        raise DataError(f"{json_path}: cannot be read ({error.strerror}); give a Karpathy-layout JSON") from None
+        raise DataError(
+            f"{json_path}: cannot be read ({error.strerror}); give a Karpathy-layout JSON"
+        ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{json_path}: not valid JSON ({error}); is the file complete?") from None
     entries = content.get("images") if isinstance(content, dict) else None
@@ -90,5 +97,10 @@ def _record(json_path: Path, image_folder: Path, number: int, entry: Any) -> Cap
     split = "train" if entry.get("split") == "restval" else entry.get("split")
     if split not in SPLITS:
         raise DataError(f"{where} ({name}) has split {split!r}; use train, restval, val or test")
-    image_id = str(entry.get("cocoid", entry.get("imgid", name)))
-    return CaptionedImage(image_id, image_folder / entry.get("filepath", "") / name, split, captions)
+    folder = entry.get("filepath") or ""
+    if not isinstance(folder, str):
+        raise DataError(
+            f"{where} ({name}) has filepath {folder!r}; give a folder relative to the image folder"
+        )
+    given_ids = [entry[key] for key in ("cocoid", "imgid") if entry.get(key) is not None]
+    return CaptionedImage(str([*given_ids, name][0]), image_folder / folder / name, split, captions)

@@ -1,7 +1,7 @@
 """Caption to token ids and back. The one owner of the end, padding and MASK ids.
 
-Two kinds behind one class: GPT-2's byte-level BPE (50,257 entries), and a compact BPE trained on the captions. Both are stored
-as one `tokenizer.json` of the `tokenizers` library.
+Two kinds behind one class: GPT-2's byte-level BPE (50,257 entries), and a compact BPE trained on captions.
+Both are stored as one `tokenizer.json` of the `tokenizers` library.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class CaptionTokenizer:
         end_ids = [backend.token_to_id(end) for end in (_COMPACT_END, _GPT2_END)]
         known = [end_id for end_id in end_ids if end_id is not None]
         if not known:
-            raise CheckpointError(f"the tokenizer has no end token ({_COMPACT_END} or {_GPT2_END}); use one made here")
+            raise CheckpointError(
+                f"the tokenizer has no end token ({_COMPACT_END} or {_GPT2_END}); use one made here"
+            )
         self._backend = backend
         self.end_id: int = known[0]
         self.vocabulary_size: int = backend.get_vocab_size()  # V
@@ -90,12 +92,16 @@ class CaptionTokenizer:
         if (folder / FILE_NAME).exists():
             return cls.load(folder)
         if folder.exists():
-            raise CheckpointError(f"{folder}: has no vocab.json with merges.txt and no {FILE_NAME}; give GPT-2's folder")
+            raise CheckpointError(
+                f"{folder}: has no vocab.json with merges.txt and no {FILE_NAME}; give GPT-2's folder"
+            )
         try:
             return cls(tokenizers.Tokenizer.from_pretrained(source))
         except Exception as error:  # the library raises bare Exceptions
             reason = " ".join(str(error).split())
-            raise CheckpointError(f"tokenizer {source!r}: not a folder, and not to be had from the Hub ({reason})") from None
+            raise CheckpointError(
+                f"tokenizer {source!r}: not a folder, and not to be had from the Hub ({reason})"
+            ) from None
 
     @classmethod
     def load(cls, folder: str | Path) -> CaptionTokenizer:
@@ -112,7 +118,8 @@ class CaptionTokenizer:
         except CheckpointError:
             raise
         except Exception as error:  # the library raises bare Exceptions
-            raise CheckpointError(f"{path}: damaged ({error}); copy the model again") from None
+            reason = " ".join(str(error).split())
+            raise CheckpointError(f"{path}: damaged ({reason}); copy the model again") from None
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` into `folder`."""
@@ -139,7 +146,10 @@ class CaptionTokenizer:
         return text.strip()
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """One printable piece per id, a leading space where a new word begins; "" for the end token, "▁" for MASK."""
+        """A printable piece per id, a space first if a word begins; "" for the end token, " ▁" for MASK."""
+        # decoding behind another word keeps the space that the start of a text would lose
+        before = self.encode_part("a a")
+        length = len(self._backend.decode(before))
         pieces = []
         for token in ids:
             if token == self.mask_id:
@@ -147,23 +157,17 @@ class CaptionTokenizer:
             elif token == self.end_id:
                 pieces.append("")
             else:
-                # decoding behind another word keeps the space that the start of a text would lose
-                before = self._backend.decode([self._first_word, self._first_word])
-                both = self._backend.decode([self._first_word, self._first_word, token])
-                pieces.append(both[len(before) :])
+                pieces.append(self._backend.decode([*before, token])[length:])
         return pieces
 
     def fingerprint(self) -> str:
         """The tokenizer as a string, equal for equal tokenizers."""
         return json.dumps(json.loads(self._backend.to_str()), sort_keys=True)
 
-    @property
-    def _first_word(self) -> int:
-        return self.encode_part("a")[0]
-
     def _with_leading_space(self, text: str) -> str:
         # GPT-2 tokenizes " a" and "a" differently; captions and their parts all start with the space
-        return " " + text.strip() if self.end_id == self._backend.token_to_id(_GPT2_END) else text
+        text = text.strip()
+        return " " + text if text and self.end_id == self._backend.token_to_id(_GPT2_END) else text
 
     def _words_only(self, ids: Sequence[int]) -> list[int]:
         words = []
@@ -183,7 +187,13 @@ def build_tokenizer(settings: TokenizerSettings, captions: Iterable[str]) -> Cap
 
 
 def _gpt2_backend(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:
-    backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
+    try:
+        backend = tokenizers.Tokenizer(models.BPE.from_file(str(vocabulary), str(merges)))
+    except Exception as error:  # the library raises bare Exceptions
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{vocabulary} with {merges.name}: damaged ({reason}); copy them again"
+        ) from None
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([_GPT2_END])

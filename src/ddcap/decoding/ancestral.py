@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -39,7 +41,7 @@ def decode_ancestral(
     wanted = tokens == mask_id
     history, step_confidences, timesteps = [tokens], [], []
     confidences = torch.ones(tokens.shape, device=tokens.device)
-    for now, earlier in zip(grid, grid[1:], strict=False):
+    for now, earlier in itertools.pairwise(grid):
         timestep = torch.full((batch,), now, device=tokens.device)
         probabilities = posterior(
             predict(tokens, timestep), tokens, timestep, torch.full_like(timestep, earlier), schedule

@@ -53,11 +53,13 @@ def plan_steps(
     """How many positions each step commits, and the t it runs at.
 
     A caption with n MASK positions takes S = `steps` steps, at most n (without `steps`: one position a step,
-    but at most T steps). Step i commits floor(n (i+1) / S) - floor(n i / S) positions. Its t says which share of the caption
-    is still MASK: floor(remaining * T / length), at most T - 1; with one position a step this is the release's floor((n - i) T / n).
+    but at most T steps). Step i commits floor(n (i+1) / S) - floor(n i / S) positions. Its t says which
+    share of the caption is still MASK: floor(remaining * T / length), at most T - 1; with one position a step
+    this is the release's floor((n - i) T / n).
 
-    "per_caption" plans every caption by itself, so a caption does not depend on its batch. "released" does what
-    the authors' code does: if the longest caption of the batch is over T, all take T steps, step i at t = T - 1 - i.
+    "per_caption" plans every caption by itself, so a caption does not depend on its batch. "released" does
+    what the authors' code does: if the longest caption of the batch is over T, all take T steps, whatever
+    `steps` says, step i at t = T - 1 - i.
 
     Args:
         blanks: (B,) MASK positions of each caption.
@@ -116,8 +118,8 @@ def choose_tokens(log_probabilities: Tensor, temperature: float, generator: torc
     if temperature == 0:
         return log_probabilities.argmax(dim=2)
     uniform = torch.rand(log_probabilities.shape, generator=generator, device=log_probabilities.device)
-    gumbel = -torch.log(-torch.log(uniform.clamp(min=1e-20)).clamp(min=1e-20))
-    return (log_probabilities / temperature + gumbel).argmax(dim=2)
+    exponential = -torch.log(uniform.clamp(min=1e-20, max=1 - 1e-7))  # over 0: its logarithm is finite
+    return (log_probabilities / temperature - exponential.log()).argmax(dim=2)
 
 
 def decode_best_first(

@@ -30,7 +30,9 @@ def choose_lengths(
     count = images * captions_per_image
     if settings.length is not None:
         if settings.length > longest:
-            raise RecipeError(f"length {settings.length} is over this model's longest caption, {longest} tokens; lower it")
+            raise RecipeError(
+                f"length {settings.length} is over this model's longest caption, {longest} tokens; lower it"
+            )
         return torch.full((count,), settings.length, device=model.device)
     logits = model.length_logits(features)
     if logits is None:
@@ -87,6 +89,11 @@ def generate(
     """
     lengths = choose_lengths(model, features, settings, captions_per_image)
     captions_per_image = len(lengths) // features.memory.shape[0]
-    positions = torch.arange(int(lengths.max()), device=model.device)
-    tokens = torch.where(positions < lengths.unsqueeze(1), model.mask_id, 0)  # (B, L); padding is any word
+    tokens = start_tokens(lengths, model.mask_id)
     return decode(model, features, tokens, lengths, settings, generator, captions_per_image)
+
+
+def start_tokens(lengths: Tensor, mask_id: int) -> Tensor:
+    """(B,) lengths to (B, L): MASK up to the length, any word behind it."""
+    positions = torch.arange(int(lengths.max()), device=lengths.device)
+    return torch.where(positions < lengths.unsqueeze(1), mask_id, 0)

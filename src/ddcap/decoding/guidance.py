@@ -15,7 +15,7 @@ Predictor = Callable[[Tensor, Tensor], Tensor]
 
 
 def guide(image_logits: Tensor, image_free_logits: Tensor, scale: float) -> Tensor:
-    """Equations 7 and 8: log p(x_0 | x_t, f) + s (log p(x_0 | x_t, y) - log p(x_0 | x_t, f)), normalised again.
+    """Equations 7 and 8: log p(x_0|x_t, f) + s (log p(x_0|x_t, y) - log p(x_0|x_t, f)), normalised again.
 
     Args:
         image_logits: (..., V) with the image.
@@ -31,7 +31,11 @@ def guide(image_logits: Tensor, image_free_logits: Tensor, scale: float) -> Tens
 
 
 def build_predictor(
-    model: DDCapModel, keys_values: MemoryKeysValues, lengths: Tensor, scale: float, captions_per_image: int = 1
+    model: DDCapModel,
+    keys_values: MemoryKeysValues,
+    lengths: Tensor,
+    scale: float,
+    captions_per_image: int = 1,
 ) -> Predictor:
     """A function from noised tokens and timestep to log-probabilities, for a fixed batch of images.
 

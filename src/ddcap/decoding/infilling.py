@@ -41,6 +41,11 @@ class Template:
         """Widths of the blanks, in order."""
         return [part for part in self.parts if not isinstance(part, tuple)]
 
+    @property
+    def shortest(self) -> int:
+        """Tokens of the caption with every blank as narrow as it may be."""
+        return sum(len(part) if isinstance(part, tuple) else part or 1 for part in self.parts)
+
     def fill_widths(self, widths: Sequence[int], mask_id: int) -> list[int]:
         """Token ids with MASK in every blank, the blanks of the given widths."""
         remaining = iter(widths)
@@ -66,7 +71,10 @@ def parse_template(text: str, tokenizer: CaptionTokenizer) -> Template:
         parts.append(width)
         position = match.end()
     if not parts:
-        raise DDCapError(f"template {text!r}: has no blank; write ___ (any width) or [3] (three tokens) where words are missing")
+        raise DDCapError(
+            f"template {text!r}: has no blank; write ___ (any width) or [3] (three tokens) where words are "
+            "missing"
+        )
     parts.append((*tokenizer.encode_part(text[position:]), tokenizer.end_id))
     return Template(tuple(part for part in parts if part != ()))
 
@@ -95,8 +103,9 @@ def infill(
 ) -> Infilling:
     """Fill a template for one image.
 
-    Blanks of unknown width are tried at 1 to WIDEST_BLANK tokens, all combinations in one batch. The best has the highest
-    mean log-probability of its filled tokens plus log-probability of its length (where the model predicts one).
+    Blanks of unknown width are tried at 1 to WIDEST_BLANK tokens, all combinations in one batch. The best has
+    the highest mean log-probability of its filled tokens plus log-probability of its length (where the model
+    predicts one).
 
     Args:
         model: in evaluation mode.
@@ -110,19 +119,17 @@ def infill(
         DDCapError: if the caption would be too long.
     """
     longest = model.config.model.max_length
-    rows = [
-        template.fill_widths(widths, model.mask_id) for widths in _width_combinations(template.blanks)
-    ]
-    fitting = [row for row in rows if len(row) <= longest]
-    if not fitting:
+    if template.shortest > longest:
         raise DDCapError(
-            f"the template makes a caption of at least {min(map(len, rows))} tokens, but this model's longest has "
-            f"{longest}; shorten it"
+            f"the template makes a caption of at least {template.shortest} tokens, but this model's longest "
+            f"has {longest}; shorten it"
         )
-    lengths = torch.tensor([len(row) for row in fitting], device=model.device)
+    rows = [template.fill_widths(widths, model.mask_id) for widths in _width_combinations(template.blanks)]
+    rows = [row for row in rows if len(row) <= longest]
+    lengths = torch.tensor([len(row) for row in rows], device=model.device)
     widest = int(lengths.max())
-    tokens = torch.tensor([row + [padding_id] * (widest - len(row)) for row in fitting], device=model.device)
-    result = decode(model, features, tokens, lengths, settings, generator, captions_per_image=len(fitting))
+    tokens = torch.tensor([row + [padding_id] * (widest - len(row)) for row in rows], device=model.device)
+    result = decode(model, features, tokens, lengths, settings, generator, captions_per_image=len(rows))
     score = _fill_score(tokens == model.mask_id, result.confidences)
     length_logits = model.length_logits(features)
     if length_logits is not None:

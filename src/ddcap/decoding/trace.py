@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -75,7 +76,7 @@ def build_trace(result: DecodingResult, row: int, pieces_of: dict[int, str]) -> 
     probabilities = result.step_confidences[:, row, :length].tolist()
     events: list[TraceEvent] = []
     frames: list[tuple[str, ...]] = []
-    for step, (before, after) in enumerate(zip(history, history[1:], strict=False)):
+    for step, (before, after) in enumerate(itertools.pairwise(history)):
         changed = [position for position in range(length) if before[position] != after[position]]
         if not changed:
             continue  # this caption was finished earlier than others of its batch

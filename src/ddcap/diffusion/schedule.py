@@ -1,8 +1,8 @@
 """Probabilities of the forward process: keep, replace, MASK; one step and cumulative.
 
-For a token that is not MASK, one step t keeps it with `alpha_t + beta_t`, turns it into one given other token with
-`beta_t`, and into MASK with `gamma_t`; MASK stays MASK. `alpha_t + K beta_t + gamma_t = 1` with K words. The
-cumulative `abar_t, bbar_t, gbar_t` say the same about t steps at once (method section "Forward process").
+For a token that is not MASK, one step t keeps it with `alpha_t + beta_t`, turns it into one given other token
+with `beta_t`, and into MASK with `gamma_t`; MASK stays MASK. `alpha_t + K beta_t + gamma_t = 1` with K words.
+The cumulative `abar_t, bbar_t, gbar_t` say the same about t steps at once (method section "Forward process").
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from torch import Tensor
 from ddcap.errors import RecipeError
 from ddcap.recipe import DiffusionSettings
 
+_ROUNDING = 1e-12  # probability mass under this is what float64 leaves of 0
+
 
 @dataclass(frozen=True)
 class Schedule:
     """The forward process as six tables, float64, on the CPU.
 
-    t counts from 0 (almost clean) to T - 1 (almost all MASK). The cumulative tables have one more entry at the
-    end, for "t = -1": the clean caption (1, 0, 0). Indexing with -1 thus reads it.
+    t counts from 0 (almost clean) to T - 1 (almost all MASK). The cumulative tables have one more entry at
+    the end, for "t = -1": the clean caption (1, 0, 0). Indexing with -1 thus reads it.
 
     Attributes:
         vocabulary_size: K, words without MASK.
@@ -57,8 +59,8 @@ def linear_schedule(
     Args:
         settings: T and the four end points.
         vocabulary_size: K.
-        count_mask_as_replacement: share the replacement mass among K + 1 states, as the authors' code does, so
-            that the probabilities sum to a little under 1; False shares it among the K words.
+        count_mask_as_replacement: share the replacement mass among K + 1 states, as the authors' code does,
+            so that the probabilities sum to a little under 1; False shares it among the K words.
 
     Raises:
         RecipeError: if the end points give a negative one-step probability.
@@ -69,14 +71,15 @@ def linear_schedule(
     clean_keep, clean_mask = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     from_clean_keep = torch.cat([clean_keep, keep_line])  # t = -1, 0, ..., T - 1
     from_clean_mask = torch.cat([clean_mask, mask_line])
-    # one step from the cumulative values: abar_t = abar_{t-1} alpha_t; 1 - gbar_t = (1 - gbar_{t-1}) (1 - gamma_t)
+    # one step from the cumulative values: abar_t = abar_{t-1} alpha_t, and
+    # 1 - gbar_t = (1 - gbar_{t-1}) (1 - gamma_t)
     keep = from_clean_keep[1:] / from_clean_keep[:-1]
     mask = 1 - (1 - from_clean_mask[1:]) / (1 - from_clean_mask[:-1])
     replace = 1 - keep - mask
     if bool((replace < -1e-9).any()) or bool((mask < -1e-9).any()):
         raise RecipeError(
-            "diffusion: these end points make a one-step probability negative; let the cumulative keep probability "
-            "fall, and the MASK probability rise, from start to end"
+            "diffusion: these end points make a one-step probability negative; let the cumulative keep "
+            "probability fall, and the MASK probability rise, from start to end"
         )
     cumulative_keep = torch.cat([keep_line, clean_keep])
     cumulative_mask = torch.cat([mask_line, clean_mask])
@@ -84,10 +87,10 @@ def linear_schedule(
         vocabulary_size=vocabulary_size,
         replacement_states=states,
         keep=keep,
-        replace=replace.clamp(min=0) / states,  # rounding can leave -1e-17
+        replace=_without_rounding(replace) / states,
         mask=mask,
         cumulative_keep=cumulative_keep,
-        cumulative_replace=(1 - cumulative_keep - cumulative_mask).clamp(min=0) / states,
+        cumulative_replace=_without_rounding(1 - cumulative_keep - cumulative_mask) / states,
         cumulative_mask=cumulative_mask,
     )
 
@@ -101,10 +104,17 @@ def between(schedule: Schedule, earlier: Tensor, later: Tensor) -> tuple[Tensor,
         later: (B,) steps up to T - 1.
 
     Returns:
-        Three (B,) tensors, float64; for `earlier` = `later` - 1 these are alpha, beta and gamma of step `later`.
+        Three (B,) tensors, float64; for `earlier` = `later` - 1 alpha, beta and gamma of step `later`.
     """
     keep = schedule.cumulative_keep[later] / schedule.cumulative_keep[earlier]
     mask = 1 - (1 - schedule.cumulative_mask[later]) / (1 - schedule.cumulative_mask[earlier])
-    # clamped: where nothing is replaced, rounding can leave -1e-17
-    replace = ((1 - keep - mask) / schedule.replacement_states).clamp(min=0)
+    replace = _without_rounding(1 - keep - mask) / schedule.replacement_states
     return keep, replace, mask
+
+
+def _without_rounding(mass: Tensor) -> Tensor:
+    """Replacement mass with what rounding left of 0, on either side, set to 0.
+
+    1e-17 would be an error of substance: the reverse step divides by it where a word seems replaced.
+    """
+    return torch.where(mass < _ROUNDING, 0.0, mass)

@@ -1,6 +1,6 @@
 """Noising and its exact reverse for the mask-and-replace process.
 
-Shapes: B batch, L caption positions, V words (the MASK state has the id V and comes last where states are listed).
+Shapes: B batch, L caption positions, V words (MASK has the id V and comes last where states are listed).
 """
 
 from __future__ import annotations
@@ -59,8 +59,9 @@ def posterior(
 ) -> Tensor:
     """p(x_s | x_t) = sum over x_0 of q(x_s | x_t, x_0) p(x_0 | x_t), in O(V) per position.
 
-    With s = t - 1 this is the reverse step of the paper ("normal" inference). A clean token that could not have
-    become x_t (replacement mass zero and x_t another word) has no q(x_s | x_t, x_0); its mass goes to x_t itself.
+    With s = t - 1 this is the reverse step of the paper ("normal" inference). A clean token that could not
+    have become x_t (replacement mass zero and x_t another word) has no q(x_s | x_t, x_0); its mass goes to
+    x_t itself.
 
     Args:
         log_p_x0: (B, L, V) log p(x_0 | x_t), normalised.
@@ -74,7 +75,8 @@ def posterior(
     """
     device, vocabulary_size = log_p_x0.device, schedule.vocabulary_size
     step_keep, step_replace, step_mask = (
-        value.to(device, torch.float32).view(-1, 1, 1) for value in between(schedule, earlier.cpu(), timestep.cpu())
+        value.to(device, torch.float32).view(-1, 1, 1)
+        for value in between(schedule, earlier.cpu(), timestep.cpu())
     )
     keep_t, replace_t, mask_t = _cumulative(schedule, timestep, device)
     keep_s, replace_s, mask_s = _cumulative(schedule, earlier, device)
@@ -87,7 +89,9 @@ def posterior(
     from_mask = torch.cat([words_from_mask, mask_from_mask], dim=2)
 
     # x_t is the word k: q(x_s | k, x_0) = q(k | x_s) q(x_s | x_0) / q(k | x_0), and x_s cannot be MASK
-    word = noised_tokens.clamp(max=vocabulary_size - 1).unsqueeze(2)  # (B, L, 1); MASK rows are discarded below
+    word = noised_tokens.clamp(max=vocabulary_size - 1).unsqueeze(
+        2
+    )  # (B, L, 1); MASK rows are discarded below
     is_word_t = torch.zeros_like(p_x0).scatter_(2, word, 1.0)
     likelihood = keep_t * is_word_t + replace_t  # q(k | x_0)
     possible = likelihood > 0

@@ -17,8 +17,8 @@ class Scores:
 
     Attributes:
         metrics: name to score, times 100 as in the literature.
-        per_image: name to the score of every image (times 100), in the order of `image_ids`; metrics that are a
-            mean over images only.
+        per_image: name to the score of every image (times 100), in the order of `image_ids`; only for metrics
+            that are a mean over images.
         image_ids: of the scored images.
         tokenization: which tokenisation was used.
     """
@@ -34,7 +34,7 @@ def score_captions(
     references: Mapping[str, Sequence[str]],
     tokenization: Tokenization | None = None,
 ) -> Scores:
-    """Score one caption per image against its references; CIDEr's document frequencies come from the references.
+    """Score one caption per image against its references, which also give CIDEr's document frequencies.
 
     Args:
         predictions: image id to caption.
@@ -53,9 +53,11 @@ def score_captions(
         raise MissingExtraError("scoring captions", "eval") from None
     if not predictions:
         raise DataError("there are no predictions to score")
-    lonely = [image for image in predictions if image not in references]
+    lonely = [image for image in predictions if not references.get(image)]
     if lonely:
-        raise DataError(f"image {lonely[0]!r} has a prediction but no reference captions; score the split it is from")
+        raise DataError(
+            f"image {lonely[0]!r} has a prediction but no reference captions; score the split it is from"
+        )
     image_ids = list(predictions)
     truth, used = tokenize({image: references[image] for image in image_ids}, tokenization)
     guess, _ = tokenize({image: [predictions[image]] for image in image_ids}, used)

@@ -1,4 +1,4 @@
-"""PTB tokenisation of captions for scoring: Stanford's program where Java is present, else the same rules in Python."""
+"""PTB tokenisation of captions for scoring: Stanford's program if Java is there, else its rules in Python."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ Tokenization = Literal["ptb-java", "ptb-python"]
 Captions = Mapping[str, Sequence[str]]
 """image id to captions."""
 
-# what pycocoevalcap removes after tokenising
-_PUNCTUATION = frozenset(
-    ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-"]
-    + [".", "?", "!", ",", ":", "-", "--", "...", ";"]
-    + ['"']  # the Java program writes it as one of the above
-)
+# what pycocoevalcap removes after tokenising, and ", which the Java program writes as one of the others
+_PUNCTUATION = frozenset(["''", "'", "``", "`", '"', ".", "?", "!", ",", ":", "-", "--", "...", ";"])
 # the Java program writes brackets like this, and pycocoevalcap, which looks for capitals, leaves them in
-_BRACKETS = {"(": "-lrb-", ")": "-rrb-", "{": "-lcb-", "}": "-rcb-"}
-_CLITIC = re.compile(r"(?<=[a-z])('s|'m|'d|'re|'ve|'ll|n't)(?![\w'])")
+_BRACKETS = {"(": "-lrb-", ")": "-rrb-", "{": "-lcb-", "}": "-rcb-", "[": "-lsb-", "]": "-rsb-"}
+_ASCII = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "–": "--", "—": "--", "…": "..."})  # noqa: RUF001
+_CLITIC = re.compile(r"(?<=[a-z0-9])('s|'m|'d|'re|'ve|'ll|n't)(?![\w'])")
 _SPLIT_WORDS = _BRACKETS | {"cannot": "can not", "gonna": "gon na", "wanna": "wan na", "gotta": "got ta"}
-_ABBREVIATION = r"(?:mr|mrs|ms|dr|jr|sr|st|vs)\.|(?<!\w)(?:[a-z]\.)+"
+_ABBREVIATION = r"(?:mr|mrs|ms|dr|jr|sr|st|vs|ave|blvd|rd|mt|etc)\.|(?<!\w)(?:[a-z]\.)+"
 _CONTRACTION = r"'n'|(?:'s|'m|'d|'re|'ve|'ll|n't)(?!\w)"
-_WORD = re.compile(rf"{_ABBREVIATION}|{_CONTRACTION}|\w+(?:[-./']\w+)*|\.{{3}}|-+|\S")
+_NUMBER = r"\d+(?:[:,]\d+)+"
+_WORD = re.compile(
+    rf"{_ABBREVIATION}|{_CONTRACTION}|{_NUMBER}|\w+(?:[-./']\w+)*|\.{{3}}|-+|[!?]{{2,}}|\S"
+)
 
 
-def tokenize(captions: Captions, how: Tokenization | None = None) -> tuple[dict[str, list[str]], Tokenization]:
+def tokenize(
+    captions: Captions, how: Tokenization | None = None
+) -> tuple[dict[str, list[str]], Tokenization]:
     """Captions as lower-case words separated by spaces, without punctuation.
 
     Args:
@@ -57,18 +59,30 @@ def _tokenize_java(captions: Captions) -> dict[str, list[str]]:
         raise MissingExtraError("scoring captions", "eval") from None
     # pycocoevalcap's own call, but with its exit status looked at and its chatter kept off the terminal
     jar = Path(ptbtokenizer.__file__).parent / ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR
-    command = ["java", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
+    command = [
+        "java",
+        "-cp",
+        str(jar),
+        "edu.stanford.nlp.process.PTBTokenizer",
+        "-preserveLines",
+        "-lowerCase",
+    ]
     lines = "".join(f"{_one_line(text)}\n" for texts in captions.values() for text in texts)
     done = subprocess.run(command, input=lines.encode(), capture_output=True, check=False)
     if done.returncode:
         reason = (done.stderr.decode(errors="replace").splitlines() or ["no message"])[-1]
-        raise DDCapError(f"Java's PTB tokenizer failed ({reason}); mend the Java installation or take it off the path")
+        raise DDCapError(
+            f"Java's PTB tokenizer failed ({reason}); mend the Java installation or take it off the path"
+        )
     tokenized = iter(done.stdout.decode().split("\n"))
-    return {image: [_without_punctuation(next(tokenized).split()) for _ in texts] for image, texts in captions.items()}
+    return {
+        image: [_without_punctuation(next(tokenized).split()) for _ in texts]
+        for image, texts in captions.items()
+    }
 
 
 def _tokenize_python(caption: str) -> str:
-    text = _CLITIC.sub(r" \1", _one_line(caption).lower())
+    text = _CLITIC.sub(r" \1", _one_line(caption).lower().translate(_ASCII))
     words = [_SPLIT_WORDS.get(word, word) for word in _WORD.findall(text)]
     return _without_punctuation(words)
 

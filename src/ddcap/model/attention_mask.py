@@ -9,8 +9,8 @@ from torch import Tensor
 def may_attend(is_mask: Tensor, is_padding: Tensor, *, concentrated: bool) -> Tensor:
     """Boolean self-attention mask, True where a row may attend to a column.
 
-    MASK tokens carry no information, so nobody attends to them, except each to itself. Padding is never attended
-    to, except by itself: a padded row must attend to something, and its output is read by nobody.
+    MASK tokens carry no information, so nobody attends to them, except each to itself. Padding is never
+    attended to, except by itself: a padded row must attend to something, and its output is read by nobody.
 
     Args:
         is_mask: (B, L) True at MASK tokens.

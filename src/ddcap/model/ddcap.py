@@ -1,7 +1,7 @@
 """The whole model: image encoder, memory projection, length head, denoiser; and how it is stored.
 
-Shapes: B captions, I images (B a multiple of I), L caption positions, P image positions, C encoder width, D width, S summary
-width, V words.
+Shapes: B captions, I images (B a multiple of I), L caption positions, P image positions, C encoder width, D
+width, S summary width, V words.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ddcap.diffusion.schedule import Schedule, linear_schedule
-from ddcap.errors import CheckpointError
+from ddcap.errors import CheckpointError, RecipeError
 from ddcap.model.attention_mask import may_attend
 from ddcap.model.denoiser import Denoiser, MemoryKeysValues
 from ddcap.model.image_encoder import ImageEncoder, ImageFeatures, build_image_encoder
@@ -56,12 +56,23 @@ class ModelConfig:
         """Inverse of `to_dict`.
 
         Raises:
-            CheckpointError: if `values` are of another format.
+            CheckpointError: if `values` are of another format, or a setting is missing, unknown or wrong.
         """
-        if values.get("format") != "ddcap-1" or not isinstance(values.get("vocabulary_size"), int):
-            raise CheckpointError(f"{source}: not a ddcap model's config (its 'format' is {values.get('format')!r})")
-        sections = {name: parse_settings(kind, values.get(name, {}), source) for name, kind in _SECTIONS.items()}
-        return cls(vocabulary_size=values["vocabulary_size"], **sections)
+        if not isinstance(values, dict) or values.get("format") != "ddcap-1":
+            raise CheckpointError(f"{source}: not a ddcap model's config (its 'format' is not 'ddcap-1')")
+        size = values.get("vocabulary_size")
+        if not isinstance(size, int) or size < 1:
+            raise CheckpointError(
+                f"{source}: vocabulary_size={size!r} is not a number of words; copy the model again"
+            )
+        missing = _SECTIONS.keys() - values.keys()
+        if missing:
+            raise CheckpointError(f"{source}: has no section {min(missing)!r}; copy the model again")
+        try:
+            sections = {name: parse_settings(kind, values[name], f"{source}, {name}") for name, kind in _SECTIONS.items()}
+        except RecipeError as error:
+            raise CheckpointError(str(error)) from None
+        return cls(vocabulary_size=size, **sections)
 
 
 _SECTIONS: dict[str, type] = {
@@ -98,8 +109,12 @@ class DDCapModel(nn.Module):
         settings = config.model
         self.config = config
         self.encoder = encoder or build_image_encoder(config.encoder)
-        self.memory_projection = TanhMLP(self.encoder.memory_width, settings.projection_hidden, settings.width)
-        self.image_free_memory = nn.Parameter(torch.randn(self.encoder.memory_positions, settings.width) * 0.02)
+        self.memory_projection = TanhMLP(
+            self.encoder.memory_width, settings.projection_hidden, settings.width
+        )
+        self.image_free_memory = nn.Parameter(
+            torch.randn(self.encoder.memory_positions, settings.width) * 0.02
+        )
         self.denoiser = Denoiser(settings, config.vocabulary_size, config.diffusion.steps)
         self.length_head = (
             LengthHead(self.encoder.summary_width, settings.length_hidden, settings.max_length)
@@ -145,7 +160,9 @@ class DDCapModel(nn.Module):
         keys_values = self.project_memory(features, use_image)
         hidden = self.hidden(noised_tokens, timestep, lengths, keys_values)  # (B, L, D)
         if positions is not None:
-            hidden = hidden.flatten(0, 1)[positions]  # (N, D): the head is the widest layer, spare it the padding
+            hidden = hidden.flatten(0, 1)[
+                positions
+            ]  # (N, D): the head is the widest layer, spare it the padding
         return DDCapOutput(self.denoiser.logits(hidden), self.length_logits(features))
 
     def project_memory(self, features: ImageFeatures, use_image: Tensor | None = None) -> MemoryKeysValues:
@@ -186,7 +203,9 @@ class DDCapModel(nn.Module):
         """The weights that travel with the model: all, less those of a frozen encoder."""
         trained = self.config.encoder.trainable
         return {
-            name: value for name, value in self.state_dict().items() if trained or not name.startswith(_ENCODER_PREFIX)
+            name: value
+            for name, value in self.state_dict().items()
+            if trained or not name.startswith(_ENCODER_PREFIX)
         }
 
     def load_stored_state(self, state: dict[str, Tensor]) -> None:
@@ -195,11 +214,18 @@ class DDCapModel(nn.Module):
         Raises:
             RuntimeError: if names or shapes do not fit.
         """
-        missing, unexpected = self.load_state_dict(state, strict=False)
-        expected = self.stored_state().keys()
-        missing = [name for name in missing if name in expected]
-        if missing or unexpected:
-            raise RuntimeError(f"missing {missing[:3]}, unexpected {unexpected[:3]}")
+        expected = self.stored_state()
+        missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+        misshapen = [
+            f"{name} {tuple(state[name].shape)} for {tuple(value.shape)}"
+            for name, value in expected.items()
+            if name in state and state[name].shape != value.shape
+        ]
+        if missing or unexpected or misshapen:
+            raise RuntimeError(
+                f"missing {missing[:3]}, unexpected {unexpected[:3]}, misshapen {misshapen[:3]}"
+            )
+        self.load_state_dict(state, strict=False)  # not strict: a frozen encoder has its weights already
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
         """Write `config.json` and `model.safetensors` into `folder`; save the tokenizer beside them."""
@@ -210,7 +236,9 @@ class DDCapModel(nn.Module):
             for name, value in self.stored_state().items()
         }
         save_file(state, folder / WEIGHTS_NAME)
-        (folder / CONFIG_NAME).write_text(json.dumps(self.config.to_dict(), indent=2) + "\n", encoding="utf-8")
+        (folder / CONFIG_NAME).write_text(
+            json.dumps(self.config.to_dict(), indent=2) + "\n", encoding="utf-8"
+        )
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> DDCapModel:
@@ -232,7 +260,9 @@ class DDCapModel(nn.Module):
         try:
             state = load_file(weights_path)
         except SafetensorError as error:
-            raise CheckpointError(f"{weights_path}: damaged or cut short ({error}); copy the model again") from None
+            raise CheckpointError(
+                f"{weights_path}: damaged or cut short ({error}); copy the model again"
+            ) from None
         model = cls(config, build_image_encoder(config.encoder, pretrained=not config.encoder.trainable))
         try:
             model.load_stored_state({name: value.float() for name, value in state.items()})

@@ -1,16 +1,18 @@
 """Noised tokens, timestep and image memory to a prediction of the clean caption.
 
-The release's architecture: a GPT-2 block stack without causal mask, cross-attention to the image in every block,
-layer norms whose scale and shift come from the timestep, output head tied to the token embedding.
+The release's architecture: a GPT-2 block stack without causal mask, cross-attention to the image in every
+block, layer norms whose scale and shift come from the timestep, output head tied to the token embedding.
 
-Shapes: B captions, I images (B a multiple of I: captions of one image lie side by side and share its keys and values), L caption
-positions, P image positions, D width, H heads, V words.
+Shapes: B captions, I images (B a multiple of I: captions of one image lie side by side and share its keys and
+values), L caption positions, P image positions, D width, H heads, V words.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -29,13 +31,11 @@ class MemoryKeysValues:
 
     layers: tuple[tuple[Tensor, Tensor], ...]
 
-    def repeat(self, times: int) -> MemoryKeysValues:
-        """Every image `times` times, side by side: (I * times, H, P, D/H)."""
-        return self._map(lambda value: value.repeat_interleave(times, dim=0))
-
     def expand(self, images: int) -> MemoryKeysValues:
         """A single image as `images` images, without copying."""
-        return self._map(lambda value: value.expand(images, -1, -1, -1))
+        return MemoryKeysValues(
+            tuple((key.expand(images, -1, -1, -1), value.expand(images, -1, -1, -1)) for key, value in self.layers)
+        )
 
     def followed_by(self, other: MemoryKeysValues) -> MemoryKeysValues:
         """These images, then those of `other`."""
@@ -44,12 +44,11 @@ class MemoryKeysValues:
             tuple((torch.cat([k, other_k]), torch.cat([v, other_v])) for (k, v), (other_k, other_v) in pairs)
         )
 
-    def _map(self, change: object) -> MemoryKeysValues:
-        return MemoryKeysValues(tuple((change(k), change(v)) for k, v in self.layers))  # type: ignore[operator]
-
 
 class TimestepEmbedding(nn.Module):
     """Sinusoidal embedding of t / T * 8000, sines first."""
+
+    frequencies: Tensor
 
     def __init__(self, width: int, steps: int) -> None:
         super().__init__()
@@ -60,7 +59,7 @@ class TimestepEmbedding(nn.Module):
 
     def forward(self, timestep: Tensor) -> Tensor:
         """(B,) steps to (B, D)."""
-        # in this order: angles reach thousands of radians, where float32 rounding shows in the reference numbers
+        # in this order: at thousands of radians, float32 rounding shows in the reference numbers
         angle = (timestep / self.steps * 8000).unsqueeze(1) * self.frequencies  # (B, D/2)
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
@@ -118,7 +117,7 @@ class CrossAttention(nn.Module):
         return key, value
 
     def forward(self, hidden: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """`hidden` (B, L, D) against (I, H, P, D/H): the captions of one image become one long row of queries."""
+        """`hidden` (B, L, D) against (I, H, P, D/H): an image's captions become one long row of queries."""
         batch, length, width = hidden.shape
         images = key.shape[0]
         query = _split_heads(self.query(hidden).view(images, batch // images * length, width), self.heads)
@@ -145,7 +144,9 @@ class Block(nn.Module):
         )
         self.dropout = nn.Dropout(settings.dropout)
 
-    def forward(self, hidden: Tensor, time: Tensor, keys_values: tuple[Tensor, Tensor], may_attend: Tensor) -> Tensor:
+    def forward(
+        self, hidden: Tensor, time: Tensor, keys_values: tuple[Tensor, Tensor], may_attend: Tensor
+    ) -> Tensor:
         """One block; shapes as in `Denoiser.forward`."""
         hidden = hidden + self.dropout(self.self_attention(self.norm_self(hidden, time), may_attend))
         hidden = hidden + self.dropout(self.cross_attention(self.norm_cross(hidden, time), *keys_values))
@@ -176,7 +177,8 @@ class Denoiser(nn.Module):
 
     def project_memory(self, memory: Tensor) -> MemoryKeysValues:
         """Keys and values of every layer for `memory` (I, P, D); compute once, use at every step."""
-        return MemoryKeysValues(tuple(block.cross_attention.keys_values(memory) for block in self.blocks))
+        layers = tuple(block.cross_attention.keys_values(memory) for block in self._each_block())
+        return MemoryKeysValues(layers)
 
     def forward(
         self, noised_tokens: Tensor, timestep: Tensor, keys_values: MemoryKeysValues, may_attend: Tensor
@@ -203,6 +205,9 @@ class Denoiser(nn.Module):
         """(..., D) to (..., V): the head is the token embedding; pass only the positions that are needed."""
         return F.linear(hidden, self.token_embedding.weight)
 
+    def _each_block(self) -> Iterator[Block]:
+        return cast("Iterator[Block]", iter(self.blocks))
+
     def _embed(self, noised_tokens: Tensor) -> Tensor:
         is_mask = (noised_tokens == self.mask_id).unsqueeze(2)
         words = self.token_embedding(noised_tokens.clamp(max=self.mask_id - 1))
@@ -218,8 +223,7 @@ class Denoiser(nn.Module):
             elif isinstance(module, nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
         nn.init.normal_(self.mask_embedding, std=0.02)
-        for block in self.blocks:
-            assert isinstance(block, Block)
+        for block in self._each_block():
             for residual in (block.self_attention.output, block.cross_attention.output, block.mlp[2]):
                 nn.init.normal_(residual.weight, std=0.02 / math.sqrt(2 * layers))  # type: ignore[arg-type]
             for norm in (block.norm_self, block.norm_cross, block.norm_mlp):

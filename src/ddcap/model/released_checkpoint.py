@@ -1,22 +1,25 @@
 """Reads the authors' checkpoint layout into ours.
 
-In the release, `gpt.transformer.*` is a GPT-2 block stack whose Conv1D weights are stored [in, out]; `clip_project` and `len_head` are two-layer MLPs;
-the MASK vector and the image-free memory have names that differ between versions and are recognised by their shape.
+In the release, `gpt.transformer.*` is a GPT-2 block stack whose Conv1D weights are stored [in, out];
+`clip_project` and `len_head` are two-layer MLPs; the MASK vector and the image-free memory have names that
+differ between versions and are recognised by their shape.
 """
 
 from __future__ import annotations
 
+import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ddcap.data.tokenizer import CaptionTokenizer
-from ddcap.errors import CheckpointError
+from ddcap.errors import CheckpointError, MissingExtraError
 from ddcap.model.ddcap import DDCapModel, ModelConfig
 from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
-from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
+from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings, parse_settings
 
 _NORMS = {"ln_1": "norm_self", "ln_cross_attn": "norm_cross", "ln_2": "norm_mlp"}
 _LINEARS = {
@@ -43,8 +46,10 @@ _TOP = {
     "len_head.model.2.weight": "length_head.mlp.2.weight",
     "len_head.model.2.bias": "length_head.mlp.2.bias",
 }
-# the head is tied to the embedding; GPT-2's causal mask buffers are constants; AdaLN's sinusoids carry no weight
-_IGNORED = re.compile(r"gpt\.lm_head\.weight$|.*\.attn\.(bias|masked_bias)$|.*\.crossattention\.(bias|masked_bias)$")
+# the head is tied to the embedding; GPT-2's causal mask buffers are constants
+_IGNORED = re.compile(
+    r"gpt\.lm_head\.weight$|.*\.attn\.(bias|masked_bias)$|.*\.crossattention\.(bias|masked_bias)$"
+)
 
 
 def rename_released(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -57,7 +62,7 @@ def rename_released(state: dict[str, Tensor]) -> dict[str, Tensor]:
         Our names to tensors; the released image encoder's weights, if any, are left out.
 
     Raises:
-        CheckpointError: if a name is not of the release.
+        CheckpointError: if a name is not of the release, or one that every release has is missing.
     """
     state = {name.removeprefix("module."): value for name, value in state.items()}
     if "gpt.transformer.wte.weight" not in state:
@@ -70,10 +75,12 @@ def rename_released(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if name in _TOP:
             ours[_TOP[name]] = value
         elif (match := _BLOCK.match(name)) is not None:
-            ours.update([_rename_block(name, *match.groups(), value)])
+            number, part, kind = match.groups()
+            ours.update([_rename_block(name, number, part, kind, value)])
         else:
             unknown[name] = value
     ours.update(_recognise_by_shape(unknown, width=state["gpt.transformer.wte.weight"].shape[1]))
+    _check_complete(ours)
     return ours
 
 
@@ -92,17 +99,18 @@ def released_config(
     layers = 1 + max(int(name.split(".")[2]) for name in state if name.startswith("denoiser.blocks."))
     has_length_head = "length_head.mlp.2.weight" in state
     longest = state["length_head.mlp.2.weight"].shape[0] if has_length_head else 20
-    model = ModelSettings(
-        width=width,
-        layers=layers,
-        heads=heads or max(1, width // 64),
-        dropout=0.1,
-        max_length=longest,
-        positions=state["denoiser.position_embedding.weight"].shape[0],
-        projection_hidden=state["memory_projection.0.weight"].shape[0],
-        length_hidden=state["length_head.mlp.0.weight"].shape[0] if has_length_head else 384,
-        length_prediction=has_length_head,
-    )
+    values = {
+        "width": width,
+        "layers": layers,
+        "heads": heads or max(1, width // 64),
+        "dropout": 0.1,
+        "max_length": longest,
+        "positions": state["denoiser.position_embedding.weight"].shape[0],
+        "projection_hidden": state["memory_projection.0.weight"].shape[0],
+        "length_hidden": state["length_head.mlp.0.weight"].shape[0] if has_length_head else 384,
+        "length_prediction": has_length_head,
+    }
+    model: ModelSettings = parse_settings(ModelSettings, values, "released checkpoint")
     return ModelConfig(vocabulary_size, encoder, model, DiffusionSettings(steps=steps), DecodingSettings())
 
 
@@ -126,24 +134,32 @@ def convert(
     Raises:
         CheckpointError: if the file is missing, damaged or not of the release, or does not fit the encoder.
     """
-    state = rename_released(_read(Path(checkpoint)))
+    released = _read(Path(checkpoint))
+    try:
+        state = rename_released(released)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from None
     settings = _clip_settings(encoder)
     image_encoder: ImageEncoder = build_image_encoder(settings)
     words = CaptionTokenizer.gpt2(tokenizer)
     config = released_config(state, heads=heads, encoder=settings)
     if words.vocabulary_size != config.vocabulary_size:
         raise CheckpointError(
-            f"{checkpoint}: has {config.vocabulary_size} words, the tokenizer {words.vocabulary_size}; give the one it "
-            "was trained with (--tokenizer)"
+            f"{checkpoint}: has {config.vocabulary_size} words, the tokenizer {words.vocabulary_size}; "
+            "give the one it was trained with (--tokenizer)"
         )
     model = DDCapModel(config, image_encoder)
-    # a checkpoint trained without image-free training has no such memory; guidance then has nothing to guide by
+    # a checkpoint trained without image-free training has no such memory; guidance needs one
     if "image_free_memory" not in state:
-        raise CheckpointError(f"{checkpoint}: has no image-free memory of the encoder's shape; is --encoder the right one?")
+        raise CheckpointError(
+            f"{checkpoint}: has no image-free memory of the encoder's shape; is --encoder the right one?"
+        )
     try:
         model.load_stored_state(state)
     except RuntimeError as error:
-        raise CheckpointError(f"{checkpoint}: does not fit encoder {encoder} ({error}); give the right --encoder") from None
+        raise CheckpointError(
+            f"{checkpoint}: does not fit encoder {encoder} ({error}); give the right --encoder, or a whole checkpoint"
+        ) from None
     model.save_pretrained(output)
     words.save(output)
     return model.eval()
@@ -154,9 +170,13 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: no such file; give a checkpoint of the release")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # torch's own message advises to load it all the same
+        raise CheckpointError(
+            f"{path}: holds more than weights, which could run code here, or is damaged; download it again"
+        ) from None
     except Exception as error:  # torch raises many kinds for damaged files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path}: damaged, or holds more than weights ({reason}); download it again") from None
+        raise CheckpointError(f"{path}: damaged or cut short ({reason}); download it again") from None
     for key in ("model", "state_dict", "model_state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -166,14 +186,30 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _clip_settings(name: str) -> EncoderSettings:
-    from transformers import CLIPVisionConfig
-
     try:
-        size = CLIPVisionConfig.from_pretrained(name).image_size
+        from transformers import CLIPVisionConfig
+    except ImportError:
+        raise MissingExtraError("a CLIP image encoder", "clip") from None
+    try:
+        config: Any = CLIPVisionConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise CheckpointError(f"--encoder {name}: no CLIP model there ({reason}); give a folder or Hub id") from None
-    return EncoderSettings(kind="clip", name=name, image_size=size, fit="crop")
+        raise CheckpointError(
+            f"--encoder {name}: no CLIP model there ({reason}); give a folder or Hub id"
+        ) from None
+    return EncoderSettings(kind="clip", name=name, image_size=config.image_size, fit="crop")
+
+
+def _check_complete(ours: dict[str, Tensor]) -> None:
+    """Raise where `released_config` would find nothing to read; `load_stored_state` checks the rest."""
+    required = {"denoiser.mask_embedding", "denoiser.blocks.0.norm_self.linear.weight", *_TOP.values()}
+    if "length_head.mlp.2.weight" not in ours:  # trained without length prediction
+        required = {name for name in required if not name.startswith("length_head.")}
+    missing = sorted(required - ours.keys())
+    if missing:
+        raise CheckpointError(
+            f"not a whole checkpoint of the release: the weights of our {missing[0]} are missing"
+        )
 
 
 def _rename_block(name: str, number: str, part: str, kind: str, value: Tensor) -> tuple[str, Tensor]:
@@ -197,6 +233,8 @@ def _recognise_by_shape(unknown: dict[str, Tensor], width: int) -> dict[str, Ten
         else:
             raise CheckpointError(f"not a checkpoint of the release: {name} {tuple(value.shape)} is unknown")
         if ours in found:
-            raise CheckpointError(f"not a checkpoint of the release: two tensors look like the {ours} ({name} is one)")
+            raise CheckpointError(
+                f"not a checkpoint of the release: two tensors look like the {ours} ({name} is one)"
+            )
         found[ours] = rows
     return found

@@ -19,6 +19,8 @@ from torch import Tensor
 
 from ddcap.errors import CheckpointError
 
+_FILES = ("progress.json", "weights.safetensors", "average.safetensors", "optimizer.pt")
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -81,6 +83,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: if a file is missing, damaged or cut short.
     """
+    for name in _FILES:
+        if not (path / name).is_file():
+            raise CheckpointError(f"{path / name}: missing; delete this folder to resume from the one before")
     try:
         values = json.loads((path / "progress.json").read_text(encoding="utf-8"))
         return Checkpoint(
@@ -89,8 +94,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
             average=load_file(path / "average.safetensors"),
             optimizer=torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True),
         )
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{error.filename or path}: missing; resume from another checkpoint") from None
     except (SafetensorError, ValueError, TypeError, RuntimeError, EOFError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(

@@ -52,15 +52,16 @@ def train(recipe: Recipe, *, resume: bool = False, progress_bar: ProgressBar = i
             run.wrapped.train()
             for number, part in enumerate(parts, start=1):
                 batch = part.to(accelerator.device)
-                with _exchange_gradients(run, last=number == len(parts)), accelerator.autocast():
-                    losses = caption_loss(
-                        run.wrapped,
-                        batch,
-                        batch_features(model, batch),
-                        generator=generator,
-                        image_free_probability=settings.image_free_probability,
-                        label_smoothing=settings.label_smoothing,
-                    )
+                with _exchange_gradients(run, last=number == len(parts)):
+                    with run.precision():
+                        losses = caption_loss(
+                            run.wrapped,
+                            batch,
+                            batch_features(model, batch),
+                            generator=generator,
+                            image_free_probability=settings.image_free_probability,
+                            label_smoothing=settings.label_smoothing,
+                        )
                     # a part counts by its share of the step's tokens; gradients are averaged over processes
                     share = len(batch.positions) * accelerator.num_processes / batch.real_positions
                     loss = share * losses.token + settings.length_loss_weight * losses.length / len(parts)
@@ -82,7 +83,7 @@ class Run:
     def __init__(self, recipe: Recipe, *, resume: bool, progress_bar: ProgressBar) -> None:
         settings = recipe.training
         self.recipe = recipe
-        self.accelerator = Accelerator(mixed_precision=settings.mixed_precision)
+        self.accelerator = Accelerator(mixed_precision="no")  # see `precision`
         processes = self.accelerator.num_processes
         images = _images_per_step(recipe, processes)
         self.inputs = prepare(recipe, resume=resume, progress=progress_bar)
@@ -110,6 +111,14 @@ class Run:
             self.total_steps,
             active=self.accelerator.is_main_process,
         )
+
+    def precision(self) -> torch.autocast:
+        """The autocast of the forward pass.
+
+        Accelerate's own is a global of the process, so that a second training with another precision would fail.
+        """
+        enabled = self.recipe.training.mixed_precision == "bf16"
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=enabled)
 
     @property
     def best_folder(self) -> Path:

@@ -1,0 +1,237 @@
+import dataclasses
+import logging
+import os
+import pickle
+import shutil
+
+import pytest
+import torch
+
+from ddcap.data import feature_cache
+from ddcap.data.feature_cache import SHARD_SIZE, FeatureCache, view_pixels
+from ddcap.errors import DataError, ImageError
+from ddcap.model.image_encoder import build_image_encoder
+from ddcap.recipe import EncoderSettings
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_clip_folder):
+    settings = EncoderSettings(kind="clip", name=str(tiny_clip_folder), image_size=32, fit="crop")
+    return build_image_encoder(settings)
+
+
+@pytest.fixture
+def pictures(photos, tmp_path):
+    """Three photographs of our own, to be changed at will."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    return [shutil.copy(photo, folder / photo.name) for photo in photos[:3]]
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    monkeypatch.setattr(feature_cache, "SHARD_SIZE", 2)
+
+
+def files(cache):
+    return sorted(path.name for path in cache.folder.iterdir())
+
+
+def computed(*arguments, **settings):
+    """How many shards a new cache had to compute."""
+    numbers = []
+
+    def progress(missing):
+        numbers.extend(missing)
+        return missing
+
+    FeatureCache(*arguments, **settings, progress=progress)
+    return numbers
+
+
+def test_cached_features_equal_live_ones(encoder, pictures, tmp_path):
+    cache = FeatureCache(tmp_path / "cache", encoder, pictures, views=3)
+    for index, path in enumerate(pictures):
+        for view in range(3):
+            with torch.inference_mode():
+                live = encoder(view_pixels(path, view, encoder.preprocessing).unsqueeze(0))
+            memory, summary = cache.read(index, view)
+            assert memory.shape == (16, 32) and summary.shape == (16,)
+            assert memory.dtype == summary.dtype == torch.float16
+            torch.testing.assert_close(memory.float(), live.memory[0], rtol=2e-3, atol=2e-3)
+            torch.testing.assert_close(summary.float(), live.summary[0], rtol=2e-3, atol=2e-3)
+
+
+def test_pictures_and_views_differ(encoder, pictures, tmp_path):
+    cache = FeatureCache(tmp_path / "cache", encoder, pictures, views=3)
+    seen = [cache.read(index, view)[1] for index in range(3) for view in range(3)]
+    distances = torch.cdist(torch.stack(seen).float(), torch.stack(seen).float())
+    assert (distances + torch.eye(9)).min() > 1e-2
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_pictures_are_found_across_shards(encoder, pictures, tmp_path):
+    cache = FeatureCache(tmp_path / "cache", encoder, pictures)
+    assert len(files(cache)) == 2
+    for index, path in enumerate(pictures):
+        alone = FeatureCache(tmp_path / "alone", encoder, [path])
+        torch.testing.assert_close(cache.read(index, 0), alone.read(0, 0))
+
+
+def test_a_shard_holds_shard_size_pictures(encoder, pictures, tmp_path):
+    copies = [shutil.copy(pictures[0], tmp_path / f"{number}.jpg") for number in range(SHARD_SIZE + 1)]
+    cache = FeatureCache(tmp_path / "cache", encoder, copies)
+    assert len(files(cache)) == 2
+    torch.testing.assert_close(cache.read(SHARD_SIZE, 0), cache.read(0, 0))
+
+
+def test_a_second_cache_computes_nothing(encoder, pictures, tmp_path):
+    assert computed(tmp_path / "cache", encoder, pictures) == [0]
+    assert computed(tmp_path / "cache", encoder, pictures) == []
+
+
+def test_the_key_is_everything_the_features_depend_on(encoder, pictures, tmp_path, tiny_clip_folder):
+    def is_new(encoder=encoder, pictures=pictures, **settings):
+        return computed(tmp_path / "cache", encoder, pictures, **settings) == [0]
+
+    assert is_new()
+    assert not is_new()
+    assert is_new(views=2)
+    assert is_new(pictures=pictures[:2])
+    assert is_new(pictures=pictures[::-1])
+
+    settings = EncoderSettings(kind="clip", name=str(tiny_clip_folder), image_size=32, fit="squash")
+    assert is_new(encoder=build_image_encoder(settings))
+    torch.manual_seed(1)
+    other_weights = build_image_encoder(dataclasses.replace(settings, fit="crop"), pretrained=False)
+    assert other_weights.preprocessing == encoder.preprocessing
+    assert is_new(encoder=other_weights)
+
+    status = pictures[0].stat()
+    os.utime(pictures[0], ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert is_new()
+    pictures[0].write_bytes(pictures[0].read_bytes() + b"\0")
+    os.utime(pictures[0], ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert is_new()
+    assert not is_new()
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_only_the_shard_of_a_changed_picture_is_new(encoder, pictures, tmp_path):
+    assert computed(tmp_path / "cache", encoder, pictures) == [0, 1]
+    os.utime(pictures[2])
+    assert computed(tmp_path / "cache", encoder, pictures) == [1]
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_an_interrupted_build_goes_on_where_it_stopped(encoder, pictures, tmp_path):
+    whole = FeatureCache(tmp_path / "whole", encoder, pictures)
+
+    def interrupt(missing):
+        yield missing[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        FeatureCache(tmp_path / "cut", encoder, pictures, progress=interrupt)
+    (done,) = (tmp_path / "cut").iterdir()
+    (pending,) = set(files(whole)) - {done.name}
+    half = (tmp_path / "whole" / pending).read_bytes()[:1000]
+    leftover = tmp_path / "cut" / pending.replace("safetensors", "4711.tmp")
+    leftover.write_bytes(half)  # as a killed process leaves it
+    before = done.stat().st_mtime_ns
+
+    assert computed(tmp_path / "cut", encoder, pictures) == [1]
+    cache = FeatureCache(tmp_path / "cut", encoder, pictures)
+    assert done.stat().st_mtime_ns == before
+    assert set(files(cache)) == {*files(whole), leftover.name}
+    for index in range(3):
+        torch.testing.assert_close(cache.read(index, 0), whole.read(index, 0))
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "other"])
+def test_a_damaged_file_is_computed_again_and_said_so(damage, encoder, pictures, tmp_path, caplog):
+    whole = FeatureCache(tmp_path / "cache", encoder, pictures)
+    (file,) = whole.folder.iterdir()
+    content = file.read_bytes()
+    file.write_bytes({"cut": content[:-100], "empty": b"", "other": b"not a tensor in sight"}[damage])
+    with caplog.at_level(logging.WARNING):
+        cache = FeatureCache(tmp_path / "cache", encoder, pictures)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{file}: damaged; its pictures are encoded again"
+    ]
+    assert file.read_bytes() == content
+    assert cache.read(0, 0)[0].shape == (16, 32)
+
+
+@pytest.mark.parametrize("gone", [True, False], ids=["removed", "cut"])
+def test_a_file_lost_after_the_start_is_one_clear_line(gone, encoder, pictures, tmp_path):
+    cache = FeatureCache(tmp_path / "cache", encoder, pictures)
+    (file,) = cache.folder.iterdir()
+    if gone:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(DataError, match=r"removed or damaged since the start; start again") as caught:
+        cache.read(0, 0)
+    assert str(caught.value).startswith(f"{file}: ") and "\n" not in str(caught.value)
+
+
+def test_a_missing_picture_is_named_before_anything_is_computed(encoder, pictures, tmp_path):
+    missing = pictures[0].with_name("none.jpg")
+    with pytest.raises(DataError) as caught:
+        FeatureCache(tmp_path / "cache", encoder, [*pictures, missing])
+    assert str(caught.value) == f"{missing}: no such picture; check data.root and data.images"
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_an_unreadable_picture_is_named_and_leaves_nothing_behind(encoder, pictures, tmp_path):
+    pictures[1].write_bytes(pictures[1].read_bytes()[:3000])
+    with pytest.raises(ImageError, match="damaged or cut short") as caught:
+        FeatureCache(tmp_path / "cache", encoder, pictures)
+    assert str(caught.value).startswith(f"{pictures[1]}: ")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_folder_that_cannot_be_made(encoder, pictures, tmp_path):
+    (tmp_path / "cache").touch()
+    with pytest.raises(DataError, match=r"cannot be made .*; change data\.cache"):
+        FeatureCache(tmp_path / "cache", encoder, pictures)
+
+
+def test_a_shard_that_cannot_be_written_leaves_nothing_behind(encoder, pictures, tmp_path):
+    finished = FeatureCache(tmp_path / "other", encoder, pictures)
+    (name,) = files(finished)
+    (tmp_path / "cache" / name).mkdir(parents=True)  # stands in the way of the renaming
+    with pytest.raises(DataError, match=r"cannot be written .*change data\.cache"):
+        FeatureCache(tmp_path / "cache", encoder, pictures)
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [name]
+
+
+def test_other_processes_open_the_files_themselves(encoder, pictures, tmp_path):
+    cache = FeatureCache(tmp_path / "cache", encoder, pictures)
+    expected = cache.read(1, 0)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(cache)).read(1, 0), expected)
+    torch.testing.assert_close(cache.read(1, 0), expected)
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+def test_view_1_is_the_mirror_of_view_0(fit, encoder, photos):
+    preprocessing = dataclasses.replace(encoder.preprocessing, fit=fit)
+    for photo in photos:
+        plain, mirrored = (view_pixels(photo, view, preprocessing) for view in (0, 1))
+        assert torch.equal(mirrored, plain.flip(-1))
+        assert not torch.equal(mirrored, plain)
+
+
+def test_views_are_a_function_of_picture_view_and_seed(encoder, pictures):
+    def view(number, seed=0):
+        return view_pixels(pictures[0], number, encoder.preprocessing, seed)
+
+    assert torch.equal(view(2), view(2))
+    assert not torch.equal(view(2), view(3))
+    assert not torch.equal(view(2), view(2, seed=1))
+    assert torch.equal(view(0), view(0, seed=1)) and torch.equal(view(1), view(1, seed=1))
+    same_crop = view_pixels(
+        shutil.copy(pictures[0], pictures[0].with_name("b.jpg")), 2, encoder.preprocessing
+    )
+    assert not torch.equal(same_crop, view(2))

@@ -1,0 +1,48 @@
+import pytest
+import torch
+
+from ddcap.data.images import load_image
+from ddcap.model.ddcap import DDCapModel, ModelConfig
+from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
+
+
+def random_model(config):
+    """Weights so uneven that every prediction differs from its neighbours."""
+    model = DDCapModel(config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.4 * torch.randn(parameter.shape, generator=generator)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def config(tiny_clip_folder, tiny_tokenizer):
+    model = ModelSettings(width=32, layers=2, heads=4, max_length=12, projection_hidden=24, length_hidden=24)
+    encoder = EncoderSettings(kind="clip", name=str(tiny_clip_folder), image_size=32, fit="crop")
+    # fewer steps than the longest caption has tokens, and words that get replaced
+    diffusion = DiffusionSettings(steps=8, mask_end=0.9)
+    return ModelConfig(tiny_tokenizer.vocabulary_size, encoder, model, diffusion, DecodingSettings())
+
+
+@pytest.fixture(scope="session")
+def tiny_model(config):
+    """A random model; tests leave it as it is."""
+    return random_model(config)
+
+
+@pytest.fixture(scope="session")
+def model_without_length_head(config):
+    settings = ModelSettings(**{**vars(config.model), "length_prediction": False})
+    return random_model(
+        ModelConfig(config.vocabulary_size, config.encoder, settings, config.diffusion, config.decoding)
+    )
+
+
+@pytest.fixture(scope="session")
+def features(tiny_model, photos):
+    """Of three photographs."""
+    encoder = tiny_model.encoder
+    with torch.no_grad():
+        return encoder(torch.stack([encoder.preprocessing(load_image(photo)) for photo in photos[:3]]))

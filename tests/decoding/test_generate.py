@@ -1,0 +1,176 @@
+import pytest
+import torch
+
+from ddcap.decoding.generate import choose_lengths, decode, generate
+from ddcap.errors import RecipeError
+from ddcap.model.image_encoder import ImageFeatures
+from ddcap.recipe import DecodingSettings
+
+METHODS = [
+    {"method": "best_first"},
+    {"method": "best_first", "schedule": "released"},
+    {"method": "best_first", "temperature": 1.0},
+    {"method": "best_first", "steps": 3},
+    {"method": "ancestral"},
+    {"method": "ancestral", "steps": 3},
+]
+
+
+def settings(**changes):
+    return DecodingSettings(**changes)
+
+
+def row(features, number):
+    return ImageFeatures(features.memory[number : number + 1], features.summary[number : number + 1])
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# lengths
+
+
+def test_argmax_class_k_means_k_plus_one_tokens(tiny_model, features):
+    found = choose_lengths(tiny_model, features, settings())
+    with torch.no_grad():
+        logits = tiny_model.length_logits(features)
+    assert found.tolist() == [values.index(max(values)) + 1 for values in logits.tolist()]
+    assert len(set(found.tolist())) > 1
+
+
+def test_expected_length_is_the_rounded_mean(tiny_model, features):
+    found = choose_lengths(tiny_model, features, settings(length_rule="expected"))
+    with torch.no_grad():
+        probabilities = tiny_model.length_logits(features).softmax(dim=1).tolist()
+    means = [sum((k + 1) * p for k, p in enumerate(row)) for row in probabilities]
+    assert found.tolist() == [round(mean) for mean in means]
+    assert found.tolist() != choose_lengths(tiny_model, features, settings()).tolist()
+
+
+def test_fixed_length_goes_first(tiny_model, features):
+    for count in (1, 2):
+        found = choose_lengths(tiny_model, features, settings(length=5, length_rule="expected"), count)
+        assert found.tolist() == [5] * 3 * count
+
+
+def test_fixed_length_over_the_longest_is_refused(tiny_model, features):
+    assert choose_lengths(tiny_model, features, settings(length=12)).tolist() == [12] * 3
+    with pytest.raises(RecipeError, match="13.*12 tokens"):
+        choose_lengths(tiny_model, features, settings(length=13))
+
+
+def test_without_length_head_captions_have_full_length(model_without_length_head, features):
+    assert choose_lengths(model_without_length_head, features, settings()).tolist() == [12] * 3
+    assert choose_lengths(model_without_length_head, features, settings(), 2).tolist() == [12] * 6
+
+
+def test_several_captions_take_the_likeliest_lengths(tiny_model, features):
+    found = choose_lengths(tiny_model, features, settings(), 3).view(3, 3)
+    with torch.no_grad():
+        logits = tiny_model.length_logits(features)
+    for image in range(3):
+        ranked = sorted(range(1, 13), key=lambda length: -logits[image, length - 1].item())
+        assert found[image].tolist() == ranked[:3]
+
+
+def test_there_are_no_more_captions_than_lengths(tiny_model, features):
+    result = generate(tiny_model, features, settings(), captions_per_image=40)
+    assert result.tokens.shape[0] == 3 * 12
+    assert sorted(result.lengths[:12].tolist()) == list(range(1, 13))
+
+
+# captions
+
+
+@pytest.mark.parametrize("changes", METHODS)
+def test_every_position_up_to_the_length_becomes_a_word(tiny_model, features, changes):
+    result = generate(tiny_model, features, settings(**changes), seeded())
+    assert torch.equal(result.lengths, choose_lengths(tiny_model, features, settings()))
+    assert result.tokens.shape == (3, int(result.lengths.max()))
+    assert ((result.tokens >= 0) & (result.tokens < tiny_model.mask_id)).all()
+    is_padding = torch.arange(result.tokens.shape[1]) >= result.lengths.unsqueeze(1)
+    assert ((result.history[0] == tiny_model.mask_id) == ~is_padding).all()
+    assert (result.history[:, is_padding] == result.history[0, is_padding]).all()
+    assert (result.confidences[~is_padding] < 1).all()
+
+
+@pytest.mark.parametrize("changes", METHODS)
+def test_same_seed_same_captions(tiny_model, features, changes):
+    results = [generate(tiny_model, features, settings(**changes), seeded(7)) for _ in range(2)]
+    for name, value in vars(results[0]).items():
+        assert torch.equal(value, getattr(results[1], name)), name
+
+
+@pytest.mark.parametrize("changes", [{"temperature": 1.0}, {"method": "ancestral"}])
+def test_drawing_decoders_depend_on_the_seed(tiny_model, features, changes):
+    one, other = (generate(tiny_model, features, settings(**changes), seeded(seed)) for seed in (0, 1))
+    assert not torch.equal(one.tokens, other.tokens)
+
+
+@pytest.mark.parametrize("changes", [{}, {"guidance": 1.0}, {"steps": 3}, {"length_rule": "expected"}])
+def test_a_batch_is_its_images_one_by_one(tiny_model, features, changes):
+    together = generate(tiny_model, features, settings(**changes))
+    captions = []
+    for image in range(3):
+        alone = generate(tiny_model, row(features, image), settings(**changes))
+        length = int(alone.lengths[0])
+        assert together.lengths[image] == length
+        assert torch.equal(together.tokens[image, :length], alone.tokens[0])
+        torch.testing.assert_close(
+            together.confidences[image, :length], alone.confidences[0], rtol=1e-3, atol=1e-5
+        )
+        captions.append(tuple(alone.tokens[0].tolist()))
+    assert len(set(captions)) == 3
+
+
+def test_fixed_length_is_respected(tiny_model, features):
+    for length in (1, 7, 12):
+        result = generate(tiny_model, features, settings(length=length))
+        assert result.tokens.shape == (3, length)
+        assert result.lengths.tolist() == [length] * 3
+
+
+def test_several_captions_are_grouped_by_image(tiny_model, features):
+    together = generate(tiny_model, features, settings(), captions_per_image=4)
+    assert together.tokens.shape[0] == 12
+    lengths = together.lengths.view(3, 4)
+    for image in range(3):
+        assert len(set(lengths[image].tolist())) == 4
+        for number, length in enumerate(lengths[image].tolist()):
+            alone = generate(tiny_model, row(features, image), settings(length=length))
+            assert torch.equal(together.tokens[4 * image + number, :length], alone.tokens[0])
+
+
+def test_settings_reach_the_decoder(tiny_model, features):
+    plain = generate(tiny_model, features, settings(length=12))
+    assert len(plain.timesteps) == 8
+    assert len(generate(tiny_model, features, settings(length=12, steps=3)).timesteps) == 3
+    assert len(generate(tiny_model, features, settings(length=12, method="ancestral", steps=3)).timesteps) == 3
+    released = generate(tiny_model, features, settings(length=12, schedule="released"))
+    assert released.timesteps[:, 0].tolist() == list(range(7, -1, -1))
+    strong = generate(tiny_model, features, settings(length=12, guidance=4.0))
+    assert not torch.equal(strong.tokens, plain.tokens)
+    assert not torch.equal(
+        generate(tiny_model, features, settings(length=12, temperature=1.0), seeded()).tokens, plain.tokens
+    )
+
+
+def test_ancestral_temperature_zero_means_not_set(tiny_model, features):
+    unset, one = (
+        generate(tiny_model, features, settings(method="ancestral", temperature=temperature), seeded())
+        for temperature in (0.0, 1.0)
+    )
+    assert torch.equal(unset.tokens, one.tokens)
+
+
+@pytest.mark.parametrize("method", ["best_first", "ancestral"])
+def test_decode_keeps_given_words(tiny_model, features, method):
+    mask = tiny_model.mask_id
+    tokens = torch.tensor([[mask, 5, mask, 7], [9, mask, 3, 3], [mask, mask, mask, 8]])
+    lengths = torch.tensor([4, 3, 4])
+    with torch.no_grad():
+        result = decode(tiny_model, features, tokens, lengths, settings(method=method), seeded())
+    given = tokens != mask
+    assert torch.equal(result.tokens[given], tokens[given])
+    assert (result.tokens != mask).all()

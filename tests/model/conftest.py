@@ -1,0 +1,74 @@
+import copy
+
+import pytest
+import torch
+
+from ddcap.data.images import load_image
+from ddcap.model.ddcap import DDCapModel, ModelConfig
+from ddcap.model.image_encoder import build_image_encoder
+from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
+
+VOCABULARY = 23
+
+
+@pytest.fixture(scope="session")
+def clip_settings(tiny_clip_folder):
+    return EncoderSettings(kind="clip", name=str(tiny_clip_folder), image_size=32, fit="crop")
+
+
+@pytest.fixture(scope="session")
+def config(clip_settings):
+    model = ModelSettings(
+        width=16, layers=2, heads=2, dropout=0.3, max_length=9, positions=11, projection_hidden=12, length_hidden=14
+    )
+    diffusion = DiffusionSettings(steps=8, mask_end=0.9)
+    return ModelConfig(VOCABULARY, clip_settings, model, diffusion, DecodingSettings(guidance=1.3))
+
+
+@pytest.fixture(scope="session")
+def perturb():
+    """A function that makes every weight of a module that is trained differ from its start."""
+
+    def perturb(module, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                if parameter.requires_grad:
+                    parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+        return module
+
+    return perturb
+
+
+@pytest.fixture(scope="session")
+def shared_model(config, perturb):
+    return perturb(DDCapModel(config)).eval()
+
+
+@pytest.fixture
+def model(shared_model):
+    """A random model that a test may change."""
+    return copy.deepcopy(shared_model)
+
+
+@pytest.fixture(scope="session")
+def features(shared_model, photos):
+    """Of two photographs."""
+    encoder = shared_model.encoder
+    pixels = torch.stack([encoder.preprocessing(load_image(photo)) for photo in photos[:2]])
+    with torch.no_grad():
+        return encoder(pixels)
+
+
+@pytest.fixture(scope="session")
+def trainable_config(config, clip_settings):
+    encoder = EncoderSettings(
+        kind="clip", name=clip_settings.name, image_size=32, fit="crop", trainable=True
+    )
+    return ModelConfig(VOCABULARY, encoder, config.model, config.diffusion, config.decoding)
+
+
+@pytest.fixture
+def trainable_model(trainable_config, perturb):
+    model = DDCapModel(trainable_config, build_image_encoder(trainable_config.encoder))
+    return perturb(model, seed=1).eval()

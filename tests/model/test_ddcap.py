@@ -1,0 +1,255 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import cross_entropy
+
+from ddcap.errors import CheckpointError
+from ddcap.model.ddcap import CONFIG_NAME, WEIGHTS_NAME, DDCapModel, ModelConfig
+from ddcap.model.image_encoder import ImageFeatures
+from ddcap.recipe import DecodingSettings, DiffusionSettings, ModelSettings
+
+MASK = 23
+TOKENS = torch.tensor([[3, MASK, 5, 1, 0, 0], [MASK, 7, 8, 9, MASK, 1], [2, 2, MASK, 4, 1, 0], [6, MASK, 1, 0, 0, 0]])
+LENGTHS = torch.tensor([4, 6, 5, 3])
+TIMESTEP = torch.tensor([0, 7, 3, 5])
+
+
+def run(model, features, **arguments):
+    with torch.no_grad():
+        return model(TOKENS, TIMESTEP, LENGTHS, features, **arguments)
+
+
+def test_shapes(model, features):
+    output = run(model, features)
+    assert output.logits.shape == (4, 6, 23)
+    assert output.length_logits.shape == (2, 9)
+    assert model.mask_id == MASK
+    assert model.device == torch.device("cpu")
+
+
+def test_captions_follow_their_image(model, features):
+    logits = run(model, features).logits
+    swapped = run(model, ImageFeatures(features.memory.flip(0), features.summary.flip(0))).logits
+    assert ((logits - swapped).abs().amax(dim=2) > 1e-3).all()
+
+
+def test_asked_positions_are_those_of_all(model, features):
+    everything = run(model, features)
+    positions = torch.tensor([0, 7, 8, 3, 23])
+    some = run(model, features, positions=positions)
+    torch.testing.assert_close(some.logits, everything.logits.flatten(0, 1)[positions])
+    assert torch.equal(some.length_logits, everything.length_logits)
+
+
+def test_padding_is_not_read(model, features):
+    other = torch.where(torch.arange(6) < LENGTHS.unsqueeze(1), TOKENS, 17)
+    real = torch.arange(6) < LENGTHS.unsqueeze(1)
+    with torch.no_grad():
+        found = model(other, TIMESTEP, LENGTHS, features).logits
+    torch.testing.assert_close(found[real], run(model, features).logits[real])
+
+
+def test_concentrated_attention_is_a_setting(model, config, features):
+    settings = ModelSettings(**{**vars(config.model), "concentrated_attention": False})
+    dense = DDCapModel(ModelConfig(23, config.encoder, settings, config.diffusion, config.decoding), model.encoder)
+    dense.load_stored_state(model.stored_state())
+    assert not torch.allclose(run(dense.eval(), features).logits, run(model, features).logits, atol=1e-3)
+
+
+def test_image_free_is_the_learned_memory(model, features):
+    keep, drop = torch.tensor([True, False]), torch.tensor([False, True])
+    with_image = run(model, features).logits
+    torch.testing.assert_close(run(model, features, use_image=keep).logits[:2], with_image[:2])
+    torch.testing.assert_close(run(model, features, use_image=drop).logits[2:], with_image[2:])
+
+    learned = model.image_free_keys_values().expand(2)
+    with torch.no_grad():
+        expected = model.denoiser.logits(model.hidden(TOKENS, TIMESTEP, LENGTHS, learned))
+    neither = run(model, features, use_image=torch.tensor([False, False])).logits
+    torch.testing.assert_close(neither, expected)
+    torch.testing.assert_close(run(model, features, use_image=keep).logits[2:], expected[2:])
+    assert not torch.allclose(neither, with_image, atol=1e-3)
+
+
+def test_a_dropped_image_gets_no_gradient(trainable_model, features):
+    memory = features.memory.clone().requires_grad_()
+    output = trainable_model(
+        TOKENS,
+        TIMESTEP,
+        LENGTHS,
+        ImageFeatures(memory, features.summary),
+        use_image=torch.tensor([True, False]),
+    )
+    output.logits.square().sum().backward()
+    assert memory.grad[0].abs().sum() > 0
+    assert memory.grad[1].abs().sum() == 0
+    assert trainable_model.image_free_memory.grad.abs().sum() > 0
+
+
+def test_length_loss_does_not_reach_the_encoder(trainable_model):
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    features = trainable_model.encoder(pixels)
+    assert features.summary.requires_grad
+    cross_entropy(trainable_model.length_logits(features), torch.tensor([3, 4])).backward()
+    assert trainable_model.length_head.mlp[0].weight.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in trainable_model.encoder.parameters())
+
+
+def test_token_loss_reaches_the_encoder(trainable_model):
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    output = trainable_model(TOKENS, TIMESTEP, LENGTHS, trainable_model.encoder(pixels))
+    output.logits.square().sum().backward()
+    patches = trainable_model.encoder.network.vision_model.embeddings.patch_embedding
+    assert patches.weight.grad.abs().sum() > 0
+
+
+def test_without_length_prediction(config, model, features):
+    settings = ModelSettings(**{**vars(config.model), "length_prediction": False})
+    plain = DDCapModel(ModelConfig(23, config.encoder, settings, config.diffusion, config.decoding), model.encoder)
+    assert run(plain.eval(), features).length_logits is None
+    assert not any(name.startswith("length_head") for name in plain.stored_state())
+
+
+def test_schedule_is_that_of_the_settings(model):
+    assert model.schedule.steps == 8
+    assert model.schedule.vocabulary_size == 23
+    assert model.schedule.cumulative_mask[7] == 0.9
+
+
+# storing
+
+
+def test_round_trip(model, config, features, tmp_path):
+    model.save_pretrained(tmp_path / "new" / "folder")
+    loaded = DDCapModel.from_pretrained(tmp_path / "new" / "folder")
+    assert loaded.config == config
+    assert not loaded.training
+    state = loaded.state_dict()
+    assert state.keys() == model.state_dict().keys()
+    for name, value in model.state_dict().items():
+        assert torch.equal(state[name], value), name
+    assert torch.equal(run(loaded, features).logits, run(model, features).logits)
+
+
+def test_every_stored_weight_is_read_back(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    changed = {name: value + 1 for name, value in load_file(tmp_path / WEIGHTS_NAME).items()}
+    save_file(changed, tmp_path / WEIGHTS_NAME)
+    loaded = DDCapModel.from_pretrained(tmp_path).stored_state()
+    for name, value in model.stored_state().items():
+        assert torch.equal(loaded[name], value + 1), name
+
+
+def test_frozen_encoder_stays_out_of_the_file(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    names = load_file(tmp_path / WEIGHTS_NAME).keys()
+    assert names
+    assert not [name for name in names if name.startswith("encoder.")]
+    assert names | {name for name in model.state_dict() if name.startswith("encoder.")} == model.state_dict().keys()
+
+
+def test_trained_encoder_is_in_the_file(trainable_model, tmp_path, photos):
+    trainable_model.save_pretrained(tmp_path)
+    assert load_file(tmp_path / WEIGHTS_NAME).keys() == trainable_model.state_dict().keys()
+    loaded = DDCapModel.from_pretrained(tmp_path)
+    pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(loaded.encoder(pixels).memory, trainable_model.encoder(pixels).memory)
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in trainable_model.state_dict().items())
+
+
+def test_half_precision_file(model, tmp_path):
+    model.save_pretrained(tmp_path, dtype=torch.float16)
+    assert {value.dtype for value in load_file(tmp_path / WEIGHTS_NAME).values()} == {torch.float16}
+    loaded = DDCapModel.from_pretrained(tmp_path).stored_state()
+    for name, value in model.stored_state().items():
+        assert torch.equal(loaded[name], value.half().float()), name
+
+
+def refused(folder, match):
+    with pytest.raises(CheckpointError, match=match) as error:
+        DDCapModel.from_pretrained(folder)
+    assert "\n" not in str(error.value)
+    assert str(folder) in str(error.value)
+    assert len(str(error.value)) < 600
+
+
+@pytest.mark.parametrize("name", [CONFIG_NAME, WEIGHTS_NAME])
+def test_missing_file(model, tmp_path, name):
+    model.save_pretrained(tmp_path)
+    (tmp_path / name).unlink()
+    refused(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", [CONFIG_NAME, WEIGHTS_NAME])
+@pytest.mark.parametrize("kept", [0, 0.5, 0.99])
+def test_cut_file(model, tmp_path, name, kept):
+    model.save_pretrained(tmp_path)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(len(content) * kept)])
+    refused(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", [CONFIG_NAME, WEIGHTS_NAME])
+def test_file_of_something_else(model, tmp_path, name):
+    model.save_pretrained(tmp_path)
+    (tmp_path / name).write_bytes(b"\xff\xd8\xff\xe0 a photograph" * 9)
+    refused(tmp_path, name)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"format": "other"}, "ddcap-1"),
+        ({"vocabulary_size": "23"}, "vocabulary_size"),
+        ({"vocabulary_size": -1}, "vocabulary_size"),
+        ({"diffusion": None}, "diffusion"),
+        ({"model": {"widht": 16}}, "width"),
+        ({"model": {"width": "wide"}}, "width"),
+        ({"vocabulary_size": 24}, "does not fit"),
+    ],
+)
+def test_config_that_does_not_fit(model, tmp_path, change, match):
+    model.save_pretrained(tmp_path)
+    values = json.loads((tmp_path / CONFIG_NAME).read_text())
+    (tmp_path / CONFIG_NAME).write_text(json.dumps({**values, **change}))
+    refused(tmp_path, match)
+
+
+@pytest.mark.parametrize("section", ["encoder", "model", "diffusion", "decoding"])
+def test_config_without_a_section(model, tmp_path, section):
+    model.save_pretrained(tmp_path)
+    values = json.loads((tmp_path / CONFIG_NAME).read_text())
+    del values[section]
+    (tmp_path / CONFIG_NAME).write_text(json.dumps(values))
+    refused(tmp_path, section)
+
+
+def test_config_that_is_a_list(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    (tmp_path / CONFIG_NAME).write_text("[1, 2]")
+    refused(tmp_path, "ddcap-1")
+
+
+@pytest.mark.parametrize("change", ["missing", "unexpected", "misshapen"])
+def test_weights_that_do_not_fit(model, tmp_path, change):
+    model.save_pretrained(tmp_path)
+    state = load_file(tmp_path / WEIGHTS_NAME)
+    if change == "missing":
+        del state["denoiser.mask_embedding"]
+    elif change == "unexpected":
+        state["denoiser.other"] = torch.zeros(3)
+    else:
+        state["denoiser.mask_embedding"] = torch.zeros(3)
+    save_file(state, tmp_path / WEIGHTS_NAME)
+    refused(tmp_path, change)
+
+
+def test_config_round_trip(config):
+    changed = ModelConfig(
+        7, config.encoder, ModelSettings(width=4, heads=2), DiffusionSettings(steps=3), DecodingSettings(length=2)
+    )
+    plain = json.loads(json.dumps(changed.to_dict()))
+    assert ModelConfig.from_dict(plain, "here") == changed

@@ -1,0 +1,184 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from ddcap.captioner import Captioner
+from ddcap.errors import CheckpointError, DataError, RecipeError
+from ddcap.recipe import load_recipe
+from ddcap.training.checkpoint import list_checkpoints
+from ddcap.training.loop import train
+
+
+@pytest.fixture
+def recipe_file(tmp_path, photos, captions_json, tiny_clip_folder):
+    """A tiny but complete training on real photographs: trainable CLIP, dropout, image-free training, EMA."""
+    recipe = {
+        "data": {
+            "root": str(photos[0].parent),
+            "json": str(captions_json),
+            "captions_per_image": 2,
+            "views": 3,
+            "workers": 0,
+        },
+        "encoder": {
+            "kind": "clip",
+            "name": str(tiny_clip_folder),
+            "image_size": 32,
+            "fit": "crop",
+            "trainable": True,
+        },
+        "tokenizer": {"vocabulary_size": 120},
+        "model": {"width": 16, "layers": 1, "heads": 2, "projection_hidden": 8, "length_hidden": 8},
+        "training": {
+            "output": str(tmp_path / "run"),
+            "epochs": 4,
+            "warmup_epochs": 1,
+            "batch_size": 8,
+            "learning_rate": 1.0e-2,
+            "ema_decay": 0.5,
+            "checkpoint_every": 2,
+            "validate_every": 2,
+            "log_every": 1,
+        },
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def weights(output):
+    return load_file(list_checkpoints(output)[-1] / "weights.safetensors")
+
+
+def averages(output):
+    return load_file(list_checkpoints(output)[-1] / "average.safetensors")
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_run_leaves_a_model_a_log_and_checkpoints(recipe_file, tmp_path, photos):
+    folder = train(load_recipe(recipe_file))
+    assert folder == tmp_path / "run" / "best"
+    assert Captioner.from_pretrained(folder)(photos[0])[0].length >= 1
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    assert len(losses) == max(line["step"] for line in lines)
+    assert losses[-1] < losses[0]
+    validations = [line for line in lines if line["kind"] == "validation"]
+    assert len(validations) == 2
+    assert validations[0]["samples"] and validations[0]["cider"] is not None
+    assert len(list_checkpoints(tmp_path / "run")) == 2
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_the_best_model_is_the_moving_average(recipe_file, tmp_path):
+    folder = train(load_recipe(recipe_file, ["training.validate_every=4"]))
+    best = load_file(folder / "model.safetensors")
+    assert same(best, averages(tmp_path / "run"))
+    assert not same(best, weights(tmp_path / "run"))
+
+
+def test_a_run_killed_by_sigkill_and_resumed_equals_an_uninterrupted_one(recipe_file, tmp_path):
+    whole = tmp_path / "whole"
+    longer = ["training.epochs=12", "training.checkpoint_every=1", "training.validate_every=12"]
+    train(load_recipe(recipe_file, [f"training.output={whole}", *longer]))
+
+    cut = tmp_path / "cut"
+    command = [sys.executable, "-m", "ddcap.cli", "train", str(recipe_file), f"training.output={cut}", *longer]
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list_checkpoints(cut) and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL, child.stderr.read().decode()
+    stopped_at = int(list_checkpoints(cut)[-1].name.removeprefix("step_"))
+    finished_at = int(list_checkpoints(whole)[-1].name.removeprefix("step_"))
+    assert 0 < stopped_at < finished_at, "the run was not killed in the middle"
+
+    subprocess.run([*command, "--resume"], check=True, capture_output=True)
+    assert same(weights(cut), weights(whole))
+    assert same(averages(cut), averages(whole))
+    assert same(load_file(cut / "best" / "model.safetensors"), load_file(whole / "best" / "model.safetensors"))
+
+
+def test_accumulating_parts_equals_the_whole_batch(recipe_file, tmp_path):
+    # no dropout and no drawn noise differ between the two: t, noise and image drop are drawn per part, so they are off
+    quiet = ["model.dropout=0", "training.image_free_probability=0", "diffusion.steps=1", "training.epochs=2"]
+    quiet += ["diffusion.mask_end=0.000009", "diffusion.keep_end=0.99999", "data.views=1"]
+    for parts in (1, 2):
+        output = tmp_path / f"parts{parts}"
+        train(
+            load_recipe(recipe_file, [*quiet, f"training.output={output}", f"training.gradient_accumulation={parts}"])
+        )
+    first, second = weights(tmp_path / "parts1"), weights(tmp_path / "parts2")
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], rtol=1e-3, atol=1e-4)
+
+
+def test_bf16_and_cached_features_train(recipe_file, tmp_path):
+    frozen = ["encoder.trainable=false", f"data.cache={tmp_path / 'cache'}", "training.mixed_precision=bf16"]
+    folder = train(load_recipe(recipe_file, frozen))
+    assert not any(name.startswith("encoder.") for name in load_file(folder / "model.safetensors"))
+    assert list((tmp_path / "cache").glob("*.safetensors"))
+
+
+def test_replacement_noise_trains(recipe_file):
+    train(load_recipe(recipe_file, ["diffusion.mask_end=0.9", "training.epochs=1"]))
+
+
+def test_eight_real_images_are_over_fitted_and_recited(recipe_file, tmp_path, photos, captions_json):
+    entries = json.loads(captions_json.read_text())["images"]
+    for entry in entries:
+        entry["sentences"] = entry["sentences"][:1]
+    twice = [entry | {"split": "train"} for entry in entries]
+    twice += [entry | {"split": "val", "imgid": 100 + entry["imgid"]} for entry in entries]
+    one_caption = tmp_path / "one_caption.json"
+    one_caption.write_text(json.dumps({"images": twice}))
+    changes = [f"data.json={one_caption}", "data.captions_per_image=1", "data.views=1"]
+    changes += ["training.batch_size=7", "training.epochs=300", "training.validate_every=300"]
+    changes += ["training.checkpoint_every=1000", "model.width=64", "model.dropout=0", "training.ema_decay=0"]
+    changes += ["training.learning_rate=3e-3", "training.warmup_epochs=10", "model.length_hidden=64"]
+    changes += ["model.projection_hidden=32", "training.length_loss_weight=3"]
+    captioner = Captioner.from_pretrained(train(load_recipe(recipe_file, changes)))
+    said = [caption.text for caption in captioner(photos)]
+    wanted = [captioner.tokenizer.decode(captioner.tokenizer.encode(e["sentences"][0]["raw"])) for e in entries]
+    assert said == wanted
+
+
+def test_mistakes_are_one_line(recipe_file, tmp_path):
+    with pytest.raises(DataError, match=r"data\.root=.*no such folder"):
+        train(load_recipe(recipe_file, ["data.root=/nowhere"]))
+    with pytest.raises(CheckpointError, match="no checkpoint to resume from"):
+        train(load_recipe(recipe_file), resume=True)
+    with pytest.raises(RecipeError, match=r"training\.batch_size=6 makes 3 pictures a step"):
+        train(load_recipe(recipe_file, ["training.batch_size=6", "training.gradient_accumulation=2"]))
+    train(load_recipe(recipe_file, ["training.epochs=1"]))
+    with pytest.raises(CheckpointError, match="already holds a run; add --resume"):
+        train(load_recipe(recipe_file))
+    with pytest.raises(CheckpointError, match="made with other model settings"):
+        train(load_recipe(recipe_file, ["model.width=32"]), resume=True)
+
+
+def test_training_without_pictures_names_the_missing_one(recipe_file, tmp_path):
+    with pytest.raises(DataError, match="no such picture"):
+        train(
+            load_recipe(
+                recipe_file,
+                ["data.images=nowhere", "encoder.trainable=false", f"data.cache={tmp_path / 'cache'}"],
+            )
+        )
+
+
+def test_workers_read_the_same_batches(recipe_file, tmp_path):
+    for workers in (0, 1):
+        train(load_recipe(recipe_file, [f"data.workers={workers}", f"training.output={tmp_path / str(workers)}"]))
+    assert same(weights(tmp_path / "0"), weights(tmp_path / "1"))
