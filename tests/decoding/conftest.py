@@ -14,6 +14,8 @@ def random_model(config):
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter += 0.4 * torch.randn(parameter.shape, generator=generator)
+        if model.length_head is not None:
+            model.length_head.mlp[0].weight *= 2  # photographs get unequal lengths
     return model.eval()
 
 

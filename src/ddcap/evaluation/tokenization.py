@@ -25,9 +25,7 @@ _SPLIT_WORDS = _BRACKETS | {"cannot": "can not", "gonna": "gon na", "wanna": "wa
 _ABBREVIATION = r"(?:mr|mrs|ms|dr|jr|sr|st|vs|ave|blvd|rd|mt|etc)\.|(?<!\w)(?:[a-z]\.)+"
 _CONTRACTION = r"'n'|(?:'s|'m|'d|'re|'ve|'ll|n't)(?!\w)"
 _NUMBER = r"\d+(?:[:,]\d+)+"
-_WORD = re.compile(
-    rf"{_ABBREVIATION}|{_CONTRACTION}|{_NUMBER}|\w+(?:[-./']\w+)*|\.{{3}}|-+|[!?]{{2,}}|\S"
-)
+_WORD = re.compile(rf"{_ABBREVIATION}|{_CONTRACTION}|{_NUMBER}|\w+(?:[-./']\w+)*|\.{{3}}|-+|[!?]{{2,}}|\S")
 
 
 def tokenize(

@@ -1,0 +1,133 @@
+import json
+import shutil
+
+import pytest
+
+from ddcap.errors import DataError
+from ddcap.evaluation.metrics import score_captions
+from ddcap.evaluation.tokenization import tokenize
+
+pytest.importorskip("pycocoevalcap")
+needs_java = pytest.mark.skipif(
+    shutil.which("java") is None, reason="java is not on the path: pycocoevalcap's own tokenizer cannot run"
+)
+NAMES = {"CIDEr", "ROUGE-L", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"}
+
+REFERENCES = {
+    "dog": ("A brown dog runs on the beach .", "The dog's running along the water", "a dog at the sea"),
+    "cat": ("A cat sleeps on a sofa .", "Two cats , one asleep (on a couch)"),
+    "cup": ("A cup of coffee on a table .", "coffee isn't cold in a cup"),
+    "empty": ("A rocket stands before the start .", "a white rocket"),
+}
+PREDICTIONS = {
+    "cup": "a cup of coffee on the table",
+    "dog": "a dog runs on the beach",
+    "empty": "",
+    "cat": "A dog (asleep) on a couch .",
+}
+
+
+def direct(predictions, references):
+    """pycocoevalcap as its own readme calls it."""
+    from pycocoevalcap.bleu.bleu import Bleu
+    from pycocoevalcap.cider.cider import Cider
+    from pycocoevalcap.rouge.rouge import Rouge
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    truth = {image: [{"caption": text} for text in references[image]] for image in predictions}
+    guess = {image: [{"caption": text}] for image, text in predictions.items()}
+    truth, guess = PTBTokenizer().tokenize(truth), PTBTokenizer().tokenize(guess)
+    metrics, each = {}, {}
+    metrics["CIDEr"], each["CIDEr"] = Cider().compute_score(truth, guess)
+    metrics["ROUGE-L"], each["ROUGE-L"] = Rouge().compute_score(truth, guess)
+    bleu, _ = Bleu(4).compute_score(truth, guess, verbose=0)
+    metrics.update({f"BLEU-{n}": value for n, value in enumerate(bleu, start=1)})
+    return metrics, {name: dict(zip(truth, values, strict=True)) for name, values in each.items()}
+
+
+@needs_java
+def test_scores_are_100_times_those_of_pycocoevalcap():
+    scores = score_captions(PREDICTIONS, REFERENCES)
+    metrics, each = direct(PREDICTIONS, REFERENCES)
+    assert set(scores.metrics) == set(metrics) == NAMES
+    assert scores.metrics == pytest.approx({name: 100 * value for name, value in metrics.items()})
+    assert scores.tokenization == "ptb-java"
+    for name, values in scores.per_image.items():
+        expected = {image: 100 * value for image, value in each[name].items()}
+        assert dict(zip(scores.image_ids, values, strict=True)) == pytest.approx(expected)
+
+
+@needs_java
+def test_both_tokenisations_give_the_same_scores(captions_json):
+    entries = json.loads(captions_json.read_text())["images"]
+    texts = {entry["filename"]: [sentence["raw"] for sentence in entry["sentences"]] for entry in entries}
+    predictions = {image: captions[0] for image, captions in texts.items()}
+    references = {image: captions[1:] for image, captions in texts.items()}
+    java, python = (score_captions(predictions, references, how) for how in ("ptb-java", "ptb-python"))
+    assert java.metrics == python.metrics and java.per_image == python.per_image
+    assert 0 < java.metrics["CIDEr"]
+    assert (java.tokenization, python.tokenization) == ("ptb-java", "ptb-python")
+
+
+def test_scores_per_image_average_to_the_mean():
+    scores = score_captions(PREDICTIONS, REFERENCES, "ptb-python")
+    assert scores.image_ids == list(PREDICTIONS)
+    assert set(scores.per_image) == {"CIDEr", "ROUGE-L"}
+    for name, values in scores.per_image.items():
+        assert len(values) == len(PREDICTIONS)
+        assert sum(values) / len(values) == pytest.approx(scores.metrics[name])
+
+
+def test_scores_per_image_belong_to_their_image():
+    scores = score_captions(PREDICTIONS, REFERENCES, "ptb-python")
+    rouge = dict(zip(scores.image_ids, scores.per_image["ROUGE-L"], strict=True))
+    assert rouge["empty"] == 0 and scores.per_image["CIDEr"][scores.image_ids.index("empty")] == 0
+    assert rouge["cup"] > rouge["cat"] > 0
+    for image in PREDICTIONS:
+        alone = score_captions({image: PREDICTIONS[image]}, REFERENCES, "ptb-python")
+        assert alone.metrics["ROUGE-L"] == pytest.approx(rouge[image])
+
+
+def test_a_recited_reference_is_perfect_and_nonsense_is_worthless():
+    recited = {image: captions[0] for image, captions in REFERENCES.items()}
+    perfect = score_captions(recited, REFERENCES, "ptb-python").metrics
+    assert all(perfect[name] == pytest.approx(100, abs=0.01) for name in NAMES - {"CIDEr"})
+    assert perfect["CIDEr"] > 100
+    nonsense = score_captions(dict.fromkeys(REFERENCES, "zzz"), REFERENCES, "ptb-python").metrics
+    assert all(value == pytest.approx(0, abs=0.01) for value in nonsense.values())
+
+
+def test_case_and_punctuation_do_not_count():
+    shouted = {image: f"{text.upper()} !" for image, text in PREDICTIONS.items()}
+    for how in ["ptb-python"] + ["ptb-java"] * (shutil.which("java") is not None):
+        plain, loud = (score_captions(texts, REFERENCES, how) for texts in (PREDICTIONS, shouted))
+        assert plain.metrics == loud.metrics
+
+
+def test_references_of_other_images_change_nothing():
+    few = {image: PREDICTIONS[image] for image in ("cup", "dog", "cat")}
+    scores = score_captions(few, REFERENCES, "ptb-python")
+    assert scores.metrics == score_captions(few, {i: REFERENCES[i] for i in few}, "ptb-python").metrics
+
+
+def test_scoring_keeps_the_terminal_quiet(capfd):
+    score_captions(PREDICTIONS, REFERENCES)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_missing_references_name_the_image():
+    for references in ({"dog": REFERENCES["dog"]}, {**REFERENCES, "cup": ()}):
+        with pytest.raises(DataError, match=r"^image 'cup' has a prediction but no reference captions; "):
+            score_captions(PREDICTIONS, references)
+
+
+def test_nothing_to_score():
+    with pytest.raises(DataError, match=r"no predictions to score"):
+        score_captions({}, REFERENCES)
+
+
+def test_the_given_tokenisation_is_used_for_both_sides():
+    truth, _ = tokenize(REFERENCES, "ptb-python")
+    scores = score_captions({image: captions[0] for image, captions in truth.items()}, truth, "ptb-python")
+    assert scores.metrics["BLEU-4"] == pytest.approx(100, abs=0.01)
+    assert scores.tokenization == "ptb-python"

@@ -1,0 +1,95 @@
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import ddcap
+
+ROOT = Path(ddcap.__file__).parent
+SOURCES = sorted(ROOT.rglob("*.py"))
+
+# a module imports only from its left; modules of one rank do not import each other
+ORDER = [
+    {"errors"},
+    {"recipe"},
+    {"data", "diffusion"},
+    {"model"},
+    {"decoding"},
+    {"captioner"},
+    {"evaluation", "display"},
+    {"training"},
+    {"serving"},
+    {"cli"},
+]
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
+FACADE = {"Captioner": "captioner", "Caption": "captioner"}  # names that `import ddcap` makes on demand
+
+
+def part_of(source):
+    """The top-level module or subpackage a file belongs to; the package's own __init__ and __main__ have none."""
+    relative = source.relative_to(ROOT)
+    name = relative.parts[0] if len(relative.parts) > 1 else relative.stem
+    return None if name in ("__init__", "__main__") else name
+
+
+def imported_parts(source):
+    """Top-level parts of ddcap that a file imports anywhere, functions included."""
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{source}:{node.lineno}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            package, _, rest = name.partition(".")
+            part = rest.partition(".")[0]
+            if package == "ddcap" and part and not part.startswith("__"):
+                yield FACADE.get(part, part), node.lineno
+
+
+def source_name(source):
+    return str(source.relative_to(ROOT))
+
+
+def test_there_are_sources():
+    assert {"recipe", "data", "diffusion", "model", "decoding", "captioner", "cli"} <= set(map(part_of, SOURCES))
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=source_name)
+def test_imports_come_from_the_left(source):
+    part = part_of(source)
+    if part is None:
+        return
+    assert part in RANK, f"{part} has no place in ORDER yet"
+    for imported, line in imported_parts(source):
+        assert imported in RANK, f"{source}:{line}: {imported} has no place in ORDER yet"
+        left = RANK[imported] < RANK[part]
+        assert imported == part or left, f"{source}:{line}: {part} imports {imported}, which is not on its left"
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=source_name)
+def test_no_file_is_over_300_lines(source):
+    assert len(source.read_text(encoding="utf-8").splitlines()) <= 300
+
+
+def test_no_drawers():
+    drawers = {"utils", "util", "misc", "common", "helpers", "helper"}
+    parts = {part for source in SOURCES for part in source.relative_to(ROOT).with_suffix("").parts}
+    assert not parts & drawers
+
+
+def test_diffusion_knows_only_numbers():
+    for source in (ROOT / "diffusion").glob("*.py"):
+        assert {part for part, _ in imported_parts(source)} <= {"diffusion", "errors", "recipe"}
+
+
+def test_importing_the_package_is_free():
+    heavy = ["torch", "transformers", "PIL", "numpy", "safetensors", "tokenizers", "pydantic", "yaml"]
+    code = f"import sys, ddcap; ddcap.__version__; print([m for m in {heavy} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+    assert result.stderr == ""
