@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.model.ddcap import DDCapModel, ModelConfig
+from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 
@@ -71,4 +73,24 @@ def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         model = transformers.CLIPVisionModelWithProjection(config)
     folder = tmp_path_factory.mktemp("tiny_clip")
     model.eval().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(
+    tiny_clip_folder: Path, tiny_tokenizer: CaptionTokenizer, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A saved model with random weights, large enough for its captions to differ, beside its tokenizer."""
+    encoder = EncoderSettings(kind="clip", name=str(tiny_clip_folder), image_size=32, fit="crop")
+    settings = ModelSettings(width=32, layers=2, heads=2, projection_hidden=16, length_hidden=16)
+    config = ModelConfig(tiny_tokenizer.vocabulary_size, encoder, settings, DiffusionSettings(), DecodingSettings())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = DDCapModel(config)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data.normal_(std=0.3)
+    folder = tmp_path_factory.mktemp("tiny_model")
+    model.save_pretrained(folder)
+    tiny_tokenizer.save(folder)
     return folder

@@ -28,7 +28,7 @@ FACADE = {"Captioner": "captioner", "Caption": "captioner"}  # names that `impor
 
 
 def part_of(source):
-    """The top-level module or subpackage a file belongs to; the package's own __init__ and __main__ have none."""
+    """The top-level module or subpackage a file belongs to; None for the package's __init__ and __main__."""
     relative = source.relative_to(ROOT)
     name = relative.parts[0] if len(relative.parts) > 1 else relative.stem
     return None if name in ("__init__", "__main__") else name
@@ -56,7 +56,8 @@ def source_name(source):
 
 
 def test_there_are_sources():
-    assert {"recipe", "data", "diffusion", "model", "decoding", "captioner", "cli"} <= set(map(part_of, SOURCES))
+    expected = {"recipe", "data", "diffusion", "model", "decoding", "captioner", "cli"}
+    assert expected <= {part_of(source) for source in SOURCES}
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=source_name)
@@ -68,7 +69,7 @@ def test_imports_come_from_the_left(source):
     for imported, line in imported_parts(source):
         assert imported in RANK, f"{source}:{line}: {imported} has no place in ORDER yet"
         left = RANK[imported] < RANK[part]
-        assert imported == part or left, f"{source}:{line}: {part} imports {imported}, which is not on its left"
+        assert imported == part or left, f"{source}:{line}: {part} imports {imported}, not on its left"
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=source_name)

@@ -187,6 +187,12 @@ class Captioner:
             raise DDCapError(f"length {merged.length} is over this model's longest caption, {longest} tokens; lower it")
         return merged
 
+    def save(self, folder: str | Path, dtype: torch.dtype = torch.float32, **settings: object) -> None:
+        """Write model and tokenizer into `folder`, with decoding settings to become the model's own."""
+        self.model.config = replace(self.model.config, decoding=self.settings(**settings))
+        self.model.save_pretrained(folder, dtype)
+        self.tokenizer.save(folder)
+
     @torch.inference_mode()
     def features(self, images: Sequence[ImageSource]) -> ImageFeatures:
         """Memory (I, P, C) and summary (I, S) of images, on the model's device.

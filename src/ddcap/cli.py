@@ -117,6 +117,18 @@ def _evaluate(options: argparse.Namespace) -> int:
     return int(bool(evaluation.failed))
 
 
+def _export(options: argparse.Namespace) -> int:
+    import torch
+
+    from ddcap.captioner import Captioner
+
+    changes = dict(change.partition("=")[::2] for change in options.decoding)
+    captioner = Captioner.from_pretrained(options.model)
+    captioner.save(options.output, dtype=getattr(torch, options.dtype), **changes)
+    print(options.output)
+    return 0
+
+
 def _convert(options: argparse.Namespace) -> int:
     from ddcap.model.released_checkpoint import convert
 
@@ -218,6 +230,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--output", help="also write the result to this JSON file")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
     evaluate.set_defaults(run=_evaluate)
+
+    export = commands.add_parser("export", help="write a model in half precision, with other default decoding settings")
+    export.add_argument("model", help="'default', a folder or a Hub id")
+    export.add_argument("output", help="folder to write")
+    export.add_argument("decoding", nargs="*", help="decoding settings to make the default: guidance=1.3 steps=10")
+    export.add_argument("--dtype", default="float16", choices=["float16", "bfloat16", "float32"])
+    export.set_defaults(run=_export)
 
     convert = commands.add_parser("convert", help="turn a checkpoint of the authors' release into a model folder")
     convert.add_argument("checkpoint", help="the released .pt file")

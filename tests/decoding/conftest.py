@@ -5,15 +5,17 @@ from ddcap.data.images import load_image
 from ddcap.model.ddcap import DDCapModel, ModelConfig
 from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 
+SEED = 0
+
 
 def random_model(config):
-    """Weights so uneven that every prediction differs from its neighbours."""
-    model = DDCapModel(config)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
+    """Weights so uneven that every prediction differs from its neighbours; always the same."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(SEED)
+        model = DDCapModel(config)
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter += 0.4 * torch.randn(parameter.shape, generator=generator)
+                parameter += 0.4 * torch.randn_like(parameter)
         if model.length_head is not None:
             model.length_head.mlp[0].weight *= 2  # photographs get unequal lengths
     return model.eval()

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 
@@ -82,7 +84,7 @@ def test_one_token_captions_follow_the_chain(steps):
     log_p_x0 = distribution.log().expand(1, V + 1, V)
     times = [*result.timesteps[:, 0].tolist(), -1]
     probabilities = torch.eye(V + 1)[MASK]
-    for now, earlier in zip(times, times[1:], strict=False):
+    for now, earlier in itertools.pairwise(times):
         matrix = posterior(log_p_x0, states, torch.tensor([now]), torch.tensor([earlier]), schedule)[0]
         probabilities = probabilities @ matrix
     counts = torch.bincount(result.tokens.flatten(), minlength=V + 1)

@@ -66,7 +66,13 @@ def test_blanks_at_the_ends_with_the_tokenizer_of_gpt2():
 
 @pytest.mark.parametrize(
     ("text", "match"),
-    [("a dog", "no blank"), ("", "no blank"), ("a _ dog", "no blank"), ("a [0] dog", "width 0"), ("a [] dog", "no blank")],
+    [
+        ("a dog", "no blank"),
+        ("", "no blank"),
+        ("a _ dog", "no blank"),
+        ("a [] dog", "no blank"),
+        ("a [0] dog", "width 0"),
+    ],
 )
 def test_bad_templates(tiny_tokenizer, text, match):
     with pytest.raises(DDCapError, match=match) as error:
@@ -84,7 +90,9 @@ def test_fill_widths():
 
 
 @pytest.mark.parametrize("method", ["best_first", "ancestral"])
-@pytest.mark.parametrize("text", ["a [2] dog [1]", "[3]", "[1] cat [1] very", "a ___", "___ dog ___", "a [2] dog __"])
+@pytest.mark.parametrize(
+    "text", ["a [2] dog [1]", "[3]", "[1] cat [1] very", "a ___", "___ dog ___", "a [2] dog __"]
+)
 def test_given_words_and_widths_are_kept(tiny_model, tiny_tokenizer, image, text, method):
     template = parse_template(text, tiny_tokenizer)
     tokens = filled(tiny_model, image, template, tiny_tokenizer, DecodingSettings(method=method))
@@ -99,9 +107,7 @@ def test_open_blank_takes_the_best_scored_width(tiny_model, tiny_tokenizer, imag
     for width in range(1, WIDEST_BLANK + 1):
         row = template.fill_widths([width], tiny_model.mask_id)
         with torch.no_grad():
-            result = decode(
-                tiny_model, image, torch.tensor([row]), torch.tensor([len(row)]), SETTINGS
-            )
+            result = decode(tiny_model, image, torch.tensor([row]), torch.tensor([len(row)]), SETTINGS)
             length_logits = tiny_model.length_logits(image).log_softmax(dim=1)[0]
         blanks = [i for i, token in enumerate(row) if token == tiny_model.mask_id]
         mean = result.confidences[0, blanks].log().mean() + length_logits[len(row) - 1]

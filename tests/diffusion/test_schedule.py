@@ -21,9 +21,7 @@ def test_cumulative_tables_are_one_step_matrices_multiplied_up(schedule, transit
         expected = torch.full((V, V), schedule.cumulative_replace[t].item(), dtype=torch.float64)
         expected += schedule.cumulative_keep[t] * torch.eye(V, dtype=torch.float64)
         torch.testing.assert_close(matrix[:V, :V], expected, rtol=0, atol=1e-12)
-        torch.testing.assert_close(
-            matrix[:V, V], schedule.cumulative_mask[t].expand(V), rtol=0, atol=1e-12
-        )
+        torch.testing.assert_close(matrix[:V, V], schedule.cumulative_mask[t].expand(V), rtol=0, atol=1e-12)
 
 
 def test_between_is_the_product_of_the_steps_between(schedule, transition_matrix):

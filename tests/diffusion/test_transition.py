@@ -42,9 +42,7 @@ def test_marginal_is_a_row_of_the_matrix(schedule, transition_matrix):
 
 def test_posterior_is_bayes_rule(schedule, transition_matrix, log_p_x0):
     for s, t in STRIDES:
-        to_s, s_to_t, to_t = (
-            transition_matrix(schedule, *ends) for ends in ((-1, s), (s, t), (-1, t))
-        )
+        to_s, s_to_t, to_t = (transition_matrix(schedule, *ends) for ends in ((-1, s), (s, t), (-1, t)))
         found = posterior(log_p_x0, every_state(), torch.tensor([t]), torch.tensor([s]), schedule)[0]
         for x_t in range(V + 1):
             if x_t == V and to_t[0, V] == 0:
@@ -117,9 +115,7 @@ def test_same_seed_same_sample(replacing_schedule):
     tokens = torch.arange(V).repeat(T, 20)
 
     def draw(seed):
-        return q_sample(
-            tokens, torch.arange(T), replacing_schedule, torch.Generator().manual_seed(seed)
-        )
+        return q_sample(tokens, torch.arange(T), replacing_schedule, torch.Generator().manual_seed(seed))
 
     assert torch.equal(draw(3), draw(3))
     assert not torch.equal(draw(3), draw(4))

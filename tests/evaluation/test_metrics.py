@@ -65,7 +65,7 @@ def test_both_tokenisations_give_the_same_scores(captions_json):
     references = {image: captions[1:] for image, captions in texts.items()}
     java, python = (score_captions(predictions, references, how) for how in ("ptb-java", "ptb-python"))
     assert java.metrics == python.metrics and java.per_image == python.per_image
-    assert 0 < java.metrics["CIDEr"]
+    assert java.metrics["CIDEr"] > 0
     assert (java.tokenization, python.tokenization) == ("ptb-java", "ptb-python")
 
 

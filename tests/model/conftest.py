@@ -5,7 +5,6 @@ import torch
 
 from ddcap.data.images import load_image
 from ddcap.model.ddcap import DDCapModel, ModelConfig
-from ddcap.model.image_encoder import build_image_encoder
 from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 
 VOCABULARY = 23
@@ -19,30 +18,38 @@ def clip_settings(tiny_clip_folder):
 @pytest.fixture(scope="session")
 def config(clip_settings):
     model = ModelSettings(
-        width=16, layers=2, heads=2, dropout=0.3, max_length=9, positions=11, projection_hidden=12, length_hidden=14
+        width=16,
+        layers=2,
+        heads=2,
+        dropout=0.3,
+        max_length=9,
+        positions=11,
+        projection_hidden=12,
+        length_hidden=14,
     )
     diffusion = DiffusionSettings(steps=8, mask_end=0.9)
     return ModelConfig(VOCABULARY, clip_settings, model, diffusion, DecodingSettings(guidance=1.3))
 
 
 @pytest.fixture(scope="session")
-def perturb():
-    """A function that makes every weight of a module that is trained differ from its start."""
+def perturbed():
+    """A function that builds a module and makes every trained weight differ from its start, always alike."""
 
-    def perturb(module, seed=0):
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
+    def perturbed(build, *arguments, seed=0):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.manual_seed(seed)
+            module = build(*arguments)
             for parameter in module.parameters():
                 if parameter.requires_grad:
-                    parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-        return module
+                    parameter += 0.3 * torch.randn_like(parameter)
+        return module.eval()
 
-    return perturb
+    return perturbed
 
 
 @pytest.fixture(scope="session")
-def shared_model(config, perturb):
-    return perturb(DDCapModel(config)).eval()
+def shared_model(config, perturbed):
+    return perturbed(DDCapModel, config)
 
 
 @pytest.fixture
@@ -62,13 +69,10 @@ def features(shared_model, photos):
 
 @pytest.fixture(scope="session")
 def trainable_config(config, clip_settings):
-    encoder = EncoderSettings(
-        kind="clip", name=clip_settings.name, image_size=32, fit="crop", trainable=True
-    )
+    encoder = EncoderSettings(kind="clip", name=clip_settings.name, image_size=32, fit="crop", trainable=True)
     return ModelConfig(VOCABULARY, encoder, config.model, config.diffusion, config.decoding)
 
 
 @pytest.fixture
-def trainable_model(trainable_config, perturb):
-    model = DDCapModel(trainable_config, build_image_encoder(trainable_config.encoder))
-    return perturb(model, seed=1).eval()
+def trainable_model(trainable_config, perturbed):
+    return perturbed(DDCapModel, trainable_config, seed=1)

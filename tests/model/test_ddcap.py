@@ -11,7 +11,9 @@ from ddcap.model.image_encoder import ImageFeatures
 from ddcap.recipe import DecodingSettings, DiffusionSettings, ModelSettings
 
 MASK = 23
-TOKENS = torch.tensor([[3, MASK, 5, 1, 0, 0], [MASK, 7, 8, 9, MASK, 1], [2, 2, MASK, 4, 1, 0], [6, MASK, 1, 0, 0, 0]])
+TOKENS = torch.tensor(
+    [[3, MASK, 5, 1, 0, 0], [MASK, 7, 8, 9, MASK, 1], [2, 2, MASK, 4, 1, 0], [6, MASK, 1, 0, 0, 0]]
+)
 LENGTHS = torch.tensor([4, 6, 5, 3])
 TIMESTEP = torch.tensor([0, 7, 3, 5])
 
@@ -53,7 +55,8 @@ def test_padding_is_not_read(model, features):
 
 def test_concentrated_attention_is_a_setting(model, config, features):
     settings = ModelSettings(**{**vars(config.model), "concentrated_attention": False})
-    dense = DDCapModel(ModelConfig(23, config.encoder, settings, config.diffusion, config.decoding), model.encoder)
+    changed = ModelConfig(23, config.encoder, settings, config.diffusion, config.decoding)
+    dense = DDCapModel(changed, model.encoder)
     dense.load_stored_state(model.stored_state())
     assert not torch.allclose(run(dense.eval(), features).logits, run(model, features).logits, atol=1e-3)
 
@@ -107,7 +110,8 @@ def test_token_loss_reaches_the_encoder(trainable_model):
 
 def test_without_length_prediction(config, model, features):
     settings = ModelSettings(**{**vars(config.model), "length_prediction": False})
-    plain = DDCapModel(ModelConfig(23, config.encoder, settings, config.diffusion, config.decoding), model.encoder)
+    changed = ModelConfig(23, config.encoder, settings, config.diffusion, config.decoding)
+    plain = DDCapModel(changed, model.encoder)
     assert run(plain.eval(), features).length_logits is None
     assert not any(name.startswith("length_head") for name in plain.stored_state())
 
@@ -147,17 +151,20 @@ def test_frozen_encoder_stays_out_of_the_file(model, tmp_path):
     names = load_file(tmp_path / WEIGHTS_NAME).keys()
     assert names
     assert not [name for name in names if name.startswith("encoder.")]
-    assert names | {name for name in model.state_dict() if name.startswith("encoder.")} == model.state_dict().keys()
+    left_out = {name for name in model.state_dict() if name.startswith("encoder.")}
+    assert names | left_out == model.state_dict().keys()
 
 
-def test_trained_encoder_is_in_the_file(trainable_model, tmp_path, photos):
+def test_trained_encoder_is_in_the_file(trainable_model, tmp_path):
     trainable_model.save_pretrained(tmp_path)
     assert load_file(tmp_path / WEIGHTS_NAME).keys() == trainable_model.state_dict().keys()
     loaded = DDCapModel.from_pretrained(tmp_path)
     pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(loaded.encoder(pixels).memory, trainable_model.encoder(pixels).memory)
-    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in trainable_model.state_dict().items())
+    state = loaded.state_dict()
+    for name, value in trainable_model.state_dict().items():
+        assert torch.equal(state[name], value), name
 
 
 def test_half_precision_file(model, tmp_path):
@@ -248,8 +255,7 @@ def test_weights_that_do_not_fit(model, tmp_path, change):
 
 
 def test_config_round_trip(config):
-    changed = ModelConfig(
-        7, config.encoder, ModelSettings(width=4, heads=2), DiffusionSettings(steps=3), DecodingSettings(length=2)
-    )
+    settings = ModelSettings(width=4, heads=2)
+    changed = ModelConfig(7, config.encoder, settings, DiffusionSettings(steps=3), DecodingSettings(length=2))
     plain = json.loads(json.dumps(changed.to_dict()))
     assert ModelConfig.from_dict(plain, "here") == changed

@@ -14,8 +14,8 @@ SETTINGS = ModelSettings(width=D, layers=2, heads=4, dropout=0.5, max_length=L, 
 
 
 @pytest.fixture(scope="module")
-def denoiser(perturb):
-    return perturb(Denoiser(SETTINGS, V, T)).eval()
+def denoiser(perturbed):
+    return perturbed(Denoiser, SETTINGS, V, T)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,8 @@ def hidden_states(denoiser, tokens, memory, *, lengths=None, timestep=None, conc
     batch, longest = tokens.shape
     lengths = torch.full((batch,), longest) if lengths is None else lengths
     timestep = torch.full((batch,), 3) if timestep is None else timestep
-    allowed = may_attend(tokens == MASK, torch.arange(longest) >= lengths.unsqueeze(1), concentrated=concentrated)
+    is_padding = torch.arange(longest) >= lengths.unsqueeze(1)
+    allowed = may_attend(tokens == MASK, is_padding, concentrated=concentrated)
     with torch.no_grad():
         return denoiser(tokens, timestep, denoiser.project_memory(memory), allowed)
 
@@ -158,8 +159,8 @@ def test_head_is_tied_to_the_embedding(denoiser, memory):
     assert wide == ["token_embedding.weight"]
 
 
-def test_dropout_only_in_training(perturb, memory):
-    dropping = perturb(Denoiser(SETTINGS, V, T)).train()
+def test_dropout_only_in_training(perturbed, memory):
+    dropping = perturbed(Denoiser, SETTINGS, V, T).train()
     assert not torch.allclose(
         hidden_states(dropping, CAPTIONS, memory), hidden_states(dropping, CAPTIONS, memory)
     )

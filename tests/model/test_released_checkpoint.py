@@ -6,7 +6,6 @@ import torch
 
 from ddcap.errors import CheckpointError, DDCapError
 from ddcap.model.ddcap import DDCapModel, ModelConfig
-from ddcap.model.image_encoder import build_image_encoder
 from ddcap.model.released_checkpoint import convert
 from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 
@@ -21,7 +20,7 @@ def tokenizer_folder(tiny_tokenizer, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ours(tiny_tokenizer, clip_settings, perturb):
+def ours(tiny_tokenizer, clip_settings, perturbed):
     """A random model with everything the release has."""
     settings = ModelSettings(
         width=WIDTH,
@@ -35,7 +34,7 @@ def ours(tiny_tokenizer, clip_settings, perturb):
     config = ModelConfig(
         tiny_tokenizer.vocabulary_size, clip_settings, settings, DiffusionSettings(), DecodingSettings()
     )
-    return perturb(DDCapModel(config, build_image_encoder(clip_settings))).eval()
+    return perturbed(DDCapModel, config)
 
 
 @pytest.fixture
@@ -96,9 +95,8 @@ def outputs(model, features):
     tokens = torch.tensor([[1, model.mask_id, 2, 3], [model.mask_id, 5, 6, 0]])
     with torch.no_grad():
         output = model(tokens, torch.tensor([19, 4]), torch.tensor([4, 3]), features)
-        free = model(
-            tokens, torch.tensor([19, 4]), torch.tensor([4, 3]), features, use_image=torch.zeros(2, dtype=torch.bool)
-        )
+        no_image = torch.zeros(2, dtype=torch.bool)
+        free = model(tokens, torch.tensor([19, 4]), torch.tensor([4, 3]), features, use_image=no_image)
     return torch.cat([output.logits.flatten(), output.length_logits.flatten(), free.logits.flatten()])
 
 
@@ -121,7 +119,7 @@ def test_data_parallel_prefix_and_wrapping(released, ours, features, convert_sta
     assert_same(convert_state({"model": prefixed, "epoch": 30}), ours, features)
 
 
-def test_without_length_head(released, features, convert_state):
+def test_without_length_head(released, convert_state):
     state = {name: value for name, value in released.items() if not name.startswith("len_head")}
     converted = convert_state(state)
     assert converted.length_head is None
@@ -195,17 +193,14 @@ def test_cut_file(released, tmp_path, tiny_clip_folder, tokenizer_folder, kept):
     torch.save(released, path)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * kept)])
-    refused(
-        lambda: convert(
-            path, tmp_path / "out", encoder=str(tiny_clip_folder), tokenizer=str(tokenizer_folder), heads=HEADS
-        ),
-        "cut.pt",
-    )
+    folders = {"encoder": str(tiny_clip_folder), "tokenizer": str(tokenizer_folder)}
+    refused(lambda: convert(path, tmp_path / "out", heads=HEADS, **folders), "cut.pt")
     assert not (tmp_path / "out").exists()
 
 
 def test_missing_file(tmp_path, tiny_clip_folder):
-    refused(lambda: convert(tmp_path / "no.pt", tmp_path / "out", encoder=str(tiny_clip_folder)), "no such file")
+    missing = tmp_path / "no.pt"
+    refused(lambda: convert(missing, tmp_path / "out", encoder=str(tiny_clip_folder)), "no such file")
 
 
 def test_missing_encoder(released, convert_state, tmp_path):

@@ -69,7 +69,10 @@ class ModelConfig:
         if missing:
             raise CheckpointError(f"{source}: has no section {min(missing)!r}; copy the model again")
         try:
-            sections = {name: parse_settings(kind, values[name], f"{source}, {name}") for name, kind in _SECTIONS.items()}
+            sections = {
+                name: parse_settings(kind, values[name], f"{source}, {name}")
+                for name, kind in _SECTIONS.items()
+            }
         except RecipeError as error:
             raise CheckpointError(str(error)) from None
         return cls(vocabulary_size=size, **sections)

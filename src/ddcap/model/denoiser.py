@@ -33,9 +33,8 @@ class MemoryKeysValues:
 
     def expand(self, images: int) -> MemoryKeysValues:
         """A single image as `images` images, without copying."""
-        return MemoryKeysValues(
-            tuple((key.expand(images, -1, -1, -1), value.expand(images, -1, -1, -1)) for key, value in self.layers)
-        )
+        shape = (images, -1, -1, -1)
+        return MemoryKeysValues(tuple((key.expand(shape), value.expand(shape)) for key, value in self.layers))
 
     def followed_by(self, other: MemoryKeysValues) -> MemoryKeysValues:
         """These images, then those of `other`."""

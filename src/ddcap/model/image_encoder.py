@@ -118,9 +118,11 @@ class ClipImageEncoder(ImageEncoder):
         super().__init__()
         try:
             from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+            from transformers.utils import logging as transformers_logging
         except ImportError:
             raise MissingExtraError("a CLIP image encoder", "clip") from None
         try:
+            transformers_logging.disable_progress_bar()  # it would draw into the terminal that shows the captions
             if pretrained:
                 self.network = CLIPVisionModelWithProjection.from_pretrained(settings.name)
             else:

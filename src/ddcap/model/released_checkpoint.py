@@ -158,7 +158,8 @@ def convert(
         model.load_stored_state(state)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{checkpoint}: does not fit encoder {encoder} ({error}); give the right --encoder, or a whole checkpoint"
+            f"{checkpoint}: does not fit encoder {encoder} ({error}); "
+            "give the right --encoder, or a whole checkpoint"
         ) from None
     model.save_pretrained(output)
     words.save(output)

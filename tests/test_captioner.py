@@ -1,0 +1,123 @@
+import shutil
+
+import pytest
+from PIL import Image
+
+import ddcap
+from ddcap import Caption, Captioner
+from ddcap.errors import CheckpointError, DDCapError, ImageError, RecipeError
+
+
+@pytest.fixture(scope="module")
+def captioner(tiny_model_folder):
+    return Captioner.from_pretrained(tiny_model_folder)
+
+
+def test_paths_and_images_give_the_same_caption(captioner, photos):
+    by_path, by_image = captioner([photos[0], Image.open(photos[0])])
+    assert isinstance(by_path, Caption)
+    assert by_path == by_image
+
+
+def test_one_image_needs_no_list(captioner, photos):
+    assert captioner(photos[1]) == captioner([str(photos[1])])
+
+
+def test_batch_equals_single(captioner, photos):
+    together = captioner(photos)
+    alone = [captioner(photo)[0] for photo in photos]
+    assert [caption.text for caption in together] == [caption.text for caption in alone]
+    for first, second in zip(together, alone, strict=True):
+        assert first.confidences == pytest.approx(second.confidences, rel=1e-3)
+
+
+def test_a_caption_is_consistent(captioner, photos):
+    for caption in captioner(photos):
+        assert len(caption.tokens) == len(caption.confidences) == caption.length
+        assert all(0 < confidence <= 1 for confidence in caption.confidences)
+        assert {event.position for event in caption.trace.events} == set(range(caption.length))
+        assert caption.trace.frames[-1] == caption.tokens
+        by_position = {event.position: event.probability for event in caption.trace.events}
+        assert caption.confidences == pytest.approx([by_position[i] for i in range(caption.length)])
+
+
+def test_length_is_respected(captioner, photos):
+    for length in (1, 5, 20):
+        assert [caption.length for caption in captioner(photos[:2], length=length)] == [length, length]
+
+
+def test_fewer_steps_commit_several_words_at_once(captioner, photos):
+    caption = captioner(photos[0], length=10, steps=3)[0]
+    steps = [event.step for event in caption.trace.events]
+    assert [steps.count(step) for step in range(3)] == [3, 3, 4]
+
+
+def test_same_seed_same_caption_other_seed_another(captioner, photos):
+    first, again, other = (
+        captioner(photos[0], temperature=1.0, length=12, seed=seed)[0].text for seed in (1, 1, 2)
+    )
+    assert first == again != other
+
+
+def test_the_ancestral_decoder_runs_by_setting(captioner, photos):
+    caption = captioner(photos[0], method="ancestral", seed=3)[0]
+    assert caption == captioner(photos[0], method="ancestral", seed=3)[0]
+    assert "▁" not in caption.text
+
+
+def test_several_captions_are_different_and_sorted(captioner, photos):
+    results = list(captioner.caption_each(photos[:2], num=4))
+    for result in results:
+        assert len(result.captions) == 4
+        assert len({caption.length for caption in result.captions}) == 4
+        scores = [caption.score for caption in result.captions]
+        assert scores == sorted(scores, reverse=True)
+    fixed = next(iter(captioner.caption_each(photos[:1], num=4, length=9))).captions
+    assert {caption.length for caption in fixed} == {9} and len({caption.text for caption in fixed}) > 1
+
+
+def test_a_bad_image_does_not_stop_the_others(captioner, photos, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(photos[0].read_bytes()[:2000])
+    results = list(captioner.caption_each([photos[0], broken, photos[1], tmp_path / "gone.jpg"], batch_size=2))
+    assert [result.error is None for result in results] == [True, False, True, False]
+    assert str(broken) in results[1].error and str(tmp_path / "gone.jpg") in results[3].error
+    assert results[2].captions[0] == captioner(photos[1])[0]
+    with pytest.raises(ImageError, match=r"broken\.jpg"):
+        captioner([photos[0], broken])
+
+
+def test_infill_keeps_the_given_words(captioner, photos):
+    caption = captioner.infill(photos[0], "a cat ___ the [2] camera")
+    words = caption.text.split()
+    assert words[:2] == ["a", "cat"] and words[-1] == "camera" and "the" in words
+    given = [confidence for confidence in caption.confidences if confidence == 1.0]
+    assert len(given) >= 4
+
+
+def test_wrong_settings_are_named(captioner, photos):
+    with pytest.raises(RecipeError, match=r"unknown setting 'guidence'; did you mean 'guidance'"):
+        captioner(photos[0], guidence=2)
+    with pytest.raises(RecipeError, match="steps=0"):
+        captioner(photos[0], steps=0)
+    with pytest.raises(DDCapError, match="length 30 is over this model's longest caption, 20"):
+        captioner(photos[0], length=30)
+    with pytest.raises(DDCapError, match="num=0"):
+        list(captioner.caption_each(photos, num=0))
+
+
+def test_a_model_that_is_not_there_or_damaged_is_named(tiny_model_folder, tmp_path):
+    with pytest.raises(CheckpointError, match=r"no such model; give 'default', a folder, or a Hub id"):
+        Captioner.from_pretrained(tmp_path / "nothing")
+    cut = shutil.copytree(tiny_model_folder, tmp_path / "cut")
+    content = (cut / "model.safetensors").read_bytes()
+    (cut / "model.safetensors").write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: damaged or cut short") as caught:
+        Captioner.from_pretrained(cut)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_package_names_what_it_offers():
+    assert ddcap.Captioner is Captioner
+    with pytest.raises(AttributeError, match="Captain"):
+        _ = ddcap.Captain

@@ -1,0 +1,131 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ddcap.cli import main
+
+
+@pytest.fixture
+def model(tiny_model_folder):
+    return ["--model", str(tiny_model_folder)]
+
+
+def test_caption_prints_a_table(model, photos, capsys):
+    assert main(["caption", *model, str(photos[0])]) == 0
+    output = capsys.readouterr()
+    assert photos[0].name in output.out.replace("\n", "") and "caption" in output.out
+    assert output.err == "" or "Loading" in output.err
+
+
+def test_caption_prints_one_json_object_per_image(model, photos, capsys):
+    arguments = ["--format", "jsonl", "--num", "3", "--steps", "4", "--guidance", "1.5"]
+    assert main(["caption", *model, *arguments, str(photos[0].parent)]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["image"] for line in lines] == [str(photo) for photo in photos]
+    assert all(len(line["captions"]) == 3 and line["caption"] == line["captions"][0]["caption"] for line in lines)
+    assert "trace" not in lines[0]
+
+
+def test_a_bad_image_gives_its_error_and_exit_status_1(model, photos, tmp_path, capsys):
+    renamed = tmp_path / "letter.jpg"
+    renamed.write_text("Dear Sir or Madam")
+    assert main(["caption", *model, "--format", "jsonl", str(renamed), str(photos[0])]) == 1
+    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert first.keys() == {"image", "error"} and "letter.jpg" in first["error"]
+    assert second["caption"]
+    assert main(["caption", *model, str(renamed), str(photos[0])]) == 1
+
+
+def test_trace_shows_every_step(model, photos, capsys):
+    assert main(["caption", *model, "--trace", "--length", "6", str(photos[0])]) == 0
+    shown = capsys.readouterr().out
+    for step in range(1, 7):
+        assert f" {step} " in shown
+    assert "%" in shown
+    assert main(["caption", *model, "--trace", "--length", "6", "--format", "jsonl", str(photos[0])]) == 0
+    trace = json.loads(capsys.readouterr().out)["trace"]
+    assert [event["step"] for event in trace] == list(range(6))
+    assert trace[0].keys() == {"step", "timestep", "position", "token_id", "token", "probability"}
+
+
+def test_infill(model, photos, capsys):
+    assert main(["infill", *model, str(photos[0]), "a cat ___ camera"]) == 0
+    assert capsys.readouterr().out.startswith("a cat ")
+    assert main(["infill", *model, str(photos[0]), "a cat"]) == 1
+    error = capsys.readouterr().err
+    assert "has no blank" in error and error.count("\n") == 1
+
+
+def test_evaluate_writes_predictions_and_prints_metrics(tiny_model_folder, captions_json, photos, tmp_path, capsys):
+    predictions = tmp_path / "predictions.json"
+    arguments = ["--data", str(captions_json), "--images", str(photos[0].parent), "--split", "train"]
+    arguments += ["--predictions", str(predictions), "--output", str(tmp_path / "scores.json")]
+    assert main(["evaluate", str(tiny_model_folder), *arguments, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert {"CIDEr", "BLEU-4", "ROUGE-L"} <= printed["metrics"].keys()
+    assert printed["tokenization"] in ("ptb-java", "ptb-python")
+    assert len(json.loads(predictions.read_text())) == printed["images"] == len(photos) - 2
+    per_image = json.loads((tmp_path / "scores.json").read_text())["per_image"]
+    assert len(per_image["CIDEr"]) == printed["images"]
+    assert main(["evaluate", str(tiny_model_folder), *arguments]) == 0
+    assert "CIDEr" in capsys.readouterr().out
+
+
+def test_export_halves_the_file_and_keeps_the_captions(tiny_model_folder, photos, tmp_path, capsys):
+    out = tmp_path / "exported"
+    assert main(["export", str(tiny_model_folder), str(out), "guidance=1.5"]) == 0
+    small, large = (folder / "model.safetensors" for folder in (out, tiny_model_folder))
+    assert small.stat().st_size < 0.6 * large.stat().st_size
+    capsys.readouterr()
+    main(["caption", "--model", str(out), "--format", "jsonl", str(photos[0])])
+    exported = json.loads(capsys.readouterr().out)["caption"]
+    main(["caption", "--model", str(tiny_model_folder), "--guidance", "1.5", "--format", "jsonl", str(photos[0])])
+    assert json.loads(capsys.readouterr().out)["caption"] == exported
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["caption", "--model", "/no/such/model", "x.jpg"], "/no/such/model: no such model"),
+        (["train", "no.yaml"], "no.yaml: no such recipe"),
+        (["convert", "no.pt", "out"], "no.pt: no such file"),
+    ],
+)
+def test_a_mistake_is_one_line_on_standard_error(arguments, words, capsys):
+    assert main(arguments) == 1
+    output = capsys.readouterr()
+    assert output.out == "" and words in output.err and output.err.count("\n") == 1
+
+
+def test_an_unknown_recipe_key_and_a_json_without_sentences(tmp_path, capsys, photos):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("training: {epoch: 3}")
+    assert main(["train", str(recipe)]) == 1
+    assert "unknown setting 'training.epoch'; did you mean 'epochs'" in capsys.readouterr().err
+    bare = tmp_path / "bare.json"
+    bare.write_text(json.dumps({"images": [{"filename": photos[0].name, "split": "train"}]}))
+    recipe.write_text(f"data: {{root: {tmp_path}, json: bare.json}}")
+    assert main(["train", str(recipe)]) == 1
+    assert "has no 'sentences'" in capsys.readouterr().err
+
+
+def test_an_empty_folder(model, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert main(["caption", *model, str(tmp_path / "empty")]) == 1
+    assert "the folder holds no image" in capsys.readouterr().err
+
+
+def test_help_of_every_command_runs():
+    for command in ("caption", "infill", "train", "evaluate", "convert", "export"):
+        with pytest.raises(SystemExit) as stop:
+            main([command, "--help"])
+        assert stop.value.code == 0
+
+
+def test_a_closed_pipe_is_no_traceback(model, photos):
+    command = f"{sys.executable} -m ddcap.cli caption {' '.join(model)} --format jsonl {photos[0].parent} | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert json.loads(done.stdout)["caption"] is not None
+    assert "Traceback" not in done.stderr
