@@ -52,7 +52,7 @@ def _caption(options: argparse.Namespace) -> int:
         else:
             shown.append(result)
     if options.format == "table":
-        console = Console(highlight=False, soft_wrap=False)
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
         if options.trace:
             for result in shown:
                 for caption in result.captions:
