@@ -6,6 +6,7 @@ Every run captions the image from its file; the table gives median, 10th and 90t
 """
 
 import argparse
+import itertools
 import statistics
 import time
 from pathlib import Path
@@ -42,7 +43,7 @@ def time_stages(captioner: Captioner, photo: str) -> dict[str, float]:
     mark(f"denoise, {len(result.timesteps)} steps")
     captioner.tokenizer.decode(result.tokens[0].tolist())
     mark("tokens to text")
-    return {stage: 1000 * (now - before) for (_, before), (stage, now) in zip(marks, marks[1:], strict=False)}
+    return {stage: 1000 * (now - before) for (_, before), (stage, now) in itertools.pairwise(marks)}
 
 
 def time_call(captioner: Captioner, photo: str) -> float:
@@ -54,7 +55,9 @@ def time_call(captioner: Captioner, photo: str) -> float:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="default")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=int, default=30)

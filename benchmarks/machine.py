@@ -11,8 +11,11 @@ def describe_machine() -> str:
     model = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.exists():
-        names = [line.partition(":")[2].strip() for line in information.read_text().splitlines() if "model name" in line]
+        names = [
+            line.partition(":")[2].strip()
+            for line in information.read_text().splitlines()
+            if "model name" in line
+        ]
         model = names[0] if names else model
-    return (
-        f"{model}, {torch.get_num_threads()} threads, torch {torch.__version__}, Python {platform.python_version()}"
-    )
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    return f"{model}, {torch.get_num_threads()} threads, {versions}"

@@ -1,6 +1,6 @@
 """Caption every image of a folder into a CSV file, going on after images that cannot be read.
 
-    python examples/caption_folder.py examples/photos captions.csv
+python examples/caption_folder.py examples/photos captions.csv
 """
 
 import argparse
@@ -13,7 +13,9 @@ from ddcap.data.images import find_images
 
 def main() -> None:
     """Caption, write, report what could not be read."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder")
     parser.add_argument("output")
     parser.add_argument("--model", default="default")

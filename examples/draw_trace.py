@@ -56,7 +56,9 @@ def draw(photo: Image.Image, caption: Caption) -> Image.Image:
 
 def main() -> None:
     """Caption, draw, save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("photo")
     parser.add_argument("output")
     parser.add_argument("--model", default="default")

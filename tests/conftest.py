@@ -83,7 +83,9 @@ def tiny_model_folder(
     """A saved model with random weights, large enough for its captions to differ, beside its tokenizer."""
     encoder = EncoderSettings(kind="clip", name=str(tiny_clip_folder), image_size=32, fit="crop")
     settings = ModelSettings(width=32, layers=2, heads=2, projection_hidden=16, length_hidden=16)
-    config = ModelConfig(tiny_tokenizer.vocabulary_size, encoder, settings, DiffusionSettings(), DecodingSettings())
+    config = ModelConfig(
+        tiny_tokenizer.vocabulary_size, encoder, settings, DiffusionSettings(), DecodingSettings()
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = DDCapModel(config)

@@ -79,7 +79,9 @@ def test_several_captions_are_different_and_sorted(captioner, photos):
 def test_a_bad_image_does_not_stop_the_others(captioner, photos, tmp_path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(photos[0].read_bytes()[:2000])
-    results = list(captioner.caption_each([photos[0], broken, photos[1], tmp_path / "gone.jpg"], batch_size=2))
+    results = list(
+        captioner.caption_each([photos[0], broken, photos[1], tmp_path / "gone.jpg"], batch_size=2)
+    )
     assert [result.error is None for result in results] == [True, False, True, False]
     assert str(broken) in results[1].error and str(tmp_path / "gone.jpg") in results[3].error
     assert results[2].captions[0] == captioner(photos[1])[0]

@@ -24,7 +24,9 @@ def test_caption_prints_one_json_object_per_image(model, photos, capsys):
     assert main(["caption", *model, *arguments, str(photos[0].parent)]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["image"] for line in lines] == [str(photo) for photo in photos]
-    assert all(len(line["captions"]) == 3 and line["caption"] == line["captions"][0]["caption"] for line in lines)
+    assert all(
+        len(line["captions"]) == 3 and line["caption"] == line["captions"][0]["caption"] for line in lines
+    )
     assert "trace" not in lines[0]
 
 
@@ -58,7 +60,9 @@ def test_infill(model, photos, capsys):
     assert "has no blank" in error and error.count("\n") == 1
 
 
-def test_evaluate_writes_predictions_and_prints_metrics(tiny_model_folder, captions_json, photos, tmp_path, capsys):
+def test_evaluate_writes_predictions_and_prints_metrics(
+    tiny_model_folder, captions_json, photos, tmp_path, capsys
+):
     predictions = tmp_path / "predictions.json"
     arguments = ["--data", str(captions_json), "--images", str(photos[0].parent), "--split", "train"]
     arguments += ["--predictions", str(predictions), "--output", str(tmp_path / "scores.json")]
@@ -81,7 +85,18 @@ def test_export_halves_the_file_and_keeps_the_captions(tiny_model_folder, photos
     capsys.readouterr()
     main(["caption", "--model", str(out), "--format", "jsonl", str(photos[0])])
     exported = json.loads(capsys.readouterr().out)["caption"]
-    main(["caption", "--model", str(tiny_model_folder), "--guidance", "1.5", "--format", "jsonl", str(photos[0])])
+    main(
+        [
+            "caption",
+            "--model",
+            str(tiny_model_folder),
+            "--guidance",
+            "1.5",
+            "--format",
+            "jsonl",
+            str(photos[0]),
+        ]
+    )
     assert json.loads(capsys.readouterr().out)["caption"] == exported
 
 
@@ -125,7 +140,8 @@ def test_help_of_every_command_runs():
 
 
 def test_a_closed_pipe_is_no_traceback(model, photos):
-    command = f"{sys.executable} -m ddcap.cli caption {' '.join(model)} --format jsonl {photos[0].parent} | head -n 1"
+    caption = f"{sys.executable} -m ddcap.cli caption {' '.join(model)} --format jsonl {photos[0].parent}"
+    command = f"{caption} | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert json.loads(done.stdout)["caption"] is not None
     assert "Traceback" not in done.stderr

@@ -1,8 +1,8 @@
 """DDCap: discrete diffusion for image captioning.
 
-    >>> from ddcap import Captioner
-    >>> captioner = Captioner.from_pretrained()
-    >>> captioner("photo.jpg")[0].text
+>>> from ddcap import Captioner
+>>> captioner = Captioner.from_pretrained()
+>>> captioner("photo.jpg")[0].text
 """
 
 from typing import TYPE_CHECKING, Any

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,14 +66,16 @@ class Captioner:
     def __init__(self, model: DDCapModel, tokenizer: CaptionTokenizer) -> None:
         if tokenizer.vocabulary_size != model.config.vocabulary_size:
             raise CheckpointError(
-                f"the tokenizer has {tokenizer.vocabulary_size} entries, the model {model.config.vocabulary_size}; "
-                "they are not from the same training"
+                f"the tokenizer has {tokenizer.vocabulary_size} entries, the model "
+                f"{model.config.vocabulary_size}; they are not from the same training"
             )
         self.model = model.eval()
         self.tokenizer = tokenizer
 
     @classmethod
-    def from_pretrained(cls, model: str | Path = DEFAULT_MODEL, device: str | torch.device = "cpu") -> Captioner:
+    def from_pretrained(
+        cls, model: str | Path = DEFAULT_MODEL, device: str | torch.device = "cpu"
+    ) -> Captioner:
         """Load a model.
 
         Args:
@@ -97,7 +100,7 @@ class Captioner:
         *,
         seed: int = 0,
         batch_size: int = 16,
-        **settings: object,
+        **settings: Any,
     ) -> list[Caption]:
         """One caption per image.
 
@@ -127,14 +130,14 @@ class Captioner:
         num: int = 1,
         seed: int = 0,
         batch_size: int = 16,
-        **settings: object,
+        **settings: Any,
     ) -> Iterator[ImageResult]:
         """Caption many images, one result each, in order; a bad image gives an error and the others go on.
 
         Args:
             images: paths or PIL images.
-            num: captions per image, the best first: each has another of the likeliest lengths, or, if the length is
-                fixed, each is another draw (at temperature 1, unless one is given).
+            num: captions per image, the best first: each has another of the likeliest lengths, or, if the
+                length is fixed, each is another draw (at temperature 1, unless one is given).
             seed: of the decoders that draw.
             batch_size: images computed at once.
             settings: decoding settings to change.
@@ -152,7 +155,7 @@ class Captioner:
         for start in range(0, len(images), batch_size):
             yield from self._caption_batch(images[start : start + batch_size], num, decoding, generator)
 
-    def infill(self, image: ImageSource, template: str, *, seed: int = 0, **settings: object) -> Caption:
+    def infill(self, image: ImageSource, template: str, *, seed: int = 0, **settings: Any) -> Caption:
         """Fill the blanks of a caption.
 
         Args:
@@ -172,7 +175,7 @@ class Captioner:
         filled = infill(self.model, features, parsed, decoding, self.tokenizer.padding_id, generator)
         return self._captions(filled.result, [filled.row])[0]
 
-    def settings(self, **changes: object) -> DecodingSettings:
+    def settings(self, **changes: Any) -> DecodingSettings:
         """The model's decoding settings with `changes`; those that are None are left alone.
 
         Raises:
@@ -184,10 +187,12 @@ class Captioner:
         )
         longest = self.model.config.model.max_length
         if merged.length is not None and merged.length > longest:
-            raise DDCapError(f"length {merged.length} is over this model's longest caption, {longest} tokens; lower it")
+            raise DDCapError(
+                f"length {merged.length} is over this model's longest caption, {longest} tokens; lower it"
+            )
         return merged
 
-    def save(self, folder: str | Path, dtype: torch.dtype = torch.float32, **settings: object) -> None:
+    def save(self, folder: str | Path, dtype: torch.dtype = torch.float32, **settings: Any) -> None:
         """Write model and tokenizer into `folder`, with decoding settings to become the model's own."""
         self.model.config = replace(self.model.config, decoding=self.settings(**settings))
         self.model.save_pretrained(folder, dtype)
@@ -222,8 +227,8 @@ class Captioner:
             except ImageError as error:
                 errors.append(str(error))
         captions = iter(self._decode(pixels, num, decoding, generator) if pixels else [])
-        for image, error in zip(images, errors, strict=True):
-            yield ImageResult(image, () if error else next(captions), error)
+        for image, reason in zip(images, errors, strict=True):
+            yield ImageResult(image, () if reason else next(captions), reason)
 
     @torch.inference_mode()
     def _decode(
@@ -265,7 +270,9 @@ def _find_model(model: str | Path) -> Path:
     if folder.exists():
         return folder
     if str(model).count("/") != 1 or str(model).startswith((".", "/", "~")):
-        raise CheckpointError(f"{model}: no such model; give 'default', a folder, or a Hub id like owner/name")
+        raise CheckpointError(
+            f"{model}: no such model; give 'default', a folder, or a Hub id like owner/name"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -14,9 +14,9 @@ from ddcap.errors import DDCapError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status (0 fine, 1 an error was reported, 2 wrong usage, 130 interrupted)."""
+    """Run one command; returns the exit status: 0 fine, 1 an error was reported, 130 interrupted."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    options = _parser().parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     try:
         status: int = options.run(options)
         return status
@@ -86,7 +86,9 @@ def _train(options: argparse.Namespace) -> int:
     from ddcap.training.loop import train
 
     recipe = load_recipe(options.recipe, options.overrides)
-    folder = train(recipe, resume=options.resume, progress_bar=lambda shards: _progress(shards, len(shards), "features"))
+    folder = train(
+        recipe, resume=options.resume, progress_bar=lambda shards: _progress(shards, len(shards), "features")
+    )
     print(folder)
     return 0
 
@@ -132,7 +134,13 @@ def _export(options: argparse.Namespace) -> int:
 def _convert(options: argparse.Namespace) -> int:
     from ddcap.model.released_checkpoint import convert
 
-    convert(options.checkpoint, options.output, encoder=options.encoder, tokenizer=options.tokenizer, heads=options.heads)
+    convert(
+        options.checkpoint,
+        options.output,
+        encoder=options.encoder,
+        tokenizer=options.tokenizer,
+        heads=options.heads,
+    )
     print(options.output)
     return 0
 
@@ -178,7 +186,8 @@ def _progress(items: Iterable[Any], total: int, what: str = "images") -> Iterabl
     return track(items, description=what, total=total, console=console, transient=True)
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
     parser = argparse.ArgumentParser(prog="ddcap", description="Discrete diffusion for image captioning.")
     parser.add_argument("--version", action="version", version=f"ddcap {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
@@ -190,15 +199,21 @@ def _parser() -> argparse.ArgumentParser:
 
     decoding = argparse.ArgumentParser(add_help=False)
     group = decoding.add_argument_group("decoding", "each defaults to the model's own setting")
-    group.add_argument("--method", choices=["best_first", "ancestral"], help="best-first, or the normal reverse process")
+    group.add_argument(
+        "--method", choices=["best_first", "ancestral"], help="best-first, or the normal reverse process"
+    )
     group.add_argument("--steps", type=int, help="denoising steps; fewer is faster")
     group.add_argument("--guidance", type=float, help="s of equation 8; over 1 follows the image more")
-    group.add_argument("--length", type=int, help="tokens of the caption, end token included, instead of predicting it")
+    group.add_argument(
+        "--length", type=int, help="tokens of the caption, end token included, instead of predicting it"
+    )
     group.add_argument("--temperature", type=float, help="0 takes the likeliest token, 1 samples")
 
     output = argparse.ArgumentParser(add_help=False)
     output.add_argument("--trace", action="store_true", help="show what was committed when")
-    output.add_argument("--format", choices=["table", "jsonl"], default="table", help="for people or for programs")
+    output.add_argument(
+        "--format", choices=["table", "jsonl"], default="table", help="for people or for programs"
+    )
 
     caption = commands.add_parser("caption", parents=[model, decoding, output], help="caption images")
     caption.add_argument("images", nargs="+", help="image files and folders")
@@ -206,7 +221,9 @@ def _parser() -> argparse.ArgumentParser:
     caption.add_argument("--batch-size", type=int, default=16, help="images computed at once (default: 16)")
     caption.set_defaults(run=_caption)
 
-    infill = commands.add_parser("infill", parents=[model, decoding, output], help="fill the blanks of a caption")
+    infill = commands.add_parser(
+        "infill", parents=[model, decoding, output], help="fill the blanks of a caption"
+    )
     infill.add_argument("image", help="image file")
     infill.add_argument("template", help="words with blanks: ___ of any width, [3] of three tokens")
     infill.set_defaults(run=_infill)
@@ -214,7 +231,9 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="train a model from a recipe")
     train.add_argument("recipe", help="YAML file, see recipes/")
     train.add_argument("overrides", nargs="*", help="settings to change: section.key=value")
-    train.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of training.output")
+    train.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint of training.output"
+    )
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", parents=[decoding], help="score a model on a data split")
@@ -226,19 +245,27 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--batch-size", type=int, default=16, help="images computed at once (default: 16)")
     evaluate.add_argument("--seed", type=int, default=0, help="for decoding that draws (default: 0)")
     evaluate.add_argument("--device", default="cpu", help="where to run (default: cpu)")
-    evaluate.add_argument("--predictions", default="predictions.json", help="where the captions are written before scoring")
+    evaluate.add_argument(
+        "--predictions", default="predictions.json", help="where the captions are written before scoring"
+    )
     evaluate.add_argument("--output", help="also write the result to this JSON file")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
     evaluate.set_defaults(run=_evaluate)
 
-    export = commands.add_parser("export", help="write a model in half precision, with other default decoding settings")
+    export = commands.add_parser(
+        "export", help="write a model in half precision, with other default decoding settings"
+    )
     export.add_argument("model", help="'default', a folder or a Hub id")
     export.add_argument("output", help="folder to write")
-    export.add_argument("decoding", nargs="*", help="decoding settings to make the default: guidance=1.3 steps=10")
+    export.add_argument(
+        "decoding", nargs="*", help="decoding settings to make the default: guidance=1.3 steps=10"
+    )
     export.add_argument("--dtype", default="float16", choices=["float16", "bfloat16", "float32"])
     export.set_defaults(run=_export)
 
-    convert = commands.add_parser("convert", help="turn a checkpoint of the authors' release into a model folder")
+    convert = commands.add_parser(
+        "convert", help="turn a checkpoint of the authors' release into a model folder"
+    )
     convert.add_argument("checkpoint", help="the released .pt file")
     convert.add_argument("output", help="folder to write")
     convert.add_argument("--encoder", default="openai/clip-vit-base-patch16", help="CLIP folder or Hub id")

@@ -46,12 +46,16 @@ def coloured(caption: Caption) -> Text:
 
 
 def print_trace(console: Console, name: str, caption: Caption) -> None:
-    """Print how `caption` came about: one line per step, the words of the step highlighted, with their probabilities."""
-    console.print(Panel(Group(*_trace_lines(caption.trace), Text(), coloured(caption)), title=name, expand=False))
+    """Print how `caption` came about: one line per step, its words highlighted, with their probabilities."""
+    console.print(
+        Panel(Group(*_trace_lines(caption.trace), Text(), coloured(caption)), title=name, expand=False)
+    )
 
 
 def _trace_lines(trace: Trace) -> list[Text]:
-    columns = [max(len(frame[position]) for frame in trace.frames) for position in range(len(trace.frames[0]))]
+    columns = [
+        max(len(frame[position]) for frame in trace.frames) for position in range(len(trace.frames[0]))
+    ]
     steps = sorted({event.step for event in trace.events})
     lines = []
     for frame, step in zip(trace.frames, steps, strict=True):

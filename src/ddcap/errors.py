@@ -25,4 +25,6 @@ class MissingExtraError(DDCapError):
     """A feature whose optional dependency is not installed."""
 
     def __init__(self, feature: str, extra: str) -> None:
-        super().__init__(f"{feature} needs packages that are not installed; run: pip install 'ddcap[{extra}]'")
+        super().__init__(
+            f"{feature} needs packages that are not installed; run: pip install 'ddcap[{extra}]'"
+        )

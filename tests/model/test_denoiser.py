@@ -126,6 +126,8 @@ def test_position_matters(denoiser, memory):
     swapped[:, [0, 3]] = CAPTIONS[:, [3, 0]]
     hidden, other = (hidden_states(denoiser, tokens, memory) for tokens in (CAPTIONS, swapped))
     assert not torch.allclose(other[:, 3], hidden[:, 0], atol=1e-3)
+    all_mask = hidden_states(denoiser, torch.full((1, L), MASK), memory[:1])[0]
+    assert (torch.pdist(all_mask) > 1e-3).all()
 
 
 def test_every_caption_has_its_own_timestep(denoiser, memory):

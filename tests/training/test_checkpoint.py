@@ -35,7 +35,9 @@ def test_a_half_written_checkpoint_is_not_listed_and_does_not_hinder_the_next(tm
     assert load_checkpoint(list_checkpoints(tmp_path)[-1]).progress.step == 2
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "average.safetensors", "optimizer.pt", "progress.json"])
+@pytest.mark.parametrize(
+    "name", ["weights.safetensors", "average.safetensors", "optimizer.pt", "progress.json"]
+)
 def test_a_file_cut_in_half_is_one_clear_line(tmp_path, name):
     path = save_checkpoint(tmp_path, make(1), keep=2)
     content = (path / name).read_bytes()

@@ -93,7 +93,15 @@ def test_a_run_killed_by_sigkill_and_resumed_equals_an_uninterrupted_one(recipe_
     train(load_recipe(recipe_file, [f"training.output={whole}", *longer]))
 
     cut = tmp_path / "cut"
-    command = [sys.executable, "-m", "ddcap.cli", "train", str(recipe_file), f"training.output={cut}", *longer]
+    command = [
+        sys.executable,
+        "-m",
+        "ddcap.cli",
+        "train",
+        str(recipe_file),
+        f"training.output={cut}",
+        *longer,
+    ]
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while not list_checkpoints(cut) and child.poll() is None and time.monotonic() < deadline:
@@ -107,17 +115,21 @@ def test_a_run_killed_by_sigkill_and_resumed_equals_an_uninterrupted_one(recipe_
     subprocess.run([*command, "--resume"], check=True, capture_output=True)
     assert same(weights(cut), weights(whole))
     assert same(averages(cut), averages(whole))
-    assert same(load_file(cut / "best" / "model.safetensors"), load_file(whole / "best" / "model.safetensors"))
+    assert same(
+        load_file(cut / "best" / "model.safetensors"), load_file(whole / "best" / "model.safetensors")
+    )
 
 
 def test_accumulating_parts_equals_the_whole_batch(recipe_file, tmp_path):
-    # no dropout and no drawn noise differ between the two: t, noise and image drop are drawn per part, so they are off
+    # t, noise and image drop are drawn per part, so whatever depends on them is off
     quiet = ["model.dropout=0", "training.image_free_probability=0", "diffusion.steps=1", "training.epochs=2"]
     quiet += ["diffusion.mask_end=0.000009", "diffusion.keep_end=0.99999", "data.views=1"]
     for parts in (1, 2):
         output = tmp_path / f"parts{parts}"
         train(
-            load_recipe(recipe_file, [*quiet, f"training.output={output}", f"training.gradient_accumulation={parts}"])
+            load_recipe(
+                recipe_file, [*quiet, f"training.output={output}", f"training.gradient_accumulation={parts}"]
+            )
         )
     first, second = weights(tmp_path / "parts1"), weights(tmp_path / "parts2")
     for name in first:
@@ -150,11 +162,13 @@ def test_eight_real_images_are_over_fitted_and_recited(recipe_file, tmp_path, ph
     changes += ["model.projection_hidden=32", "training.length_loss_weight=3"]
     captioner = Captioner.from_pretrained(train(load_recipe(recipe_file, changes)))
     said = [caption.text for caption in captioner(photos)]
-    wanted = [captioner.tokenizer.decode(captioner.tokenizer.encode(e["sentences"][0]["raw"])) for e in entries]
+    wanted = [
+        captioner.tokenizer.decode(captioner.tokenizer.encode(e["sentences"][0]["raw"])) for e in entries
+    ]
     assert said == wanted
 
 
-def test_mistakes_are_one_line(recipe_file, tmp_path):
+def test_mistakes_are_one_line(recipe_file):
     with pytest.raises(DataError, match=r"data\.root=.*no such folder"):
         train(load_recipe(recipe_file, ["data.root=/nowhere"]))
     with pytest.raises(CheckpointError, match="no checkpoint to resume from"):
@@ -180,5 +194,9 @@ def test_training_without_pictures_names_the_missing_one(recipe_file, tmp_path):
 
 def test_workers_read_the_same_batches(recipe_file, tmp_path):
     for workers in (0, 1):
-        train(load_recipe(recipe_file, [f"data.workers={workers}", f"training.output={tmp_path / str(workers)}"]))
+        train(
+            load_recipe(
+                recipe_file, [f"data.workers={workers}", f"training.output={tmp_path / str(workers)}"]
+            )
+        )
     assert same(weights(tmp_path / "0"), weights(tmp_path / "1"))

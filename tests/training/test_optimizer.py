@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -14,7 +15,7 @@ def test_learning_rate_warms_up_linearly_then_follows_a_cosine_to_zero():
     assert rates[10] == pytest.approx(2.0)
     assert rates[55] == pytest.approx(2.0 * 0.5 * (1 + math.cos(math.pi * 0.5)))
     assert rates[100] == pytest.approx(0.0)
-    assert all(later < earlier for earlier, later in zip(rates[10:], rates[11:], strict=False))
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates))
 
 
 def test_no_warm_up_starts_at_the_peak():
@@ -23,7 +24,9 @@ def test_no_warm_up_starts_at_the_peak():
 
 @pytest.fixture
 def model(tiny_clip_folder):
-    encoder = EncoderSettings(kind="clip", name=str(tiny_clip_folder), image_size=32, fit="crop", trainable=True)
+    encoder = EncoderSettings(
+        kind="clip", name=str(tiny_clip_folder), image_size=32, fit="crop", trainable=True
+    )
     settings = ModelSettings(width=16, layers=1, heads=2, projection_hidden=8, length_hidden=8)
     return DDCapModel(ModelConfig(50, encoder, settings, DiffusionSettings(), DecodingSettings()))
 
@@ -37,7 +40,9 @@ def test_groups_cover_every_trainable_parameter_once(model):
 
 
 def test_one_dimensional_parameters_do_not_decay_and_the_encoder_has_its_own_rate(model):
-    optimizer = build_optimizer(model, TrainingSettings(learning_rate=1e-3, weight_decay=0.1, encoder_rate=0.07))
+    optimizer = build_optimizer(
+        model, TrainingSettings(learning_rate=1e-3, weight_decay=0.1, encoder_rate=0.07)
+    )
     names = {id(p): name for name, p in model.named_parameters()}
     set_learning_rate(optimizer, 1e-3)
     for group in optimizer.param_groups:

@@ -47,7 +47,9 @@ class Evaluation:
     def to_text(self) -> str:
         """What people read."""
         lines = [f"{name:<8} {value:6.1f}" for name, value in self.scores.metrics.items()]
-        lines.append(f"{len(self.predictions)} images of split {self.split}, tokenised by {self.scores.tokenization}")
+        lines.append(
+            f"{len(self.predictions)} images of split {self.split}, tokenised by {self.scores.tokenization}"
+        )
         lines.extend(f"not captioned: {reason}" for reason in self.failed.values())
         return "\n".join(lines)
 
@@ -63,7 +65,7 @@ def evaluate(
     batch_size: int = 16,
     predictions_path: str | Path | None = None,
     progress: Callable[[Iterable[Any], int], Iterable[Any]] = lambda items, _: items,
-    **decoding: object,
+    **decoding: Any,
 ) -> Evaluation:
     """Caption a split and score it.
 
@@ -97,7 +99,9 @@ def evaluate(
         reason = next(iter(failed.values()))
         raise DataError(f"not one of {len(records)} pictures could be captioned; the first: {reason}")
     if predictions_path is not None:
-        _write_json(predictions_path, [{"image_id": image, "caption": text} for image, text in predictions.items()])
+        _write_json(
+            predictions_path, [{"image_id": image, "caption": text} for image, text in predictions.items()]
+        )
     references = {record.image_id: record.captions for record in records}
     scores = score_captions(predictions, references)
     return Evaluation(scores, predictions, failed, split, dump_settings(captioner.settings(**decoding)))

@@ -122,7 +122,7 @@ class ClipImageEncoder(ImageEncoder):
         except ImportError:
             raise MissingExtraError("a CLIP image encoder", "clip") from None
         try:
-            transformers_logging.disable_progress_bar()  # it would draw into the terminal that shows the captions
+            transformers_logging.disable_progress_bar()  # it would draw between the captions
             if pretrained:
                 self.network = CLIPVisionModelWithProjection.from_pretrained(settings.name)
             else:

@@ -7,6 +7,7 @@ differ between versions and are recognised by their shape.
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 from pathlib import Path
@@ -20,6 +21,8 @@ from ddcap.errors import CheckpointError, MissingExtraError
 from ddcap.model.ddcap import DDCapModel, ModelConfig
 from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
 from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings, parse_settings
+
+logger = logging.getLogger("ddcap")
 
 _NORMS = {"ln_1": "norm_self", "ln_cross_attn": "norm_cross", "ln_2": "norm_mlp"}
 _LINEARS = {
@@ -52,6 +55,9 @@ _IGNORED = re.compile(
 )
 
 
+_ENCODER_NAMES = ("clip_model.", "clip.", "image_encoder.")
+
+
 def rename_released(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The released state under our names, [out, in] weights.
 
@@ -69,8 +75,12 @@ def rename_released(state: dict[str, Tensor]) -> dict[str, Tensor]:
         raise CheckpointError("not a checkpoint of the release: gpt.transformer.wte.weight is missing")
     ours: dict[str, Tensor] = {}
     unknown: dict[str, Tensor] = {}
+    encoder_weights = 0
     for name, value in state.items():
-        if _IGNORED.match(name) or name.startswith(("clip_model.", "clip.", "image_encoder.")):
+        if _IGNORED.match(name):
+            continue
+        if name.startswith(_ENCODER_NAMES):
+            encoder_weights += 1
             continue
         if name in _TOP:
             ours[_TOP[name]] = value
@@ -79,6 +89,12 @@ def rename_released(state: dict[str, Tensor]) -> dict[str, Tensor]:
             ours.update([_rename_block(name, number, part, kind, value)])
         else:
             unknown[name] = value
+    if encoder_weights:
+        logger.warning(
+            "the checkpoint holds %d weights of its image encoder, which are left out; if it was trained, "
+            "captions will be worse than the release's",
+            encoder_weights,
+        )
     ours.update(_recognise_by_shape(unknown, width=state["gpt.transformer.wte.weight"].shape[1]))
     _check_complete(ours)
     return ours

@@ -1,7 +1,8 @@
 """Checkpoints: self-describing, atomic, exact to resume from; a frozen encoder is left out.
 
 A checkpoint is a folder `checkpoints/step_00001500/` with the trained weights and their moving average
-(safetensors), the optimizer (`weights_only`) and a small JSON. It is written under another name and renamed at the end.
+(safetensors), the optimizer (`weights_only`) and a small JSON. It is written under another name and renamed at
+the end.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ def save_checkpoint(output: Path, checkpoint: Checkpoint, keep: int) -> Path:
     save_file(_contiguous(checkpoint.weights), temporary / "weights.safetensors")
     save_file(_contiguous(checkpoint.average), temporary / "average.safetensors")
     torch.save(checkpoint.optimizer, temporary / "optimizer.pt")
-    (temporary / "progress.json").write_text(json.dumps(asdict(checkpoint.progress), indent=1), encoding="utf-8")
+    (temporary / "progress.json").write_text(
+        json.dumps(asdict(checkpoint.progress), indent=1), encoding="utf-8"
+    )
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
     for old in list_checkpoints(output)[:-keep]:

@@ -29,7 +29,9 @@ class Journal:
         active: False writes nothing (every process but the main one).
     """
 
-    def __init__(self, output: Path, log_every: int, first_step: int, total_steps: int, *, active: bool) -> None:
+    def __init__(
+        self, output: Path, log_every: int, first_step: int, total_steps: int, *, active: bool
+    ) -> None:
         self._log_every = log_every
         self._active = active
         self._sums: dict[str, Tensor] = {}
@@ -70,13 +72,17 @@ class Journal:
     def step(self, step: int, learning_rate: float, gradient_norm: Tensor) -> None:
         """Count a finished step; write a line when one is due."""
         self._count += 1
-        self._sums["gradient_norm"] = self._sums.get("gradient_norm", torch.zeros_like(gradient_norm)) + gradient_norm
+        self._sums["gradient_norm"] = (
+            self._sums.get("gradient_norm", torch.zeros_like(gradient_norm)) + gradient_norm
+        )
         self._bar.update(self._task, completed=step)
         if step % self._log_every:
             return
         seconds = time.monotonic() - self._since
         line = {name: round(float(value) / self._count, 5) for name, value in self._sums.items()}
-        self.write(step, "train", {**line, "learning_rate": learning_rate, "steps_per_second": self._count / seconds})
+        self.write(
+            step, "train", {**line, "learning_rate": learning_rate, "steps_per_second": self._count / seconds}
+        )
         self._bar.update(self._task, note=f"loss {line['loss']:.3f}")
         self._sums, self._count, self._since = {}, 0, time.monotonic()
 

@@ -115,7 +115,7 @@ class Run:
     def precision(self) -> torch.autocast:
         """The autocast of the forward pass.
 
-        Accelerate's own is a global of the process, so that a second training with another precision would fail.
+        Accelerate's own is a global of the process: a second training with another precision would fail.
         """
         enabled = self.recipe.training.mixed_precision == "bf16"
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=enabled)
@@ -186,7 +186,8 @@ class Run:
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise CheckpointError(
-                f"{path}: made with other model settings ({reason}); resume with the recipe it was started with"
+                f"{path}: made with other model settings ({reason}); "
+                "resume with the recipe it was started with"
             ) from None
         self.progress = dataclasses.replace(checkpoint.progress, recipe=dump_settings(self.recipe))
 
@@ -196,8 +197,8 @@ def _images_per_step(recipe: Recipe, processes: int) -> int:
     accumulation = recipe.training.gradient_accumulation
     if images % (processes * accumulation):
         raise RecipeError(
-            f"training.batch_size={recipe.training.batch_size} makes {images} pictures a step, which {processes} "
-            f"processes and {accumulation} accumulation parts cannot share evenly; change one"
+            f"training.batch_size={recipe.training.batch_size} makes {images} pictures a step, which "
+            f"{processes} processes and {accumulation} accumulation parts cannot share evenly; change one"
         )
     return images
 

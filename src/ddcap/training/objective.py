@@ -1,4 +1,4 @@
-"""The training loss: L_x0 = -log p(x_0 | x_t, y) over all real positions, plus the length head's cross-entropy."""
+"""The training loss: L_x0 = -log p(x_0 | x_t, y) over all real positions, and the length's cross-entropy."""
 
 from __future__ import annotations
 
@@ -61,5 +61,7 @@ def caption_loss(
     token_loss = F.cross_entropy(output.logits.float(), target, label_smoothing=label_smoothing)
     if output.length_logits is None:
         return Losses(token_loss, torch.zeros((), device=device))
-    length_logits = output.length_logits.float().repeat_interleave(captions // len(features.memory), dim=0)  # (B, .)
+    length_logits = output.length_logits.float().repeat_interleave(
+        captions // len(features.memory), dim=0
+    )  # (B, .)
     return Losses(token_loss, F.cross_entropy(length_logits, batch.lengths - 1))

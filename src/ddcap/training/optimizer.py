@@ -11,7 +11,7 @@ from ddcap.recipe import TrainingSettings
 
 
 def build_optimizer(model: DDCapModel, settings: TrainingSettings) -> torch.optim.AdamW:
-    """AdamW over everything that trains: no weight decay on one-dimensional parameters, the encoder at its own rate.
+    """AdamW over everything that trains; no weight decay on 1-d parameters, the encoder at its own rate.
 
     Every group carries `rate`, the factor its learning rate has to `learning_rate_at`.
     """

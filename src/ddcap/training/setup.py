@@ -55,7 +55,9 @@ def prepare(recipe: Recipe, *, resume: bool, progress: ProgressBar = iter) -> Tr
     output = Path(recipe.training.output)
     checkpoints = list_checkpoints(output)
     if checkpoints and not resume:
-        raise CheckpointError(f"{output}: already holds a run; add --resume to go on, or set training.output=...")
+        raise CheckpointError(
+            f"{output}: already holds a run; add --resume to go on, or set training.output=..."
+        )
     if resume and not checkpoints:
         raise CheckpointError(f"{output}: holds no checkpoint to resume from; leave out --resume to start")
     train_records = _load_split(recipe.data, "train")
@@ -83,14 +85,18 @@ def prepare(recipe: Recipe, *, resume: bool, progress: ProgressBar = iter) -> Tr
     torch.manual_seed(recipe.training.seed)
     model = DDCapModel(config, encoder)
     if not recipe.training.image_free_probability:
-        model.image_free_memory.requires_grad_(False)  # never used then; several processes would wait for its gradient
+        model.image_free_memory.requires_grad_(
+            False
+        )  # never used then; several processes would wait for its gradient
     return TrainingInputs(model, tokenizer, train_data, val_data, output)
 
 
 def _load_split(settings: DataSettings, split: str) -> list[CaptionedImage]:
     root = Path(settings.root)
     if not root.is_dir():
-        raise DataError(f"data.root={settings.root}: no such folder; set data.root to the folder of your data set")
+        raise DataError(
+            f"data.root={settings.root}: no such folder; set data.root to the folder of your data set"
+        )
     return load_karpathy(root / settings.json, root / settings.images, split)
 
 
