@@ -1,8 +1,7 @@
 """Checkpoints: self-describing, atomic, exact to resume from; a frozen encoder is left out.
 
 A checkpoint is a folder `checkpoints/step_00001500/` with the trained weights and their moving average
-(safetensors), the optimizer (`weights_only`) and a small JSON. It is written under another name and renamed at
-the end.
+(safetensors), the optimizer (`weights_only`) and a small JSON. It is written aside first, then renamed.
 """
 
 from __future__ import annotations

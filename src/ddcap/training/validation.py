@@ -55,7 +55,7 @@ def validate(
     samples: int,
     device: torch.device,
 ) -> Validation:
-    """Validate `model` (in evaluation mode) on the first pictures of `data`, with the same noise every time."""
+    """Validate `model` (in evaluation mode) on the first pictures of `data`, always with the same noise."""
     generator = torch.Generator(device).manual_seed(0)
     totals = torch.zeros(3, dtype=torch.float64)  # loss x tokens, tokens, length loss x captions
     captions: dict[str, str] = {}
