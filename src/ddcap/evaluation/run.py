@@ -11,6 +11,7 @@ from typing import Any
 from ddcap.captioner import Captioner
 from ddcap.data.karpathy import load_karpathy
 from ddcap.errors import DataError
+from ddcap.evaluation.bootstrap import bootstrap_interval
 from ddcap.evaluation.metrics import Scores, score_captions
 from ddcap.recipe import dump_settings
 
@@ -33,10 +34,16 @@ class Evaluation:
     split: str
     decoding: dict[str, Any]
 
+    @property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % bootstrap interval over images, of the metrics that are a mean over images."""
+        return {name: bootstrap_interval(values) for name, values in self.scores.per_image.items()}
+
     def to_dict(self) -> dict[str, Any]:
         """What `--json` prints."""
         return {
             "metrics": {name: round(value, 3) for name, value in self.scores.metrics.items()},
+            "intervals_95": {name: [round(end, 2) for end in ends] for name, ends in self.intervals.items()},
             "images": len(self.predictions),
             "failed": self.failed,
             "split": self.split,
@@ -46,9 +53,13 @@ class Evaluation:
 
     def to_text(self) -> str:
         """What people read."""
-        lines = [f"{name:<8} {value:6.1f}" for name, value in self.scores.metrics.items()]
+        intervals = {name: f"  [{low:.1f}, {high:.1f}]" for name, (low, high) in self.intervals.items()}
+        lines = [
+            f"{name:<8} {value:6.1f}{intervals.get(name, '')}" for name, value in self.scores.metrics.items()
+        ]
         lines.append(
-            f"{len(self.predictions)} images of split {self.split}, tokenised by {self.scores.tokenization}"
+            f"{len(self.predictions)} images of split {self.split}, tokenised by {self.scores.tokenization}; "
+            "in brackets the 95 % bootstrap interval over images"
         )
         lines.extend(f"not captioned: {reason}" for reason in self.failed.values())
         return "\n".join(lines)
