@@ -61,10 +61,14 @@ def _trace_lines(trace: Trace) -> list[Text]:
     for frame, step in zip(trace.frames, steps, strict=True):
         events = [event for event in trace.events if event.step == step]
         fresh = {event.position: event.probability for event in events}
-        line = Text(f"{step + 1:>3} ", style="dim")
+        line = Text()
+        line.append(f"{step + 1:>3} ", style="dim")
         for position, piece in enumerate(frame):
             shown, style = _piece(piece, fresh.get(position))
-            line.append(shown.ljust(max(columns[position], 2)), style=style)
+            word = shown.lstrip()
+            line.append(" " * (len(shown) - len(word)))
+            line.append(word, style=style)
+            line.append(" " * (max(columns[position], 2) - len(shown)))
         line.append("  ")
         for event in events:
             label = event.token.strip() or "end"

@@ -66,6 +66,13 @@ def test_nothing_is_mask_at_the_end(schedule, steps):
     assert (result.history[1:][was_word] != MASK).all()
 
 
+def test_nothing_is_mask_at_the_end_however_hot(schedule):
+    generator = torch.Generator().manual_seed(0)
+    predict = undecided(torch.full((V,), 1 / V))
+    result = decode_ancestral(predict, BLANK, LENGTHS, schedule, temperature=100.0, generator=generator)
+    assert (result.tokens != MASK).all()
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 8])
 def test_one_token_captions_follow_the_chain(steps):
     schedule = linear_schedule(SETTINGS["replacement"], V)

@@ -1,4 +1,5 @@
 import itertools
+import math
 import time
 
 import pytest
@@ -101,11 +102,14 @@ def test_given_words_and_widths_are_kept(tiny_model, tiny_tokenizer, image, text
     assert matches(tokens, template, tiny_model.mask_id)
 
 
-def test_open_blank_takes_the_best_scored_width(tiny_model, tiny_tokenizer, image):
-    template = parse_template("a ___ dog", tiny_tokenizer)
+@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("text", ["a ___ dog", "___ cat", "[3] ___", "[5] ___ in front"])
+def test_open_blank_takes_the_best_scored_width(tiny_model, tiny_tokenizer, features, text, number):
+    image = ImageFeatures(features.memory[[number]], features.summary[[number]])
+    template = parse_template(text, tiny_tokenizer)
     scores = {}
     for width in range(1, WIDEST_BLANK + 1):
-        row = template.fill_widths([width], tiny_model.mask_id)
+        row = template.fill_widths([blank or width for blank in template.blanks], tiny_model.mask_id)
         with torch.no_grad():
             result = decode(tiny_model, image, torch.tensor([row]), torch.tensor([len(row)]), SETTINGS)
             length_logits = tiny_model.length_logits(image).log_softmax(dim=1)[0]
@@ -142,6 +146,13 @@ def test_only_widths_that_fit_are_tried(tiny_model, tiny_tokenizer, image):
     template = parse_template("___ ___ ___ [7]", tiny_tokenizer)  # 11 tokens at least, 12 at most
     infilling = infill(tiny_model, image, template, SETTINGS, tiny_tokenizer.padding_id)
     assert sorted(infilling.result.lengths.tolist()) == [11, 12, 12, 12]
+
+
+def test_of_very_many_widths_the_narrow_ones_are_tried(tiny_model, tiny_tokenizer, image):
+    template = parse_template(" ".join(["___"] * 8), tiny_tokenizer)  # 65,536 widths, most over 12 tokens
+    infilling = infill(tiny_model, image, template, SETTINGS, tiny_tokenizer.padding_id)
+    spare = [math.comb(8 + extra - 1, extra) for extra in range(4)]  # ways to share out 0 to 3 extra tokens
+    assert torch.bincount(infilling.result.lengths)[9:].tolist() == spare
 
 
 def test_many_open_blanks_stay_affordable(tiny_model, tiny_tokenizer, image):

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -165,6 +167,14 @@ def test_trained_encoder_is_in_the_file(trainable_model, tmp_path):
     state = loaded.state_dict()
     for name, value in trainable_model.state_dict().items():
         assert torch.equal(state[name], value), name
+
+
+def test_trained_encoder_needs_no_published_weights(trainable_config, tiny_clip_folder, tmp_path):
+    clip = shutil.copytree(tiny_clip_folder, tmp_path / "clip")
+    encoder = dataclasses.replace(trainable_config.encoder, name=str(clip))
+    DDCapModel(dataclasses.replace(trainable_config, encoder=encoder)).save_pretrained(tmp_path / "model")
+    (clip / "model.safetensors").unlink()
+    assert DDCapModel.from_pretrained(tmp_path / "model").encoder.memory_positions == 16
 
 
 def test_half_precision_file(model, tmp_path):
