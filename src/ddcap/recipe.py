@@ -272,7 +272,7 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
 
 def _explain(section_type: type, problem: Any) -> str:
     """One readable clause for one pydantic problem."""
-    where = ".".join(str(part) for part in problem["loc"])
+    where = ".".join(str(part) for part in problem["loc"]) or "settings"
     if problem["type"] == "unexpected_keyword_argument":
         fields = _fields_at(section_type, problem["loc"][:-1])
         near = difflib.get_close_matches(str(problem["loc"][-1]), fields, n=1)

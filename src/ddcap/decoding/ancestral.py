@@ -43,14 +43,17 @@ def decode_ancestral(
     confidences = torch.ones(tokens.shape, device=tokens.device)
     for now, earlier in itertools.pairwise(grid):
         timestep = torch.full((batch,), now, device=tokens.device)
+        log_p_x0 = predict(tokens, timestep)  # (B, L, V)
         probabilities = posterior(
-            predict(tokens, timestep), tokens, timestep, torch.full_like(timestep, earlier), schedule
-        )
+            log_p_x0, tokens, timestep, torch.full_like(timestep, earlier), schedule
+        )  # (B, L, V + 1)
         log_probabilities = probabilities.clamp(min=1e-30).log()
         if earlier == -1:
             log_probabilities[..., mask_id] = -torch.inf  # 1e-30 is not 0: nothing is MASK at the end
         chosen = choose_tokens(log_probabilities, temperature, generator)
-        chosen_probability = probabilities.gather(2, chosen.unsqueeze(2)).squeeze(2)
+        # how sure the model is of a word is p(x_0 | x_t); p(x_s | x_t) would mostly say how far t moved
+        word = chosen.clamp(max=mask_id - 1).unsqueeze(2)
+        chosen_probability = log_p_x0.gather(2, word).squeeze(2).exp()
         after = torch.where(wanted, chosen, tokens)
         confidences = torch.where(after != tokens, chosen_probability, confidences)
         tokens = after

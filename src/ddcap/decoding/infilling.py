@@ -22,7 +22,7 @@ from ddcap.model.image_encoder import ImageFeatures
 from ddcap.recipe import DecodingSettings
 
 WIDEST_BLANK = 4  # tokens tried for a blank of unknown width
-MOST_CANDIDATES = 256  # width combinations decoded at once
+MOST_CANDIDATES = 64  # width combinations decoded at once
 _BLANK = re.compile(r"_{2,}|\[(\d+)\]")
 
 

@@ -7,6 +7,7 @@ width, S summary width, V words.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -238,7 +239,9 @@ class DDCapModel(nn.Module):
             name: (value.to(dtype) if value.is_floating_point() else value).contiguous()
             for name, value in self.stored_state().items()
         }
-        save_file(state, folder / WEIGHTS_NAME)
+        temporary = folder / f".writing_{WEIGHTS_NAME}"
+        save_file(state, temporary)
+        os.replace(temporary, folder / WEIGHTS_NAME)  # a model that was here before stays whole until then
         (folder / CONFIG_NAME).write_text(
             json.dumps(self.config.to_dict(), indent=2) + "\n", encoding="utf-8"
         )
