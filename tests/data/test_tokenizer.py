@@ -61,8 +61,8 @@ def test_compact_vocabulary_has_at_most_the_asked_size_and_whole_words(captions_
 
 def test_training_twice_gives_the_same_tokenizer(captions_json, tiny_tokenizer):
     captions = [s["raw"] for e in json.loads(captions_json.read_text())["images"] for s in e["sentences"]]
-    assert CaptionTokenizer.train_compact(captions, 200).fingerprint() == tiny_tokenizer.fingerprint()
-    assert CaptionTokenizer.train_compact(captions, 64).fingerprint() != tiny_tokenizer.fingerprint()
+    assert CaptionTokenizer.train_compact(captions, 200).to_json() == tiny_tokenizer.to_json()
+    assert CaptionTokenizer.train_compact(captions, 64).to_json() != tiny_tokenizer.to_json()
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_pieces_show_masks(tokenizer):
 def test_saved_and_loaded_it_is_the_same(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     again = CaptionTokenizer.load(tmp_path)
-    assert again.fingerprint() == tokenizer.fingerprint()
+    assert again.to_json() == tokenizer.to_json()
     assert again.encode_batch(CAPTIONS) == tokenizer.encode_batch(CAPTIONS)
     assert (again.end_id, again.mask_id) == (tokenizer.end_id, tokenizer.mask_id)
 
@@ -189,7 +189,7 @@ def test_gpt2_from_a_folder(gpt2, tmp_path):
     with pytest.raises(CheckpointError, match=r"no vocab\.json with merges\.txt"):
         CaptionTokenizer.gpt2(str(tmp_path))
     (tmp_path / "merges.txt").write_bytes((data / "vocab.bpe").read_bytes())
-    assert CaptionTokenizer.gpt2(str(tmp_path)).fingerprint() == gpt2.fingerprint()
+    assert CaptionTokenizer.gpt2(str(tmp_path)).to_json() == gpt2.to_json()
     (tmp_path / "vocab.json").write_text("{")
     with pytest.raises(CheckpointError, match=r"vocab\.json with merges\.txt: damaged"):
         CaptionTokenizer.gpt2(str(tmp_path))
@@ -201,6 +201,6 @@ def test_a_saved_gpt2_can_be_a_source(gpt2, tmp_path):
 
 
 def test_building_by_settings(gpt2):
-    assert build_tokenizer(TokenizerSettings(kind="gpt2"), []).fingerprint() == gpt2.fingerprint()
+    assert build_tokenizer(TokenizerSettings(kind="gpt2"), []).to_json() == gpt2.to_json()
     compact = build_tokenizer(TokenizerSettings(vocabulary_size=70), CAPTIONS)
     assert compact.vocabulary_size <= 70

@@ -6,7 +6,6 @@ Both are stored as one `tokenizer.json` of the `tokenizers` library.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -123,7 +122,7 @@ class CaptionTokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` into `folder`."""
-        (Path(folder) / FILE_NAME).write_text(self._backend.to_str(pretty=False), encoding="utf-8")
+        (Path(folder) / FILE_NAME).write_text(self.to_json(), encoding="utf-8")
 
     def encode(self, caption: str) -> list[int]:
         """Token ids of `caption`, the end token last."""
@@ -160,9 +159,10 @@ class CaptionTokenizer:
                 pieces.append(self._backend.decode([*before, token])[length:])
         return pieces
 
-    def fingerprint(self) -> str:
-        """The tokenizer as a string, equal for equal tokenizers."""
-        return json.dumps(json.loads(self._backend.to_str()), sort_keys=True)
+    def to_json(self) -> str:
+        """The tokenizer as the text of its file, equal for equal tokenizers."""
+        text: str = self._backend.to_str(pretty=False)
+        return text
 
     def _with_leading_space(self, text: str) -> str:
         # GPT-2 tokenizes " a" and "a" differently; captions and their parts all start with the space

@@ -33,7 +33,6 @@ class Journal:
         self, output: Path, log_every: int, first_step: int, total_steps: int, *, active: bool
     ) -> None:
         self._log_every = log_every
-        self._active = active
         self._sums: dict[str, Tensor] = {}
         self._count = 0
         self._since = time.monotonic()
