@@ -15,7 +15,7 @@ def test_learning_rate_warms_up_linearly_then_follows_a_cosine_to_zero():
     assert rates[10] == pytest.approx(2.0)
     assert rates[55] == pytest.approx(2.0 * 0.5 * (1 + math.cos(math.pi * 0.5)))
     assert rates[100] == pytest.approx(0.0)
-    assert all(later < earlier for earlier, later in itertools.pairwise(rates))
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[10:]))
 
 
 def test_no_warm_up_starts_at_the_peak():
