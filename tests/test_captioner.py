@@ -46,6 +46,13 @@ def test_length_is_respected(captioner, photos):
         assert [caption.length for caption in captioner(photos[:2], length=length)] == [length, length]
 
 
+def test_a_model_with_a_length_of_its_own_can_be_told_to_predict_it(captioner, photos, tmp_path):
+    captioner.save(tmp_path / "fixed", length=9)
+    fixed = Captioner.from_pretrained(tmp_path / "fixed")
+    assert [caption.length for caption in fixed(photos)] == [9] * len(photos)
+    assert fixed(photos, length="predicted") == captioner(photos)
+
+
 def test_fewer_steps_commit_several_words_at_once(captioner, photos):
     caption = captioner(photos[0], length=10, steps=3)[0]
     steps = [event.step for event in caption.trace.events]

@@ -98,6 +98,7 @@ def test_overrides_go_on_top_of_the_file(write):
         ("encoder.trainable=true", True),
         ("encoder.trainable=no", False),
         ("decoding.steps=5", 5),
+        ("decoding.length=7", 7),
         ("decoding.steps=null", None),
         ("decoding.steps=", None),
     ],

@@ -148,7 +148,7 @@ class Captioner:
         if batch_size < 1:
             raise DDCapError(f"batch_size={batch_size}: at least one image has to be computed at once")
         decoding = self.settings(**settings)
-        lengths_differ = decoding.length is None and self.model.length_head is not None
+        lengths_differ = decoding.length == "predicted" and self.model.length_head is not None
         if num > 1 and not lengths_differ and not decoding.temperature:
             decoding = replace(decoding, temperature=1.0)  # of one length only draws can differ
         generator = torch.Generator(self.model.device).manual_seed(seed)
@@ -186,7 +186,7 @@ class Captioner:
             DecodingSettings, {**dump_settings(self.decoding), **given}, "decoding settings"
         )
         longest = self.model.config.model.max_length
-        if merged.length is not None and merged.length > longest:
+        if isinstance(merged.length, int) and merged.length > longest:
             raise DDCapError(
                 f"length {merged.length} is over this model's longest caption, {longest} tokens; lower it"
             )
@@ -194,8 +194,8 @@ class Captioner:
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32, **settings: Any) -> None:
         """Write model and tokenizer into `folder`, with decoding settings to become the model's own."""
-        self.model.config = replace(self.model.config, decoding=self.settings(**settings))
-        self.model.save_pretrained(folder, dtype)
+        config = replace(self.model.config, decoding=self.settings(**settings))
+        self.model.save_pretrained(folder, dtype, config)
         self.tokenizer.save(folder)
 
     @torch.inference_mode()

@@ -121,10 +121,11 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     import torch
+    import yaml
 
     from ddcap.captioner import Captioner
 
-    changes = dict(change.partition("=")[::2] for change in options.decoding)
+    changes = {name: yaml.safe_load(value) for name, _, value in (c.partition("=") for c in options.decoding)}
     captioner = Captioner.from_pretrained(options.model)
     captioner.save(options.output, dtype=getattr(torch, options.dtype), **changes)
     print(options.output)
@@ -143,6 +144,10 @@ def _convert(options: argparse.Namespace) -> int:
     )
     print(options.output)
     return 0
+
+
+def _length(text: str) -> int | str:
+    return text if text == "predicted" else int(text)
 
 
 def _decoding(options: argparse.Namespace) -> dict[str, Any]:
@@ -205,7 +210,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--steps", type=int, help="denoising steps; fewer is faster")
     group.add_argument("--guidance", type=float, help="s of equation 8; over 1 follows the image more")
     group.add_argument(
-        "--length", type=int, help="tokens of the caption, end token included, instead of predicting it"
+        "--length", type=_length, help="tokens of the caption, end token included, or 'predicted'"
     )
     group.add_argument("--temperature", type=float, help="0 takes the likeliest token, 1 samples")
 

@@ -155,11 +155,20 @@ class DecodingSettings:
         default="per_caption", description="released: steps follow the longest caption of the batch"
     )
     guidance: float = Field(default=1.17, ge=0, description="s of equation 8; 1 switches it off")
-    length: int | None = Field(default=None, ge=1, description="fixed length in tokens; without it predicted")
+    length: int | str = Field(
+        default="predicted",
+        union_mode="left_to_right",
+        description="tokens of every caption, or 'predicted' from the picture",
+    )
     length_rule: Literal["argmax", "expected"] = Field(
         default="argmax", description="predicted length: the likeliest class, or the rounded mean"
     )
     temperature: float = Field(default=0.0, ge=0, description="0 takes the likeliest token, 1 samples")
+
+    def __post_init__(self) -> None:
+        """Check what single fields cannot."""
+        if self.length != "predicted" and (isinstance(self.length, str) or self.length < 1):
+            raise ValueError(f"length={self.length!r}: give a number of tokens from 1, or 'predicted'")
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -180,7 +189,7 @@ class Recipe:
             raise ValueError(
                 "data.cache is set although encoder.trainable=true changes the features; remove data.cache"
             )
-        if self.decoding.length is not None and self.decoding.length > self.model.max_length:
+        if isinstance(self.decoding.length, int) and self.decoding.length > self.model.max_length:
             raise ValueError(
                 f"decoding.length={self.decoding.length} is over model.max_length={self.model.max_length}; "
                 "lower it"

@@ -75,7 +75,7 @@ def test_draws_follow_from_seed_and_epoch(uneven, tiny_tokenizer):
     data = make(uneven, tiny_tokenizer, captions_per_image=2)
     again = make(uneven, tiny_tokenizer, captions_per_image=2)
     assert data.draws(1, 2, 3) == again.draws(1, 2, 3)
-    places = {tuple((d.record, d.captions) for d in data.draws(*key, 3)) for key in [(1, 2), (2, 1), (1, 3)]}
+    places = {tuple((d.record, d.captions) for d in data.draws(*key, 3)) for key in [(1, 2), (2, 2), (1, 3)]}
     assert len(places) == 3
     order = [draw.record for draw in data.draws(1, 2, 3)]
     assert order != sorted(order)

@@ -28,7 +28,7 @@ def choose_lengths(
     """
     images, longest = features.memory.shape[0], model.config.model.max_length
     count = images * captions_per_image
-    if settings.length is not None:
+    if isinstance(settings.length, int):
         if settings.length > longest:
             raise RecipeError(
                 f"length {settings.length} is over this model's longest caption, {longest} tokens; lower it"

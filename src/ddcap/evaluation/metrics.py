@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -63,12 +61,11 @@ def score_captions(
     guess, _ = tokenize({image: [predictions[image]] for image in image_ids}, used)
     metrics: dict[str, float] = {}
     per_image: dict[str, list[float]] = {}
-    with open(os.devnull, "w") as silence, contextlib.redirect_stdout(silence):
-        for name, scorer in (("CIDEr", Cider()), ("ROUGE-L", Rouge())):
-            mean, each = scorer.compute_score(truth, guess)
-            metrics[name] = 100 * float(mean)
-            # the scorers walk the images in the order of the reference dictionary
-            per_image[name] = [100 * float(value) for value in each]
-        corpus_bleu, _ = Bleu(4).compute_score(truth, guess, verbose=0)
-        metrics.update({f"BLEU-{n}": 100 * float(value) for n, value in enumerate(corpus_bleu, start=1)})
+    for name, scorer in (("CIDEr", Cider()), ("ROUGE-L", Rouge())):
+        mean, each = scorer.compute_score(truth, guess)
+        metrics[name] = 100 * float(mean)
+        # the scorers walk the images in the order of the reference dictionary
+        per_image[name] = [100 * float(value) for value in each]
+    corpus_bleu, _ = Bleu(4).compute_score(truth, guess, verbose=0)
+    metrics.update({f"BLEU-{n}": 100 * float(value) for n, value in enumerate(corpus_bleu, start=1)})
     return Scores(metrics, per_image, image_ids, used)

@@ -231,8 +231,13 @@ class DDCapModel(nn.Module):
             )
         self.load_state_dict(state, strict=False)  # not strict: a frozen encoder has its weights already
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype = torch.float32) -> None:
-        """Write `config.json` and `model.safetensors` into `folder`; save the tokenizer beside them."""
+    def save_pretrained(
+        self, folder: str | Path, dtype: torch.dtype = torch.float32, config: ModelConfig | None = None
+    ) -> None:
+        """Write `config.json` (the model's own, or `config`) and `model.safetensors` into `folder`.
+
+        Save the tokenizer beside them.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {
@@ -241,9 +246,10 @@ class DDCapModel(nn.Module):
         }
         temporary = folder / f".writing_{WEIGHTS_NAME}"
         save_file(state, temporary)
+        temporary.chmod(0o644)  # safetensors writes for the owner only, and packages are read by all
         os.replace(temporary, folder / WEIGHTS_NAME)  # a model that was here before stays whole until then
         (folder / CONFIG_NAME).write_text(
-            json.dumps(self.config.to_dict(), indent=2) + "\n", encoding="utf-8"
+            json.dumps((config or self.config).to_dict(), indent=2) + "\n", encoding="utf-8"
         )
 
     @classmethod
