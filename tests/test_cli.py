@@ -106,6 +106,13 @@ def test_export_halves_the_file_and_keeps_the_captions(tiny_model_folder, photos
         (["caption", "--model", "/no/such/model", "x.jpg"], "/no/such/model: no such model"),
         (["train", "no.yaml"], "no.yaml: no such recipe"),
         (["convert", "no.pt", "out"], "no.pt: no such file"),
+        (["caption", "--device", "cuda:77", "x.jpg"], "device 'cuda:77': not to be had here"),
+        (["export", "default", "out", "guidance"], "'guidance' is not of the form setting=value"),
+        (["export", "default", "/proc/out"], "/proc/out: "),
+        (
+            ["evaluate", "default", "--data", "x", "--images", "x", "--predictions", "/no/such/p.json"],
+            "/no/such/p.json: its folder does not exist",
+        ),
     ],
 )
 def test_a_mistake_is_one_line_on_standard_error(arguments, words, capsys):

@@ -84,7 +84,13 @@ class Captioner:
 
         Raises:
             CheckpointError: if there is no such model, or it is damaged.
+            DDCapError: if there is no such device.
         """
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:  # torch raises either, by kind of device
+            reason = str(error).splitlines()[0]
+            raise DDCapError(f"device {str(device)!r}: not to be had here ({reason}); use cpu") from None
         folder = _find_model(model)
         loaded = DDCapModel.from_pretrained(folder)
         return cls(loaded.to(device), CaptionTokenizer.load(folder))

@@ -26,6 +26,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone; Python would complain at exit
         return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"ddcap: {where}{error.strerror or error}; check path, permissions and free space",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("ddcap: interrupted", file=sys.stderr)
         return 130
@@ -125,7 +132,12 @@ def _export(options: argparse.Namespace) -> int:
 
     from ddcap.captioner import Captioner
 
-    changes = {name: yaml.safe_load(value) for name, _, value in (c.partition("=") for c in options.decoding)}
+    changes = {}
+    for change in options.decoding:
+        name, separator, value = change.partition("=")
+        if not separator:
+            raise DDCapError(f"{change!r} is not of the form setting=value, for instance guidance=1.3")
+        changes[name] = yaml.safe_load(value)
     captioner = Captioner.from_pretrained(options.model)
     captioner.save(options.output, dtype=getattr(torch, options.dtype), **changes)
     print(options.output)
@@ -147,7 +159,12 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _length(text: str) -> int | str:
-    return text if text == "predicted" else int(text)
+    if text == "predicted":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of tokens nor 'predicted'") from None
 
 
 def _decoding(options: argparse.Namespace) -> dict[str, Any]:

@@ -96,6 +96,8 @@ def evaluate(
         DataError: if the data cannot be used, or not one picture can be read.
         MissingExtraError: if pycocoevalcap is not installed; the predictions are written by then.
     """
+    if predictions_path is not None and not Path(predictions_path).absolute().parent.is_dir():
+        raise DataError(f"{predictions_path}: its folder does not exist; make it, or choose another place")
     records = load_karpathy(json_path, image_folder, split)[:limit]
     paths = [record.path for record in records]
     results = captioner.caption_each(paths, seed=seed, batch_size=batch_size, **decoding)
