@@ -1,0 +1,56 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def model_arguments() -> argparse.ArgumentParser:
+    """--model, --device, --seed."""
+    model = argparse.ArgumentParser(add_help=False)
+    model.add_argument("--model", default="default", help="'default', a folder or a Hub id")
+    model.add_argument("--device", default="cpu", help="where to run, for instance cuda (default: cpu)")
+    model.add_argument("--seed", type=int, default=0, help="for decoding that draws (default: 0)")
+    return model
+
+
+def decoding_arguments() -> argparse.ArgumentParser:
+    """How captions are decoded; `decoding_changes` reads them."""
+    decoding = argparse.ArgumentParser(add_help=False)
+    group = decoding.add_argument_group("decoding", "each defaults to the model's own setting")
+    group.add_argument(
+        "--method", choices=["best_first", "ancestral"], help="best-first, or the normal reverse process"
+    )
+    group.add_argument("--steps", type=int, help="denoising steps; fewer is faster")
+    group.add_argument("--guidance", type=float, help="s of equation 8; over 1 follows the image more")
+    group.add_argument(
+        "--length", type=_length, help="tokens of the caption, end token included, or 'predicted'"
+    )
+    group.add_argument("--temperature", type=float, help="0 takes the likeliest token, 1 samples")
+    return decoding
+
+
+def output_arguments() -> argparse.ArgumentParser:
+    """--trace, --format."""
+    output = argparse.ArgumentParser(add_help=False)
+    output.add_argument("--trace", action="store_true", help="show what was committed when")
+    output.add_argument(
+        "--format", choices=["table", "jsonl"], default="table", help="for people or for programs"
+    )
+    return output
+
+
+def decoding_changes(options: argparse.Namespace) -> dict[str, Any]:
+    """The decoding settings that the command line names; None where it is silent."""
+    names = ("method", "steps", "guidance", "length", "temperature")
+    return {name: getattr(options, name) for name in names}
+
+
+def _length(text: str) -> int | str:
+    if text == "predicted":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of tokens nor 'predicted'") from None

@@ -1,0 +1,103 @@
+"""`ddcap caption` and `ddcap infill`: images in, captions out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from ddcap.commands.arguments import decoding_arguments, decoding_changes, model_arguments, output_arguments
+from ddcap.commands.progress import progress_bar
+
+
+def add_parsers(commands: Any) -> None:
+    """Add the commands to an argparse subparsers object."""
+    shared = [model_arguments(), decoding_arguments(), output_arguments()]
+    caption = commands.add_parser("caption", parents=shared, help="caption images")
+    caption.add_argument("images", nargs="+", help="image files and folders")
+    caption.add_argument("--num", type=int, default=1, help="captions per image (default: 1)")
+    caption.add_argument("--batch-size", type=int, default=16, help="images computed at once (default: 16)")
+    caption.set_defaults(run=_caption)
+
+    infill = commands.add_parser("infill", parents=shared, help="fill the blanks of a caption")
+    infill.add_argument("image", help="image file")
+    infill.add_argument("template", help="words with blanks: ___ of any width, [3] of three tokens")
+    infill.set_defaults(run=_infill)
+
+
+def _caption(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from ddcap.captioner import Captioner
+    from ddcap.data.images import find_images
+    from ddcap.display import caption_table, print_trace
+
+    images = find_images(options.images)
+    captioner = Captioner.from_pretrained(options.model, options.device)
+    results = captioner.caption_each(
+        images, num=options.num, seed=options.seed, batch_size=options.batch_size, **decoding_changes(options)
+    )
+    failed = False
+    shown = []
+    for result in progress_bar(results, len(images)):
+        failed |= result.error is not None
+        if options.format == "jsonl":
+            print(json.dumps(_json_line(result, options.trace), ensure_ascii=False), flush=True)
+        else:
+            shown.append(result)
+    if options.format == "table":
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+        if options.trace:
+            for result in shown:
+                for caption in result.captions:
+                    print_trace(console, str(result.source), caption)
+            shown = [result for result in shown if result.error is not None]
+        if shown:
+            console.print(caption_table(shown))
+    return int(failed)
+
+
+def _infill(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from ddcap.captioner import Captioner
+    from ddcap.display import print_trace
+
+    captioner = Captioner.from_pretrained(options.model, options.device)
+    caption = captioner.infill(
+        options.image, options.template, seed=options.seed, **decoding_changes(options)
+    )
+    if options.format == "jsonl":
+        line = {"image": options.image, "template": options.template, **_json_caption(caption, options.trace)}
+        print(json.dumps(line, ensure_ascii=False))
+    elif options.trace:
+        print_trace(Console(highlight=False), options.image, caption)
+    else:
+        print(caption.text)
+    return 0
+
+
+def _json_line(result: Any, with_trace: bool) -> dict[str, Any]:
+    line: dict[str, Any] = {"image": str(result.source)}
+    if result.error is not None:
+        return {**line, "error": result.error}
+    line.update(_json_caption(result.captions[0], with_trace))
+    if len(result.captions) > 1:
+        line["captions"] = [_json_caption(caption, with_trace) for caption in result.captions]
+    return line
+
+
+def _json_caption(caption: Any, with_trace: bool) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    line = {
+        "caption": caption.text,
+        "score": round(caption.score, 4),
+        "length": caption.length,
+        "tokens": list(caption.tokens),
+        "confidences": [round(value, 4) for value in caption.confidences],
+    }
+    if with_trace:
+        line["trace"] = [asdict(event) for event in caption.trace.events]
+    return line

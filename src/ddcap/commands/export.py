@@ -1,0 +1,64 @@
+"""`ddcap export` and `ddcap convert`: a model folder written in another form."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from ddcap.errors import DDCapError
+
+
+def add_parsers(commands: Any) -> None:
+    """Add the commands to an argparse subparsers object."""
+    export = commands.add_parser(
+        "export", help="write a model in half precision, with other default decoding settings"
+    )
+    export.add_argument("model", help="'default', a folder or a Hub id")
+    export.add_argument("output", help="folder to write")
+    export.add_argument(
+        "decoding", nargs="*", help="decoding settings to make the default: guidance=1.3 steps=10"
+    )
+    export.add_argument("--dtype", default="float16", choices=["float16", "bfloat16", "float32"])
+    export.set_defaults(run=_export)
+
+    convert = commands.add_parser(
+        "convert", help="turn a checkpoint of the authors' release into a model folder"
+    )
+    convert.add_argument("checkpoint", help="the released .pt file")
+    convert.add_argument("output", help="folder to write")
+    convert.add_argument("--encoder", default="openai/clip-vit-base-patch16", help="CLIP folder or Hub id")
+    convert.add_argument("--tokenizer", help="folder or Hub id of GPT-2's tokenizer")
+    convert.add_argument("--heads", type=int, help="attention heads (default: width / 64, as in GPT-2)")
+    convert.set_defaults(run=_convert)
+
+
+def _export(options: argparse.Namespace) -> int:
+    import torch
+    import yaml
+
+    from ddcap.captioner import Captioner
+
+    changes = {}
+    for change in options.decoding:
+        name, separator, value = change.partition("=")
+        if not separator:
+            raise DDCapError(f"{change!r} is not of the form setting=value, for instance guidance=1.3")
+        changes[name] = yaml.safe_load(value)
+    captioner = Captioner.from_pretrained(options.model)
+    captioner.save(options.output, dtype=getattr(torch, options.dtype), **changes)
+    print(options.output)
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from ddcap.model.released_checkpoint import convert
+
+    convert(
+        options.checkpoint,
+        options.output,
+        encoder=options.encoder,
+        tokenizer=options.tokenizer,
+        heads=options.heads,
+    )
+    print(options.output)
+    return 0
