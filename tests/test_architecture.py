@@ -14,6 +14,7 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 ORDER = [
     {"errors"},
     {"recipe"},
+    {"recipe_file"},
     {"data", "diffusion"},
     {"model"},
     {"decoding"},

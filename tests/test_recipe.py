@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from ddcap.errors import RecipeError
-from ddcap.recipe import DecodingSettings, Recipe, dump_settings, load_recipe, parse_settings
+from ddcap.recipe import DecodingSettings, Recipe, dump_settings, parse_settings
+from ddcap.recipe_file import load_recipe
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
 SECTIONS = [field.name for field in dataclasses.fields(Recipe)]

@@ -1,17 +1,15 @@
 """Every setting of the project: typed, frozen, validated before anything is computed.
 
-A recipe is a YAML file with the sections below; dotted overrides (`training.epochs=3`) go on top. Each module
-of the package receives its own section, never the whole recipe. An unknown key fails.
+A recipe has the sections below; `recipe_file.py` reads one from YAML. Each module of the package receives its
+own section, never the whole recipe. An unknown key fails.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
-import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
@@ -223,60 +221,6 @@ def dump_settings(section: Any) -> dict[str, Any]:
     """Plain nested values of `section`, ready for YAML or JSON."""
     values: dict[str, Any] = TypeAdapter(type(section)).dump_python(section, mode="json")
     return values
-
-
-def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a YAML recipe and apply dotted overrides.
-
-    Args:
-        path: the YAML file.
-        overrides: `section.key=value` strings; values are read as YAML.
-
-    Raises:
-        RecipeError: if the file is missing or not YAML, or a setting is unknown or wrong.
-    """
-    path = Path(path)
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _TextLoader) or {}
-    except FileNotFoundError:
-        raise RecipeError(f"{path}: no such recipe; the shipped ones are in the folder recipes/") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read ({error}); give a YAML file") from None
-    except yaml.YAMLError as error:
-        detail = " ".join(str(error).split())
-        raise RecipeError(f"{path}: not valid YAML ({detail}); mend the file") from None
-    if not isinstance(values, dict):
-        raise RecipeError(f"{path}: holds no sections; compare it with a file in recipes/")
-    values = {section: {} if keys is None else keys for section, keys in values.items()}
-    for override in overrides or []:
-        _apply_override(values, override)
-    recipe: Recipe = parse_settings(Recipe, values, str(path))
-    return recipe
-
-
-class _TextLoader(yaml.SafeLoader):
-    """Every scalar but null stays text for the settings to read by type: `no` is a word, `2e-4` a number."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-def _apply_override(values: dict[str, Any], override: str) -> None:
-    dotted, separator, text = override.partition("=")
-    if not separator or not dotted:
-        raise RecipeError(f"override {override!r} is not of the form section.key=value")
-    *sections, key = dotted.split(".")
-    try:
-        value = yaml.load(text, _TextLoader)
-    except yaml.YAMLError:
-        raise RecipeError(f"override {override!r}: the value is not valid YAML; quote it") from None
-    for section in sections:
-        values = values.setdefault(section, {})
-        if not isinstance(values, dict):
-            raise RecipeError(f"override {override!r}: {section!r} is a single value, not a section")
-    values[key] = value
 
 
 def _explain(section_type: type, problem: Any) -> str:

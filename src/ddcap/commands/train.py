@@ -20,7 +20,7 @@ def add_parsers(commands: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from ddcap.recipe import load_recipe
+    from ddcap.recipe_file import load_recipe
     from ddcap.training.loop import train
 
     recipe = load_recipe(options.recipe, options.overrides)
