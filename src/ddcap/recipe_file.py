@@ -14,7 +14,7 @@ from ddcap.recipe import Recipe, parse_settings
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """Read a YAML recipe and apply dotted overrides.
 
-    A recipe whose first key is `extends: other.yaml` (relative to itself) changes single settings of that one.
+    A recipe with `extends: other.yaml` (relative to itself) changes single settings of that one.
 
     Args:
         path: the YAML file.
