@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from ddcap.data.tokenizer import CaptionTokenizer
-from ddcap.model.ddcap import DDCapModel, ModelConfig
+from ddcap.model.ddcap import DDCapModel
+from ddcap.model.stored_model import ModelConfig
 from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"

@@ -17,8 +17,9 @@ from ddcap.decoding.generate import generate
 from ddcap.decoding.infilling import infill, parse_template
 from ddcap.decoding.trace import DecodingResult, Trace, build_trace
 from ddcap.errors import CheckpointError, DDCapError, ImageError
-from ddcap.model.ddcap import CONFIG_NAME, WEIGHTS_NAME, DDCapModel
+from ddcap.model.ddcap import DDCapModel
 from ddcap.model.image_encoder import ImageFeatures
+from ddcap.model.stored_model import CONFIG_NAME, WEIGHTS_NAME
 from ddcap.recipe import DecodingSettings, dump_settings, parse_settings
 
 DEFAULT_MODEL = "default"

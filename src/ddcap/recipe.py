@@ -69,6 +69,9 @@ class TokenizerSettings:
 class ModelSettings:
     """The denoiser and the heads around it."""
 
+    kind: Literal["diffusion", "autoregressive"] = Field(
+        default="diffusion", description="autoregressive: the paper's controlled comparison, a causal twin"
+    )
     width: int = Field(default=768, ge=2)
     layers: int = Field(default=12, ge=1)
     heads: int = Field(default=12, ge=1)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from ddcap.data.images import load_image
-from ddcap.model.ddcap import DDCapModel, ModelConfig
+from ddcap.model.ddcap import DDCapModel
+from ddcap.model.stored_model import ModelConfig
 from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 
 VOCABULARY = 23

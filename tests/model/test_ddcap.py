@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
 from ddcap.errors import CheckpointError
-from ddcap.model.ddcap import CONFIG_NAME, WEIGHTS_NAME, DDCapModel, ModelConfig
+from ddcap.model.ddcap import DDCapModel
 from ddcap.model.image_encoder import ImageFeatures
+from ddcap.model.stored_model import CONFIG_NAME, WEIGHTS_NAME, ModelConfig
 from ddcap.recipe import DecodingSettings, DiffusionSettings, ModelSettings
 
 MASK = 23

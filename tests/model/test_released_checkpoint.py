@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from ddcap.errors import CheckpointError, DDCapError
-from ddcap.model.ddcap import DDCapModel, ModelConfig
+from ddcap.model.ddcap import DDCapModel
 from ddcap.model.released_checkpoint import convert
+from ddcap.model.stored_model import ModelConfig
 from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 
 WIDTH, LAYERS, HEADS, POSITIONS, LONGEST = 16, 2, 2, 25, 9

@@ -4,7 +4,8 @@ import math
 import pytest
 import torch
 
-from ddcap.model.ddcap import DDCapModel, ModelConfig
+from ddcap.model.ddcap import DDCapModel
+from ddcap.model.stored_model import ModelConfig
 from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings, TrainingSettings
 from ddcap.training.optimizer import build_optimizer, learning_rate_at, set_learning_rate
 

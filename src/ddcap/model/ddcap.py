@@ -1,4 +1,4 @@
-"""The whole model: image encoder, memory projection, length head, denoiser; and how it is stored.
+"""The whole model: image encoder, memory projection, length head, denoiser.
 
 Shapes: B captions, I images (B a multiple of I), L caption positions, P image positions, C encoder width, D
 width, S summary width, V words.
@@ -6,85 +6,18 @@ width, S summary width, V words.
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ddcap.diffusion.schedule import Schedule, linear_schedule
-from ddcap.errors import CheckpointError, RecipeError
 from ddcap.model.attention_mask import may_attend
 from ddcap.model.denoiser import Denoiser, MemoryKeysValues
-from ddcap.model.image_encoder import ImageEncoder, ImageFeatures, build_image_encoder
+from ddcap.model.image_encoder import ImageEncoder, ImageFeatures
 from ddcap.model.length_head import LengthHead, TanhMLP
-from ddcap.recipe import (
-    DecodingSettings,
-    DiffusionSettings,
-    EncoderSettings,
-    ModelSettings,
-    dump_settings,
-    parse_settings,
-)
-
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
-_ENCODER_PREFIX = "encoder."
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Everything a stored model must know about itself; `decoding` are its default decoding settings."""
-
-    vocabulary_size: int
-    encoder: EncoderSettings
-    model: ModelSettings
-    diffusion: DiffusionSettings
-    decoding: DecodingSettings
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for `config.json`."""
-        sections = {name: dump_settings(getattr(self, name)) for name in _SECTIONS}
-        return {"format": "ddcap-1", "vocabulary_size": self.vocabulary_size, **sections}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any], source: str) -> ModelConfig:
-        """Inverse of `to_dict`.
-
-        Raises:
-            CheckpointError: if `values` are of another format, or a setting is missing, unknown or wrong.
-        """
-        if not isinstance(values, dict) or values.get("format") != "ddcap-1":
-            raise CheckpointError(f"{source}: not a ddcap model's config (its 'format' is not 'ddcap-1')")
-        size = values.get("vocabulary_size")
-        if not isinstance(size, int) or size < 1:
-            raise CheckpointError(
-                f"{source}: vocabulary_size={size!r} is not a number of words; copy the model again"
-            )
-        missing = _SECTIONS.keys() - values.keys()
-        if missing:
-            raise CheckpointError(f"{source}: has no section {min(missing)!r}; copy the model again")
-        try:
-            sections = {
-                name: parse_settings(kind, values[name], f"{source}, {name}")
-                for name, kind in _SECTIONS.items()
-            }
-        except RecipeError as error:
-            raise CheckpointError(str(error)) from None
-        return cls(vocabulary_size=size, **sections)
-
-
-_SECTIONS: dict[str, type] = {
-    "encoder": EncoderSettings,
-    "model": ModelSettings,
-    "diffusion": DiffusionSettings,
-    "decoding": DecodingSettings,
-}
+from ddcap.model.stored_model import ModelConfig, StoredModel
 
 
 @dataclass(frozen=True)
@@ -100,7 +33,7 @@ class DDCapOutput:
     length_logits: Tensor | None
 
 
-class DDCapModel(nn.Module):
+class DDCapModel(StoredModel):
     """Image and noised caption to a prediction of the clean caption (section 3 of the paper).
 
     Args:
@@ -108,11 +41,11 @@ class DDCapModel(nn.Module):
         encoder: an image encoder; None builds the one `config` names, with its published weights.
     """
 
+    kind: ClassVar[str] = "diffusion"
+
     def __init__(self, config: ModelConfig, encoder: ImageEncoder | None = None) -> None:
-        super().__init__()
+        super().__init__(config, encoder)
         settings = config.model
-        self.config = config
-        self.encoder = encoder or build_image_encoder(config.encoder)
         self.memory_projection = TanhMLP(
             self.encoder.memory_width, settings.projection_hidden, settings.width
         )
@@ -130,16 +63,6 @@ class DDCapModel(nn.Module):
     def schedule(self) -> Schedule:
         """The forward process the model was made for."""
         return linear_schedule(self.config.diffusion, self.config.vocabulary_size)
-
-    @property
-    def mask_id(self) -> int:
-        """V, the id of the MASK state."""
-        return self.config.vocabulary_size
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.image_free_memory.device
 
     def forward(
         self,
@@ -202,82 +125,3 @@ class DDCapModel(nn.Module):
             return None
         logits: Tensor = self.length_head(features.summary.detach())
         return logits
-
-    def stored_state(self) -> dict[str, Tensor]:
-        """The weights that travel with the model: all, less those of a frozen encoder."""
-        trained = self.config.encoder.trainable
-        return {
-            name: value
-            for name, value in self.state_dict().items()
-            if trained or not name.startswith(_ENCODER_PREFIX)
-        }
-
-    def load_stored_state(self, state: dict[str, Tensor]) -> None:
-        """Inverse of `stored_state`.
-
-        Raises:
-            RuntimeError: if names or shapes do not fit.
-        """
-        expected = self.stored_state()
-        missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-        misshapen = [
-            f"{name} {tuple(state[name].shape)} for {tuple(value.shape)}"
-            for name, value in expected.items()
-            if name in state and state[name].shape != value.shape
-        ]
-        if missing or unexpected or misshapen:
-            raise RuntimeError(
-                f"missing {missing[:3]}, unexpected {unexpected[:3]}, misshapen {misshapen[:3]}"
-            )
-        self.load_state_dict(state, strict=False)  # not strict: a frozen encoder has its weights already
-
-    def save_pretrained(
-        self, folder: str | Path, dtype: torch.dtype = torch.float32, config: ModelConfig | None = None
-    ) -> None:
-        """Write `config.json` (the model's own, or `config`) and `model.safetensors` into `folder`.
-
-        Save the tokenizer beside them.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {
-            name: (value.to(dtype) if value.is_floating_point() else value).contiguous()
-            for name, value in self.stored_state().items()
-        }
-        temporary = folder / f".writing_{WEIGHTS_NAME}"
-        save_file(state, temporary)
-        temporary.chmod(0o644)  # safetensors writes for the owner only, and packages are read by all
-        os.replace(temporary, folder / WEIGHTS_NAME)  # a model that was here before stays whole until then
-        (folder / CONFIG_NAME).write_text(
-            json.dumps((config or self.config).to_dict(), indent=2) + "\n", encoding="utf-8"
-        )
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> DDCapModel:
-        """Read what `save_pretrained` wrote; evaluation mode, float32.
-
-        Raises:
-            CheckpointError: if a file is missing, damaged or does not fit.
-        """
-        folder = Path(folder)
-        config_path, weights_path = folder / CONFIG_NAME, folder / WEIGHTS_NAME
-        for path in (config_path, weights_path):
-            if not path.is_file():
-                raise CheckpointError(f"{path}: no such file; give a folder that ddcap saved a model in")
-        try:
-            values = json.loads(config_path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise CheckpointError(f"{config_path}: not valid JSON; copy the model again") from None
-        config = ModelConfig.from_dict(values, str(config_path))
-        try:
-            state = load_file(weights_path)
-        except SafetensorError as error:
-            raise CheckpointError(
-                f"{weights_path}: damaged or cut short ({error}); copy the model again"
-            ) from None
-        model = cls(config, build_image_encoder(config.encoder, pretrained=not config.encoder.trainable))
-        try:
-            model.load_stored_state({name: value.float() for name, value in state.items()})
-        except RuntimeError as error:
-            raise CheckpointError(f"{weights_path}: does not fit {config_path} ({error})") from None
-        return model.eval()

@@ -90,12 +90,12 @@ class SelfAttention(nn.Module):
     def forward(self, hidden: Tensor, may_attend: Tensor) -> Tensor:
         """`hidden` (B, L, D), `may_attend` (B, 1, L, L)."""
         query, key, value = (
-            _split_heads(part, self.heads) for part in self.query_key_value(hidden).chunk(3, dim=2)
+            split_heads(part, self.heads) for part in self.query_key_value(hidden).chunk(3, dim=2)
         )  # (B, H, L, D/H)
         attended = F.scaled_dot_product_attention(
             query, key, value, attn_mask=may_attend, dropout_p=self.dropout if self.training else 0.0
         )
-        projected: Tensor = self.output(_join_heads(attended))
+        projected: Tensor = self.output(join_heads(attended))
         return projected
 
 
@@ -112,18 +112,18 @@ class CrossAttention(nn.Module):
 
     def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (I, H, P, D/H) of `memory` (I, P, D)."""
-        key, value = (_split_heads(part, self.heads) for part in self.key_value(memory).chunk(2, dim=2))
+        key, value = (split_heads(part, self.heads) for part in self.key_value(memory).chunk(2, dim=2))
         return key, value
 
     def forward(self, hidden: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """`hidden` (B, L, D) against (I, H, P, D/H): an image's captions become one long row of queries."""
         batch, length, width = hidden.shape
         images = key.shape[0]
-        query = _split_heads(self.query(hidden).view(images, batch // images * length, width), self.heads)
+        query = split_heads(self.query(hidden).view(images, batch // images * length, width), self.heads)
         attended = F.scaled_dot_product_attention(
             query, key, value, dropout_p=self.dropout if self.training else 0.0
         )
-        projected: Tensor = self.output(_join_heads(attended).view(batch, length, width))
+        projected: Tensor = self.output(join_heads(attended).view(batch, length, width))
         return projected
 
 
@@ -229,12 +229,12 @@ class Denoiser(nn.Module):
                 nn.init.zeros_(norm.linear.weight)
 
 
-def _split_heads(hidden: Tensor, heads: int) -> Tensor:
+def split_heads(hidden: Tensor, heads: int) -> Tensor:
     """(B, L, D) to (B, H, L, D/H)."""
     batch, length, width = hidden.shape
     return hidden.view(batch, length, heads, width // heads).transpose(1, 2)
 
 
-def _join_heads(hidden: Tensor) -> Tensor:
+def join_heads(hidden: Tensor) -> Tensor:
     """(B, H, L, D/H) to (B, L, D)."""
     return hidden.transpose(1, 2).flatten(2)

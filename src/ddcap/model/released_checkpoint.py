@@ -18,8 +18,9 @@ from torch import Tensor
 
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError, MissingExtraError
-from ddcap.model.ddcap import DDCapModel, ModelConfig
+from ddcap.model.ddcap import DDCapModel
 from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
+from ddcap.model.stored_model import ModelConfig
 from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings, parse_settings
 
 logger = logging.getLogger("ddcap")

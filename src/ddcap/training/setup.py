@@ -13,8 +13,9 @@ from ddcap.data.feature_cache import FeatureCache
 from ddcap.data.karpathy import CaptionedImage, load_karpathy
 from ddcap.data.tokenizer import CaptionTokenizer, build_tokenizer
 from ddcap.errors import CheckpointError, DataError
-from ddcap.model.ddcap import DDCapModel, ModelConfig
+from ddcap.model.ddcap import DDCapModel
 from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
+from ddcap.model.stored_model import ModelConfig
 from ddcap.recipe import DataSettings, Recipe
 from ddcap.training.checkpoint import list_checkpoints
 

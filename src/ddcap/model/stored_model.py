@@ -1,0 +1,196 @@
+"""What every captioning model is built and stored from: its config, its encoder, its folder on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ddcap.errors import CheckpointError, RecipeError
+from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
+from ddcap.recipe import (
+    DecodingSettings,
+    DiffusionSettings,
+    EncoderSettings,
+    ModelSettings,
+    dump_settings,
+    parse_settings,
+)
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+_ENCODER_PREFIX = "encoder."
+_Model = TypeVar("_Model", bound="StoredModel")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything a stored model must know about itself; `decoding` are its default decoding settings."""
+
+    vocabulary_size: int
+    encoder: EncoderSettings
+    model: ModelSettings
+    diffusion: DiffusionSettings
+    decoding: DecodingSettings
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for `config.json`."""
+        sections = {name: dump_settings(getattr(self, name)) for name in _SECTIONS}
+        return {"format": "ddcap-1", "vocabulary_size": self.vocabulary_size, **sections}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], source: str) -> ModelConfig:
+        """Inverse of `to_dict`.
+
+        Raises:
+            CheckpointError: if `values` are of another format, or a setting is missing, unknown or wrong.
+        """
+        if not isinstance(values, dict) or values.get("format") != "ddcap-1":
+            raise CheckpointError(f"{source}: not a ddcap model's config (its 'format' is not 'ddcap-1')")
+        size = values.get("vocabulary_size")
+        if not isinstance(size, int) or size < 1:
+            raise CheckpointError(
+                f"{source}: vocabulary_size={size!r} is not a number of words; copy the model again"
+            )
+        missing = _SECTIONS.keys() - values.keys()
+        if missing:
+            raise CheckpointError(f"{source}: has no section {min(missing)!r}; copy the model again")
+        try:
+            sections = {
+                name: parse_settings(kind, values[name], f"{source}, {name}")
+                for name, kind in _SECTIONS.items()
+            }
+        except RecipeError as error:
+            raise CheckpointError(str(error)) from None
+        return cls(vocabulary_size=size, **sections)
+
+
+_SECTIONS: dict[str, type] = {
+    "encoder": EncoderSettings,
+    "model": ModelSettings,
+    "diffusion": DiffusionSettings,
+    "decoding": DecodingSettings,
+}
+
+
+class StoredModel(nn.Module):
+    """A captioning model that knows its config and how to be written and read.
+
+    Args:
+        config: the model's settings.
+        encoder: an image encoder; None builds the one `config` names, with its published weights.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, config: ModelConfig, encoder: ImageEncoder | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = encoder or build_image_encoder(config.encoder)
+
+    @property
+    def mask_id(self) -> int:
+        """V, the id of the MASK state: a position that has no word yet."""
+        return self.config.vocabulary_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def stored_state(self) -> dict[str, Tensor]:
+        """The weights that travel with the model: all, less those of a frozen encoder."""
+        trained = self.config.encoder.trainable
+        return {
+            name: value
+            for name, value in self.state_dict().items()
+            if trained or not name.startswith(_ENCODER_PREFIX)
+        }
+
+    def load_stored_state(self, state: dict[str, Tensor]) -> None:
+        """Inverse of `stored_state`.
+
+        Raises:
+            RuntimeError: if names or shapes do not fit.
+        """
+        expected = self.stored_state()
+        missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+        misshapen = [
+            f"{name} {tuple(state[name].shape)} for {tuple(value.shape)}"
+            for name, value in expected.items()
+            if name in state and state[name].shape != value.shape
+        ]
+        if missing or unexpected or misshapen:
+            raise RuntimeError(
+                f"missing {missing[:3]}, unexpected {unexpected[:3]}, misshapen {misshapen[:3]}"
+            )
+        self.load_state_dict(state, strict=False)  # not strict: a frozen encoder has its weights already
+
+    def save_pretrained(
+        self, folder: str | Path, dtype: torch.dtype = torch.float32, config: ModelConfig | None = None
+    ) -> None:
+        """Write `config.json` (the model's own, or `config`) and `model.safetensors` into `folder`.
+
+        Save the tokenizer beside them.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            name: (value.to(dtype) if value.is_floating_point() else value).contiguous()
+            for name, value in self.stored_state().items()
+        }
+        temporary = folder / f".writing_{WEIGHTS_NAME}"
+        save_file(state, temporary)
+        temporary.chmod(0o644)  # safetensors writes for the owner only, and packages are read by all
+        os.replace(temporary, folder / WEIGHTS_NAME)  # a model that was here before stays whole until then
+        (folder / CONFIG_NAME).write_text(
+            json.dumps((config or self.config).to_dict(), indent=2) + "\n", encoding="utf-8"
+        )
+
+    @classmethod
+    def from_pretrained(cls: type[_Model], folder: str | Path) -> _Model:
+        """Read what `save_pretrained` wrote; evaluation mode, float32.
+
+        Raises:
+            CheckpointError: if a file is missing, damaged, does not fit, or is of another kind of model.
+        """
+        folder = Path(folder)
+        config, config_path, weights_path = read_config(folder), folder / CONFIG_NAME, folder / WEIGHTS_NAME
+        if config.model.kind != cls.kind:
+            raise CheckpointError(f"{config_path}: a model of kind {config.model.kind!r}, not {cls.kind!r}")
+        try:
+            state = load_file(weights_path)
+        except SafetensorError as error:
+            raise CheckpointError(
+                f"{weights_path}: damaged or cut short ({error}); copy the model again"
+            ) from None
+        model = cls(config, build_image_encoder(config.encoder, pretrained=not config.encoder.trainable))
+        try:
+            model.load_stored_state({name: value.float() for name, value in state.items()})
+        except RuntimeError as error:
+            raise CheckpointError(f"{weights_path}: does not fit {config_path} ({error})") from None
+        return model.eval()
+
+
+def read_config(folder: str | Path) -> ModelConfig:
+    """The config of a model folder.
+
+    Raises:
+        CheckpointError: if config or weights are missing, or the config is damaged.
+    """
+    config_path, weights_path = Path(folder) / CONFIG_NAME, Path(folder) / WEIGHTS_NAME
+    for path in (config_path, weights_path):
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file; give a folder that ddcap saved a model in")
+    try:
+        values = json.loads(config_path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise CheckpointError(f"{config_path}: not valid JSON; copy the model again") from None
+    return ModelConfig.from_dict(values, str(config_path))
