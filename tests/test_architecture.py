@@ -18,6 +18,7 @@ ORDER = [
     {"data", "diffusion"},
     {"model"},
     {"decoding"},
+    {"model_folder"},
     {"captioner"},
     {"evaluation", "display"},
     {"training"},

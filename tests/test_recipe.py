@@ -9,6 +9,14 @@ from ddcap.recipe import DecodingSettings, Recipe, dump_settings, parse_settings
 from ddcap.recipe_file import load_recipe
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
+TWIN = [
+    "model.kind=autoregressive",
+    "model.length_prediction=false",
+    "model.concentrated_attention=false",
+    "training.image_free_probability=0",
+    "decoding.method=left_to_right",
+    "decoding.guidance=1",
+]
 SECTIONS = [field.name for field in dataclasses.fields(Recipe)]
 
 
@@ -171,7 +179,15 @@ def test_wrong_types_and_values_are_named_with_their_value(override, reason, wri
         (["diffusion.keep_start=0.9", "diffusion.mask_start=0.2"], ["diffusion.mask_start", "1.1"]),
         (["diffusion.keep_end=0.2", "diffusion.mask_end=0.9"], ["diffusion.mask_end", "1.1"]),
         (["data.cache=x", "encoder.trainable=true"], ["data.cache", "encoder.trainable"]),
-        (["decoding.length=21"], ["decoding.length=21", "model.max_length=20"]),
+        (["decoding.length=21"], ["length=21", "model.max_length=20"]),
+        (["model.kind=autoregressive"], ["model.length_prediction=false", "concentrated_attention=false"]),
+        ([*TWIN, "decoding.method=best_first"], ["method=best_first", "left_to_right"]),
+        ([*TWIN, "decoding.guidance=1.5"], ["guidance=1.5", "1.0"]),
+        ([*TWIN, "decoding.steps=3"], ["steps=3", "None"]),
+        ([*TWIN, "training.image_free_probability=0.2"], ["image_free_probability=0.2", "0"]),
+        (["decoding.method=left_to_right"], ["method=left_to_right", "diffusion", "best_first"]),
+        (["decoding.beams=3"], ["beams=3", "method=left_to_right"]),
+        ([*TWIN, "decoding.beams=3", "decoding.temperature=1"], ["beams=3", "temperature=0"]),
         (
             ["training.batch_size=12", "data.captions_per_image=5"],
             ["training.batch_size=12", "data.captions_per_image=5"],
@@ -186,6 +202,7 @@ def test_cross_checks_name_both_settings(overrides, named, write):
 def test_cross_checks_let_the_limits_pass(write):
     edge = ["model.positions=20", "decoding.length=20", "training.batch_size=15", "data.captions_per_image=5"]
     load_recipe(write(""), [*edge, "diffusion.keep_end=0.1", "diffusion.mask_end=0.9"])
+    load_recipe(write(""), [*TWIN, "decoding.beams=3"])
 
 
 def test_a_missing_file_and_a_folder(tmp_path):

@@ -16,14 +16,11 @@ from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.generate import generate
 from ddcap.decoding.infilling import infill, parse_template
 from ddcap.decoding.trace import DecodingResult, Trace, build_trace
-from ddcap.errors import CheckpointError, DDCapError, ImageError
-from ddcap.model.ddcap import DDCapModel
+from ddcap.errors import CheckpointError, DDCapError, ImageError, RecipeError
 from ddcap.model.image_encoder import ImageFeatures
-from ddcap.model.stored_model import CONFIG_NAME, WEIGHTS_NAME
+from ddcap.model.kinds import CaptioningModel, load_model
+from ddcap.model_folder import DEFAULT_MODEL, find_model
 from ddcap.recipe import DecodingSettings, dump_settings, parse_settings
-
-DEFAULT_MODEL = "default"
-_EMBEDDED = Path(__file__).parent / "pretrained" / "default"
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ class Captioner:
         tokenizer: of the model.
     """
 
-    def __init__(self, model: DDCapModel, tokenizer: CaptionTokenizer) -> None:
+    def __init__(self, model: CaptioningModel, tokenizer: CaptionTokenizer) -> None:
         if tokenizer.vocabulary_size != model.config.vocabulary_size:
             raise CheckpointError(
                 f"the tokenizer has {tokenizer.vocabulary_size} entries, the model "
@@ -92,8 +89,8 @@ class Captioner:
         except (RuntimeError, AssertionError) as error:  # torch raises either, by kind of device
             reason = str(error).splitlines()[0]
             raise DDCapError(f"device {str(device)!r}: not to be had here ({reason}); use cpu") from None
-        folder = _find_model(model)
-        loaded = DDCapModel.from_pretrained(folder)
+        folder = find_model(model)
+        loaded = load_model(folder)
         return cls(loaded.to(device), CaptionTokenizer.load(folder))
 
     @property
@@ -155,9 +152,9 @@ class Captioner:
         if batch_size < 1:
             raise DDCapError(f"batch_size={batch_size}: at least one image has to be computed at once")
         decoding = self.settings(**settings)
-        lengths_differ = decoding.length == "predicted" and self.model.length_head is not None
+        lengths_differ = decoding.length == "predicted" and self.model.config.model.length_prediction
         if num > 1 and not lengths_differ and not decoding.temperature:
-            decoding = replace(decoding, temperature=1.0)  # of one length only draws can differ
+            decoding = replace(decoding, temperature=1.0, beams=1)  # of one length only draws can differ
         generator = torch.Generator(self.model.device).manual_seed(seed)
         for start in range(0, len(images), batch_size):
             yield from self._caption_batch(images[start : start + batch_size], num, decoding, generator)
@@ -179,7 +176,7 @@ class Captioner:
         parsed = parse_template(template, self.tokenizer)
         features = self.features([image])
         generator = torch.Generator(self.model.device).manual_seed(seed)
-        filled = infill(self.model, features, parsed, decoding, self.tokenizer.padding_id, generator)
+        filled = infill(self.model, features, parsed, decoding, self.tokenizer.end_id, generator)
         return self._captions(filled.result, [filled.row])[0]
 
     def settings(self, **changes: Any) -> DecodingSettings:
@@ -192,11 +189,10 @@ class Captioner:
         merged: DecodingSettings = parse_settings(
             DecodingSettings, {**dump_settings(self.decoding), **given}, "decoding settings"
         )
-        longest = self.model.config.model.max_length
-        if isinstance(merged.length, int) and merged.length > longest:
-            raise DDCapError(
-                f"length {merged.length} is over this model's longest caption, {longest} tokens; lower it"
-            )
+        try:
+            merged.check_model(self.model.config.model)
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
         return merged
 
     def save(self, folder: str | Path, dtype: torch.dtype = torch.float32, **settings: Any) -> None:
@@ -242,7 +238,14 @@ class Captioner:
         self, pixels: list[Tensor], num: int, decoding: DecodingSettings, generator: torch.Generator
     ) -> list[tuple[Caption, ...]]:
         features = self._encode(pixels)
-        result = generate(self.model, features, decoding, generator, captions_per_image=num)
+        result = generate(
+            self.model,
+            features,
+            decoding,
+            self.tokenizer.end_id,
+            generator=generator,
+            captions_per_image=num,
+        )
         flat = self._captions(result, range(len(result.tokens)))
         per_image = len(flat) // len(pixels)
         groups = [flat[start : start + per_image] for start in range(0, len(flat), per_image)]
@@ -267,25 +270,3 @@ class Captioner:
                 )
             )
         return captions
-
-
-def _find_model(model: str | Path) -> Path:
-    """The folder of a model: the embedded one, a given folder, or a download from the Hub."""
-    if model == DEFAULT_MODEL:
-        return _EMBEDDED
-    folder = Path(model)
-    if folder.exists():
-        return folder
-    if str(model).count("/") != 1 or str(model).startswith((".", "/", "~")):
-        raise CheckpointError(
-            f"{model}: no such model; give 'default', a folder, or a Hub id like owner/name"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        patterns = [CONFIG_NAME, WEIGHTS_NAME, "tokenizer.json"]
-        return Path(snapshot_download(str(model), allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{model}: no such folder, and not to be had from the Hub ({reason})") from None

@@ -87,6 +87,11 @@ class ModelSettings:
         """Check what single fields cannot."""
         if self.width % self.heads:
             raise ValueError(f"model.width={self.width}: no multiple of model.heads={self.heads}; change one")
+        if self.kind == "autoregressive" and (self.length_prediction or self.concentrated_attention):
+            raise ValueError(
+                "an autoregressive model has no special designs; set model.length_prediction=false and "
+                "model.concentrated_attention=false"
+            )
         if self.width % 2:
             raise ValueError(f"model.width={self.width} is odd; the timestep embedding needs an even width")
         if self.positions is not None and self.positions < self.max_length:
@@ -150,7 +155,9 @@ class TrainingSettings:
 class DecodingSettings:
     """How a caption is made from a trained model."""
 
-    method: Literal["best_first", "ancestral"] = Field(default="best_first", description="special design 3")
+    method: Literal["best_first", "ancestral", "left_to_right"] = Field(
+        default="best_first", description="special design 3; left_to_right is the autoregressive twin's"
+    )
     steps: int | None = Field(default=None, ge=1, description="denoising steps; else one token per step")
     schedule: Literal["per_caption", "released"] = Field(
         default="per_caption", description="released: steps follow the longest caption of the batch"
@@ -165,11 +172,36 @@ class DecodingSettings:
         default="argmax", description="predicted length: the likeliest class, or the rounded mean"
     )
     temperature: float = Field(default=0.0, ge=0, description="0 takes the likeliest token, 1 samples")
+    beams: int = Field(default=1, ge=1, description="left_to_right: captions followed at once; 1 is greedy")
 
     def __post_init__(self) -> None:
         """Check what single fields cannot."""
         if self.length != "predicted" and (isinstance(self.length, str) or self.length < 1):
             raise ValueError(f"length={self.length!r}: give a number of tokens from 1, or 'predicted'")
+        if self.beams > 1 and (self.method != "left_to_right" or self.temperature):
+            raise ValueError(
+                f"beams={self.beams} needs method=left_to_right and temperature=0; change them, or beams=1"
+            )
+
+    def check_model(self, model: ModelSettings) -> None:
+        """Raise ValueError if a model of these settings cannot decode like this."""
+        if isinstance(self.length, int) and self.length > model.max_length:
+            raise ValueError(
+                f"length={self.length} is over this model's longest caption, "
+                f"model.max_length={model.max_length} tokens; lower it"
+            )
+        is_twin = model.kind == "autoregressive"
+        if is_twin != (self.method == "left_to_right"):
+            own = "left_to_right" if is_twin else "best_first or ancestral"
+            raise ValueError(f"method={self.method}: a model of kind {model.kind} decodes by {own}; say so")
+        if is_twin:
+            plain = DecodingSettings(method="left_to_right", guidance=1.0)
+            for name in ("guidance", "steps", "schedule", "length", "length_rule"):
+                if getattr(self, name) != getattr(plain, name):
+                    raise ValueError(
+                        f"{name}={getattr(self, name)}: means nothing to an autoregressive model; "
+                        f"leave it at {getattr(plain, name)}"
+                    )
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -190,10 +222,11 @@ class Recipe:
             raise ValueError(
                 "data.cache is set although encoder.trainable=true changes the features; remove data.cache"
             )
-        if isinstance(self.decoding.length, int) and self.decoding.length > self.model.max_length:
+        self.decoding.check_model(self.model)
+        if self.model.kind == "autoregressive" and self.training.image_free_probability:
             raise ValueError(
-                f"decoding.length={self.decoding.length} is over model.max_length={self.model.max_length}; "
-                "lower it"
+                f"training.image_free_probability={self.training.image_free_probability}: an autoregressive "
+                "model has no image-free memory; set it to 0"
             )
         if self.training.batch_size % self.data.captions_per_image:
             raise ValueError(

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ddcap.data.images import load_image
-from ddcap.model.ddcap import DDCapModel
+from ddcap.model.kinds import build_model
 from ddcap.model.stored_model import ModelConfig
 from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 
@@ -13,11 +13,11 @@ def random_model(config):
     """Weights so uneven that every prediction differs from its neighbours; always the same."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(SEED)
-        model = DDCapModel(config)
+        model = build_model(config)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter += 0.4 * torch.randn_like(parameter)
-        if model.length_head is not None:
+        if config.model.length_prediction:
             model.length_head.mlp[0].weight *= 2  # photographs get unequal lengths
     return model.eval()
 
@@ -42,6 +42,17 @@ def model_without_length_head(config):
     settings = ModelSettings(**{**vars(config.model), "length_prediction": False})
     return random_model(
         ModelConfig(config.vocabulary_size, config.encoder, settings, config.diffusion, config.decoding)
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_twin(config):
+    """A random autoregressive model; tests leave it as it is."""
+    twin = {"kind": "autoregressive", "length_prediction": False, "concentrated_attention": False}
+    settings = ModelSettings(**{**vars(config.model), **twin})
+    decoding = DecodingSettings(method="left_to_right", guidance=1)
+    return random_model(
+        ModelConfig(config.vocabulary_size, config.encoder, settings, config.diffusion, decoding)
     )
 
 

@@ -6,6 +6,7 @@ from ddcap.errors import RecipeError
 from ddcap.model.image_encoder import ImageFeatures
 from ddcap.recipe import DecodingSettings
 
+END = 0  # the compact tokenizer's end token
 METHODS = [
     {"method": "best_first"},
     {"method": "best_first", "schedule": "released"},
@@ -75,7 +76,7 @@ def test_several_captions_take_the_likeliest_lengths(tiny_model, features):
 
 
 def test_there_are_no_more_captions_than_lengths(tiny_model, features):
-    result = generate(tiny_model, features, settings(), captions_per_image=40)
+    result = generate(tiny_model, features, settings(), END, captions_per_image=40)
     assert result.tokens.shape[0] == 3 * 12
     assert sorted(result.lengths[:12].tolist()) == list(range(1, 13))
 
@@ -85,7 +86,7 @@ def test_there_are_no_more_captions_than_lengths(tiny_model, features):
 
 @pytest.mark.parametrize("changes", METHODS)
 def test_every_position_up_to_the_length_becomes_a_word(tiny_model, features, changes):
-    result = generate(tiny_model, features, settings(**changes), seeded())
+    result = generate(tiny_model, features, settings(**changes), END, generator=seeded())
     assert torch.equal(result.lengths, choose_lengths(tiny_model, features, settings()))
     assert result.tokens.shape == (3, int(result.lengths.max()))
     assert ((result.tokens >= 0) & (result.tokens < tiny_model.mask_id)).all()
@@ -97,23 +98,27 @@ def test_every_position_up_to_the_length_becomes_a_word(tiny_model, features, ch
 
 @pytest.mark.parametrize("changes", METHODS)
 def test_same_seed_same_captions(tiny_model, features, changes):
-    results = [generate(tiny_model, features, settings(**changes), seeded(7)) for _ in range(2)]
+    results = [
+        generate(tiny_model, features, settings(**changes), END, generator=seeded(7)) for _ in range(2)
+    ]
     for name, value in vars(results[0]).items():
         assert torch.equal(value, getattr(results[1], name)), name
 
 
 @pytest.mark.parametrize("changes", [{"temperature": 1.0}, {"method": "ancestral"}])
 def test_drawing_decoders_depend_on_the_seed(tiny_model, features, changes):
-    one, other = (generate(tiny_model, features, settings(**changes), seeded(seed)) for seed in (0, 1))
+    one, other = (
+        generate(tiny_model, features, settings(**changes), END, generator=seeded(seed)) for seed in (0, 1)
+    )
     assert not torch.equal(one.tokens, other.tokens)
 
 
 @pytest.mark.parametrize("changes", [{}, {"guidance": 1.0}, {"steps": 3}, {"length_rule": "expected"}])
 def test_a_batch_is_its_images_one_by_one(tiny_model, features, changes):
-    together = generate(tiny_model, features, settings(**changes))
+    together = generate(tiny_model, features, settings(**changes), END)
     captions = []
     for image in range(3):
-        alone = generate(tiny_model, row(features, image), settings(**changes))
+        alone = generate(tiny_model, row(features, image), settings(**changes), END)
         length = int(alone.lengths[0])
         assert together.lengths[image] == length
         assert torch.equal(together.tokens[image, :length], alone.tokens[0])
@@ -126,40 +131,47 @@ def test_a_batch_is_its_images_one_by_one(tiny_model, features, changes):
 
 def test_fixed_length_is_respected(tiny_model, features):
     for length in (1, 7, 12):
-        result = generate(tiny_model, features, settings(length=length))
+        result = generate(tiny_model, features, settings(length=length), END)
         assert result.tokens.shape == (3, length)
         assert result.lengths.tolist() == [length] * 3
 
 
 def test_several_captions_are_grouped_by_image(tiny_model, features):
-    together = generate(tiny_model, features, settings(), captions_per_image=4)
+    together = generate(tiny_model, features, settings(), END, captions_per_image=4)
     assert together.tokens.shape[0] == 12
     lengths = together.lengths.view(3, 4)
     for image in range(3):
         assert len(set(lengths[image].tolist())) == 4
         for number, length in enumerate(lengths[image].tolist()):
-            alone = generate(tiny_model, row(features, image), settings(length=length))
+            alone = generate(tiny_model, row(features, image), settings(length=length), END)
             assert torch.equal(together.tokens[4 * image + number, :length], alone.tokens[0])
 
 
 def test_settings_reach_the_decoder(tiny_model, features):
-    plain = generate(tiny_model, features, settings(length=12))
+    plain = generate(tiny_model, features, settings(length=12), END)
     assert len(plain.timesteps) == 8
-    assert len(generate(tiny_model, features, settings(length=12, steps=3)).timesteps) == 3
-    ancestral = generate(tiny_model, features, settings(length=12, method="ancestral", steps=3))
+    assert len(generate(tiny_model, features, settings(length=12, steps=3), END).timesteps) == 3
+    ancestral = generate(tiny_model, features, settings(length=12, method="ancestral", steps=3), END)
     assert len(ancestral.timesteps) == 3
-    released = generate(tiny_model, features, settings(length=12, schedule="released"))
+    released = generate(tiny_model, features, settings(length=12, schedule="released"), END)
     assert released.timesteps[:, 0].tolist() == list(range(7, -1, -1))
-    strong = generate(tiny_model, features, settings(length=12, guidance=4.0))
+    strong = generate(tiny_model, features, settings(length=12, guidance=4.0), END)
     assert not torch.equal(strong.tokens, plain.tokens)
     assert not torch.equal(
-        generate(tiny_model, features, settings(length=12, temperature=1.0), seeded()).tokens, plain.tokens
+        generate(tiny_model, features, settings(length=12, temperature=1.0), END, generator=seeded()).tokens,
+        plain.tokens,
     )
 
 
 def test_ancestral_temperature_zero_means_not_set(tiny_model, features):
     unset, one = (
-        generate(tiny_model, features, settings(method="ancestral", temperature=temperature), seeded())
+        generate(
+            tiny_model,
+            features,
+            settings(method="ancestral", temperature=temperature),
+            END,
+            generator=seeded(),
+        )
         for temperature in (0.0, 1.0)
     )
     assert torch.equal(unset.tokens, one.tokens)
@@ -171,7 +183,9 @@ def test_decode_keeps_given_words(tiny_model, features, method):
     tokens = torch.tensor([[mask, 5, mask, 7], [9, mask, 3, 3], [mask, mask, mask, 8]])
     lengths = torch.tensor([4, 3, 4])
     with torch.no_grad():
-        result = decode(tiny_model, features, tokens, lengths, settings(method=method), seeded())
+        result = decode(
+            tiny_model, features, tokens, lengths, settings(method=method), END, generator=seeded()
+        )
     given = tokens != mask
     assert torch.equal(result.tokens[given], tokens[given])
     assert (result.tokens != mask).all()

@@ -22,7 +22,7 @@ def image(features):
 
 def filled(model, image, template, tokenizer, settings=SETTINGS):
     generator = torch.Generator().manual_seed(0)
-    infilling = infill(model, image, template, settings, tokenizer.padding_id, generator)
+    infilling = infill(model, image, template, settings, tokenizer.end_id, generator)
     length = int(infilling.result.lengths[infilling.row])
     return infilling.result.tokens[infilling.row, :length].tolist()
 
@@ -111,7 +111,15 @@ def test_open_blank_takes_the_best_scored_width(tiny_model, tiny_tokenizer, feat
     for width in range(1, WIDEST_BLANK + 1):
         row = template.fill_widths([blank or width for blank in template.blanks], tiny_model.mask_id)
         with torch.no_grad():
-            result = decode(tiny_model, image, torch.tensor([row]), torch.tensor([len(row)]), SETTINGS)
+            result = decode(
+                tiny_model,
+                image,
+                torch.tensor([row]),
+                torch.tensor([len(row)]),
+                SETTINGS,
+                tiny_tokenizer.end_id,
+                may_end=False,
+            )
             length_logits = tiny_model.length_logits(image).log_softmax(dim=1)[0]
         blanks = [i for i, token in enumerate(row) if token == tiny_model.mask_id]
         mean = result.confidences[0, blanks].log().mean() + length_logits[len(row) - 1]
@@ -144,13 +152,13 @@ def test_the_picture_matters(tiny_model, tiny_tokenizer, features):
 
 def test_only_widths_that_fit_are_tried(tiny_model, tiny_tokenizer, image):
     template = parse_template("___ ___ ___ [7]", tiny_tokenizer)  # 11 tokens at least, 12 at most
-    infilling = infill(tiny_model, image, template, SETTINGS, tiny_tokenizer.padding_id)
+    infilling = infill(tiny_model, image, template, SETTINGS, tiny_tokenizer.end_id)
     assert sorted(infilling.result.lengths.tolist()) == [11, 12, 12, 12]
 
 
 def test_of_very_many_widths_the_narrow_ones_are_tried(tiny_model, tiny_tokenizer, image):
     template = parse_template(" ".join(["___"] * 8), tiny_tokenizer)  # 65,536 widths, most over 12 tokens
-    infilling = infill(tiny_model, image, template, SETTINGS, tiny_tokenizer.padding_id)
+    infilling = infill(tiny_model, image, template, SETTINGS, tiny_tokenizer.end_id)
     spare = [math.comb(8 + extra - 1, extra) for extra in range(3)]  # ways to share out 0 to 2 extra tokens
     counts = torch.bincount(infilling.result.lengths)[9:].tolist()
     assert counts[:3] == spare and sum(counts) == MOST_CANDIDATES
@@ -166,12 +174,12 @@ def test_many_open_blanks_stay_affordable(tiny_model, tiny_tokenizer, image):
 def test_too_long(tiny_model, tiny_tokenizer, image, text):
     template = parse_template(text, tiny_tokenizer)
     with pytest.raises(DDCapError, match=f"at least {template.shortest} tokens.* 12; shorten it"):
-        infill(tiny_model, image, template, SETTINGS, tiny_tokenizer.padding_id)
+        infill(tiny_model, image, template, SETTINGS, tiny_tokenizer.end_id)
 
 
 def test_an_absurd_width_is_refused_at_once(tiny_model, tiny_tokenizer, image):
     start = time.monotonic()
     template = parse_template("a [99999999999] dog", tiny_tokenizer)
     with pytest.raises(DDCapError, match="at least 100000"):
-        infill(tiny_model, image, template, SETTINGS, tiny_tokenizer.padding_id)
+        infill(tiny_model, image, template, SETTINGS, tiny_tokenizer.end_id)
     assert time.monotonic() - start < 5

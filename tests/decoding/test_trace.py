@@ -15,7 +15,14 @@ METHODS = [
 
 @pytest.mark.parametrize("settings", METHODS)
 def test_events_replayed_make_the_caption(tiny_model, tiny_tokenizer, features, settings):
-    result = generate(tiny_model, features, settings, torch.Generator().manual_seed(0), captions_per_image=2)
+    result = generate(
+        tiny_model,
+        features,
+        settings,
+        0,
+        generator=torch.Generator().manual_seed(0),
+        captions_per_image=2,
+    )
     ids = list(range(tiny_tokenizer.mask_id + 1))
     pieces_of = dict(zip(ids, tiny_tokenizer.pieces(ids), strict=True))
     for row in range(len(result.tokens)):

@@ -147,7 +147,12 @@ def test_replacement_noise_trains(recipe_file):
     train(load_recipe(recipe_file, ["diffusion.mask_end=0.9", "training.epochs=1"]))
 
 
-def test_eight_real_images_are_over_fitted_and_recited(recipe_file, tmp_path, photos, captions_json):
+TWIN = ["model.kind=autoregressive", "model.length_prediction=false", "model.concentrated_attention=false"]
+TWIN += ["training.image_free_probability=0", "decoding.method=left_to_right", "decoding.guidance=1"]
+
+
+@pytest.mark.parametrize("kind", [[], TWIN], ids=["diffusion", "autoregressive"])
+def test_eight_real_images_are_over_fitted_and_recited(recipe_file, tmp_path, photos, captions_json, kind):
     entries = json.loads(captions_json.read_text())["images"]
     for entry in entries:
         entry["sentences"] = entry["sentences"][:1]
@@ -160,7 +165,7 @@ def test_eight_real_images_are_over_fitted_and_recited(recipe_file, tmp_path, ph
     changes += ["training.checkpoint_every=1000", "model.width=64", "model.dropout=0", "training.ema_decay=0"]
     changes += ["training.learning_rate=3e-3", "training.warmup_epochs=10", "model.length_hidden=64"]
     changes += ["model.projection_hidden=32", "training.length_loss_weight=3"]
-    captioner = Captioner.from_pretrained(train(load_recipe(recipe_file, changes)))
+    captioner = Captioner.from_pretrained(train(load_recipe(recipe_file, [*changes, *kind])))
     said = [caption.text for caption in captioner(photos)]
     wanted = [
         captioner.tokenizer.decode(captioner.tokenizer.encode(e["sentences"][0]["raw"])) for e in entries

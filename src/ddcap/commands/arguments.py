@@ -20,7 +20,9 @@ def decoding_arguments() -> argparse.ArgumentParser:
     decoding = argparse.ArgumentParser(add_help=False)
     group = decoding.add_argument_group("decoding", "each defaults to the model's own setting")
     group.add_argument(
-        "--method", choices=["best_first", "ancestral"], help="best-first, or the normal reverse process"
+        "--method",
+        choices=["best_first", "ancestral", "left_to_right"],
+        help="best-first, the normal reverse process, or (autoregressive models) left to right",
     )
     group.add_argument("--steps", type=int, help="denoising steps; fewer is faster")
     group.add_argument("--guidance", type=float, help="s of equation 8; over 1 follows the image more")
@@ -28,6 +30,7 @@ def decoding_arguments() -> argparse.ArgumentParser:
         "--length", type=_length, help="tokens of the caption, end token included, or 'predicted'"
     )
     group.add_argument("--temperature", type=float, help="0 takes the likeliest token, 1 samples")
+    group.add_argument("--beams", type=int, help="autoregressive models: captions followed at once")
     return decoding
 
 
@@ -43,7 +46,7 @@ def output_arguments() -> argparse.ArgumentParser:
 
 def decoding_changes(options: argparse.Namespace) -> dict[str, Any]:
     """The decoding settings that the command line names; None where it is silent."""
-    names = ("method", "steps", "guidance", "length", "temperature")
+    names = ("method", "steps", "guidance", "length", "temperature", "beams")
     return {name: getattr(options, name) for name in names}
 
 

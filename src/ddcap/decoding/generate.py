@@ -1,4 +1,4 @@
-"""Image features to decoded captions: choose the lengths, then the decoder that the settings name."""
+"""Image features to decoded captions: choose the lengths, then the decoder that model and settings name."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from torch import Tensor
 
 from ddcap.decoding.ancestral import decode_ancestral
 from ddcap.decoding.best_first import decode_best_first, plan_steps
-from ddcap.decoding.guidance import build_predictor
+from ddcap.decoding.guidance import build_predictor, forbid
+from ddcap.decoding.left_to_right import decode_left_to_right
 from ddcap.decoding.trace import DecodingResult
 from ddcap.errors import RecipeError
+from ddcap.model.autoregressive import AutoregressiveModel
 from ddcap.model.ddcap import DDCapModel
 from ddcap.model.image_encoder import ImageFeatures
+from ddcap.model.kinds import CaptioningModel
 from ddcap.recipe import DecodingSettings
 
 
@@ -46,17 +49,37 @@ def choose_lengths(
 
 
 def decode(
-    model: DDCapModel,
+    model: CaptioningModel,
     features: ImageFeatures,
     tokens: Tensor,
     lengths: Tensor,
     settings: DecodingSettings,
+    end_id: int,
+    *,
+    may_end: bool = True,
     generator: torch.Generator | None = None,
     captions_per_image: int = 1,
 ) -> DecodingResult:
-    """Fill every MASK of `tokens` (B, L), by the decoder that `settings` name; given words stay."""
+    """Fill every MASK of `tokens` (B, L), by the decoder that `settings` name; given words stay.
+
+    Without `may_end` no MASK becomes the end token: words that are given behind it would be lost.
+    """
     keys_values = model.project_memory(features)
+    if isinstance(model, AutoregressiveModel):
+        return decode_left_to_right(
+            model,
+            keys_values,
+            tokens,
+            lengths,
+            end_id,
+            may_end=may_end,
+            beams=settings.beams,
+            temperature=settings.temperature,
+            generator=generator,
+        )
     predict = build_predictor(model, keys_values, lengths, settings.guidance, captions_per_image)
+    if not may_end:
+        predict = forbid(predict, end_id)
     if settings.method == "ancestral":
         temperature = settings.temperature or 1.0  # the reverse process is a sampler; 0 means "not set" here
         return decode_ancestral(
@@ -69,9 +92,11 @@ def decode(
 
 @torch.inference_mode()
 def generate(
-    model: DDCapModel,
+    model: CaptioningModel,
     features: ImageFeatures,
     settings: DecodingSettings,
+    end_id: int,
+    *,
     generator: torch.Generator | None = None,
     captions_per_image: int = 1,
 ) -> DecodingResult:
@@ -81,16 +106,30 @@ def generate(
         model: in evaluation mode.
         features: of I images, on the model's device.
         settings: decoder, steps, guidance, length, temperature.
+        end_id: the tokenizer's end token.
         generator: source of randomness, on the model's device; None is enough for a deterministic decoder.
-        captions_per_image: captions per image, each with another length.
+        captions_per_image: captions per image, each with another length if lengths are predicted.
 
     Returns:
         I * captions_per_image captions, grouped by image.
     """
-    lengths = choose_lengths(model, features, settings, captions_per_image)
+    if isinstance(model, AutoregressiveModel):
+        count = features.memory.shape[0] * captions_per_image
+        lengths = torch.full((count,), model.config.model.max_length, device=model.device)
+    else:
+        lengths = choose_lengths(model, features, settings, captions_per_image)
     captions_per_image = len(lengths) // features.memory.shape[0]
     tokens = start_tokens(lengths, model.mask_id)
-    return decode(model, features, tokens, lengths, settings, generator, captions_per_image)
+    return decode(
+        model,
+        features,
+        tokens,
+        lengths,
+        settings,
+        end_id,
+        generator=generator,
+        captions_per_image=captions_per_image,
+    )
 
 
 def start_tokens(lengths: Tensor, mask_id: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -64,3 +65,14 @@ def build_predictor(
         return guide(image_logits, image_free_logits, scale)
 
     return predict_guided
+
+
+def forbid(predict: Predictor, token_id: int) -> Predictor:
+    """`predict` with no probability for `token_id`, normalised again."""
+
+    def predict_without(tokens: Tensor, timestep: Tensor) -> Tensor:
+        log_probabilities = predict(tokens, timestep).clone()
+        log_probabilities[..., token_id] = -torch.inf
+        return F.log_softmax(log_probabilities, dim=-1)
+
+    return predict_without

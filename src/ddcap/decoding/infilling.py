@@ -19,6 +19,7 @@ from ddcap.decoding.trace import DecodingResult
 from ddcap.errors import DDCapError
 from ddcap.model.ddcap import DDCapModel
 from ddcap.model.image_encoder import ImageFeatures
+from ddcap.model.kinds import CaptioningModel
 from ddcap.recipe import DecodingSettings
 
 WIDEST_BLANK = 4  # tokens tried for a blank of unknown width
@@ -94,11 +95,11 @@ class Infilling:
 
 @torch.inference_mode()
 def infill(
-    model: DDCapModel,
+    model: CaptioningModel,
     features: ImageFeatures,
     template: Template,
     settings: DecodingSettings,
-    padding_id: int,
+    end_id: int,
     generator: torch.Generator | None = None,
 ) -> Infilling:
     """Fill a template for one image.
@@ -112,7 +113,7 @@ def infill(
         features: of one image.
         template: see `parse_template`.
         settings: decoding; its `length` is not used, since the template gives it.
-        padding_id: of the tokenizer.
+        end_id: of the tokenizer; it never fills a blank, and pads shorter candidates.
         generator: source of randomness.
 
     Raises:
@@ -128,10 +129,20 @@ def infill(
     rows = [row for row in rows if len(row) <= longest]
     lengths = torch.tensor([len(row) for row in rows], device=model.device)
     widest = int(lengths.max())
-    tokens = torch.tensor([row + [padding_id] * (widest - len(row)) for row in rows], device=model.device)
-    result = decode(model, features, tokens, lengths, settings, generator, captions_per_image=len(rows))
+    tokens = torch.tensor([row + [end_id] * (widest - len(row)) for row in rows], device=model.device)
+    result = decode(
+        model,
+        features,
+        tokens,
+        lengths,
+        settings,
+        end_id,
+        may_end=False,
+        generator=generator,
+        captions_per_image=len(rows),
+    )
     score = _fill_score(tokens == model.mask_id, result.confidences)
-    length_logits = model.length_logits(features)
+    length_logits = model.length_logits(features) if isinstance(model, DDCapModel) else None
     if length_logits is not None:
         score = score + length_logits.float().log_softmax(dim=1)[0, lengths - 1]
     return Infilling(result, int(score.argmax()))

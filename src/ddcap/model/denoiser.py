@@ -10,9 +10,9 @@ values), L caption positions, P image positions, D width, H heads, V words.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -172,7 +172,7 @@ class Denoiser(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
         self.final_norm = nn.LayerNorm(width)
-        self._initialise(settings.layers)
+        self._initialise()
 
     def project_memory(self, memory: Tensor) -> MemoryKeysValues:
         """Keys and values of every layer for `memory` (I, P, D); compute once, use at every step."""
@@ -213,20 +213,30 @@ class Denoiser(nn.Module):
         positions = self.position_embedding.weight[: noised_tokens.shape[1]]
         return torch.where(is_mask, self.mask_embedding.to(words.dtype), words) + positions
 
-    def _initialise(self, layers: int) -> None:
+    def _initialise(self) -> None:
         """GPT-2's initialisation; the adaptive norms start as plain layer norms."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
+        gpt2_initialise(self, list(self._each_block()))
         nn.init.normal_(self.mask_embedding, std=0.02)
         for block in self._each_block():
-            for residual in (block.self_attention.output, block.cross_attention.output, block.mlp[2]):
-                nn.init.normal_(residual.weight, std=0.02 / math.sqrt(2 * layers))  # type: ignore[arg-type]
             for norm in (block.norm_self, block.norm_cross, block.norm_mlp):
                 nn.init.zeros_(norm.linear.weight)
+
+
+def gpt2_initialise(part: nn.Module, blocks: Sequence[Any]) -> None:
+    """GPT-2's initialisation of a stack: normal weights, smaller where a block writes to the residual stream.
+
+    Args:
+        part: everything to initialise.
+        blocks: its blocks, with `self_attention.output`, `cross_attention.output` and `mlp[2]`.
+    """
+    for module in part.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+    for block in blocks:
+        for residual in (block.self_attention.output, block.cross_attention.output, block.mlp[2]):
+            nn.init.normal_(residual.weight, std=0.02 / math.sqrt(2 * len(blocks)))
 
 
 def split_heads(hidden: Tensor, heads: int) -> Tensor:

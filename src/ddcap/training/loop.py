@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ddcap.data.batches import StepPlan, training_steps
 from ddcap.errors import CheckpointError, MissingExtraError, RecipeError
-from ddcap.model.ddcap import DDCapModel
+from ddcap.model.kinds import CaptioningModel
 from ddcap.recipe import Recipe, dump_settings
 from ddcap.training.checkpoint import Checkpoint, Progress, list_checkpoints, load_checkpoint, save_checkpoint
 from ddcap.training.journal import Journal
@@ -126,12 +126,12 @@ class Run:
         return self.inputs.output / "best"
 
     @property
-    def shipped_model(self) -> DDCapModel:
+    def shipped_model(self) -> CaptioningModel:
         """The weights that are validated and kept: the moving average if there is one."""
         if self.average is None:
             return self.inputs.model
         model = self.average.module
-        assert isinstance(model, DDCapModel)
+        assert isinstance(model, CaptioningModel)
         return model
 
     def save_and_validate(self, done: int) -> None:

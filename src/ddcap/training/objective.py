@@ -1,4 +1,7 @@
-"""The training loss: L_x0 = -log p(x_0 | x_t, y) over all real positions, and the length's cross-entropy."""
+"""The training loss: L_x0 = -log p(x_0 | x_t, y) over all real positions, and the length's cross-entropy.
+
+The autoregressive twin's is -log p(word | words before it, y) over the same positions.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from torch import Tensor
 
 from ddcap.data.batches import CaptionBatch
 from ddcap.diffusion.transition import q_sample
+from ddcap.model.autoregressive import AutoregressiveModel
 from ddcap.model.ddcap import DDCapModel
 from ddcap.model.image_encoder import ImageFeatures
 
@@ -39,16 +43,21 @@ def caption_loss(
     """Noise a batch, predict it, score the prediction.
 
     Args:
-        model: a `DDCapModel`, or one wrapped for several processes.
+        model: of either kind, or one wrapped for several processes.
         batch: on the model's device.
         features: of the batch's images.
         generator: draws t, the noise and who loses the image; on the batch's device.
         image_free_probability: p of special design 4.
         label_smoothing: share of the target spread over the vocabulary.
     """
-    inner = model if isinstance(model, DDCapModel) else model.module
-    assert isinstance(inner, DDCapModel)
+    inner = model if isinstance(model, DDCapModel | AutoregressiveModel) else model.module
     device, captions = batch.tokens.device, batch.tokens.shape[0]
+    target = batch.tokens.flatten()[batch.positions]  # (N,)
+    if isinstance(inner, AutoregressiveModel):
+        logits = model(batch.tokens, features, positions=batch.positions)
+        token_loss = F.cross_entropy(logits.float(), target, label_smoothing=label_smoothing)
+        return Losses(token_loss, torch.zeros((), device=device))
+    assert isinstance(inner, DDCapModel)
     schedule = inner.schedule
     timestep = torch.randint(schedule.steps, (captions,), generator=generator, device=device)
     noised = q_sample(batch.tokens, timestep, schedule, generator)
@@ -57,7 +66,6 @@ def caption_loss(
         images = features.memory.shape[0]
         use_image = torch.rand(images, generator=generator, device=device) >= image_free_probability
     output = model(noised, timestep, batch.lengths, features, use_image=use_image, positions=batch.positions)
-    target = batch.tokens.flatten()[batch.positions]  # (N,)
     token_loss = F.cross_entropy(output.logits.float(), target, label_smoothing=label_smoothing)
     if output.length_logits is None:
         return Losses(token_loss, torch.zeros((), device=device))

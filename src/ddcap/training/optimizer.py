@@ -6,11 +6,11 @@ import math
 
 import torch
 
-from ddcap.model.ddcap import DDCapModel
+from ddcap.model.stored_model import StoredModel
 from ddcap.recipe import TrainingSettings
 
 
-def build_optimizer(model: DDCapModel, settings: TrainingSettings) -> torch.optim.AdamW:
+def build_optimizer(model: StoredModel, settings: TrainingSettings) -> torch.optim.AdamW:
     """AdamW over everything that trains; no weight decay on 1-d parameters, the encoder at its own rate.
 
     Every group carries `rate`, the factor its learning rate has to `learning_rate_at`.

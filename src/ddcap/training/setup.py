@@ -15,6 +15,7 @@ from ddcap.data.tokenizer import CaptionTokenizer, build_tokenizer
 from ddcap.errors import CheckpointError, DataError
 from ddcap.model.ddcap import DDCapModel
 from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
+from ddcap.model.kinds import CaptioningModel, build_model
 from ddcap.model.stored_model import ModelConfig
 from ddcap.recipe import DataSettings, Recipe
 from ddcap.training.checkpoint import list_checkpoints
@@ -34,7 +35,7 @@ class TrainingInputs:
         output: the run's folder.
     """
 
-    model: DDCapModel
+    model: CaptioningModel
     tokenizer: CaptionTokenizer
     train_data: CaptionData
     val_data: CaptionData
@@ -84,8 +85,8 @@ def prepare(recipe: Recipe, *, resume: bool, progress: ProgressBar = iter) -> Tr
         decoding=recipe.decoding,
     )
     torch.manual_seed(recipe.training.seed)
-    model = DDCapModel(config, encoder)
-    if not recipe.training.image_free_probability:
+    model = build_model(config, encoder)
+    if isinstance(model, DDCapModel) and not recipe.training.image_free_probability:
         model.image_free_memory.requires_grad_(
             False
         )  # never used then; several processes would wait for its gradient

@@ -14,8 +14,8 @@ from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.generate import generate
 from ddcap.errors import MissingExtraError
 from ddcap.evaluation.metrics import score_captions
-from ddcap.model.ddcap import DDCapModel
 from ddcap.model.image_encoder import ImageFeatures
+from ddcap.model.kinds import CaptioningModel
 from ddcap.recipe import DecodingSettings
 from ddcap.training.objective import caption_loss
 
@@ -46,7 +46,7 @@ class Validation:
 
 @torch.inference_mode()
 def validate(
-    model: DDCapModel,
+    model: CaptioningModel,
     data: CaptionData,
     tokenizer: CaptionTokenizer,
     decoding: DecodingSettings,
@@ -66,7 +66,7 @@ def validate(
         losses = caption_loss(model, batch, features, generator=generator)
         tokens, count = len(batch.positions), len(batch.lengths)
         totals += torch.tensor([losses.token * tokens, tokens, losses.length * count], dtype=torch.float64)
-        result = generate(model, features, decoding, generator)
+        result = generate(model, features, decoding, tokenizer.end_id, generator=generator)
         texts = [tokenizer.decode(ids) for ids in result.tokens.tolist()]
         captions.update(zip(batch.image_ids, texts, strict=True))
     return Validation(
@@ -77,7 +77,7 @@ def validate(
     )
 
 
-def batch_features(model: DDCapModel, batch: CaptionBatch) -> ImageFeatures:
+def batch_features(model: CaptioningModel, batch: CaptionBatch) -> ImageFeatures:
     """The batch's cached features, or the encoder's output on its pixels (no gradient if it is frozen)."""
     if batch.memory is not None and batch.summary is not None:
         return ImageFeatures(batch.memory, batch.summary)

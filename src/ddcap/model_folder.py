@@ -1,0 +1,37 @@
+"""Where a model lies: the embedded default, a folder, or the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ddcap.errors import CheckpointError
+from ddcap.model.stored_model import CONFIG_NAME, WEIGHTS_NAME
+
+DEFAULT_MODEL = "default"
+_EMBEDDED = Path(__file__).parent / "pretrained" / "default"
+
+
+def find_model(model: str | Path) -> Path:
+    """The folder of a model: the embedded one, a given folder, or a download from the Hub.
+
+    Raises:
+        CheckpointError: if it is none of them.
+    """
+    if model == DEFAULT_MODEL:
+        return _EMBEDDED
+    folder = Path(model)
+    if folder.exists():
+        return folder
+    if str(model).count("/") != 1 or str(model).startswith((".", "/", "~")):
+        raise CheckpointError(
+            f"{model}: no such model; give 'default', a folder, or a Hub id like owner/name"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        patterns = [CONFIG_NAME, WEIGHTS_NAME, "tokenizer.json"]
+        return Path(snapshot_download(str(model), allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{model}: no such folder, and not to be had from the Hub ({reason})") from None

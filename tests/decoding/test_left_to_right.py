@@ -1,0 +1,141 @@
+import pytest
+import torch
+
+from ddcap.decoding.generate import generate
+from ddcap.decoding.infilling import infill, parse_template
+from ddcap.decoding.left_to_right import decode_left_to_right
+from ddcap.model.image_encoder import ImageFeatures
+from ddcap.recipe import DecodingSettings
+
+END = 0  # the compact tokenizer's end token
+
+
+def settings(**changes):
+    return DecodingSettings(method="left_to_right", guidance=1, **changes)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def one_of(features, number):
+    return ImageFeatures(features.memory[[number]], features.summary[[number]])
+
+
+@torch.no_grad()
+def log_probabilities(model, features, caption):
+    """log p of every token of one caption (L,) by one pass over the whole, without any cache."""
+    logits = model(torch.tensor([caption]), features)[0]
+    return logits.log_softmax(dim=1)[torch.arange(len(caption)), torch.tensor(caption)]
+
+
+def words_of(result, row):
+    return result.tokens[row, : int(result.lengths[row])].tolist()
+
+
+def test_greedy_is_the_likeliest_next_word_again_and_again(tiny_twin, features):
+    result = generate(tiny_twin, features, settings(), END)
+    for row in range(3):
+        caption = []
+        while len(caption) < tiny_twin.config.model.max_length and END not in caption:
+            with torch.no_grad():
+                logits = tiny_twin(torch.tensor([[*caption, END]]), one_of(features, row))
+            caption.append(int(logits[0, -1].argmax()))
+        assert words_of(result, row) == caption
+    assert len({tuple(words_of(result, row)) for row in range(3)}) == 3  # the picture matters
+
+
+@pytest.mark.parametrize("changes", [{}, {"beams": 4}])
+def test_confidences_are_the_models_own(tiny_twin, features, changes):
+    result = generate(tiny_twin, features, settings(**changes), END)
+    for row in range(3):
+        caption = words_of(result, row)
+        expected = log_probabilities(tiny_twin, one_of(features, row), caption).exp()
+        torch.testing.assert_close(result.confidences[row, : len(caption)], expected, rtol=1e-3, atol=1e-6)
+
+
+def test_enough_beams_find_the_best_caption_there_is(tiny_twin, features):
+    """With as many beams as words, captions of at most two tokens are searched exhaustively."""
+    words = tiny_twin.config.vocabulary_size
+    image = one_of(features, 0)
+    with torch.no_grad():
+        keys_values = tiny_twin.project_memory(image)
+        tokens = torch.full((1, 2), tiny_twin.mask_id)
+        found = decode_left_to_right(
+            tiny_twin, keys_values, tokens, torch.tensor([2]), END, may_end=True, beams=words
+        )
+        pairs = torch.stack([torch.arange(words), torch.full((words,), END)], dim=1)
+        logits = tiny_twin(pairs, ImageFeatures(image.memory, image.summary))
+    first = logits[0, 0].log_softmax(dim=0)  # (V,)
+    second = logits[:, 1].log_softmax(dim=1)  # (V, V)
+    mean = (first.unsqueeze(1) + second) / 2
+    mean[END] = -torch.inf  # nothing comes after the end
+    best = max((float(first[END]), [END]), (float(mean.max()), list(divmod(int(mean.argmax()), words))))[1]
+    assert words_of(found, 0) == best
+
+
+def test_beams_keep_the_best_mean(tiny_twin, features):
+    """At least one picture gains from following several captions, and gains what the model says."""
+
+    def mean(result, row):
+        return float(log_probabilities(tiny_twin, one_of(features, row), words_of(result, row)).mean())
+
+    greedy, beam = (generate(tiny_twin, features, settings(beams=beams), END) for beams in (1, 8))
+    assert max(mean(beam, row) - mean(greedy, row) for row in range(3)) > 0
+
+
+@pytest.mark.parametrize("changes", [{}, {"beams": 3}])
+def test_a_batch_is_its_images_one_by_one(tiny_twin, features, changes):
+    together = generate(tiny_twin, features, settings(**changes), END)
+    for row in range(3):
+        alone = generate(tiny_twin, one_of(features, row), settings(**changes), END)
+        assert words_of(alone, 0) == words_of(together, row)
+
+
+def test_draws_depend_on_the_seed_alone(tiny_twin, features):
+    first, again, other = (
+        generate(
+            tiny_twin, features, settings(temperature=1), END, generator=seeded(seed), captions_per_image=2
+        )
+        for seed in (1, 1, 2)
+    )
+    assert first.tokens.shape[0] == 6
+    assert torch.equal(first.tokens, again.tokens)
+    assert not torch.equal(first.tokens, other.tokens)
+    assert words_of(first, 0) != words_of(first, 1)
+
+
+def test_history_goes_from_left_to_right(tiny_twin, features):
+    result = generate(tiny_twin, features, settings(), END)
+    steps, rows, longest = result.history.shape
+    assert (steps, rows, longest) == (longest + 1, 3, result.tokens.shape[1])
+    for step in range(steps):
+        assert torch.equal(result.history[step, :, :step], result.tokens[:, :step])
+        assert (result.history[step, :, step:] == tiny_twin.mask_id).all()
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("text", ["a [2] cat", "[3] dog", "a ___ very ___", "a dog ___"])
+def test_given_words_are_kept_and_no_blank_ends_the_caption(tiny_twin, tiny_tokenizer, features, text, beams):
+    template = parse_template(text, tiny_tokenizer)
+    for row in range(3):
+        filled = infill(tiny_twin, one_of(features, row), template, settings(beams=beams), END)
+        length = int(filled.result.lengths[filled.row])
+        tokens = filled.result.tokens[filled.row, :length].tolist()
+        assert tokens.index(END) == length - 1
+        assert tiny_twin.mask_id not in tokens
+        rest = tokens
+        for part in template.parts:  # every given part comes in order
+            if isinstance(part, tuple):
+                place = next(i for i in range(len(rest)) if tuple(rest[i : i + len(part)]) == part)
+                rest = rest[place + len(part) :]
+        assert rest == []
+
+
+def test_greedy_infilling_sees_its_left_context_only(tiny_twin, tiny_tokenizer, features):
+    image = one_of(features, 0)
+    one, other = (
+        infill(tiny_twin, image, parse_template(f"a [2] {ending}", tiny_tokenizer), settings(), END)
+        for ending in ("cat", "very bright wall")
+    )
+    assert one.result.tokens[0, :3].tolist() == other.result.tokens[0, :3].tolist()
