@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 import torch
-from machine import describe_machine
 
 from ddcap.captioner import Captioner
 from ddcap.data.images import load_image
 from ddcap.decoding.generate import choose_lengths, decode, start_tokens
+from ddcap.machine import describe_machine
 
 PHOTO = Path(__file__).parents[1] / "examples" / "photos" / "chelsea.jpg"
 
@@ -39,7 +39,7 @@ def time_stages(captioner: Captioner, photo: str) -> dict[str, float]:
     lengths = choose_lengths(model, features, decoding)
     tokens = start_tokens(lengths, model.mask_id)
     mark("length head")
-    result = decode(model, features, tokens, lengths, decoding)
+    result = decode(model, features, tokens, lengths, decoding, captioner.tokenizer.end_id)
     mark(f"denoise, {len(result.timesteps)} steps")
     captioner.tokenizer.decode(result.tokens[0].tolist())
     mark("tokens to text")

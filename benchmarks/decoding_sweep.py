@@ -10,12 +10,12 @@ import itertools
 import time
 
 import torch
-from machine import describe_machine
 
 from ddcap.captioner import Captioner
 from ddcap.data.karpathy import load_karpathy
 from ddcap.decoding.generate import generate
 from ddcap.evaluation.metrics import score_captions
+from ddcap.machine import describe_machine
 
 ROWS: list[dict[str, object]] = [
     *({"guidance": guidance} for guidance in (1.0, 1.35, 1.5)),
@@ -51,7 +51,11 @@ def main() -> None:
         generator = torch.Generator().manual_seed(0)
         start = time.perf_counter()
         tokens = [
-            ids for part in parts for ids in generate(captioner.model, part, settings, generator).tokens
+            ids
+            for part in parts
+            for ids in generate(
+                captioner.model, part, settings, captioner.tokenizer.end_id, generator=generator
+            ).tokens
         ]
         seconds = time.perf_counter() - start
         texts = [captioner.tokenizer.decode(ids.tolist()) for ids in tokens]

@@ -12,7 +12,7 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 
 # a module imports only from its left; modules of one rank do not import each other
 ORDER = [
-    {"errors"},
+    {"errors", "machine"},
     {"recipe"},
     {"recipe_file"},
     {"data", "diffusion"},
@@ -22,6 +22,7 @@ ORDER = [
     {"captioner"},
     {"evaluation", "display"},
     {"training"},
+    {"ablation"},
     {"serving"},
     {"commands"},
     {"cli"},

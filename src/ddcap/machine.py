@@ -1,13 +1,15 @@
-"""One line that says what a benchmark ran on."""
+"""One line that says what a measurement ran on."""
+
+from __future__ import annotations
 
 import platform
 from pathlib import Path
 
-import torch
-
 
 def describe_machine() -> str:
-    """Processor, threads, torch and Python."""
+    """Processor or GPU, threads, torch and Python."""
+    import torch
+
     model = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.exists():
@@ -17,5 +19,7 @@ def describe_machine() -> str:
             if "model name" in line
         ]
         model = names[0] if names else model
+    if torch.cuda.is_available():
+        model = f"{torch.cuda.get_device_name()}, {model}"
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     return f"{model}, {torch.get_num_threads()} threads, {versions}"

@@ -1,0 +1,97 @@
+"""The whole ablation: train what is missing, decode, score, sweep, fill blanks, and gather it all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ddcap.ablation.infilling_comparison import compare_infilling
+from ddcap.ablation.notebook import Notebook
+from ddcap.ablation.plan import Plan
+from ddcap.ablation.split import load_split
+from ddcap.ablation.sweeps import decoding_sweep, training_sweep
+from ddcap.ablation.table1 import check_claims, decodings_of, gather_rows, score_row
+from ddcap.ablation.trainings import training_summary
+from ddcap.errors import DataError
+from ddcap.evaluation.result import write_json
+from ddcap.machine import describe_machine
+from ddcap.recipe import Recipe
+
+METRICS_NAME = "metrics.json"
+
+
+def ablate(
+    plan: Plan, output: str | Path, *, limit: int | None = None, say: Callable[[str], None] = lambda _: None
+) -> Path:
+    """Run a plan; whatever is finished is not repeated.
+
+    Args:
+        plan: see `load_plan`.
+        output: folder for `trainings/`, `results/` and `metrics.json`.
+        limit: evaluate on the first so many pictures of test and val only.
+        say: is told what begins.
+
+    Returns:
+        The path of `metrics.json`, which `ablation.markdown` and `ddcap report` read.
+
+    Raises:
+        DDCapError: if data, plan or a checkpoint are not usable.
+    """
+    output = Path(output)
+    notebook = Notebook(output / "results")
+    base = plan.rows[0].recipe
+    test, val = load_split(base, "test", limit), load_split(base, "val", limit)
+    rows = {label: score_row(one, test, notebook, say) for label, one in decodings_of(plan).items()}
+    content: dict[str, Any] = {
+        "format": "ddcap-ablation-1",
+        "data": base.data.json,
+        "data_files": _data_files(base),
+        "models": _models(plan, output),
+        "test_images": len(test.records),
+        "val_images": len(val.records),
+        "machine": describe_machine(),
+        "rows": gather_rows(plan, rows),
+        "claims": check_claims(rows),
+        "human": next(iter(rows.values()))["human"],
+        "sweeps": {},
+        "infilling": compare_infilling(plan, test, notebook, say),
+    }
+    write_json(output / METRICS_NAME, content)  # the sweeps below may take hours
+    for name, values in plan.file.decoding_sweeps.items():
+        content["sweeps"][name] = decoding_sweep(plan, name, values, val, notebook, say)
+    for name, trials in plan.sweeps.items():
+        content["sweeps"][name] = training_sweep(trials, val, notebook, say)
+    everything = [*plan.rows, *(one for trials in plan.sweeps.values() for one in trials)]
+    folders = sorted({one.recipe.training.output for one in everything})
+    content["trainings"] = {Path(folder).name: training_summary(folder) for folder in folders}
+    write_json(output / METRICS_NAME, content)
+    return output / METRICS_NAME
+
+
+def _data_files(recipe: Recipe) -> dict[str, str]:
+    root = Path(recipe.data.root)
+    return {"json": str(root / recipe.data.json), "images": str(root / recipe.data.images)}
+
+
+def _models(plan: Plan, output: Path) -> dict[str, str]:
+    """Row to the folder of its first seed's model, relative to `output`."""
+    folders = {one.name: Path(one.recipe.training.output) / "best" for one in reversed(plan.rows)}
+    return {name: str(folder.relative_to(output)) for name, folder in sorted(folders.items())}
+
+
+def load_ablation(folder: str | Path) -> dict[str, Any]:
+    """Read what `ablate` wrote.
+
+    Raises:
+        DataError: if there is none.
+    """
+    path = Path(folder) / METRICS_NAME
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise DataError(f"{path}: no ablation's results; run `ddcap ablate` with --output {folder}") from None
+    if not isinstance(content, dict) or content.get("format") != "ddcap-ablation-1":
+        raise DataError(f"{path}: not an ablation's results; run `ddcap ablate` with --output {folder}")
+    return content

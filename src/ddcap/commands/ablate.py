@@ -1,0 +1,52 @@
+"""`ddcap ablate` and `ddcap report`: the paper's comparisons on one data set, and a page about them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+
+def add_parsers(commands: Any) -> None:
+    """Add the commands to an argparse subparsers object."""
+    ablate = commands.add_parser("ablate", help="train and score the rows of Table 1, sweeps and infilling")
+    ablate.add_argument("plan", help="YAML file, see recipes/ablation/plan.yaml")
+    ablate.add_argument("overrides", nargs="*", help="settings to change in every recipe: section.key=value")
+    ablate.add_argument("--output", default="runs/ablation", help="folder (default: runs/ablation)")
+    ablate.add_argument("--limit", type=int, help="score on the first so many pictures only")
+    ablate.set_defaults(run=_ablate)
+
+    report = commands.add_parser("report", help="one HTML page about an ablation")
+    report.add_argument("folder", help="what `ddcap ablate` wrote (--output)")
+    report.add_argument("--output", default="report.html", help="the page (default: report.html)")
+    report.add_argument("--photos", type=int, default=24, help="test photographs shown (default: 24)")
+    report.set_defaults(run=_report)
+
+
+def _ablate(options: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from ddcap.ablation.charts import save_charts
+    from ddcap.ablation.markdown import to_markdown
+    from ddcap.ablation.plan import load_plan
+    from ddcap.ablation.run import ablate, load_ablation
+
+    plan = load_plan(options.plan, options.output, options.overrides)
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    ablate(plan, options.output, limit=options.limit, say=say)
+    results = load_ablation(options.output)
+    table = to_markdown(results)
+    (Path(options.output) / "results.md").write_text(table, encoding="utf-8")
+    save_charts(results, options.output)
+    print(table)
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from ddcap.ablation.report import write_report
+
+    print(write_report(options.folder, options.output, photos=options.photos))
+    return 0
