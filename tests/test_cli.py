@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,21 +61,73 @@ def test_infill(model, photos, capsys):
     assert "has no blank" in error and error.count("\n") == 1
 
 
+@pytest.fixture
+def train_split(captions_json, photos):
+    return ["--data", str(captions_json), "--images", str(photos[0].parent), "--split", "train"]
+
+
 def test_evaluate_writes_predictions_and_prints_metrics(
-    tiny_model_folder, captions_json, photos, tmp_path, capsys
+    tiny_model_folder, train_split, photos, tmp_path, capsys
 ):
     predictions = tmp_path / "predictions.json"
-    arguments = ["--data", str(captions_json), "--images", str(photos[0].parent), "--split", "train"]
-    arguments += ["--predictions", str(predictions), "--output", str(tmp_path / "scores.json")]
+    arguments = [*train_split, "--fast", "--predictions", str(predictions)]
+    arguments += ["--output", str(tmp_path / "scores.json")]
     assert main(["evaluate", str(tiny_model_folder), *arguments, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert {"CIDEr", "BLEU-4", "ROUGE-L"} <= printed["metrics"].keys()
     assert printed["tokenization"] in ("ptb-java", "ptb-python")
     assert len(json.loads(predictions.read_text())) == printed["images"] == len(photos) - 2
+    assert printed["human"]["metrics"]["CIDEr"] > printed["metrics"]["CIDEr"]
+    assert printed["diagnostics"]["copied_from_training"] == 0
     per_image = json.loads((tmp_path / "scores.json").read_text())["per_image"]
     assert len(per_image["CIDEr"]) == printed["images"]
     assert main(["evaluate", str(tiny_model_folder), *arguments]) == 0
     assert "CIDEr" in capsys.readouterr().out
+
+
+def test_score_gives_what_evaluate_gave(tiny_model_folder, train_split, tmp_path, capsys):
+    predictions = tmp_path / "predictions.json"
+    arguments = [*train_split, "--fast", "--json"]
+    main(["evaluate", str(tiny_model_folder), *arguments, "--predictions", str(predictions)])
+    evaluated = json.loads(capsys.readouterr().out)
+    assert main(["score", str(predictions), *arguments]) == 0
+    assert json.loads(capsys.readouterr().out) == {**evaluated, "decoding": {}}
+
+
+def test_limit_keeps_the_idf_and_a_file_brings_it_elsewhere(tiny_model_folder, train_split, tmp_path, capsys):
+    idf = tmp_path / "idf.json"
+    arguments = [str(tiny_model_folder), *train_split, "--fast", "--json"]
+    arguments += ["--predictions", str(tmp_path / "p.json")]
+    main(["evaluate", *arguments, "--save-idf", str(idf)])
+    whole = json.loads(capsys.readouterr().out)
+    main(["evaluate", *arguments, "--limit", "2"])
+    part = json.loads(capsys.readouterr().out)
+    assert part["images"] == 2 and part["idf"] == whole["idf"]
+    arguments[arguments.index("train")] = "val"
+    main(["evaluate", *arguments])
+    assert json.loads(capsys.readouterr().out)["idf"] != whole["idf"]
+    main(["evaluate", *arguments, "--idf", str(idf)])
+    assert json.loads(capsys.readouterr().out)["idf"] == whole["idf"]
+
+
+def test_compare_two_settings(tiny_model_folder, train_split, tmp_path, capsys):
+    files = [str(tmp_path / name) for name in ("one.json", "two.json")]
+    arguments = [str(tiny_model_folder), *train_split, "--fast", "--predictions", str(tmp_path / "p.json")]
+    for file, length in zip(files, ("4", "9"), strict=True):
+        main(["evaluate", *arguments, "--length", length, "--output", file])
+    capsys.readouterr()
+    assert main(["compare", *files, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    first, second = (json.loads(Path(file).read_text()) for file in files)
+    assert found["images"] == first["images"]
+    for name, row in found["metrics"].items():
+        assert row["first"] == pytest.approx(first["metrics"][name], abs=2e-3)
+        assert row["second"] == pytest.approx(second["metrics"][name], abs=2e-3)
+    assert found["metrics"]["ROUGE-L"]["interval_95"][0] <= found["metrics"]["ROUGE-L"]["difference"]
+    assert main(["compare", *files]) == 0
+    assert "common images" in capsys.readouterr().out
+    assert main(["compare", files[0], str(tmp_path / "p.json")]) == 1
+    assert "p.json: is no evaluation" in capsys.readouterr().err
 
 
 def test_export_halves_the_file_and_keeps_the_captions(tiny_model_folder, photos, tmp_path, capsys):
@@ -113,6 +166,16 @@ def test_export_halves_the_file_and_keeps_the_captions(tiny_model_folder, photos
             ["evaluate", "default", "--data", "x", "--images", "x", "--predictions", "/no/such/p.json"],
             "/no/such/p.json: its folder does not exist",
         ),
+        (
+            ["evaluate", "default", "--data", "x", "--images", "x", "--idf", "/no/idf.json"],
+            "/no/idf.json: cannot be read",
+        ),
+        (
+            ["evaluate", "default", "--data", "x", "--images", "x", "--clip", "/no/clip"],
+            "/no/clip: no CLIP with a tokenizer could be loaded",
+        ),
+        (["score", "/no/p.json", "--data", "x"], "/no/p.json: cannot be read"),
+        (["compare", "/no/a.json", "/no/b.json"], "/no/a.json: cannot be read"),
     ],
 )
 def test_a_mistake_is_one_line_on_standard_error(arguments, words, capsys):
@@ -140,7 +203,7 @@ def test_an_empty_folder(model, tmp_path, capsys):
 
 
 def test_help_of_every_command_runs():
-    for command in ("caption", "infill", "train", "evaluate", "convert", "export"):
+    for command in ("caption", "infill", "train", "evaluate", "score", "compare", "convert", "export"):
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0

@@ -8,7 +8,9 @@ from ddcap.errors import RecipeError
 from ddcap.recipe import DecodingSettings, Recipe, dump_settings, parse_settings
 from ddcap.recipe_file import load_recipe
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
+RECIPES = sorted(
+    path for path in (Path(__file__).parents[1] / "recipes").rglob("*.yaml") if path.name != "plan.yaml"
+)
 TWIN = [
     "model.kind=autoregressive",
     "model.length_prediction=false",

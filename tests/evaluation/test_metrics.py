@@ -1,10 +1,15 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
-from ddcap.errors import DataError
-from ddcap.evaluation.metrics import score_captions
+from ddcap.data.karpathy import load_karpathy
+from ddcap.errors import DataError, DDCapError
+from ddcap.evaluation.human import leave_one_out
+from ddcap.evaluation.metrics import MetricScore, score_captions
+
+FLICKR8K = Path(__file__).parents[3] / "shared" / "data" / "flickr8k"
 
 pytest.importorskip("pycocoevalcap")
 needs_java = pytest.mark.skipif(
@@ -66,6 +71,35 @@ def test_both_tokenisations_give_the_same_scores(captions_json):
     assert java.metrics == python.metrics and java.per_image == python.per_image
     assert java.metrics["CIDEr"] > 0
     assert (java.tokenization, python.tokenization) == ("ptb-java", "ptb-python")
+
+
+@needs_java
+@pytest.mark.skipif(not FLICKR8K.exists(), reason="Flickr8k's captions are not at ../shared/data/flickr8k")
+def test_both_tokenisations_give_the_same_scores_on_all_of_flickr8k():
+    records = load_karpathy(FLICKR8K / "dataset_flickr8k.json", FLICKR8K / "images")
+    people, rest = leave_one_out({record.image_id: record.captions for record in records})
+    assert len(people) > 7_900
+    java, python = (score_captions(people, rest, how).metrics for how in ("ptb-java", "ptb-python"))
+    assert set(java) == NAMES and 70 < java["CIDEr"] < 110
+    assert python == pytest.approx(java, abs=1e-3)
+
+
+def test_other_metrics_join_in_and_a_failing_one_leaves_the_rest():
+    def words(captions, references):
+        assert captions["dog"] == "a dog runs on the beach"
+        assert references["cat"][1] == "two cats one asleep -lrb- on a couch -rrb-"
+        each = [len(caption.split()) / 100 for caption in captions.values()]
+        return {"words": MetricScore(sum(each) / len(each), each)}
+
+    def broken(captions, references):
+        raise DDCapError(f"cannot score {len(captions)} of {len(references)}")
+
+    scores = score_captions(PREDICTIONS, REFERENCES, "ptb-python", others={"broken": broken, "words": words})
+    assert scores.not_run == {"broken": "cannot score 4 of 4"}
+    assert scores.per_image["words"] == pytest.approx([7, 6, 0, 8])
+    assert scores.metrics["words"] == pytest.approx(5.25)
+    assert scores.intervals.keys() == {"CIDEr", "ROUGE-L", "words"}
+    assert set(scores.metrics) == NAMES | {"words"}
 
 
 def test_scores_per_image_average_to_the_mean():

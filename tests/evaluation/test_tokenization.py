@@ -1,6 +1,4 @@
-import os
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -73,16 +71,10 @@ def test_images_and_captions_keep_their_order():
         assert list(tokenized.items()) == list(captions.items())
 
 
-def fake_java(folder, script):
-    path = folder / "java"
-    path.write_text(f"#!{sys.executable}\n{script}\n")
-    path.chmod(0o755)
-
-
-def test_java_is_taken_when_it_is_on_the_path(tmp_path, monkeypatch):
+def test_java_is_taken_when_it_is_on_the_path(tmp_path, monkeypatch, fake_java):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert tokenize({"a": ["One ."]}) == ({"a": ["one"]}, "ptb-python")
-    fake_java(tmp_path, "print('from java .')")
+    fake_java("print('from java .')")
     assert tokenize({"a": ["One ."]}) == ({"a": ["from java"]}, "ptb-java")
 
 
@@ -93,10 +85,16 @@ def test_java_is_taken_when_it_is_on_the_path(tmp_path, monkeypatch):
         ("import sys; sys.exit(3)", "no message"),
     ],
 )
-def test_a_java_that_fails_is_one_clear_line(script, reason, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    fake_java(tmp_path, script)
+def test_a_java_that_fails_is_one_clear_line(script, reason, fake_java):
+    fake_java(script)
     with pytest.raises(DDCapError) as caught:
         tokenize({"a": ["One ."]})
     assert str(caught.value).startswith(f"Java's PTB tokenizer failed ({reason}); ")
     assert "\n" not in str(caught.value)
+
+
+def test_a_java_that_only_says_there_is_none_is_not_taken(fake_java):
+    fake_java("import sys; sys.exit('Unable to locate a Java Runtime.')", knows_version=False)
+    assert tokenize({"a": ["One ."]}) == ({"a": ["one"]}, "ptb-python")
+    with pytest.raises(DDCapError, match=r"ptb-java: .*Unable to locate a Java Runtime.*; run: apt install"):
+        tokenize({"a": ["One ."]}, "ptb-java")

@@ -46,7 +46,7 @@ def _table_1(results: dict[str, Any]) -> str:
                 f"**{mean['CIDEr']:.1f}** [{low:.1f}, {high:.1f}]",
                 seeds,
                 *(_number(mean.get(metric)) for metric in _METRICS),
-                f"{row['diagnostics']['mean_words']:.1f}",
+                f"{row['diagnostics']['mean_length']:.1f}",
                 _number(paper_cider(name)),
                 _number(TABLE_1.get(name, {}).get("BLEU-4")),
             ]

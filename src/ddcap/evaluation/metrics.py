@@ -2,11 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
-from ddcap.errors import DataError, MissingExtraError
+import numpy as np
+
+from ddcap.errors import DataError, DDCapError, MissingExtraError
+from ddcap.evaluation.bootstrap import bootstrap_interval
+from ddcap.evaluation.document_frequencies import DocumentFrequencies
 from ddcap.evaluation.tokenization import Tokenization, tokenize
+
+
+@dataclass(frozen=True)
+class MetricScore:
+    """Score of one metric, not yet times 100.
+
+    Attributes:
+        value: of the whole.
+        per_image: in the order of the captions; None if `value` is not their mean.
+    """
+
+    value: float
+    per_image: list[float] | None = None
+
+
+Metric = Callable[[Mapping[str, str], Mapping[str, Sequence[str]]], dict[str, MetricScore]]
+"""(tokenised captions, tokenised references) to scores by name; raises DDCapError where it cannot be run."""
 
 
 @dataclass(frozen=True)
@@ -19,36 +42,71 @@ class Scores:
             that are a mean over images.
         image_ids: of the scored images.
         tokenization: which tokenisation was used.
+        document_frequencies: what CIDEr weighed n-grams by.
+        not_run: name of a metric to the reason why it has no score.
     """
 
     metrics: dict[str, float]
     per_image: dict[str, list[float]]
     image_ids: list[str]
     tokenization: Tokenization
+    document_frequencies: DocumentFrequencies
+    not_run: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95 % bootstrap interval over images, of the metrics that are a mean over images."""
+        return {name: bootstrap_interval(values) for name, values in self.per_image.items()}
+
+    def rounded(self) -> dict[str, float]:
+        """The metrics as they are written to JSON."""
+        return {name: round(value, 3) for name, value in self.metrics.items()}
+
+    def rounded_intervals(self) -> dict[str, list[float]]:
+        """The intervals as they are written to JSON."""
+        return {name: [round(end, 2) for end in ends] for name, ends in self.intervals.items()}
 
 
 def score_captions(
     predictions: Mapping[str, str],
     references: Mapping[str, Sequence[str]],
     tokenization: Tokenization | None = None,
+    *,
+    document_frequencies: DocumentFrequencies | None = None,
+    others: Mapping[str, Metric] | None = None,
 ) -> Scores:
-    """Score one caption per image against its references, which also give CIDEr's document frequencies.
+    """Score one caption per image against its references.
 
     Args:
         predictions: image id to caption.
         references: image id to human captions; must cover the predictions.
         tokenization: see `tokenization.tokenize`.
+        document_frequencies: for CIDEr; None counts the references of the predicted images.
+        others: further metrics by name, slow ones or such as need more than captions; one that fails is named
+            in `not_run`, and the rest goes on.
 
     Raises:
         DataError: if there is nothing to score, or a prediction has no references.
         MissingExtraError: if pycocoevalcap is not installed.
     """
-    try:
-        from pycocoevalcap.bleu.bleu import Bleu
-        from pycocoevalcap.cider.cider import Cider
-        from pycocoevalcap.rouge.rouge import Rouge
-    except ImportError:
-        raise MissingExtraError("scoring captions", "eval") from None
+    check_covered(predictions, references)
+    truth, used = tokenize({image: references[image] for image in predictions}, tokenization)
+    captions, _ = tokenize({image: [caption] for image, caption in predictions.items()}, used)
+    return score_tokenized(
+        {image: texts[0] for image, texts in captions.items()},
+        truth,
+        used,
+        document_frequencies=document_frequencies,
+        others=others,
+    )
+
+
+def check_covered(predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> None:
+    """See that there are predictions, and references for each.
+
+    Raises:
+        DataError: if not.
+    """
     if not predictions:
         raise DataError("there are no predictions to score")
     lonely = [image for image in predictions if not references.get(image)]
@@ -56,16 +114,71 @@ def score_captions(
         raise DataError(
             f"image {lonely[0]!r} has a prediction but no reference captions; score the split it is from"
         )
-    image_ids = list(predictions)
-    truth, used = tokenize({image: references[image] for image in image_ids}, tokenization)
-    guess, _ = tokenize({image: [predictions[image]] for image in image_ids}, used)
-    metrics: dict[str, float] = {}
-    per_image: dict[str, list[float]] = {}
-    for name, scorer in (("CIDEr", Cider()), ("ROUGE-L", Rouge())):
-        mean, each = scorer.compute_score(truth, guess)
-        metrics[name] = 100 * float(mean)
-        # the scorers walk the images in the order of the reference dictionary
-        per_image[name] = [100 * float(value) for value in each]
-    corpus_bleu, _ = Bleu(4).compute_score(truth, guess, verbose=0)
-    metrics.update({f"BLEU-{n}": 100 * float(value) for n, value in enumerate(corpus_bleu, start=1)})
-    return Scores(metrics, per_image, image_ids, used)
+
+
+def score_tokenized(
+    captions: Mapping[str, str],
+    references: Mapping[str, Sequence[str]],
+    tokenization: Tokenization,
+    *,
+    document_frequencies: DocumentFrequencies | None = None,
+    others: Mapping[str, Metric] | None = None,
+) -> Scores:
+    """Score captions and references that are tokenised already; see `score_captions`."""
+    try:
+        from pycocoevalcap.bleu.bleu import Bleu
+        from pycocoevalcap.rouge.rouge import Rouge
+    except ImportError:
+        raise MissingExtraError("scoring captions", "eval") from None
+    truth = {image: list(references[image]) for image in captions}
+    guess = {image: [caption] for image, caption in captions.items()}
+    frequencies = document_frequencies or DocumentFrequencies.count(truth, "the evaluated images")
+    found = {"CIDEr": _cider(truth, guess, frequencies)}
+    # the scorers walk the images in the order of the reference dictionary
+    rouge, each_rouge = Rouge().compute_score(truth, guess)
+    found["ROUGE-L"] = MetricScore(float(rouge), [float(value) for value in each_rouge])
+    bleu, _ = Bleu(4).compute_score(truth, guess, verbose=0)
+    found.update({f"BLEU-{n}": MetricScore(float(value)) for n, value in enumerate(bleu, start=1)})
+    not_run: dict[str, str] = {}
+    for name, metric in (others or {}).items():
+        try:
+            found.update(metric(captions, truth))
+        except (DDCapError, OSError) as error:
+            not_run[name] = str(error)
+    return Scores(
+        metrics={name: 100 * score.value for name, score in found.items()},
+        per_image={
+            name: [100 * value for value in score.per_image]
+            for name, score in found.items()
+            if score.per_image is not None
+        },
+        image_ids=list(captions),
+        tokenization=tokenization,
+        document_frequencies=frequencies,
+        not_run=not_run,
+    )
+
+
+def _cider(
+    truth: Mapping[str, list[str]], guess: Mapping[str, list[str]], frequencies: DocumentFrequencies
+) -> MetricScore:
+    """CIDEr-D by pycocoevalcap's scorer, with given document frequencies."""
+    from pycocoevalcap.cider.cider_scorer import CiderScorer
+
+    class Scorer(CiderScorer):
+        """The scorer, which would else take the number of scored images for that of counted ones."""
+
+        @property
+        def ref_len(self) -> Any:
+            return np.log(float(frequencies.images))
+
+        @ref_len.setter
+        def ref_len(self, value: Any) -> None:
+            pass
+
+    scorer = Scorer()
+    for image, captions in truth.items():
+        scorer += (guess[image][0], captions)
+    scorer.document_frequency = frequencies.counts  # a Counter: 0 for what is not there
+    each = scorer.compute_cider()
+    return MetricScore(float(np.mean(each)), [float(value) for value in each])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from ddcap.errors import DDCapError, MissingExtraError
+from ddcap.evaluation.java import complaint, java_command, java_environment, java_problem
 
 Tokenization = Literal["ptb-java", "ptb-python"]
 Captions = Mapping[str, Sequence[str]]
@@ -35,7 +35,7 @@ def tokenize(
 
     Args:
         captions: image id to captions.
-        how: None takes Java where `java` is on the path.
+        how: None takes Java where there is one that runs.
 
     Returns:
         The tokenised captions, and which tokenisation was used.
@@ -44,7 +44,7 @@ def tokenize(
         MissingExtraError: if Java is to be used and pycocoevalcap is not installed.
         DDCapError: if Java fails.
     """
-    how = how or ("ptb-java" if shutil.which("java") else "ptb-python")
+    how = how or ("ptb-python" if java_problem() else "ptb-java")
     if how == "ptb-java":
         return _tokenize_java(captions), how
     return {image: [_tokenize_python(caption) for caption in texts] for image, texts in captions.items()}, how
@@ -57,18 +57,17 @@ def _tokenize_java(captions: Captions) -> dict[str, list[str]]:
         raise MissingExtraError("scoring captions", "eval") from None
     # pycocoevalcap's own call, but with its exit status looked at and its chatter kept off the terminal
     jar = Path(ptbtokenizer.__file__).parent / ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR
-    command = [
-        "java",
-        "-cp",
-        str(jar),
-        "edu.stanford.nlp.process.PTBTokenizer",
-        "-preserveLines",
-        "-lowerCase",
-    ]
+    program = "edu.stanford.nlp.process.PTBTokenizer"
+    command = java_command("-cp", str(jar), program, "-preserveLines", "-lowerCase")
     lines = "".join(f"{_one_line(text)}\n" for texts in captions.values() for text in texts)
-    done = subprocess.run(command, input=lines.encode(), capture_output=True, check=False)
+    problem = java_problem()
+    if problem:
+        raise DDCapError(f"tokenisation ptb-java: {problem}, or use ptb-python")
+    done = subprocess.run(
+        command, input=lines.encode(), capture_output=True, env=java_environment(), check=False
+    )
     if done.returncode:
-        reason = (done.stderr.decode(errors="replace").splitlines() or ["no message"])[-1]
+        reason = complaint(done.stderr.decode(errors="replace"))
         raise DDCapError(
             f"Java's PTB tokenizer failed ({reason}); mend the Java installation or take it off the path"
         )

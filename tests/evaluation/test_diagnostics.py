@@ -1,0 +1,39 @@
+import pytest
+
+from ddcap.evaluation.diagnostics import diagnose
+
+CAPTIONS = ["A dog runs.", "", "a a dog", "a dog and a dog", "Two people , one hat"]
+
+
+def test_every_property():
+    found = diagnose(CAPTIONS, ["a dog runs", "two people"])
+    assert found.captions == 5
+    assert found.lengths == {0: 1, 3: 2, 4: 1, 5: 1}
+    assert found.mean_length == 3.0
+    assert found.distinct_words == len({"a", "dog", "runs", "and", "two", "people", "one", "hat"})
+    assert found.copied == pytest.approx(1 / 5)
+    assert found.empty == pytest.approx(1 / 5)
+    assert found.repeated_word == pytest.approx(1 / 5)
+    assert found.repeated_bigram == pytest.approx(1 / 5)
+
+
+def test_copying_is_of_words_not_of_letters():
+    assert diagnose(["A DOG runs !"], ["a dog runs ."]).copied == 1
+    assert diagnose(["a dog run"], ["a dog runs"]).copied == 0
+    assert diagnose(["a dog"], []).copied is None
+
+
+def test_plain_values_and_one_line():
+    found = diagnose(CAPTIONS, ["a dog runs"])
+    assert found.to_dict() == {
+        "mean_length": 3.0,
+        "lengths": {"0": 1, "3": 2, "4": 1, "5": 1},
+        "distinct_words": 8,
+        "copied_from_training": 0.2,
+        "empty": 0.2,
+        "repeated_word": 0.2,
+        "repeated_bigram": 0.2,
+    }
+    line = found.to_text()
+    assert "(0 ▄  █▄▄ 5)" in line and "20.0% copied from training" in line and "\n" not in line
+    assert "copied" not in diagnose(CAPTIONS).to_text()

@@ -1,0 +1,170 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ddcap.data.karpathy import CaptionedImage
+from ddcap.errors import DataError
+from ddcap.evaluation.document_frequencies import DocumentFrequencies
+from ddcap.evaluation.metrics import score_captions
+from ddcap.evaluation.result import save_evaluation
+from ddcap.evaluation.scoring import ScoringSettings, load_predictions, score_predictions
+
+pytest.importorskip("pycocoevalcap")
+needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="java is not on the path: no METEOR")
+FAST = ScoringSettings(tokenization="ptb-python", fast=True)
+
+TEXTS = {
+    "dog": ("A brown dog runs on the beach .", "The dog runs along the water .", "a dog at the sea"),
+    "cat": ("A cat sleeps on a sofa .", "Two cats , one asleep on a couch", "a sleeping cat"),
+    "cup": ("A cup of coffee on a table .", "coffee in a cup", "hot coffee on the table"),
+    "boat": ("A boat on the water .", "the boat of a fisher", "a fisher in a boat"),
+}
+RECORDS = [CaptionedImage(image, Path(f"{image}.jpg"), "val", texts) for image, texts in TEXTS.items()]
+PREDICTIONS = {
+    "dog": "a dog runs on the beach",
+    "cat": "a cat on a couch",
+    "cup": "a cup on the table",
+    "boat": "a boat",
+}
+
+
+def test_a_whole_split_is_scored_as_ever():
+    evaluation = score_predictions(PREDICTIONS, RECORDS, FAST)
+    expected = score_captions(PREDICTIONS, TEXTS, "ptb-python")
+    assert evaluation.scores.metrics == expected.metrics
+    assert evaluation.scores.per_image == expected.per_image
+    assert (evaluation.split, evaluation.split_images) == ("val", 4)
+    assert evaluation.scores.not_run == {}
+
+
+def test_a_part_has_the_document_frequencies_of_the_split_and_says_so():
+    some = {image: PREDICTIONS[image] for image in ("cat", "dog")}
+    whole, part = score_predictions(PREDICTIONS, RECORDS, FAST), score_predictions(some, RECORDS, FAST)
+    of_whole = dict(zip(whole.scores.image_ids, whole.scores.per_image["CIDEr"], strict=True))
+    assert part.scores.per_image["CIDEr"] == [of_whole["cat"], of_whole["dog"]]
+    assert part.scores.document_frequencies.digest == whole.scores.document_frequencies.digest
+    assert part.to_dict()["idf"]["images"] == 4
+    text = part.to_text()
+    assert "2 of the 4 images of split val" in text and "idf from all 4 images of split val" in text
+
+
+def test_given_document_frequencies_are_used():
+    frequencies = DocumentFrequencies.count({"1": ["a dog"], "2": ["a cat"], "3": ["the sea"]}, "elsewhere")
+    given = ScoringSettings("ptb-python", frequencies, fast=True)
+    evaluation = score_predictions(PREDICTIONS, RECORDS, given)
+    expected = score_captions(PREDICTIONS, TEXTS, "ptb-python", document_frequencies=frequencies)
+    assert evaluation.scores.metrics == expected.metrics
+    assert expected.metrics["CIDEr"] != score_captions(PREDICTIONS, TEXTS, "ptb-python").metrics["CIDEr"]
+    assert "idf from elsewhere" in evaluation.to_text()
+
+
+def test_people_and_model_are_judged_by_the_same_references():
+    human = score_predictions(PREDICTIONS, RECORDS, FAST).human
+    frequencies = score_predictions(PREDICTIONS, RECORDS, FAST).scores.document_frequencies
+    held_out = {"dog": 0, "cat": 1, "cup": 2, "boat": 0}
+    people = {image: TEXTS[image][place] for image, place in held_out.items()}
+    rest = {
+        image: [text for other, text in enumerate(TEXTS[image]) if other != place]
+        for image, place in held_out.items()
+    }
+    for found, captions in ((human.scores, people), (human.model, PREDICTIONS)):
+        expected = score_captions(captions, rest, "ptb-python", document_frequencies=frequencies)
+        assert found.metrics == expected.metrics
+    assert human.references == (2, 2)
+    assert human.diagnostics.mean_length == pytest.approx((7 + 7 + 5 + 5) / 4)
+
+
+def test_the_human_caption_of_an_image_does_not_depend_on_the_part():
+    whole = score_predictions(PREDICTIONS, RECORDS, FAST).human.scores
+    part = score_predictions({"cup": "a cup"}, RECORDS, FAST).human.scores
+    of_whole = dict(zip(whole.image_ids, whole.per_image["ROUGE-L"], strict=True))
+    assert part.per_image["ROUGE-L"] == [of_whole["cup"]]
+
+
+def test_single_references_leave_no_human():
+    records = [CaptionedImage(image, Path("x"), "val", texts[:1]) for image, texts in TEXTS.items()]
+    evaluation = score_predictions(PREDICTIONS, records, FAST)
+    assert evaluation.human is None and evaluation.to_dict()["human"] is None
+    assert "human" not in evaluation.to_text()
+
+
+def test_copies_are_counted_against_the_training_captions():
+    evaluation = score_predictions(PREDICTIONS, RECORDS, FAST, training_captions=["A boat ."])
+    assert evaluation.diagnostics.copied == 0.25
+    assert evaluation.human.diagnostics.copied == 0
+
+
+@needs_java
+def test_meteor_runs_and_spice_says_why_not():
+    evaluation = score_predictions(PREDICTIONS, RECORDS)
+    assert 0 < evaluation.scores.metrics["METEOR"] < 100
+    assert evaluation.human.scores.metrics["METEOR"] > 0
+    assert "METEOR" not in evaluation.scores.intervals  # it is no mean over images
+    assert list(evaluation.scores.not_run) == ["SPICE"]
+    assert "CoreNLP" in evaluation.to_dict()["not_run"]["SPICE"]
+    assert "SPICE        not run: needs CoreNLP 3.6.0" in evaluation.to_text()
+
+
+def test_a_failing_metric_leaves_the_others(fake_java):
+    fake_java("import sys; sys.exit('no JVM found')")
+    evaluation = score_predictions(PREDICTIONS, RECORDS, ScoringSettings("ptb-python"))
+    assert evaluation.scores.metrics == score_captions(PREDICTIONS, TEXTS, "ptb-python").metrics
+    assert evaluation.scores.not_run["METEOR"].startswith("METEOR's Java program failed (no JVM found)")
+    assert evaluation.scores.not_run.keys() == {"METEOR", "SPICE"}
+
+
+def test_without_java_all_that_can_be_is_scored(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    evaluation = score_predictions(PREDICTIONS, RECORDS)
+    assert evaluation.scores.tokenization == "ptb-python"
+    assert evaluation.scores.metrics == score_captions(PREDICTIONS, TEXTS, "ptb-python").metrics
+    for name in ("METEOR", "SPICE"):
+        assert "run: apt install default-jre-headless" in evaluation.scores.not_run[name]
+
+
+def test_the_file_keeps_predictions_and_scores_per_image(tmp_path):
+    evaluation = score_predictions(PREDICTIONS, RECORDS, FAST, failed={"ship": "ship.jpg: no such file"})
+    save_evaluation(evaluation, tmp_path / "result.json")
+    kept = json.loads((tmp_path / "result.json").read_text())
+    assert kept.pop("predictions") == PREDICTIONS
+    assert kept.pop("per_image") == {"image_ids": list(PREDICTIONS), **evaluation.scores.per_image}
+    assert kept == json.loads(json.dumps(evaluation.to_dict()))
+    assert kept["metrics"].keys() == {"CIDEr", "ROUGE-L", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4"}
+    assert kept["intervals_95"].keys() == {"CIDEr", "ROUGE-L"}
+    assert kept["failed"] == {"ship": "ship.jpg: no such file"}
+    assert "not captioned: ship.jpg: no such file" in evaluation.to_text()
+
+
+def test_a_prediction_of_no_image_of_the_split():
+    with pytest.raises(DataError, match=r"^image 'ship' has a prediction but no reference captions"):
+        score_predictions({"ship": "a ship"}, RECORDS, FAST)
+
+
+def test_predictions_are_read(tmp_path):
+    path = tmp_path / "predictions.json"
+    path.write_text('[{"image_id": 7, "caption": "a dog"}, {"image_id": "x", "caption": "", "score": 1}]')
+    assert load_predictions(path) == {"7": "a dog", "x": ""}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "cannot be read"),
+        ("[", "not valid JSON"),
+        ("{}", "is no list; give a list of"),
+        ('[{"image_id": 1}]', "entry 0 has no image_id or no caption"),
+        (
+            '[{"image_id": 1, "caption": "a"}, {"image_id": "1", "caption": "b"}]',
+            "image '1' has two captions",
+        ),
+    ],
+)
+def test_another_file_is_refused(text, words, tmp_path):
+    path = tmp_path / "predictions.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataError) as caught:
+        load_predictions(path)
+    assert str(caught.value).startswith(f"{path}: ") and words in str(caught.value)
