@@ -174,6 +174,10 @@ def test_export_halves_the_file_and_keeps_the_captions(tiny_model_folder, photos
             ["evaluate", "default", "--data", "x", "--images", "x", "--clip", "/no/clip"],
             "/no/clip: no CLIP with a tokenizer could be loaded",
         ),
+        (
+            ["evaluate", "default", "--data", "x", "--images", "x", "--output", "/no/such/o.json"],
+            "/no/such/o.json: its folder does not exist",
+        ),
         (["score", "/no/p.json", "--data", "x"], "/no/p.json: cannot be read"),
         (["compare", "/no/a.json", "/no/b.json"], "/no/a.json: cannot be read"),
     ],

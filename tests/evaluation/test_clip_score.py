@@ -1,9 +1,11 @@
+import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
 
+from ddcap.cli import main
 from ddcap.errors import CheckpointError, DDCapError, ImageError
 from ddcap.evaluation.clip_score import ClipScorer
 
@@ -110,6 +112,28 @@ def test_a_caption_that_is_a_reference_is_as_close_as_can_be(folder, case):
         found["CLIPScore"].per_image, found["RefCLIPScore"].per_image, strict=True
     ):
         assert harmonic == pytest.approx(2 * clip_score / (clip_score + 1), abs=1e-5)
+
+
+def test_the_command_line_prints_it_for_model_and_people(folder, captions_json, photos, tmp_path, capsys):
+    pytest.importorskip("pycocoevalcap")
+    predictions = tmp_path / "predictions.json"
+    predictions.write_text(json.dumps([{"image_id": number, "caption": "a dog"} for number in range(3)]))
+    arguments = ["--data", str(captions_json), "--images", str(photos[0].parent), "--split", "train"]
+    assert main(["score", str(predictions), *arguments, "--fast", "--clip", str(folder), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    images = dict(zip("012", photos, strict=False))
+    references = {image: ["unused"] for image in images}
+    expected = ClipScorer(str(folder)).score(dict.fromkeys(images, "a dog"), references, images)["CLIPScore"]
+    assert printed["metrics"]["CLIPScore"] == pytest.approx(100 * expected.value, abs=1e-3)
+    low, high = printed["intervals_95"]["CLIPScore"]
+    assert low <= printed["metrics"]["CLIPScore"] <= high
+    assert {"CLIPScore", "RefCLIPScore"} <= printed["human"]["metrics"].keys()
+    assert printed["clip"] == str(folder)
+    assert (
+        main(["score", str(predictions), *arguments[:2], *arguments[4:], "--fast", "--clip", str(folder)])
+        == 0
+    )
+    assert "CLIPScore    not run: " in capsys.readouterr().out  # no pictures without --images
 
 
 def test_no_such_clip(tmp_path, folder, tiny_clip_folder):

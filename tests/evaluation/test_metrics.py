@@ -94,8 +94,16 @@ def test_other_metrics_join_in_and_a_failing_one_leaves_the_rest():
     def broken(captions, references):
         raise DDCapError(f"cannot score {len(captions)} of {len(references)}")
 
-    scores = score_captions(PREDICTIONS, REFERENCES, "ptb-python", others={"broken": broken, "words": words})
-    assert scores.not_run == {"broken": "cannot score 4 of 4"}
+    def surprising(captions, _):
+        return captions["ship"]
+
+    scores = score_captions(
+        PREDICTIONS,
+        REFERENCES,
+        "ptb-python",
+        others={"broken": broken, "surprising": surprising, "words": words},
+    )
+    assert scores.not_run == {"broken": "cannot score 4 of 4", "surprising": "'ship'"}
     assert scores.per_image["words"] == pytest.approx([7, 6, 0, 8])
     assert scores.metrics["words"] == pytest.approx(5.25)
     assert scores.intervals.keys() == {"CIDEr", "ROUGE-L", "words"}

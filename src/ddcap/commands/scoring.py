@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ddcap.errors import DataError
+
 
 def scoring_arguments() -> argparse.ArgumentParser:
     """How captions are scored and where the result goes; `scoring_settings` and `report` read them."""
@@ -37,7 +39,14 @@ def scoring_arguments() -> argparse.ArgumentParser:
 
 
 def scoring_settings(options: argparse.Namespace) -> Any:
-    """The `ScoringSettings` that the command line names, with its files read."""
+    """The `ScoringSettings` that the command line names, with its files read.
+
+    Raises:
+        DDCapError: if one cannot be used, or a folder to write into does not exist.
+    """
+    for path in filter(None, (options.output, options.save_idf)):
+        if not Path(path).absolute().parent.is_dir():
+            raise DataError(f"{path}: its folder does not exist; make it, or choose another place")
     from ddcap.evaluation.document_frequencies import DocumentFrequencies
     from ddcap.evaluation.scoring import ScoringSettings
 

@@ -3,7 +3,7 @@
 Source: Hessel et al., CLIPScore: A Reference-free Evaluation Metric for Image Captioning (2021).
 They used ViT-B/32; another CLIP gives other numbers.
 
-Shapes: I images, R references of all images, D width of the shared space.
+Shapes: B images of a batch, I images, R references of all images, D width of the shared space.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class ClipScorer:
         from safetensors import SafetensorError
 
         self.name = name
+        self._pictures: dict[Path, Tensor] = {}
         transformers_logging.disable_progress_bar()
         try:
             loaded: Any = CLIPModel.from_pretrained(name, output_loading_info=True)
@@ -101,15 +102,15 @@ class ClipScorer:
 
     @torch.inference_mode()
     def image_features(self, images: Sequence[Path]) -> Tensor:
-        """Unit vectors (I, D) of pictures."""
-        parts = []
-        for start in range(0, len(images), _AT_ONCE):
-            pixels = [
-                self.preprocessing(load_image(image)) for image in images[start : start + _AT_ONCE]
-            ]  # each (3, H, W)
-            output = self.model.vision_model(pixel_values=torch.stack(pixels).to(self.model.device))
-            parts.append(self.model.visual_projection(output.pooler_output).cpu())
-        return _normalized(parts)
+        """Unit vectors (I, D) of pictures; each is looked at once, however many captions are scored."""
+        new = [image for image in dict.fromkeys(images) if image not in self._pictures]
+        for start in range(0, len(new), _AT_ONCE):
+            some = new[start : start + _AT_ONCE]
+            pixels = torch.stack([self.preprocessing(load_image(image)) for image in some])  # (B, 3, H, W)
+            output = self.model.vision_model(pixel_values=pixels.to(self.model.device))
+            features = self.model.visual_projection(output.pooler_output).cpu()  # (B, D)
+            self._pictures.update(zip(some, features, strict=True))
+        return _normalized([torch.stack([self._pictures[image] for image in images])])
 
     @torch.inference_mode()
     def text_features(self, captions: Sequence[str]) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ddcap.errors import DataError, DDCapError, MissingExtraError
+from ddcap.errors import DataError, MissingExtraError
 from ddcap.evaluation.bootstrap import bootstrap_interval
 from ddcap.evaluation.document_frequencies import DocumentFrequencies
 from ddcap.evaluation.tokenization import Tokenization, tokenize
@@ -29,7 +29,7 @@ class MetricScore:
 
 
 Metric = Callable[[Mapping[str, str], Mapping[str, Sequence[str]]], dict[str, MetricScore]]
-"""(tokenised captions, tokenised references) to scores by name; raises DDCapError where it cannot be run."""
+"""(tokenised captions, tokenised references) to scores by name; raises where it cannot be run."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ def score_tokenized(
     for name, metric in (others or {}).items():
         try:
             found.update(metric(captions, truth))
-        except (DDCapError, OSError) as error:
-            not_run[name] = str(error)
+        except Exception as error:  # whatever it is, the other scores are not to be lost
+            not_run[name] = next(iter(str(error).splitlines()), type(error).__name__)
     return Scores(
         metrics={name: 100 * score.value for name, score in found.items()},
         per_image={
