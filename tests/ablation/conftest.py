@@ -83,5 +83,5 @@ def finished(plan_file, tmp_path_factory):
 
     output = tmp_path_factory.mktemp("ablation")
     said = []
-    ablate(load_plan(plan_file, output), output, say=said.append)
+    ablate(load_plan(plan_file, output), output, fast=True, say=said.append)
     return output, said

@@ -73,7 +73,7 @@ def test_overrides_reach_every_recipe():
     ("changes", "reason"),
     [
         ({"rows": {"f": []}}, "at least one seed"),
-        ({"rows": {"nothing": [0]}}, "no such recipe"),
+        ({"rows": {"g": [0], "nothing": [0]}}, "no such recipe"),
         ({"colour": 3}, "unknown setting 'colour'"),
         ({"decoding_sweeps": {"guidance": [1]}, "rows": {"f": [0]}}, "vary row g"),
         ({"training_sweeps": {"x": {"row": "q", "points": {}}}}, "starts from row 'q'"),

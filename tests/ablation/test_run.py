@@ -58,14 +58,14 @@ def test_infilling_differences_are_paired(finished):
     for systems in load_ablation(output)["infilling"].values():
         for name in ("whole", "blanks", "exact"):
             expected = systems["g"][name]["mean"] - systems["twin"][name]["mean"]
-            assert systems["g - twin"][name]["mean"] == pytest.approx(expected)
+            assert systems["g - twin"][name]["mean"] == pytest.approx(expected, abs=2e-3)
 
 
 def test_a_second_run_repeats_nothing_and_finds_the_same(finished, plan_file):
     output, _ = finished
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.name != METRICS_NAME}
     text = (output / METRICS_NAME).read_text()
-    ablate(load_plan(plan_file, output), output)
+    ablate(load_plan(plan_file, output), output, fast=True)
     after = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.name != METRICS_NAME}
     assert {path for path in before if not path.is_dir() and before[path] != after[path]} == set()
     assert before.keys() == after.keys()
@@ -80,12 +80,11 @@ def test_a_lost_result_is_made_again_from_the_training(finished, plan_file, tmp_
     expected = json.loads(lost.read_text())["predictions"]
     lost.write_text(lost.read_text()[:100])
     said = []
-    # other folders make other keys, so everything is scored anew; but nothing is trained
-    for marker in copy.rglob("finished.json"):
-        marker.write_text(marker.read_text().replace(str(output), str(copy)))
-    ablate(load_plan(plan_file, copy), copy, say=said.append)
+    ablate(load_plan(plan_file, copy), copy, fast=True, say=said.append)
     assert not any("training" in line for line in said)
     assert json.loads(lost.read_text())["predictions"] == expected
+    metrics = [json.loads((folder / METRICS_NAME).read_text()) for folder in (output, copy)]
+    assert metrics[0] == metrics[1]
 
 
 def test_no_results_is_one_line(tmp_path):

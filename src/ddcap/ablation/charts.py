@@ -148,7 +148,7 @@ def _draw_trainings(results: dict[str, Any]) -> Figure:
     axes = figure.subplots()
     for name, training in results["trainings"].items():
         curve = [(point["step"], point["CIDEr"]) for point in training["val"] if point["CIDEr"] is not None]
-        if len(curve) < 2:
+        if not curve:
             continue
         steps, scores = zip(*curve, strict=True)
         colour = TWIN if name.startswith("twin") else None

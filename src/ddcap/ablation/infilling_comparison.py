@@ -7,7 +7,7 @@ from typing import Any
 
 from ddcap.ablation.infilling import evaluate_infilling
 from ddcap.ablation.notebook import Notebook
-from ddcap.ablation.plan import Plan, Trial
+from ddcap.ablation.plan import Plan, Trial, training_settings
 from ddcap.ablation.split import Split
 from ddcap.ablation.table1 import TWIN, TWIN_BEAMS, decodings_of
 from ddcap.ablation.trainings import trained
@@ -40,7 +40,7 @@ def compare_infilling(
                 return evaluate_infilling(captioner, split, decoding, share, settings.seed).to_dict()
 
             made_from = [
-                dump_settings(trial.recipe),
+                training_settings(trial.recipe),
                 dump_settings(decoding),
                 share,
                 settings.seed,

@@ -129,10 +129,12 @@ def load_plan(path: str | Path, output: str | Path, overrides: list[str] | None 
             for point, changes in sweep.points.items()
         ]
     everything = [*rows, *(one for trials in sweeps.values() for one in trials)]
-    folder_of = {_training_key(one.recipe): one.label for one in everything}  # the last one names it
+    folder_of = {
+        repr(training_settings(one.recipe)): one.label for one in everything
+    }  # the last one names it
 
     def placed(one: Trial) -> Trial:
-        folder = Path(output) / "trainings" / folder_of[_training_key(one.recipe)]
+        folder = Path(output) / "trainings" / folder_of[repr(training_settings(one.recipe))]
         training = replace(one.recipe.training, output=str(folder))
         return replace(one, recipe=replace(one.recipe, training=training))
 
@@ -143,10 +145,10 @@ def load_plan(path: str | Path, output: str | Path, overrides: list[str] | None 
     )
 
 
-def _training_key(recipe: Recipe) -> str:
-    """Equal for recipes that train the same model."""
-    values: dict[str, Any] = dump_settings(recipe)
+def training_settings(recipe: Recipe) -> dict[str, Any]:
+    """What decides a training's weights, as plain values: equal for recipes that train the same model."""
+    values = dump_settings(recipe)
     del values["decoding"]
     for name in ("output", "log_every", "checkpoint_every", "keep_checkpoints"):
         del values["training"][name]
-    return repr(values)
+    return values

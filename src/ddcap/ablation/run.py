@@ -12,7 +12,7 @@ from ddcap.ablation.notebook import Notebook
 from ddcap.ablation.plan import Plan
 from ddcap.ablation.split import load_split
 from ddcap.ablation.sweeps import decoding_sweep, training_sweep
-from ddcap.ablation.table1 import check_claims, decodings_of, gather_rows, score_row
+from ddcap.ablation.table1 import check_claims, decodings_of, gather_rows, score_humans, score_row
 from ddcap.ablation.trainings import training_summary
 from ddcap.errors import DataError
 from ddcap.evaluation.result import write_json
@@ -23,7 +23,12 @@ METRICS_NAME = "metrics.json"
 
 
 def ablate(
-    plan: Plan, output: str | Path, *, limit: int | None = None, say: Callable[[str], None] = lambda _: None
+    plan: Plan,
+    output: str | Path,
+    *,
+    limit: int | None = None,
+    fast: bool = False,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Run a plan; whatever is finished is not repeated.
 
@@ -31,6 +36,7 @@ def ablate(
         plan: see `load_plan`.
         output: folder for `trainings/`, `results/` and `metrics.json`.
         limit: evaluate on the first so many pictures of test and val only.
+        fast: without METEOR and SPICE.
         say: is told what begins.
 
     Returns:
@@ -43,7 +49,9 @@ def ablate(
     notebook = Notebook(output / "results")
     base = plan.rows[0].recipe
     test, val = load_split(base, "test", limit), load_split(base, "val", limit)
-    rows = {label: score_row(one, test, notebook, say) for label, one in decodings_of(plan).items()}
+    rows = {
+        label: score_row(one, test, notebook, say, fast=fast) for label, one in decodings_of(plan).items()
+    }
     content: dict[str, Any] = {
         "format": "ddcap-ablation-1",
         "data": base.data.json,
@@ -54,7 +62,7 @@ def ablate(
         "machine": describe_machine(),
         "rows": gather_rows(plan, rows),
         "claims": check_claims(rows),
-        "human": next(iter(rows.values()))["human"],
+        "human": score_humans(test, notebook, fast=fast),
         "sweeps": {},
         "infilling": compare_infilling(plan, test, notebook, say),
     }

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ddcap.ablation.notebook import Notebook
-from ddcap.ablation.plan import Plan, Trial
+from ddcap.ablation.plan import Plan, Trial, training_settings
 from ddcap.ablation.split import Split, caption_split
 from ddcap.ablation.trainings import trained
 from ddcap.captioner import Captioner
@@ -53,7 +53,7 @@ def decoding_sweep(
             return score_point(captioner, split, settings, true_lengths=true_lengths)
 
         made_from = [
-            dump_settings(trial.recipe),
+            training_settings(trial.recipe),
             dump_settings(settings),
             true_lengths,
             split.name,
@@ -74,7 +74,12 @@ def training_sweep(
         def compute(trial: Trial = trial) -> dict[str, Any]:
             return score_point(trained(trial, say), split, trial.recipe.decoding)
 
-        made_from = [dump_settings(trial.recipe), split.name, len(split.records)]
+        made_from = [
+            training_settings(trial.recipe),
+            dump_settings(trial.recipe.decoding),
+            split.name,
+            len(split.records),
+        ]
         say(f"sweep {trial.label}")
         value = trial.name.rpartition("-")[2]
         points.append({"value": value, **notebook.part(f"sweep-{trial.label}", made_from, compute)})

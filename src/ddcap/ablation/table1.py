@@ -8,12 +8,13 @@ from typing import Any
 
 from ddcap.ablation.notebook import Notebook
 from ddcap.ablation.paper import CLAIMS
-from ddcap.ablation.plan import Plan, Trial
+from ddcap.ablation.plan import Plan, Trial, training_settings
 from ddcap.ablation.split import Split, caption_split
 from ddcap.ablation.trainings import trained
 from ddcap.data.karpathy import load_karpathy
 from ddcap.evaluation.bootstrap import bootstrap_interval
-from ddcap.evaluation.scoring import score_predictions
+from ddcap.evaluation.human import leave_one_out
+from ddcap.evaluation.scoring import ScoringSettings, score_predictions
 from ddcap.recipe import DecodingSettings, Recipe, dump_settings, parse_settings
 
 TWIN, TWIN_BEAMS = "twin", "twin_beams"
@@ -31,9 +32,14 @@ def decodings_of(plan: Plan) -> Decodings:
 
 
 def score_row(
-    decoding: tuple[Trial, DecodingSettings], split: Split, notebook: Notebook, say: Callable[[str], None]
+    decoding: tuple[Trial, DecodingSettings],
+    split: Split,
+    notebook: Notebook,
+    say: Callable[[str], None],
+    *,
+    fast: bool = False,
 ) -> dict[str, Any]:
-    """What `ddcap evaluate --output` would write, for one row and seed."""
+    """What `ddcap evaluate --output` would write, for one row and seed; `fast` without METEOR and SPICE."""
     trial, settings = decoding
     name = TWIN_BEAMS if settings.beams > 1 else trial.name
 
@@ -45,14 +51,33 @@ def score_row(
         evaluation = score_predictions(
             captions,
             split.records,
+            ScoringSettings(fast=fast, human=False),
             training_captions=[caption for record in training for caption in record.captions],
             decoding=dump_settings(settings),
         )
         return evaluation.to_record()
 
-    made_from = [dump_settings(trial.recipe), dump_settings(settings), split.name, len(split.records)]
+    made_from = [
+        training_settings(trial.recipe),
+        dump_settings(settings),
+        split.name,
+        len(split.records),
+        fast,
+    ]
     say(f"row {name}, seed {trial.seed}")
     return notebook.part(f"{name}-seed{trial.seed}", made_from, compute)
+
+
+def score_humans(split: Split, notebook: Notebook, *, fast: bool = False) -> dict[str, Any]:
+    """Human leave-one-out on the split, see `evaluation.human`."""
+
+    def compute() -> dict[str, Any]:
+        held_out, _ = leave_one_out(split.references)
+        human = score_predictions(held_out, split.records, ScoringSettings(fast=fast)).human
+        return {} if human is None else human.to_dict()
+
+    made_from = ["human", split.name, len(split.records), fast]
+    return notebook.part("human", made_from, compute)
 
 
 def designs(recipe: Recipe) -> dict[str, bool]:

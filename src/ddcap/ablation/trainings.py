@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ddcap.ablation.plan import Trial
+from ddcap.ablation.plan import Trial, training_settings
 from ddcap.captioner import Captioner
-from ddcap.recipe import dump_settings
 from ddcap.training.checkpoint import list_checkpoints
 from ddcap.training.journal import LOG_NAME
 from ddcap.training.loop import train
@@ -22,7 +21,7 @@ def trained(trial: Trial, say: Callable[[str], None], progress_bar: ProgressBar 
     """The best model (by CIDEr on val) of a trial's training, which is run, or gone on with, if need be."""
     output = Path(trial.recipe.training.output)
     marker = output / _FINISHED
-    settings = _training_settings(trial)
+    settings = training_settings(trial.recipe)
     if not marker.is_file() or json.loads(marker.read_text(encoding="utf-8")) != settings:
         resume = bool(list_checkpoints(output))
         say(f"{'going on with' if resume else 'starting'} training {output.name}")
@@ -43,10 +42,3 @@ def training_summary(output: str | Path) -> dict[str, Any]:
         elif entry["kind"] == "validation":
             curve.append({"step": entry["step"], "CIDEr": entry["cider"], "loss": entry["loss"]})
     return {"steps": max([steps, *(int(point["step"]) for point in curve)]), "hours": hours, "val": curve}
-
-
-def _training_settings(trial: Trial) -> dict[str, Any]:
-    """What decides the weights, as plain values: rows that share a training agree in it."""
-    values = dump_settings(trial.recipe)
-    del values["decoding"]
-    return values

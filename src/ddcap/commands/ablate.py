@@ -14,6 +14,7 @@ def add_parsers(commands: Any) -> None:
     ablate.add_argument("overrides", nargs="*", help="settings to change in every recipe: section.key=value")
     ablate.add_argument("--output", default="runs/ablation", help="folder (default: runs/ablation)")
     ablate.add_argument("--limit", type=int, help="score on the first so many pictures only")
+    ablate.add_argument("--fast", action="store_true", help="without METEOR and SPICE, which need Java")
     ablate.set_defaults(run=_ablate)
 
     report = commands.add_parser("report", help="one HTML page about an ablation")
@@ -36,7 +37,7 @@ def _ablate(options: argparse.Namespace) -> int:
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    ablate(plan, options.output, limit=options.limit, say=say)
+    ablate(plan, options.output, limit=options.limit, fast=options.fast, say=say)
     results = load_ablation(options.output)
     table = to_markdown(results)
     (Path(options.output) / "results.md").write_text(table, encoding="utf-8")

@@ -24,7 +24,7 @@ class Evaluation:
         split_images: number of images of the whole split.
         references_digest: the same for the same references of the split.
         diagnostics: of the predictions.
-        human: people under the same metrics; None if no image has two references.
+        human: people under the same metrics; None if not asked for, or no image has two references.
         clip: folder or Hub id of the CLIP behind CLIPScore, if one was given.
         failed: image id to the reason there is no caption.
         decoding: the decoding settings used, as plain values; empty if the captions come from elsewhere.

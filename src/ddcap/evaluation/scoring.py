@@ -37,6 +37,7 @@ class ScoringSettings:
         fast: without METEOR and SPICE, which take Java and time.
         corenlp: folder of CoreNLP 3.6.0's jars, for SPICE.
         clip: for CLIPScore and RefCLIPScore.
+        human: also score human captions of the same images.
     """
 
     tokenization: Tokenization | None = None
@@ -44,6 +45,7 @@ class ScoringSettings:
     fast: bool = False
     corenlp: Path | None = None
     clip: ClipScorer | None = None
+    human: bool = True
 
 
 def score_predictions(
@@ -84,7 +86,7 @@ def score_predictions(
     scores = score(captions, truth, others=_others(settings, predictions, references, images))
 
     human = None
-    held_out, rest = leave_one_out(references)
+    held_out, rest = leave_one_out(references) if settings.human else ({}, {})
     held_out = {image: caption for image, caption in held_out.items() if image in predictions}
     if held_out:
         words, words_of_rest = leave_one_out(truth)
