@@ -59,7 +59,7 @@ def test_a_training_sweep_changes_one_setting():
     masses = [1 - one.recipe.diffusion.mask_end for one in plan.sweeps["replacement_mass"]]
     assert masses == pytest.approx([0, 0.1, 0.2], abs=1e-4)
     drops = [one.recipe.training.image_free_probability for one in plan.sweeps["drop_probability"]]
-    assert drops == [0, 0.1, 0.2, 0.4]
+    assert drops == [0, 0.2, 0.4]
 
 
 def test_overrides_reach_every_recipe():

@@ -6,6 +6,7 @@ import pytest
 
 from ddcap.ablation.plan import load_plan
 from ddcap.ablation.run import METRICS_NAME, ablate, load_ablation
+from ddcap.cli import main
 from ddcap.errors import DataError
 from ddcap.evaluation.comparison import compare
 
@@ -85,6 +86,17 @@ def test_a_lost_result_is_made_again_from_the_training(finished, plan_file, tmp_
     assert json.loads(lost.read_text())["predictions"] == expected
     metrics = [json.loads((folder / METRICS_NAME).read_text()) for folder in (output, copy)]
     assert metrics[0] == metrics[1]
+
+
+def test_the_command_prints_the_tables_and_leaves_them(finished, plan_file, capsys):
+    output, _ = finished
+    assert main(["ablate", str(plan_file), "--output", str(output), "--fast"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("## Table 1")
+    assert (output / "results.md").read_text() in printed.out
+    assert "row f, seed 1" in printed.err
+    assert (output / "table1.png").is_file()
+    assert main(["ablate", str(output / "none.yaml")]) == 1
 
 
 def test_no_results_is_one_line(tmp_path):
