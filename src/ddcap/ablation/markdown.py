@@ -22,6 +22,7 @@ def to_markdown(results: dict[str, Any]) -> str:
     """All tables of `metrics.json`, as one Markdown text."""
     parts = [
         f"## Table 1\n\n{_table_1(results)}\n\n{_footnote(results)}",
+        f"## The captions themselves\n\n{_captions(results)}",
         f"## What agrees with the paper\n\n{_claims(results)}",
     ]
     if results["infilling"]:
@@ -46,13 +47,12 @@ def _table_1(results: dict[str, Any]) -> str:
                 f"**{mean['CIDEr']:.1f}** [{low:.1f}, {high:.1f}]",
                 seeds,
                 *(_number(mean.get(metric)) for metric in _METRICS),
-                f"{row['diagnostics']['mean_length']:.1f}",
                 _number(paper_cider(name)),
                 _number(TABLE_1.get(name, {}).get("BLEU-4")),
             ]
         )
     designs = list(next(iter(results["rows"].values()))["designs"])
-    header = ["row", *designs, "CIDEr [95 %]", "per seed", *_METRICS, "words", "paper CIDEr", "paper B@4"]
+    header = ["row", *designs, "CIDEr [95 %]", "per seed", *_METRICS, "paper CIDEr", "paper B@4"]
     return _table(header, rows)
 
 
@@ -69,6 +69,25 @@ def _footnote(results: dict[str, Any]) -> str:
     not_run = {name: reason for row in results["rows"].values() for name, reason in row["not_run"].items()}
     lines.extend(f"{name} was not run: {reason}." for name, reason in not_run.items())
     return "\n".join(lines)
+
+
+def _captions(results: dict[str, Any]) -> str:
+    """What scores do not show, of every row's first seed and of the human captions."""
+    shown = {NAMES.get(name, name): row["diagnostics"] for name, row in results["rows"].items()}
+    if results.get("human"):
+        shown["human"] = results["human"]["diagnostics"]
+    shares = ("copied_from_training", "empty", "repeated_word", "repeated_bigram")
+    rows = [
+        [
+            name,
+            f"{diagnostics['mean_length']:.1f}",
+            str(diagnostics["distinct_words"]),
+            *("" if diagnostics[key] is None else f"{diagnostics[key]:.1%}" for key in shares),
+        ]
+        for name, diagnostics in shown.items()
+    ]
+    header = ["row", "words", "distinct words", "copied from training", "empty"]
+    return _table([*header, "repeat a word", "repeat a bigram"], rows)
 
 
 def _claims(results: dict[str, Any]) -> str:
