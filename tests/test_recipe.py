@@ -187,6 +187,7 @@ def test_wrong_types_and_values_are_named_with_their_value(override, reason, wri
         ([*TWIN, "decoding.guidance=1.5"], ["guidance=1.5", "1.0"]),
         ([*TWIN, "decoding.steps=3"], ["steps=3", "None"]),
         ([*TWIN, "training.image_free_probability=0.2"], ["image_free_probability=0.2", "0"]),
+        (["data.learn_padding=true"], ["data.learn_padding=true", "model.length_prediction=false"]),
         (["decoding.method=left_to_right"], ["method=left_to_right", "diffusion", "best_first"]),
         (["decoding.beams=3"], ["beams=3", "method=left_to_right"]),
         ([*TWIN, "decoding.beams=3", "decoding.temperature=1"], ["beams=3", "temperature=0"]),

@@ -32,6 +32,11 @@ class DataSettings:
     long_captions: Literal["drop", "truncate"] = Field(
         default="drop", description="what to do in training with captions over model.max_length tokens"
     )
+    learn_padding: bool = Field(
+        default=False,
+        description="fill captions up with end tokens to model.max_length and learn them: then the model says "
+        "itself where a caption ends, at the price of real positions",
+    )
     views: int = Field(
         default=1, ge=1, description="per training picture: 1 plain, 2 adds its mirror, more add random crops"
     )
@@ -223,6 +228,11 @@ class Recipe:
                 "data.cache is set although encoder.trainable=true changes the features; remove data.cache"
             )
         self.decoding.check_model(self.model)
+        if self.data.learn_padding and self.model.length_prediction:
+            raise ValueError(
+                "data.learn_padding=true makes every caption max_length tokens long, so there is no length to "
+                "predict; set model.length_prediction=false"
+            )
         if self.model.kind == "autoregressive" and self.training.image_free_probability:
             raise ValueError(
                 f"training.image_free_probability={self.training.image_free_probability}: an autoregressive "

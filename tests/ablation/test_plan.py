@@ -25,7 +25,17 @@ def folder_of(plan, name, seed=0):
 
 def test_the_shipped_rows_have_the_papers_designs():
     plan = load_plan(SHIPPED, "out")
-    assert [one.name for one in plan.rows if one.seed == 0] == [*TABLE_1, "twin"]
+    assert [one.name for one in plan.rows if one.seed == 0] == [
+        "a",
+        "b",
+        "c",
+        "d",
+        "e",
+        "e_padded",
+        "f",
+        "g",
+        "twin",
+    ]
     for name, crosses in TABLE_1.items():
         assert tuple(designs(plan.named(name)[0].recipe).values()) == crosses, name
     for name in ("f", "g", "twin"):
@@ -45,6 +55,8 @@ def test_rows_differ_in_nothing_but_their_designs():
     plan = load_plan(SHIPPED, "out")
     first = plan.rows[0].recipe
     for one in plan.rows:
+        if one.name == "e_padded":
+            continue
         assert one.recipe.data == first.data
         assert one.recipe.encoder == first.encoder
         assert one.recipe.tokenizer == first.tokenizer

@@ -258,3 +258,19 @@ def test_a_picture_all_of_whose_captions_are_too_long_is_left_out(records, tiny_
     assert (
         make([endless], tiny_tokenizer, long_captions="truncate").captions[0][0][-1] == tiny_tokenizer.end_id
     )
+
+
+def test_learned_padding_makes_end_tokens_real_positions(uneven, tiny_tokenizer):
+    longest = 20
+    plain, padded = (
+        make(uneven, tiny_tokenizer, max_length=longest, learn_padding=learn) for learn in (False, True)
+    )
+    for before, after in zip(plain.captions, padded.captions, strict=True):
+        for ids, filled in zip(before, after, strict=True):
+            assert filled[: len(ids)] == ids
+            assert len(filled) == longest
+            assert set(filled[len(ids) :]) <= {tiny_tokenizer.end_id}
+    part = StepPlan(seed=0, images_per_step=4).parts(padded, epoch=0)[0]
+    batch = padded[part]
+    assert batch.lengths.tolist() == [longest] * 4
+    assert len(batch.positions) == batch.real_positions == 4 * longest

@@ -128,6 +128,11 @@ class CaptionData(Dataset[CaptionBatch]):
                 [ids if len(ids) <= max_length else ids[: max_length - 1] + end for ids in captions]
                 for captions in self.captions
             ]
+        if settings.learn_padding:
+            self.captions = [
+                [ids + [tokenizer.padding_id] * (max_length - len(ids)) for ids in captions]
+                for captions in self.captions
+            ]
         if not any(self.captions):
             raise DataError(
                 f"no caption has at most {max_length} tokens; "
