@@ -34,8 +34,8 @@ class DataSettings:
     )
     learn_padding: bool = Field(
         default=False,
-        description="fill captions up with end tokens to model.max_length and learn them: then the model says "
-        "itself where a caption ends, at the price of real positions",
+        description="fill captions up with end tokens to model.max_length and learn them, so that the model "
+        "says itself where a caption ends",
     )
     views: int = Field(
         default=1, ge=1, description="per training picture: 1 plain, 2 adds its mirror, more add random crops"
@@ -230,7 +230,7 @@ class Recipe:
         self.decoding.check_model(self.model)
         if self.data.learn_padding and self.model.length_prediction:
             raise ValueError(
-                "data.learn_padding=true makes every caption max_length tokens long, so there is no length to "
+                "data.learn_padding=true makes every caption max_length tokens long: there is no length to "
                 "predict; set model.length_prediction=false"
             )
         if self.model.kind == "autoregressive" and self.training.image_free_probability:
