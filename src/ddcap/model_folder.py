@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ddcap.errors import CheckpointError
-from ddcap.model.stored_model import CONFIG_NAME, WEIGHTS_NAME
+from ddcap.model.stored_model import CONFIG_NAME, ENCODER_NAME, WEIGHTS_NAME
 
 DEFAULT_MODEL = "default"
 _EMBEDDED = Path(__file__).parent / "pretrained" / "default"
@@ -30,7 +30,7 @@ def find_model(model: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        patterns = [CONFIG_NAME, WEIGHTS_NAME, "tokenizer.json"]
+        patterns = [CONFIG_NAME, WEIGHTS_NAME, ENCODER_NAME, "tokenizer.json"]
         return Path(snapshot_download(str(model), allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from ddcap.errors import CheckpointError
 from ddcap.model.ddcap import DDCapModel
 from ddcap.model.image_encoder import ImageFeatures
-from ddcap.model.stored_model import CONFIG_NAME, WEIGHTS_NAME, ModelConfig
+from ddcap.model.stored_model import CONFIG_NAME, ENCODER_NAME, WEIGHTS_NAME, ModelConfig
 from ddcap.recipe import DecodingSettings, DiffusionSettings, ModelSettings
 
 MASK = 23
@@ -173,9 +173,17 @@ def test_trained_encoder_is_in_the_file(trainable_model, tmp_path):
 def test_trained_encoder_needs_no_published_weights(trainable_config, tiny_clip_folder, tmp_path):
     clip = shutil.copytree(tiny_clip_folder, tmp_path / "clip")
     encoder = dataclasses.replace(trainable_config.encoder, name=str(clip))
-    DDCapModel(dataclasses.replace(trainable_config, encoder=encoder)).save_pretrained(tmp_path / "model")
-    (clip / "model.safetensors").unlink()
-    assert DDCapModel.from_pretrained(tmp_path / "model").encoder.memory_positions == 16
+    model = DDCapModel(dataclasses.replace(trainable_config, encoder=encoder)).eval()
+    model.save_pretrained(tmp_path / "model")
+    shutil.rmtree(clip)
+    loaded = DDCapModel.from_pretrained(tmp_path / "model")
+    pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(loaded.encoder(pixels).memory, model.encoder(pixels).memory)
+    for damage in ("{", "[1]"):
+        (tmp_path / "model" / ENCODER_NAME).write_text(damage)
+        with pytest.raises(CheckpointError, match=r"encoder\.json: missing or damaged"):
+            DDCapModel.from_pretrained(tmp_path / "model")
 
 
 def test_half_precision_file(model, tmp_path):

@@ -45,6 +45,9 @@ class ImageEncoder(nn.Module):
     memory_width: int  # C
     summary_width: int  # S
     cache_key: str  # changes whenever the features of the same picture would
+    architecture: dict[str, Any] | None = (
+        None  # what a trained encoder is rebuilt from, if its name is not enough
+    )
 
     def forward(self, pixels: Tensor) -> ImageFeatures:
         """Encode `pixels` (B, 3, H, W)."""
@@ -114,7 +117,13 @@ class ClipImageEncoder(ImageEncoder):
     Source: section 3.1 of the paper; the final norm and the projection stay frozen, as in the release.
     """
 
-    def __init__(self, settings: EncoderSettings, *, pretrained: bool = True) -> None:
+    def __init__(
+        self,
+        settings: EncoderSettings,
+        *,
+        pretrained: bool = True,
+        architecture: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         try:
             from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
@@ -125,8 +134,10 @@ class ClipImageEncoder(ImageEncoder):
             transformers_logging.disable_progress_bar()  # it would draw between the captions
             if pretrained:
                 self.network = CLIPVisionModelWithProjection.from_pretrained(settings.name)
-            else:
+            elif architecture is None:
                 self.network = CLIPVisionModelWithProjection(CLIPVisionConfig.from_pretrained(settings.name))
+            else:
+                self.network = CLIPVisionModelWithProjection(CLIPVisionConfig(**architecture))
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(
@@ -134,6 +145,7 @@ class ClipImageEncoder(ImageEncoder):
                 "give a folder or Hub id of one"
             ) from None
         shape: Any = self.network.config
+        self.architecture = shape.to_diff_dict()
         if settings.image_size != shape.image_size:
             raise RecipeError(
                 f"encoder.image_size={settings.image_size} but {settings.name} was trained at "
@@ -157,18 +169,21 @@ class ClipImageEncoder(ImageEncoder):
         return ImageFeatures(output.last_hidden_state[:, 1:], output.image_embeds)
 
 
-def build_image_encoder(settings: EncoderSettings, *, pretrained: bool = True) -> ImageEncoder:
+def build_image_encoder(
+    settings: EncoderSettings, *, pretrained: bool = True, architecture: dict[str, Any] | None = None
+) -> ImageEncoder:
     """The encoder that `settings` name; frozen (no gradient, evaluation mode) unless `settings.trainable`.
 
     Args:
         settings: the recipe's encoder section.
         pretrained: False gives random weights, to be filled from a checkpoint that carries them.
+        architecture: of a CLIP that is not pretrained; None asks for it by the name.
     """
-    kinds: dict[str, type[EfficientNetLiteEncoder] | type[ClipImageEncoder]] = {
-        "efficientnet_lite": EfficientNetLiteEncoder,
-        "clip": ClipImageEncoder,
-    }
-    encoder = kinds[settings.kind](settings, pretrained=pretrained)
+    encoder: ImageEncoder
+    if settings.kind == "clip":
+        encoder = ClipImageEncoder(settings, pretrained=pretrained, architecture=architecture)
+    else:
+        encoder = EfficientNetLiteEncoder(settings, pretrained=pretrained)
     if not settings.trainable:
         encoder.requires_grad_(False).eval()
     return encoder

@@ -26,6 +26,7 @@ from ddcap.recipe import (
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+ENCODER_NAME = "encoder.json"  # the architecture of a trained encoder that would else be asked of the Hub
 _ENCODER_PREFIX = "encoder."
 _Model = TypeVar("_Model", bound="StoredModel")
 
@@ -153,6 +154,9 @@ class StoredModel(nn.Module):
         (folder / CONFIG_NAME).write_text(
             json.dumps((config or self.config).to_dict(), indent=2) + "\n", encoding="utf-8"
         )
+        if self.config.encoder.trainable and self.encoder.architecture is not None:
+            architecture = json.dumps(self.encoder.architecture, indent=2) + "\n"
+            (folder / ENCODER_NAME).write_text(architecture, encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls: type[_Model], folder: str | Path) -> _Model:
@@ -171,12 +175,26 @@ class StoredModel(nn.Module):
             raise CheckpointError(
                 f"{weights_path}: damaged or cut short ({error}); copy the model again"
             ) from None
-        model = cls(config, build_image_encoder(config.encoder, pretrained=not config.encoder.trainable))
+        model = cls(config, _build_encoder(config.encoder, folder / ENCODER_NAME))
         try:
             model.load_stored_state({name: value.float() for name, value in state.items()})
         except RuntimeError as error:
             raise CheckpointError(f"{weights_path}: does not fit {config_path} ({error})") from None
         return model.eval()
+
+
+def _build_encoder(settings: EncoderSettings, architecture_path: Path) -> ImageEncoder:
+    """A frozen encoder with its published weights, or a trained one to be filled from the model's file."""
+    if not settings.trainable or settings.kind != "clip":
+        return build_image_encoder(settings, pretrained=not settings.trainable)
+    try:
+        architecture = json.loads(architecture_path.read_text(encoding="utf-8"))
+        return build_image_encoder(settings, pretrained=False, architecture=architecture)
+    except (OSError, ValueError, TypeError):
+        raise CheckpointError(
+            f"{architecture_path}: missing or damaged, and the trained encoder is built by it; "
+            "copy the model again"
+        ) from None
 
 
 def read_config(folder: str | Path) -> ModelConfig:
