@@ -173,6 +173,11 @@ def test_eight_real_images_are_over_fitted_and_recited(recipe_file, tmp_path, ph
     assert said == wanted
 
 
+def test_a_warm_up_that_never_ends_is_told(recipe_file, caplog):
+    train(load_recipe(recipe_file, ["training.epochs=1", "training.warmup_epochs=2"]))
+    assert "training.warmup_epochs=2 is over training.epochs=1" in caplog.text
+
+
 def test_mistakes_are_one_line(recipe_file):
     with pytest.raises(DataError, match=r"data\.root=.*no such folder"):
         train(load_recipe(recipe_file, ["data.root=/nowhere"]))

@@ -45,9 +45,7 @@ class ImageEncoder(nn.Module):
     memory_width: int  # C
     summary_width: int  # S
     cache_key: str  # changes whenever the features of the same picture would
-    architecture: dict[str, Any] | None = (
-        None  # what a trained encoder is rebuilt from, if its name is not enough
-    )
+    architecture: dict[str, Any] | None = None  # to rebuild a trained one, if its name alone is not enough
 
     def forward(self, pixels: Tensor) -> ImageFeatures:
         """Encode `pixels` (B, 3, H, W)."""

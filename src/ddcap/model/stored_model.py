@@ -187,14 +187,13 @@ def _build_encoder(settings: EncoderSettings, architecture_path: Path) -> ImageE
     """A frozen encoder with its published weights, or a trained one to be filled from the model's file."""
     if not settings.trainable or settings.kind != "clip":
         return build_image_encoder(settings, pretrained=not settings.trainable)
-    try:
-        architecture = json.loads(architecture_path.read_text(encoding="utf-8"))
-        return build_image_encoder(settings, pretrained=False, architecture=architecture)
-    except (OSError, ValueError, TypeError):
-        raise CheckpointError(
-            f"{architecture_path}: missing or damaged, and the trained encoder is built by it; "
-            "copy the model again"
-        ) from None
+    architecture = None
+    if architecture_path.exists():
+        try:
+            architecture = dict(json.loads(architecture_path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            raise CheckpointError(f"{architecture_path}: damaged; copy the model again") from None
+    return build_image_encoder(settings, pretrained=False, architecture=architecture)
 
 
 def read_config(folder: str | Path) -> ModelConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 from pathlib import Path
 
 import torch
@@ -25,6 +26,9 @@ try:
     from accelerate import Accelerator
 except ImportError:
     raise MissingExtraError("training", "train") from None
+
+
+logger = logging.getLogger("ddcap")
 
 
 def train(recipe: Recipe, *, resume: bool = False, progress_bar: ProgressBar = iter) -> Path:
@@ -93,6 +97,12 @@ class Run:
         per_epoch = self.plan.steps_per_epoch(self.inputs.train_data)
         self.total_steps = max(1, round(settings.epochs * per_epoch))
         self.warmup_steps = round(settings.warmup_epochs * per_epoch)
+        if self.warmup_steps > self.total_steps:
+            logger.warning(
+                "training.warmup_epochs=%g is over training.epochs=%g: the learning rate never reaches its peak",
+                settings.warmup_epochs,
+                settings.epochs,
+            )
         self.validate_every = max(1, round(settings.validate_every * per_epoch))
         model = self.inputs.model
         optimizer = build_optimizer(model, settings)
