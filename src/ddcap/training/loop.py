@@ -99,7 +99,7 @@ class Run:
         self.warmup_steps = round(settings.warmup_epochs * per_epoch)
         if self.warmup_steps > self.total_steps:
             logger.warning(
-                "training.warmup_epochs=%g is over training.epochs=%g: the learning rate never reaches its peak",
+                "training.warmup_epochs=%g is over training.epochs=%g: the rate never reaches its peak",
                 settings.warmup_epochs,
                 settings.epochs,
             )
