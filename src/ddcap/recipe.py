@@ -87,16 +87,19 @@ class ModelSettings:
     length_hidden: int = Field(default=384, ge=1, description="hidden width of the length head")
     length_prediction: bool = Field(default=True, description="special design 1")
     concentrated_attention: bool = Field(default=True, description="special design 2")
+    length_difference: bool = Field(
+        default=False,
+        description="every position also knows how many tokens follow it, which special design 2 hides",
+    )
 
     def __post_init__(self) -> None:
         """Check what single fields cannot."""
         if self.width % self.heads:
             raise ValueError(f"model.width={self.width}: no multiple of model.heads={self.heads}; change one")
-        if self.kind == "autoregressive" and (self.length_prediction or self.concentrated_attention):
-            raise ValueError(
-                "an autoregressive model has no special designs; set model.length_prediction=false and "
-                "model.concentrated_attention=false"
-            )
+        if self.kind == "autoregressive":
+            for name in ("length_prediction", "concentrated_attention", "length_difference"):
+                if getattr(self, name):
+                    raise ValueError(f"an autoregressive model knows no length; set model.{name}=false")
         if self.width % 2:
             raise ValueError(f"model.width={self.width} is odd; the timestep embedding needs an even width")
         if self.positions is not None and self.positions < self.max_length:

@@ -278,3 +278,25 @@ def test_config_round_trip(config):
     changed = ModelConfig(7, config.encoder, settings, DiffusionSettings(steps=3), DecodingSettings(length=2))
     plain = json.loads(json.dumps(changed.to_dict()))
     assert ModelConfig.from_dict(plain, "here") == changed
+
+
+def test_length_difference_tells_a_position_how_many_tokens_follow(config, perturbed, features):
+    settings = dataclasses.replace(config.model, length_difference=True, concentrated_attention=True)
+    told = perturbed(DDCapModel, dataclasses.replace(config, model=settings)).eval()
+    blind = perturbed(DDCapModel, config).eval()
+    tokens = torch.full((2, 8), config.vocabulary_size)  # all MASK: nobody attends to anybody
+    timestep = torch.tensor([7, 7])
+    with torch.no_grad():
+        for model, differs in ((told, True), (blind, False)):
+            short, long = (
+                model(tokens, timestep, torch.tensor([length] * 2), features).logits[:, :4]
+                for length in (4, 8)
+            )
+            assert torch.allclose(short, long) != differs
+        # no position of four has more than three tokens behind it
+        weight = told.denoiser.difference_embedding.weight.clone()
+        told.denoiser.difference_embedding.weight[4:] = 100.0
+        again = told(tokens, timestep, torch.tensor([4, 4]), features).logits[:, :4]
+        told.denoiser.difference_embedding.weight.copy_(weight)
+        before = told(tokens, timestep, torch.tensor([4, 4]), features).logits[:, :4]
+    torch.testing.assert_close(again, before)

@@ -90,7 +90,11 @@ def _draw_table_1(results: dict[str, Any]) -> Figure:
 
 
 def _draw_sweeps(results: dict[str, Any]) -> Figure:
-    sweeps = results["sweeps"]
+    sweeps = {
+        name: points
+        for name, points in results["sweeps"].items()
+        if any(_is_number(point["value"]) for point in points)
+    }
     figure = _figure(2.6 * len(sweeps) + 0.4, 3.0)
     panels = figure.subplots(1, len(sweeps), squeeze=False)[0]
     for axes, (name, points) in zip(panels, sweeps.items(), strict=True):

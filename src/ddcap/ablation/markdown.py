@@ -14,6 +14,7 @@ _SWEEPS = {
     "steps": "decoding steps (row g)",
     "length": "caption length (row g)",
     "replacement_mass": "replacement mass (row f, shorter trainings)",
+    "designs": "designs in question (row f, shorter trainings)",
     "drop_probability": "probability p of dropping the image (row g, shorter trainings)",
 }
 

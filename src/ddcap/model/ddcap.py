@@ -113,7 +113,10 @@ class DDCapModel(StoredModel):
             is_padding=positions >= lengths.unsqueeze(1),
             concentrated=self.config.model.concentrated_attention,
         )
-        states: Tensor = self.denoiser(noised_tokens, timestep, keys_values, allowed)
+        following = None
+        if self.config.model.length_difference:
+            following = (lengths.unsqueeze(1) - 1 - positions).clamp(min=0)  # (B, L)
+        states: Tensor = self.denoiser(noised_tokens, timestep, keys_values, allowed, following)
         return states
 
     def length_logits(self, features: ImageFeatures) -> Tensor | None:

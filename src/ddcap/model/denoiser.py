@@ -168,6 +168,9 @@ class Denoiser(nn.Module):
         self.token_embedding = nn.Embedding(vocabulary_size, width)
         self.mask_embedding = nn.Parameter(torch.empty(width))
         self.position_embedding = nn.Embedding(settings.positions or settings.max_length, width)
+        self.difference_embedding = (
+            nn.Embedding(settings.max_length, width) if settings.length_difference else None
+        )
         self.timestep_embedding = TimestepEmbedding(width, steps)
         self.dropout = nn.Dropout(settings.dropout)
         self.blocks = nn.ModuleList(Block(settings) for _ in range(settings.layers))
@@ -180,7 +183,12 @@ class Denoiser(nn.Module):
         return MemoryKeysValues(layers)
 
     def forward(
-        self, noised_tokens: Tensor, timestep: Tensor, keys_values: MemoryKeysValues, may_attend: Tensor
+        self,
+        noised_tokens: Tensor,
+        timestep: Tensor,
+        keys_values: MemoryKeysValues,
+        may_attend: Tensor,
+        following: Tensor | None = None,
     ) -> Tensor:
         """Hidden states of every caption position; `logits` turns them into a prediction.
 
@@ -189,12 +197,17 @@ class Denoiser(nn.Module):
             timestep: (B,) t.
             keys_values: of I images; the B captions are grouped by image.
             may_attend: (B, L, L) boolean, see `attention_mask`.
+            following: (B, L) number of tokens behind each position, for models with `length_difference` (the
+                length-difference encoding of Takase and Okazaki 2019); padding has any number below L.
 
         Returns:
             (B, L, D).
         """
         time = F.silu(self.timestep_embedding(timestep))  # (B, D)
-        hidden = self.dropout(self._embed(noised_tokens))  # (B, L, D)
+        embedded = self._embed(noised_tokens)  # (B, L, D)
+        if self.difference_embedding is not None:
+            embedded = embedded + self.difference_embedding(following)
+        hidden = self.dropout(embedded)
         for block, layer_keys_values in zip(self.blocks, keys_values.layers, strict=True):
             hidden = block(hidden, time, layer_keys_values, may_attend.unsqueeze(1))
         normed: Tensor = self.final_norm(hidden)
