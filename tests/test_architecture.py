@@ -13,6 +13,7 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 # a module imports only from its left; modules of one rank do not import each other
 ORDER = [
     {"errors", "machine"},
+    {"settings"},
     {"recipe"},
     {"recipe_file"},
     {"data", "diffusion"},

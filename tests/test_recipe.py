@@ -5,8 +5,9 @@ import pytest
 import yaml
 
 from ddcap.errors import RecipeError
-from ddcap.recipe import DecodingSettings, Recipe, dump_settings, parse_settings
+from ddcap.recipe import DecodingSettings, Recipe
 from ddcap.recipe_file import load_recipe
+from ddcap.settings import dump_settings, parse_settings
 
 RECIPES = sorted(
     path for path in (Path(__file__).parents[1] / "recipes").rglob("*.yaml") if path.name != "plan.yaml"

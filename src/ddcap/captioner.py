@@ -20,7 +20,8 @@ from ddcap.errors import CheckpointError, DDCapError, ImageError, RecipeError
 from ddcap.model.image_encoder import ImageFeatures
 from ddcap.model.kinds import CaptioningModel, load_model
 from ddcap.model_folder import DEFAULT_MODEL, find_model
-from ddcap.recipe import DecodingSettings, dump_settings, parse_settings
+from ddcap.recipe import DecodingSettings
+from ddcap.settings import dump_settings, parse_settings
 
 
 @dataclass(frozen=True)

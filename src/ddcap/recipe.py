@@ -6,14 +6,10 @@ own section, never the whole recipe. An unknown key fails.
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
-
-from ddcap.errors import RecipeError
 
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 _Share = Annotated[float, Field(ge=0, lt=1)]
@@ -23,9 +19,16 @@ _Share = Annotated[float, Field(ge=0, lt=1)]
 class DataSettings:
     """Where the pictures and captions are, and how they are drawn into batches."""
 
-    json: str = Field(default="dataset.json", description="Karpathy JSON; relative paths start at `root`")
+    json: str = Field(
+        default="dataset.json",
+        description="captions: Karpathy JSON, CSV (image, caption), or a folder with a .txt beside each "
+        "picture; relative paths start at `root`",
+    )
     root: str = Field(default=".", description="folder of the data set")
     images: str = Field(default=".", description="folder of the pictures, relative to `root`")
+    val_share: float = Field(
+        default=0.1, gt=0, lt=1, description="share of the pictures to validate on where no split is given"
+    )
     captions_per_image: int = Field(
         default=1, ge=1, description="captions of one picture that share its image memory in a batch"
     )
@@ -76,6 +79,9 @@ class ModelSettings:
 
     kind: Literal["diffusion", "autoregressive"] = Field(
         default="diffusion", description="autoregressive: the paper's controlled comparison, a causal twin"
+    )
+    init: str | None = Field(
+        default=None, description="start from this trained model: 'default', a folder or a Hub id"
     )
     width: int = Field(default=768, ge=2)
     layers: int = Field(default=12, ge=1)
@@ -246,47 +252,3 @@ class Recipe:
                 f"training.batch_size={self.training.batch_size} is not a multiple of "
                 f"data.captions_per_image={self.data.captions_per_image}; change one"
             )
-
-
-def parse_settings(section_type: type, values: dict[str, Any], source: str) -> Any:
-    """Validate `values` as `section_type`.
-
-    Args:
-        section_type: `Recipe` or one of its sections.
-        values: nested plain values.
-        source: what the values came from, for the message.
-
-    Raises:
-        RecipeError: with one line for every setting that is unknown or wrong.
-    """
-    try:
-        return TypeAdapter(section_type).validate_python(values)
-    except ValidationError as error:
-        lines = [_explain(section_type, problem) for problem in error.errors()]
-        raise RecipeError(f"{source}: " + "; ".join(lines)) from None
-
-
-def dump_settings(section: Any) -> dict[str, Any]:
-    """Plain nested values of `section`, ready for YAML or JSON."""
-    values: dict[str, Any] = TypeAdapter(type(section)).dump_python(section, mode="json")
-    return values
-
-
-def _explain(section_type: type, problem: Any) -> str:
-    """One readable clause for one pydantic problem."""
-    where = ".".join(str(part) for part in problem["loc"]) or "settings"
-    if problem["type"] == "unexpected_keyword_argument":
-        fields = _fields_at(section_type, problem["loc"][:-1])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), fields, n=1)
-        remedy = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(fields)}"
-        return f"unknown setting {where!r}; {remedy}"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "value_error":
-        return message
-    return f"{where}={problem['input']}: {message[0].lower()}{message[1:]}"
-
-
-def _fields_at(section_type: type, location: tuple[Any, ...]) -> list[str]:
-    for part in location:
-        section_type = get_type_hints(section_type)[str(part)]
-    return [field.name for field in dataclasses.fields(section_type)]

@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from ddcap.errors import RecipeError
-from ddcap.recipe import Recipe, parse_settings
+from ddcap.recipe import Recipe
+from ddcap.settings import parse_settings
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:

@@ -12,7 +12,8 @@ from ddcap.ablation.split import Split
 from ddcap.ablation.table1 import TWIN, TWIN_BEAMS, decodings_of
 from ddcap.ablation.trainings import trained
 from ddcap.evaluation.bootstrap import bootstrap_interval
-from ddcap.recipe import DecodingSettings, dump_settings
+from ddcap.recipe import DecodingSettings
+from ddcap.settings import dump_settings
 
 
 def compare_infilling(

@@ -12,8 +12,9 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from ddcap.errors import RecipeError
-from ddcap.recipe import Recipe, dump_settings, parse_settings
+from ddcap.recipe import Recipe
 from ddcap.recipe_file import load_recipe
+from ddcap.settings import dump_settings, parse_settings
 
 _STRICT = ConfigDict(extra="forbid")
 

@@ -11,7 +11,8 @@ from ddcap.ablation.split import Split, caption_split
 from ddcap.ablation.trainings import trained
 from ddcap.captioner import Captioner
 from ddcap.evaluation.metrics import score_captions
-from ddcap.recipe import DecodingSettings, dump_settings, parse_settings
+from ddcap.recipe import DecodingSettings
+from ddcap.settings import dump_settings, parse_settings
 
 
 def score_point(

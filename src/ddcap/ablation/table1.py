@@ -15,7 +15,8 @@ from ddcap.data.karpathy import load_karpathy
 from ddcap.evaluation.bootstrap import bootstrap_interval
 from ddcap.evaluation.human import leave_one_out
 from ddcap.evaluation.scoring import ScoringSettings, score_predictions
-from ddcap.recipe import DecodingSettings, Recipe, dump_settings, parse_settings
+from ddcap.recipe import DecodingSettings, Recipe
+from ddcap.settings import dump_settings, parse_settings
 
 TWIN, TWIN_BEAMS = "twin", "twin_beams"
 Decodings = dict[tuple[str, int], tuple[Trial, DecodingSettings]]

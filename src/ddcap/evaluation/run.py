@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ddcap.captioner import Captioner
-from ddcap.data.karpathy import CaptionedImage, load_karpathy
+from ddcap.data.karpathy import CaptionedImage
+from ddcap.data.records import load_records
 from ddcap.errors import DataError
 from ddcap.evaluation.result import Evaluation, write_json
 from ddcap.evaluation.scoring import ScoringSettings, score_predictions
-from ddcap.recipe import dump_settings
+from ddcap.settings import dump_settings
 
 
 def evaluate(
@@ -32,7 +33,7 @@ def evaluate(
 
     Args:
         captioner: the model.
-        json_path: Karpathy-layout JSON.
+        json_path: captions, see `data.records.load_records`.
         image_folder: folder of the pictures.
         split: "train", "val" or "test".
         limit: only the first so many pictures.
@@ -88,6 +89,6 @@ def load_split(
     Raises:
         DataError: if the data cannot be used, or the split is empty.
     """
-    records = load_karpathy(json_path, image_folder, split)
-    everything = load_karpathy(json_path, image_folder)
+    records = load_records(json_path, image_folder, split)
+    everything = load_records(json_path, image_folder)
     return records, [text for record in everything if record.split == "train" for text in record.captions]

@@ -21,7 +21,8 @@ from ddcap.errors import CheckpointError, MissingExtraError
 from ddcap.model.ddcap import DDCapModel
 from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
 from ddcap.model.stored_model import ModelConfig
-from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings, parse_settings
+from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
+from ddcap.settings import parse_settings
 
 logger = logging.getLogger("ddcap")
 

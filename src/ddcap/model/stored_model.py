@@ -15,14 +15,8 @@ from torch import Tensor, nn
 
 from ddcap.errors import CheckpointError, RecipeError
 from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
-from ddcap.recipe import (
-    DecodingSettings,
-    DiffusionSettings,
-    EncoderSettings,
-    ModelSettings,
-    dump_settings,
-    parse_settings,
-)
+from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
+from ddcap.settings import dump_settings, parse_settings
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"

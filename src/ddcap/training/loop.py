@@ -14,7 +14,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from ddcap.data.batches import StepPlan, training_steps
 from ddcap.errors import CheckpointError, MissingExtraError, RecipeError
 from ddcap.model.kinds import CaptioningModel
-from ddcap.recipe import Recipe, dump_settings
+from ddcap.recipe import Recipe
+from ddcap.settings import dump_settings
 from ddcap.training.checkpoint import Checkpoint, Progress, list_checkpoints, load_checkpoint, save_checkpoint
 from ddcap.training.journal import Journal
 from ddcap.training.objective import caption_loss
@@ -86,11 +87,11 @@ class Run:
 
     def __init__(self, recipe: Recipe, *, resume: bool, progress_bar: ProgressBar) -> None:
         settings = recipe.training
-        self.recipe = recipe
         self.accelerator = Accelerator(mixed_precision="no")  # see `precision`
         processes = self.accelerator.num_processes
         images = _images_per_step(recipe, processes)
         self.inputs = prepare(recipe, resume=resume, progress=progress_bar)
+        self.recipe = recipe = self.inputs.recipe
         self.plan = StepPlan(
             settings.seed, images, processes, self.accelerator.process_index, settings.gradient_accumulation
         )

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from ddcap.data.batches import CaptionData, PixelSource
 from ddcap.data.feature_cache import FeatureCache
-from ddcap.data.karpathy import CaptionedImage, load_karpathy
+from ddcap.data.karpathy import CaptionedImage
+from ddcap.data.records import load_records
 from ddcap.data.tokenizer import CaptionTokenizer, build_tokenizer
 from ddcap.errors import CheckpointError, DataError
 from ddcap.model.ddcap import DDCapModel
@@ -19,6 +20,7 @@ from ddcap.model.kinds import CaptioningModel, build_model
 from ddcap.model.stored_model import ModelConfig
 from ddcap.recipe import DataSettings, Recipe
 from ddcap.training.checkpoint import list_checkpoints
+from ddcap.training.initial import load_initial
 
 ProgressBar = Callable[[list[int]], Iterable[int]]
 
@@ -28,13 +30,15 @@ class TrainingInputs:
     """What `prepare` made.
 
     Attributes:
-        model: on the CPU, weights drawn from the recipe's seed.
+        recipe: as given, with the architecture of `model.init` filled in.
+        model: on the CPU, weights drawn from the recipe's seed or those of `model.init`.
         tokenizer: trained or loaded; already saved in the output folder.
         train_data: the training split.
         val_data: the validation split, plain views.
         output: the run's folder.
     """
 
+    recipe: Recipe
     model: CaptioningModel
     tokenizer: CaptionTokenizer
     train_data: CaptionData
@@ -54,6 +58,8 @@ def prepare(recipe: Recipe, *, resume: bool, progress: ProgressBar = iter) -> Tr
         CheckpointError: if the output folder holds a run and `resume` is off, or none and it is on.
         DataError: if the data cannot be used.
     """
+    initial = load_initial(recipe) if recipe.model.init is not None else None
+    recipe = initial.recipe if initial is not None else recipe
     output = Path(recipe.training.output)
     checkpoints = list_checkpoints(output)
     if checkpoints and not resume:
@@ -68,7 +74,8 @@ def prepare(recipe: Recipe, *, resume: bool, progress: ProgressBar = iter) -> Tr
     if resume:
         tokenizer = CaptionTokenizer.load(output)
     else:
-        tokenizer = build_tokenizer(recipe.tokenizer, (text for r in train_records for text in r.captions))
+        texts = (text for record in train_records for text in record.captions)
+        tokenizer = initial.tokenizer if initial else build_tokenizer(recipe.tokenizer, texts)
         tokenizer.save(output)
     encoder = build_image_encoder(recipe.encoder)
 
@@ -80,17 +87,19 @@ def prepare(recipe: Recipe, *, resume: bool, progress: ProgressBar = iter) -> Tr
     config = ModelConfig(
         vocabulary_size=tokenizer.vocabulary_size,
         encoder=recipe.encoder,
-        model=recipe.model,
+        model=replace(recipe.model, init=None),  # the new model stands by itself
         diffusion=recipe.diffusion,
         decoding=recipe.decoding,
     )
     torch.manual_seed(recipe.training.seed)
     model = build_model(config, encoder)
+    if initial is not None:
+        model.load_state_dict(initial.model.state_dict())
     if isinstance(model, DDCapModel) and not recipe.training.image_free_probability:
         model.image_free_memory.requires_grad_(
             False
         )  # never used then; several processes would wait for its gradient
-    return TrainingInputs(model, tokenizer, train_data, val_data, output)
+    return TrainingInputs(recipe, model, tokenizer, train_data, val_data, output)
 
 
 def _load_split(settings: DataSettings, split: str) -> list[CaptionedImage]:
@@ -99,7 +108,7 @@ def _load_split(settings: DataSettings, split: str) -> list[CaptionedImage]:
         raise DataError(
             f"data.root={settings.root}: no such folder; set data.root to the folder of your data set"
         )
-    return load_karpathy(root / settings.json, root / settings.images, split)
+    return load_records(root / settings.json, root / settings.images, split, settings.val_share)
 
 
 def _source(

@@ -1,0 +1,82 @@
+"""Training that starts from a trained model (`model.init`): its architecture and tokenizer are taken over."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.errors import RecipeError
+from ddcap.model.kinds import CaptioningModel, load_model
+from ddcap.model_folder import find_model
+from ddcap.recipe import EncoderSettings, ModelSettings, Recipe, TokenizerSettings
+
+
+@dataclass(frozen=True)
+class Initial:
+    """Where a training starts.
+
+    Attributes:
+        recipe: with the architecture of the model to start from filled in.
+        model: the trained model.
+        tokenizer: its tokenizer.
+    """
+
+    recipe: Recipe
+    model: CaptioningModel
+    tokenizer: CaptionTokenizer
+
+
+def load_initial(recipe: Recipe) -> Initial:
+    """Read the model that `recipe.model.init` names and fit the recipe to it.
+
+    A recipe may choose `model.dropout` and `encoder.trainable` anew, and `decoding`; what else it says of the
+    architecture has to be left out or be the same. A trained encoder stays one: its weights travel with the
+    model (`training.encoder_rate=0` keeps them as they are).
+
+    Raises:
+        CheckpointError: if there is no such model.
+        RecipeError: if the recipe asks for another architecture.
+    """
+    assert recipe.model.init is not None
+    folder = find_model(recipe.model.init)
+    model, tokenizer = load_model(folder), CaptionTokenizer.load(folder)
+    theirs = model.config
+    _check_same("model", recipe.model, ModelSettings(), theirs.model, free=("init", "dropout"))
+    _check_same("encoder", recipe.encoder, EncoderSettings(), theirs.encoder, free=("trainable",))
+    _check_same("diffusion", recipe.diffusion, type(recipe.diffusion)(), theirs.diffusion)
+    if recipe.tokenizer != TokenizerSettings():
+        raise RecipeError(
+            f"model.init={recipe.model.init} brings its tokenizer; leave out the tokenizer section"
+        )
+    dropout = (
+        recipe.model.dropout if recipe.model.dropout != ModelSettings().dropout else theirs.model.dropout
+    )
+    trainable = recipe.encoder.trainable or theirs.encoder.trainable
+    try:
+        fitted = dataclasses.replace(
+            recipe,
+            model=dataclasses.replace(theirs.model, dropout=dropout, init=recipe.model.init),
+            encoder=dataclasses.replace(theirs.encoder, trainable=trainable),
+            diffusion=theirs.diffusion,
+            decoding=recipe.decoding if recipe.decoding != type(recipe.decoding)() else theirs.decoding,
+        )
+    except ValueError as error:
+        raise RecipeError(f"model.init={recipe.model.init}: {_first_reason(error)}") from None
+    return Initial(fitted, model, tokenizer)
+
+
+def _check_same(section: str, ours: Any, default: Any, theirs: Any, free: tuple[str, ...] = ()) -> None:
+    for field in dataclasses.fields(ours):
+        wanted, given = getattr(ours, field.name), getattr(theirs, field.name)
+        if field.name not in free and wanted not in (getattr(default, field.name), given):
+            raise RecipeError(
+                f"{section}.{field.name}={wanted}: the model of model.init has {given}; leave the setting out"
+            )
+
+
+def _first_reason(error: ValueError) -> str:
+    """The message of a settings check, without what pydantic writes around it."""
+    problems = getattr(error, "errors", None)
+    return problems()[0]["msg"].removeprefix("Value error, ") if problems else str(error)

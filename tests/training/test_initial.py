@@ -1,0 +1,101 @@
+import shutil
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from ddcap.captioner import Captioner
+from ddcap.errors import CheckpointError, RecipeError
+from ddcap.recipe_file import load_recipe
+from ddcap.training.loop import train
+from ddcap.training.setup import prepare
+
+CAPTIONS = {
+    "astronaut": "an astronaut in an orange suit smiles before a flag",
+    "chelsea": "a tabby cat looks to the side",
+    "coffee": "a cup of coffee on a wooden table",
+    "china": "a temple with a curved roof among trees",
+    "flower": "a purple flower with a yellow heart",
+    "rocket": "a rocket stands on its pad at night",
+}
+
+
+@pytest.fixture
+def own_pictures(photos, tmp_path):
+    """Photographs with a caption each in a text file."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for photo in photos:
+        if photo.stem in CAPTIONS:
+            shutil.copy(photo, folder)
+            (folder / f"{photo.stem}.txt").write_text(CAPTIONS[photo.stem])
+    assert len(list(folder.glob("*.txt"))) >= 5
+    return folder
+
+
+@pytest.fixture
+def recipe_file(own_pictures, tiny_model_folder, tmp_path):
+    recipe = {
+        "data": {"json": str(own_pictures), "workers": 0, "val_share": 0.2, "long_captions": "truncate"},
+        "model": {"init": str(tiny_model_folder)},
+        "training": {"output": str(tmp_path / "run"), "epochs": 2, "warmup_epochs": 1, "batch_size": 2},
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def test_training_starts_from_the_weights_of_the_other_model(recipe_file, tiny_model_folder):
+    inputs = prepare(load_recipe(recipe_file), resume=False)
+    theirs = load_file(tiny_model_folder / "model.safetensors")
+    assert inputs.model.stored_state().keys() == theirs.keys()
+    assert all(torch.equal(inputs.model.stored_state()[name], value) for name, value in theirs.items())
+    assert inputs.tokenizer.to_json() == Captioner.from_pretrained(tiny_model_folder).tokenizer.to_json()
+    assert inputs.recipe.model.width == 32
+
+
+def test_the_new_model_stands_by_itself_and_resumes(recipe_file, tiny_model_folder):
+    folder = train(load_recipe(recipe_file, ["training.epochs=1"]))
+    longer = train(load_recipe(recipe_file), resume=True)
+    assert folder == longer
+    captioner = Captioner.from_pretrained(folder)
+    assert captioner.model.config.model.init is None
+    before = load_file(tiny_model_folder / "model.safetensors")
+    after = load_file(folder / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_an_encoder_can_be_trained_from_there_on(recipe_file):
+    folder = train(load_recipe(recipe_file, ["encoder.trainable=true", "training.epochs=1"]))
+    assert any(name.startswith("encoder.") for name in load_file(folder / "model.safetensors"))
+    again = load_recipe(recipe_file, [f"model.init={folder}", f"training.output={folder.parent}-again"])
+    inputs = prepare(again, resume=False)
+    assert inputs.recipe.encoder.trainable  # trained weights travel with the model
+    with pytest.raises(RecipeError, match=r"data\.cache"):
+        prepare(
+            load_recipe(recipe_file, [f"model.init={folder}", "data.cache=x", "training.output=none"]),
+            resume=False,
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("model.width=96", r"model\.width=96: the model of model\.init has 32"),
+        ("diffusion.steps=10", r"diffusion\.steps=10"),
+        ("encoder.image_size=64", r"encoder\.image_size=64"),
+        ("tokenizer.vocabulary_size=100", "brings its tokenizer"),
+        ("decoding.length=21", "length=21"),
+    ],
+)
+def test_another_architecture_is_one_line(recipe_file, change, reason):
+    with pytest.raises(RecipeError, match=reason) as caught:
+        prepare(load_recipe(recipe_file, [change]), resume=False)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_model_is_one_line(recipe_file):
+    with pytest.raises(CheckpointError, match="no such model"):
+        prepare(load_recipe(recipe_file, ["model.init=./nowhere"]), resume=False)
