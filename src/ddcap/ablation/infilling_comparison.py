@@ -22,11 +22,11 @@ def compare_infilling(
     """Per share of masked words: both models' scores, and the paired differences to the twin."""
     if not plan.named("g") or not plan.named(TWIN):
         return {}
-    seed = plan.file.rows["g"][0]
+    first_seed = {"g": plan.named("g")[0].seed, **dict.fromkeys((TWIN, TWIN_BEAMS), plan.named(TWIN)[0].seed)}
     systems = {
         name: decoding
-        for (name, of_seed), decoding in decodings_of(plan).items()
-        if name in ("g", TWIN, TWIN_BEAMS) and of_seed == seed
+        for (name, seed), decoding in decodings_of(plan).items()
+        if first_seed.get(name) == seed
     }
     settings = plan.file.infilling
     content: dict[str, Any] = {}
