@@ -83,7 +83,8 @@ def _draw_table_1(results: dict[str, Any]) -> Figure:
     )
     paper.set_title("the paper: COCO validation", fontsize=10)
     for axes, shown in ((ours, names), (paper, published)):
-        axes.set_xticks(range(len(shown)), [NAMES.get(name, name).replace(", ", "\n") for name in shown])
+        labels = [NAMES.get(name, name).replace(", ", "\n") for name in shown]
+        axes.set_xticks(range(len(shown)), labels if axes is ours else shown, fontsize=7)
         axes.set_ylabel("CIDEr")
         _plain(axes)
     return figure
@@ -150,10 +151,14 @@ def _draw_infilling(results: dict[str, Any]) -> Figure:
 def _draw_trainings(results: dict[str, Any]) -> Figure:
     figure = _figure(6, 3.4)
     axes = figure.subplots()
-    for name, training in results["trainings"].items():
-        curve = [(point["step"], point["CIDEr"]) for point in training["val"] if point["CIDEr"] is not None]
-        if not curve:
-            continue
+    curves = {
+        name: [(point["step"], point["CIDEr"]) for point in training["val"] if point["CIDEr"] is not None]
+        for name, training in results["trainings"].items()
+    }
+    longest = max(map(len, curves.values()))
+    for name, curve in curves.items():
+        if len(curve) < min(longest, 2):
+            continue  # a point beside curves says nothing
         steps, scores = zip(*curve, strict=True)
         colour = TWIN if name.startswith("twin") else None
         axes.plot(steps, scores, marker="o", markersize=3, label=name, color=colour)
@@ -175,7 +180,7 @@ def _figure(width: float, height: float) -> Figure:
 def _plain(axes: Axes) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.tick_params(labelsize=8)
+    axes.tick_params(axis="y", labelsize=8)
 
 
 def _is_number(text: str) -> bool:
