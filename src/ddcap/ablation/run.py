@@ -15,7 +15,7 @@ from ddcap.ablation.sweeps import decoding_sweep, training_sweep
 from ddcap.ablation.table1 import check_claims, decodings_of, gather_rows, score_humans, score_row
 from ddcap.ablation.trainings import training_summary
 from ddcap.errors import DataError
-from ddcap.evaluation.result import write_json
+from ddcap.evaluation.json_file import write_json
 from ddcap.machine import describe_machine
 from ddcap.recipe import Recipe
 

@@ -6,7 +6,6 @@ intervals side by side.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from ddcap.errors import DataError
 from ddcap.evaluation.bootstrap import bootstrap_interval
+from ddcap.evaluation.json_file import read_json
 
 _REMEDY = "give a file written by `ddcap evaluate --output` or `ddcap score --output`"
 _SAME = {
@@ -129,12 +129,7 @@ def compare(first_path: str | Path, second_path: str | Path) -> Comparison:
 
 
 def _load(path: str | Path) -> dict[str, Any]:
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {_REMEDY}") from None
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error}); {_REMEDY}") from None
+    content = read_json(path, _REMEDY)
     if not isinstance(content, dict):
         raise DataError(f"{path}: is no evaluation; {_REMEDY}")
     missing = [key for key in ("metrics", "per_image", *_SAME) if not content.get(key)]

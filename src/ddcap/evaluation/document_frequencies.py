@@ -7,7 +7,6 @@ frequencies, so those of the whole split are used for its subsets too.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ddcap.errors import DataError, MissingExtraError
+from ddcap.evaluation.json_file import read_json, write_json
 
 _FORMAT, _VERSION = "ddcap document frequencies", 1
 
@@ -75,10 +75,7 @@ class DocumentFrequencies:
             "images": self.images,
             "document_frequencies": {" ".join(ngram): count for ngram, count in sorted(self.counts.items())},
         }
-        try:
-            Path(path).write_text(json.dumps(content, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise DataError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+        write_json(path, content, indent=0)
 
     @classmethod
     def load(cls, path: str | Path) -> DocumentFrequencies:
@@ -88,12 +85,7 @@ class DocumentFrequencies:
             DataError: if the file is missing or something else.
         """
         remedy = "give a file written by --save-idf"
-        try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
-        except ValueError as error:
-            raise DataError(f"{path}: not valid JSON ({error}); {remedy}") from None
+        content = read_json(path, remedy)
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise DataError(f"{path}: holds no document frequencies; {remedy}")
         if content.get("version") != _VERSION:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ddcap.errors import DataError
 from ddcap.evaluation.diagnostics import Diagnostics
 from ddcap.evaluation.human import HumanComparison
+from ddcap.evaluation.json_file import write_json
 from ddcap.evaluation.metrics import Scores
 
 
@@ -103,18 +102,6 @@ class Evaluation:
 def save_evaluation(evaluation: Evaluation, path: str | Path) -> None:
     """Write `evaluation` with its scores per image and its predictions, for comparisons."""
     write_json(path, evaluation.to_record())
-
-
-def write_json(path: str | Path, content: Any) -> None:
-    """Write one JSON file.
-
-    Raises:
-        DataError: if it cannot be written.
-    """
-    try:
-        Path(path).write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
 
 
 def _number(value: float | None) -> str:

@@ -10,7 +10,8 @@ from ddcap.captioner import Captioner
 from ddcap.data.karpathy import CaptionedImage
 from ddcap.data.records import load_records
 from ddcap.errors import DataError
-from ddcap.evaluation.result import Evaluation, write_json
+from ddcap.evaluation.json_file import write_json
+from ddcap.evaluation.result import Evaluation
 from ddcap.evaluation.scoring import ScoringSettings, score_predictions
 from ddcap.settings import dump_settings
 

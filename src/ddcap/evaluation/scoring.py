@@ -15,6 +15,7 @@ from ddcap.errors import DataError
 from ddcap.evaluation.diagnostics import diagnose
 from ddcap.evaluation.document_frequencies import DocumentFrequencies
 from ddcap.evaluation.human import HumanComparison, leave_one_out
+from ddcap.evaluation.json_file import read_json
 from ddcap.evaluation.meteor import meteor
 from ddcap.evaluation.metrics import Metric, check_covered, score_tokenized
 from ddcap.evaluation.result import Evaluation
@@ -119,12 +120,7 @@ def load_predictions(path: str | Path) -> dict[str, str]:
         DataError: if the file is missing or something else.
     """
     remedy = 'give a list of {"image_id": ..., "caption": ...}'
-    try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON ({error}); {remedy}") from None
+    entries = read_json(path, remedy)
     if not isinstance(entries, list):
         raise DataError(f"{path}: is no list; {remedy}")
     predictions: dict[str, str] = {}
