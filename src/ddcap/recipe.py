@@ -60,6 +60,9 @@ class EncoderSettings:
         default="squash", description="squash: both sides to image_size; crop: short side, then centre crop"
     )
     trainable: bool = False
+    trainable_from: int = Field(
+        default=0, ge=0, description="EfficientNet-Lite: first block that trains; those before it stay frozen"
+    )
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -166,6 +169,16 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class SelfCriticalSettings:
+    """Training on drawn captions' CIDEr instead of the likelihood of human ones; needs a trained model."""
+
+    captions: int = Field(default=5, ge=2, description="captions drawn for each picture of a batch")
+    steps: int | None = Field(
+        default=6, ge=1, description="denoising steps they are drawn in; null: one word a step"
+    )
+
+
+@dataclass(frozen=True, config=_STRICT)
 class DecodingSettings:
     """How a caption is made from a trained model."""
 
@@ -228,6 +241,7 @@ class Recipe:
     model: ModelSettings = Field(default_factory=ModelSettings)
     diffusion: DiffusionSettings = Field(default_factory=DiffusionSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
+    self_critical: SelfCriticalSettings | None = None
     decoding: DecodingSettings = Field(default_factory=DecodingSettings)
 
     def __post_init__(self) -> None:
@@ -246,6 +260,10 @@ class Recipe:
             raise ValueError(
                 f"training.image_free_probability={self.training.image_free_probability}: an autoregressive "
                 "model has no image-free memory; set it to 0"
+            )
+        if self.self_critical is not None and self.model.init is None:
+            raise ValueError(
+                "self_critical: what an untrained model draws is never right; name a trained one by model.init"
             )
         if self.training.batch_size % self.data.captions_per_image:
             raise ValueError(

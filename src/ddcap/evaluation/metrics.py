@@ -133,7 +133,7 @@ def score_tokenized(
     truth = {image: list(references[image]) for image in captions}
     guess = {image: [caption] for image, caption in captions.items()}
     frequencies = document_frequencies or DocumentFrequencies.count(truth, "the evaluated images")
-    found = {"CIDEr": _cider(truth, guess, frequencies)}
+    found = {"CIDEr": score_cider(truth, guess, frequencies)}
     # the scorers walk the images in the order of the reference dictionary
     rouge, each_rouge = Rouge().compute_score(truth, guess)
     found["ROUGE-L"] = MetricScore(float(rouge), [float(value) for value in each_rouge])
@@ -159,11 +159,23 @@ def score_tokenized(
     )
 
 
-def _cider(
-    truth: Mapping[str, list[str]], guess: Mapping[str, list[str]], frequencies: DocumentFrequencies
+def score_cider(
+    truth: Mapping[str, Sequence[str]], guess: Mapping[str, Sequence[str]], frequencies: DocumentFrequencies
 ) -> MetricScore:
-    """CIDEr-D by pycocoevalcap's scorer, with given document frequencies."""
-    from pycocoevalcap.cider.cider_scorer import CiderScorer
+    """CIDEr-D by pycocoevalcap's scorer, with given document frequencies.
+
+    Args:
+        truth: image id to tokenised references.
+        guess: the same ids, in the same order, to one tokenised caption each.
+        frequencies: what n-grams are weighed by.
+
+    Raises:
+        MissingExtraError: if pycocoevalcap is not installed.
+    """
+    try:
+        from pycocoevalcap.cider.cider_scorer import CiderScorer
+    except ImportError:
+        raise MissingExtraError("scoring captions", "eval") from None
 
     class Scorer(CiderScorer):
         """The scorer, which would else take the number of scored images for that of counted ones."""

@@ -51,6 +51,13 @@ class ImageEncoder(nn.Module):
         """Encode `pixels` (B, 3, H, W)."""
         raise NotImplementedError
 
+    def freeze_before(self, block: int) -> None:
+        """Keep everything before `block` as it is; see `EncoderSettings.trainable_from`."""
+        if block:
+            raise RecipeError(
+                f"encoder.trainable_from={block}: only EfficientNet-Lite trains in part; set it to 0"
+            )
+
 
 class EfficientNetLiteEncoder(ImageEncoder):
     """EfficientNet-Lite: memory = last feature map after the head convolution, summary = its mean.
@@ -90,6 +97,15 @@ class EfficientNetLiteEncoder(ImageEncoder):
         )  # (B, C, h, w)
         memory = grid.flatten(2).transpose(1, 2)  # (B, P, C)
         return ImageFeatures(memory, memory.mean(dim=1))
+
+    def freeze_before(self, block: int) -> None:
+        """Keep the stem and the blocks before `block` as they are: the backward pass ends there."""
+        blocks = len(self.network._blocks)
+        if block > blocks:
+            raise RecipeError(f"encoder.trainable_from={block}: the network has {blocks} blocks; lower it")
+        if block:
+            for frozen in (self.network._conv_stem, self.network._bn0, *self.network._blocks[:block]):
+                frozen.requires_grad_(False)
 
     def train(self, mode: bool = True) -> EfficientNetLiteEncoder:
         """Batch norms keep their ImageNet statistics: caption batches are too small to replace them."""
@@ -182,7 +198,9 @@ def build_image_encoder(
         encoder = ClipImageEncoder(settings, pretrained=pretrained, architecture=architecture)
     else:
         encoder = EfficientNetLiteEncoder(settings, pretrained=pretrained)
-    if not settings.trainable:
+    if settings.trainable:
+        encoder.freeze_before(settings.trainable_from)
+    else:
         encoder.requires_grad_(False).eval()
     return encoder
 

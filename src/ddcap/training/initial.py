@@ -31,7 +31,7 @@ class Initial:
 def load_initial(recipe: Recipe) -> Initial:
     """Read the model that `recipe.model.init` names and fit the recipe to it.
 
-    A recipe may choose `model.dropout` and `encoder.trainable` anew, and `decoding`; what else it says of the
+    A recipe may choose `model.dropout` and what of the encoder trains anew, and `decoding`; what else it says of the
     architecture has to be left out or be the same. A trained encoder stays one: its weights travel with the
     model (`training.encoder_rate=0` keeps them as they are).
 
@@ -44,7 +44,7 @@ def load_initial(recipe: Recipe) -> Initial:
     model, tokenizer = load_model(folder), CaptionTokenizer.load(folder)
     theirs = model.config
     _check_same("model", recipe.model, ModelSettings(), theirs.model, free=("init", "dropout"))
-    _check_same("encoder", recipe.encoder, EncoderSettings(), theirs.encoder, free=("trainable",))
+    _check_same("encoder", recipe.encoder, EncoderSettings(), theirs.encoder, free=("trainable", "trainable_from"))
     _check_same("diffusion", recipe.diffusion, type(recipe.diffusion)(), theirs.diffusion)
     if recipe.tokenizer != TokenizerSettings():
         raise RecipeError(
@@ -58,7 +58,9 @@ def load_initial(recipe: Recipe) -> Initial:
         fitted = dataclasses.replace(
             recipe,
             model=dataclasses.replace(theirs.model, dropout=dropout, init=recipe.model.init),
-            encoder=dataclasses.replace(theirs.encoder, trainable=trainable),
+            encoder=dataclasses.replace(
+                theirs.encoder, trainable=trainable, trainable_from=recipe.encoder.trainable_from
+            ),
             diffusion=theirs.diffusion,
             decoding=recipe.decoding if recipe.decoding != type(recipe.decoding)() else theirs.decoding,
         )

@@ -65,6 +65,8 @@ class Journal:
     def add(self, losses: Losses, share: float, parts: int) -> None:
         """Add the losses of one part of a step; nothing is read back from the device here."""
         values = {"loss": losses.token.detach() * share, "length_loss": losses.length.detach() / parts}
+        if losses.reward is not None:
+            values["reward"] = losses.reward / parts
         for name, value in values.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
 

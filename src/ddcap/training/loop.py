@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ddcap.data.batches import StepPlan, training_steps
+from ddcap.data.batches import CaptionBatch, StepPlan, training_steps
 from ddcap.errors import CheckpointError, MissingExtraError, RecipeError
+from ddcap.model.image_encoder import ImageFeatures
 from ddcap.model.kinds import CaptioningModel
 from ddcap.recipe import Recipe
 from ddcap.settings import dump_settings
 from ddcap.training.checkpoint import Checkpoint, Progress, list_checkpoints, load_checkpoint, save_checkpoint
 from ddcap.training.journal import Journal
-from ddcap.training.objective import caption_loss
+from ddcap.training.objective import Losses, caption_loss
 from ddcap.training.optimizer import build_optimizer, learning_rate_at, set_learning_rate
+from ddcap.training.self_critical import CiderReward, self_critical_loss
 from ddcap.training.setup import ProgressBar, prepare
 from ddcap.training.validation import batch_features, validate
 
@@ -59,14 +62,7 @@ def train(recipe: Recipe, *, resume: bool = False, progress_bar: ProgressBar = i
                 batch = part.to(accelerator.device)
                 with _exchange_gradients(run, last=number == len(parts)):
                     with run.precision():
-                        losses = caption_loss(
-                            run.wrapped,
-                            batch,
-                            batch_features(model, batch),
-                            generator=generator,
-                            image_free_probability=settings.image_free_probability,
-                            label_smoothing=settings.label_smoothing,
-                        )
+                        losses = run.losses(batch, batch_features(model, batch), generator)
                     # a part counts by its share of the step's tokens; gradients are averaged over processes
                     share = len(batch.positions) * accelerator.num_processes / batch.real_positions
                     loss = share * losses.token + settings.length_loss_weight * losses.length / len(parts)
@@ -130,6 +126,34 @@ class Run:
         """
         enabled = self.recipe.training.mixed_precision == "bf16"
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=enabled)
+
+    def losses(self, batch: CaptionBatch, features: ImageFeatures, generator: torch.Generator) -> Losses:
+        """The training's objective: the likelihood of human captions, or the score of drawn ones."""
+        settings, tokenizer = self.recipe.training, self.inputs.tokenizer
+        if self.recipe.self_critical is not None:
+            return self_critical_loss(
+                self.wrapped,
+                batch,
+                features,
+                self.reward,
+                self.recipe.self_critical,
+                self.recipe.decoding,
+                end_id=tokenizer.end_id,
+                generator=generator,
+            )
+        return caption_loss(
+            self.wrapped,
+            batch,
+            features,
+            generator=generator,
+            image_free_probability=settings.image_free_probability,
+            label_smoothing=settings.label_smoothing,
+        )
+
+    @cached_property
+    def reward(self) -> CiderReward:
+        """What self-critical training is rewarded by."""
+        return CiderReward(self.inputs.train_data.records, self.inputs.tokenizer)
 
     @property
     def best_folder(self) -> Path:

@@ -25,10 +25,12 @@ class Losses:
     Attributes:
         token: mean over the batch's real positions.
         length: mean over its captions; 0 without a length head.
+        reward: mean over the captions drawn, in self-critical training.
     """
 
     token: Tensor
     length: Tensor
+    reward: Tensor | None = None
 
 
 def caption_loss(

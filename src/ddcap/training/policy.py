@@ -1,0 +1,131 @@
+"""The model as a policy: captions drawn from it, with the gradient of the logarithm of their probability.
+
+Shapes: I images, n captions per image, B = I n captions (grouped by image), L positions, S steps, N words
+drawn in all, V words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ddcap.decoding.best_first import BestFirstPlan, best_first_step, plan_steps
+from ddcap.decoding.generate import choose_lengths, start_tokens
+from ddcap.decoding.guidance import Predictor, build_predictor
+from ddcap.decoding.left_to_right import decode_left_to_right
+from ddcap.model.autoregressive import AutoregressiveModel
+from ddcap.model.ddcap import DDCapModel
+from ddcap.model.image_encoder import ImageFeatures
+from ddcap.recipe import DecodingSettings
+
+
+@dataclass(frozen=True)
+class DrawnCaptions:
+    """Captions drawn from a model.
+
+    Attributes:
+        tokens: (B, L).
+        log_probabilities: (N,) of every word when it was drawn, with gradient.
+        caption_of: (N,) which caption the word belongs to.
+    """
+
+    tokens: Tensor
+    log_probabilities: Tensor
+    caption_of: Tensor
+
+
+def draw_captions(
+    model: torch.nn.Module,
+    inner: DDCapModel | AutoregressiveModel,
+    features: ImageFeatures,
+    decoding: DecodingSettings,
+    *,
+    captions_per_image: int,
+    steps: int | None,
+    end_id: int,
+    generator: torch.Generator,
+) -> DrawnCaptions:
+    """Draw captions without a gradient, then ask once more, with one, for the probability of what was drawn.
+
+    Args:
+        model: in evaluation mode, so that both passes agree; perhaps wrapped for several processes.
+        inner: the same without the wrapping.
+        features: of I images.
+        decoding: its length settings are followed.
+        captions_per_image: n.
+        steps: denoising steps; None commits one word a step. An autoregressive model does not read it.
+        end_id: the end token.
+        generator: source of randomness, on the model's device.
+    """
+    images = features.memory.shape[0]
+    if isinstance(inner, AutoregressiveModel):
+        longest = inner.config.model.max_length
+        lengths = torch.full((images * captions_per_image,), longest, device=inner.device)
+        with torch.no_grad():
+            blank = start_tokens(lengths, inner.mask_id)
+            keys_values = inner.project_memory(features)
+            result = decode_left_to_right(
+                inner, keys_values, blank, lengths, end_id, may_end=True, temperature=1.0, generator=generator
+            )
+        tokens = result.tokens
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        positions = (places < result.lengths.unsqueeze(1)).flatten().nonzero().squeeze(1)  # (N,)
+        logits = model(tokens, features, positions=positions)
+        return _drawn(tokens, logits, tokens.flatten()[positions], positions // tokens.shape[1])
+
+    lengths = choose_lengths(inner, features, decoding).repeat_interleave(captions_per_image)
+    tokens = start_tokens(lengths, inner.mask_id)
+    plan = plan_steps(lengths, lengths, inner.config.diffusion.steps, steps)
+    with torch.no_grad():
+        keys_values = inner.project_memory(features)
+        predict = build_predictor(inner, keys_values, lengths, 1.0, captions_per_image)
+        states = draw_best_first(predict, tokens, plan, inner.mask_id, generator)  # (S + 1, B, L)
+
+    def by_image(values: Tensor) -> Tensor:
+        """(S, B, ...) to (I S n, ...): all states of an image side by side, as the model wants them."""
+        split = values.unflatten(1, (images, captions_per_image))
+        return split.transpose(0, 1).flatten(0, 2)
+
+    final = states[-1]
+    before, steps_taken = by_image(states[:-1]), len(plan.timesteps)
+    positions = ((before == inner.mask_id) & (by_image(states[1:]) != inner.mask_id)).flatten().nonzero()
+    positions = positions.squeeze(1)
+    captions = torch.arange(len(final), device=final.device).expand(steps_taken, -1)  # (S, B)
+    output = model(
+        before,
+        by_image(plan.timesteps),
+        by_image(lengths.expand(steps_taken, -1)),
+        features,
+        positions=positions,
+    )
+    words = by_image(states[1:]).flatten()[positions]
+    return _drawn(final, output.logits, words, by_image(captions)[positions // final.shape[1]])
+
+
+def draw_best_first(
+    predict: Predictor, tokens: Tensor, plan: BestFirstPlan, mask_id: int, generator: torch.Generator
+) -> Tensor:
+    """Run a best-first plan with drawn words; tokens (S + 1, B, L) before the first step and after each.
+
+    Which positions a step commits follows from the state alone: those where the likeliest word is the most
+    certain. So the probability of the whole course is the product of the drawn words' probabilities. (With a
+    temperature, `best_first_step` lets the drawn words decide where, and there is no such product.)
+    """
+    states = [tokens]
+    for timestep, quota in zip(plan.timesteps, plan.quotas, strict=True):
+        log_probabilities = predict(tokens, timestep)  # (B, L, V)
+        where = best_first_step(tokens, log_probabilities, quota, mask_id).committed
+        uniform = torch.rand(where.shape, generator=generator, device=tokens.device).unsqueeze(2)
+        cumulative = log_probabilities.exp().cumsum(dim=2)
+        words = torch.searchsorted(cumulative, uniform * cumulative[:, :, -1:]).squeeze(2)
+        tokens = torch.where(where, words.clamp(max=mask_id - 1), tokens)
+        states.append(tokens)
+    return torch.stack(states)
+
+
+def _drawn(tokens: Tensor, logits: Tensor, words: Tensor, caption_of: Tensor) -> DrawnCaptions:
+    log_probabilities = -F.cross_entropy(logits.float(), words, reduction="none")  # (N,)
+    return DrawnCaptions(tokens, log_probabilities, caption_of)
