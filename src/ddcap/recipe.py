@@ -63,6 +63,17 @@ class EncoderSettings:
     trainable_from: int = Field(
         default=0, ge=0, description="EfficientNet-Lite: first block that trains; those before it stay frozen"
     )
+    init: str | None = Field(
+        default=None, description="start from the encoder of this trained model: 'default', a folder, a Hub id"
+    )
+    stored: bool = Field(
+        default=False, description="set by a training: the weights differ from the published ones"
+    )
+
+    @property
+    def travels(self) -> bool:
+        """Whether the encoder's weights are kept in the model's own file."""
+        return self.trainable or self.stored
 
 
 @dataclass(frozen=True, config=_STRICT)
@@ -144,6 +155,10 @@ class DiffusionSettings:
 class TrainingSettings:
     """Optimisation, regularisation, checkpoints and logs."""
 
+    objective: Literal["likelihood", "self_critical"] = Field(
+        default="likelihood",
+        description="of human captions; or the CIDEr of drawn ones, to refine a trained model",
+    )
     output: str = Field(default="runs/ddcap", description="folder for checkpoints, logs and the model")
     epochs: float = Field(default=30, gt=0)
     warmup_epochs: float = Field(default=5, ge=0)
@@ -170,7 +185,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True, config=_STRICT)
 class SelfCriticalSettings:
-    """Training on drawn captions' CIDEr instead of the likelihood of human ones; needs a trained model."""
+    """How captions are drawn for `training.objective=self_critical`."""
 
     captions: int = Field(default=5, ge=2, description="captions drawn for each picture of a batch")
     steps: int | None = Field(
@@ -241,8 +256,13 @@ class Recipe:
     model: ModelSettings = Field(default_factory=ModelSettings)
     diffusion: DiffusionSettings = Field(default_factory=DiffusionSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
-    self_critical: SelfCriticalSettings | None = None
+    self_critical: SelfCriticalSettings = Field(default_factory=SelfCriticalSettings)
     decoding: DecodingSettings = Field(default_factory=DecodingSettings)
+
+    @property
+    def caches_bf16(self) -> bool:
+        """Whether the encoder fills the feature cache in mixed precision, as it would be trained."""
+        return self.training.mixed_precision == "bf16"
 
     def __post_init__(self) -> None:
         """Check settings that constrain each other across sections."""
@@ -261,9 +281,9 @@ class Recipe:
                 f"training.image_free_probability={self.training.image_free_probability}: an autoregressive "
                 "model has no image-free memory; set it to 0"
             )
-        if self.self_critical is not None and self.model.init is None:
+        if self.training.objective == "self_critical" and self.model.init is None:
             raise ValueError(
-                "self_critical: what an untrained model draws is never right; name a trained one by model.init"
+                "training.objective=self_critical: what an untrained model draws is never right; name a trained one by model.init"
             )
         if self.training.batch_size % self.data.captions_per_image:
             raise ValueError(

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 
 from ddcap.captioner import Captioner
 from ddcap.errors import CheckpointError, RecipeError
+from ddcap.model.kinds import load_model
 from ddcap.recipe_file import load_recipe
 from ddcap.training.loop import train
 from ddcap.training.setup import prepare
@@ -70,14 +71,19 @@ def test_the_new_model_stands_by_itself_and_resumes(recipe_file, tiny_model_fold
 def test_an_encoder_can_be_trained_from_there_on(recipe_file):
     folder = train(load_recipe(recipe_file, ["encoder.trainable=true", "training.epochs=1"]))
     assert any(name.startswith("encoder.") for name in load_file(folder / "model.safetensors"))
-    again = load_recipe(recipe_file, [f"model.init={folder}", f"training.output={folder.parent}-again"])
-    inputs = prepare(again, resume=False)
-    assert inputs.recipe.encoder.trainable  # trained weights travel with the model
-    with pytest.raises(RecipeError, match=r"data\.cache"):
-        prepare(
-            load_recipe(recipe_file, [f"model.init={folder}", "data.cache=x", "training.output=none"]),
-            resume=False,
-        )
+    # frozen from now on, its features can be cached, and its weights go on travelling with the model
+    for number, init in enumerate(["model.init", "encoder.init"]):
+        output, cache = folder.parent / f"again{number}", folder.parent / "cache"
+        plain = ["model.init=null", "encoder.kind=clip", "encoder.image_size=32", "encoder.fit=crop"]
+        name = load_model(folder).config.encoder.name
+        changes = [*(plain if number else []), f"{init}={folder}", f"encoder.name={name}"]
+        recipe = load_recipe(recipe_file, [*changes, f"data.cache={cache}", f"training.output={output}"])
+        again = load_file(train(recipe) / "model.safetensors")
+        before = load_file(folder / "model.safetensors")
+        theirs = [key for key in before if key.startswith("encoder.")]
+        assert theirs and all(torch.equal(before[key], again[key]) for key in theirs)
+        config = load_model(output / "best").config.encoder
+        assert config.stored and not config.trainable and config.init is None
 
 
 @pytest.mark.parametrize(

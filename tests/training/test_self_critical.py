@@ -74,7 +74,7 @@ def recipe_file(request, photos, captions_json, tmp_path):
     first = train(load_recipe(path))
     recipe["model"]["init"] = str(first)
     recipe["self_critical"] = {"captions": 4, "steps": 4}
-    recipe["training"].update(output=str(tmp_path / "run"), epochs=20, learning_rate=1e-3)
+    recipe["training"].update(objective="self_critical", output=str(tmp_path / "run"), epochs=20, learning_rate=1e-3)
     path.write_text(yaml.safe_dump(recipe))
     return path
 
@@ -101,4 +101,4 @@ def test_an_untrained_model_is_refused():
         from ddcap.recipe import Recipe
         from ddcap.settings import parse_settings
 
-        parse_settings(Recipe, {"self_critical": {}}, "recipe")
+        parse_settings(Recipe, {"training": {"objective": "self_critical"}}, "recipe")

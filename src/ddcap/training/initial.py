@@ -8,9 +8,13 @@ from typing import Any
 
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import RecipeError
+from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
 from ddcap.model.kinds import CaptioningModel, load_model
 from ddcap.model_folder import find_model
 from ddcap.recipe import EncoderSettings, ModelSettings, Recipe, TokenizerSettings
+
+
+_TRAINING_OF_ENCODER = ("trainable", "trainable_from", "init", "stored")
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,8 @@ def load_initial(recipe: Recipe) -> Initial:
     """Read the model that `recipe.model.init` names and fit the recipe to it.
 
     A recipe may choose `model.dropout` and what of the encoder trains anew, and `decoding`; what else it says of the
-    architecture has to be left out or be the same. A trained encoder stays one: its weights travel with the
-    model (`training.encoder_rate=0` keeps them as they are).
+    architecture has to be left out or be the same. The weights of an encoder that was trained before travel
+    with the new model, too, whether it trains any further or not.
 
     Raises:
         CheckpointError: if there is no such model.
@@ -44,7 +48,7 @@ def load_initial(recipe: Recipe) -> Initial:
     model, tokenizer = load_model(folder), CaptionTokenizer.load(folder)
     theirs = model.config
     _check_same("model", recipe.model, ModelSettings(), theirs.model, free=("init", "dropout"))
-    _check_same("encoder", recipe.encoder, EncoderSettings(), theirs.encoder, free=("trainable", "trainable_from"))
+    _check_same("encoder", recipe.encoder, EncoderSettings(), theirs.encoder, free=_TRAINING_OF_ENCODER)
     _check_same("diffusion", recipe.diffusion, type(recipe.diffusion)(), theirs.diffusion)
     if recipe.tokenizer != TokenizerSettings():
         raise RecipeError(
@@ -53,13 +57,15 @@ def load_initial(recipe: Recipe) -> Initial:
     dropout = (
         recipe.model.dropout if recipe.model.dropout != ModelSettings().dropout else theirs.model.dropout
     )
-    trainable = recipe.encoder.trainable or theirs.encoder.trainable
     try:
         fitted = dataclasses.replace(
             recipe,
             model=dataclasses.replace(theirs.model, dropout=dropout, init=recipe.model.init),
             encoder=dataclasses.replace(
-                theirs.encoder, trainable=trainable, trainable_from=recipe.encoder.trainable_from
+                theirs.encoder,
+                trainable=recipe.encoder.trainable,
+                trainable_from=recipe.encoder.trainable_from,
+                stored=theirs.encoder.travels,
             ),
             diffusion=theirs.diffusion,
             decoding=recipe.decoding if recipe.decoding != type(recipe.decoding)() else theirs.decoding,
@@ -67,6 +73,22 @@ def load_initial(recipe: Recipe) -> Initial:
     except ValueError as error:
         raise RecipeError(f"model.init={recipe.model.init}: {_first_reason(error)}") from None
     return Initial(fitted, model, tokenizer)
+
+
+def initial_encoder(settings: EncoderSettings, model: CaptioningModel | None) -> ImageEncoder:
+    """The encoder to start from: that of `model`, that of `encoder.init`, or the published one.
+
+    Raises:
+        CheckpointError: if there is no such model.
+        RecipeError: if its encoder is of another architecture.
+    """
+    if model is None and settings.init is not None:
+        model = load_model(find_model(settings.init))
+        _check_same("encoder", settings, EncoderSettings(), model.config.encoder, free=_TRAINING_OF_ENCODER)
+    if model is None:
+        return build_image_encoder(settings)
+    model.encoder.set_trainable(settings)
+    return model.encoder
 
 
 def _check_same(section: str, ours: Any, default: Any, theirs: Any, free: tuple[str, ...] = ()) -> None:

@@ -130,7 +130,7 @@ class Run:
     def losses(self, batch: CaptionBatch, features: ImageFeatures, generator: torch.Generator) -> Losses:
         """The training's objective: the likelihood of human captions, or the score of drawn ones."""
         settings, tokenizer = self.recipe.training, self.inputs.tokenizer
-        if self.recipe.self_critical is not None:
+        if settings.objective == "self_critical":
             return self_critical_loss(
                 self.wrapped,
                 batch,

@@ -15,12 +15,12 @@ from ddcap.data.records import load_records
 from ddcap.data.tokenizer import CaptionTokenizer, build_tokenizer
 from ddcap.errors import CheckpointError, DataError
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
+from ddcap.model.image_encoder import ImageEncoder
 from ddcap.model.kinds import CaptioningModel, build_model
 from ddcap.model.stored_model import ModelConfig
 from ddcap.recipe import DataSettings, Recipe
 from ddcap.training.checkpoint import list_checkpoints
-from ddcap.training.initial import load_initial
+from ddcap.training.initial import initial_encoder, load_initial
 
 ProgressBar = Callable[[list[int]], Iterable[int]]
 
@@ -77,16 +77,17 @@ def prepare(recipe: Recipe, *, resume: bool, progress: ProgressBar = iter) -> Tr
         texts = (text for record in train_records for text in record.captions)
         tokenizer = initial.tokenizer if initial else build_tokenizer(recipe.tokenizer, texts)
         tokenizer.save(output)
-    encoder = build_image_encoder(recipe.encoder)
+    encoder = initial_encoder(recipe.encoder, initial.model if initial else None)
+    was_trained = recipe.encoder.travels or recipe.encoder.init is not None
 
     def data(records: list[CaptionedImage], views: int) -> CaptionData:
-        source = _source(recipe.data, encoder, records, views, progress)
+        source = _source(recipe.data, encoder, records, views, progress, recipe.caches_bf16)
         return CaptionData(records, tokenizer, source, recipe.data, recipe.model.max_length)
 
     train_data, val_data = data(train_records, recipe.data.views), data(val_records, 1)
     config = ModelConfig(
         vocabulary_size=tokenizer.vocabulary_size,
-        encoder=recipe.encoder,
+        encoder=replace(recipe.encoder, init=None, stored=was_trained),
         model=replace(recipe.model, init=None),  # the new model stands by itself
         diffusion=recipe.diffusion,
         decoding=recipe.decoding,
@@ -95,10 +96,12 @@ def prepare(recipe: Recipe, *, resume: bool, progress: ProgressBar = iter) -> Tr
     model = build_model(config, encoder)
     if initial is not None:
         model.load_state_dict(initial.model.state_dict())
-    if isinstance(model, DDCapModel) and not recipe.training.image_free_probability:
-        model.image_free_memory.requires_grad_(
-            False
-        )  # never used then; several processes would wait for its gradient
+    if isinstance(model, DDCapModel):  # several processes would wait for the gradient of what is never used
+        draws = recipe.training.objective == "self_critical"
+        if draws or not recipe.training.image_free_probability:
+            model.image_free_memory.requires_grad_(False)
+        if draws and model.length_head is not None:
+            model.length_head.requires_grad_(False)
     return TrainingInputs(recipe, model, tokenizer, train_data, val_data, output)
 
 
@@ -117,8 +120,9 @@ def _source(
     records: list[CaptionedImage],
     views: int,
     progress: ProgressBar,
+    bf16: bool,
 ) -> FeatureCache | PixelSource:
     paths = [record.path for record in records]
     if settings.cache is None:
         return PixelSource(paths, encoder.preprocessing)
-    return FeatureCache(settings.cache, encoder, paths, views, progress)
+    return FeatureCache(settings.cache, encoder, paths, views, progress, bf16=bf16)
