@@ -6,6 +6,7 @@ import yaml
 from safetensors.torch import load_file
 
 from ddcap.captioner import Captioner
+from ddcap.cli import main
 from ddcap.errors import CheckpointError, RecipeError
 from ddcap.model.kinds import load_model
 from ddcap.recipe_file import load_recipe
@@ -105,3 +106,19 @@ def test_another_architecture_is_one_line(recipe_file, change, reason):
 def test_a_missing_model_is_one_line(recipe_file):
     with pytest.raises(CheckpointError, match="no such model"):
         prepare(load_recipe(recipe_file, ["model.init=./nowhere"]), resume=False)
+
+
+def test_recipes_in_turn_and_resumed_where_they_stopped(recipe_file, tmp_path, capsys):
+    second = tmp_path / "second.yaml"
+    values = yaml.safe_load(recipe_file.read_text())
+    values["model"]["init"] = str(tmp_path / "run" / "best")
+    values["training"]["output"] = str(tmp_path / "second")
+    second.write_text(yaml.safe_dump(values))
+    command = ["train", str(recipe_file), str(second), "training.epochs=1"]
+    assert main(command) == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "run" / "best"), str(tmp_path / "second" / "best")]
+    shutil.rmtree(tmp_path / "second")
+    assert main([*command, "--resume"]) == 0  # the first is done, the second starts
+    assert (tmp_path / "second" / "best" / "model.safetensors").is_file()
+    assert main([*command, "training.epoch=2"]) == 1  # one setting for all, and a slip is seen before anything runs
+    assert "did you mean" in capsys.readouterr().err

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddcap.model.denoiser import CrossAttention, MemoryKeysValues, gpt2_initialise, join_heads, split_heads
+from ddcap.model.attention import attend, join_heads, split_heads
+from ddcap.model.denoiser import CrossAttention, MemoryKeysValues, gpt2_initialise
 from ddcap.model.image_encoder import ImageEncoder, ImageFeatures
 from ddcap.model.length_head import TanhMLP
 from ddcap.model.stored_model import ModelConfig, StoredModel
@@ -63,9 +64,10 @@ class CausalSelfAttention(nn.Module):
         )  # (B, H, L, D/H)
         if past is not None:
             key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
-        attended = F.scaled_dot_product_attention(
-            query, key, value, is_causal=past is None, dropout_p=self.dropout if self.training else 0.0
-        )
+        words = hidden.shape[1]
+        causal = torch.ones(words, words, dtype=torch.bool, device=hidden.device).tril()
+        dropout = self.dropout if self.training else 0.0
+        attended = attend(query, key, value, causal if past is None else None, dropout=dropout)
         return self.output(join_heads(attended)), (key, value)
 
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ddcap.model.attention import attend, join_heads, split_heads
 from ddcap.recipe import ModelSettings
 
 
@@ -92,9 +93,8 @@ class SelfAttention(nn.Module):
         query, key, value = (
             split_heads(part, self.heads) for part in self.query_key_value(hidden).chunk(3, dim=2)
         )  # (B, H, L, D/H)
-        attended = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=may_attend, dropout_p=self.dropout if self.training else 0.0
-        )
+        dropout = self.dropout if self.training else 0.0
+        attended = attend(query, key, value, may_attend, dropout=dropout)
         projected: Tensor = self.output(join_heads(attended))
         return projected
 
@@ -120,9 +120,7 @@ class CrossAttention(nn.Module):
         batch, length, width = hidden.shape
         images = key.shape[0]
         query = split_heads(self.query(hidden).view(images, batch // images * length, width), self.heads)
-        attended = F.scaled_dot_product_attention(
-            query, key, value, dropout_p=self.dropout if self.training else 0.0
-        )
+        attended = attend(query, key, value, dropout=self.dropout if self.training else 0.0)
         projected: Tensor = self.output(join_heads(attended).view(batch, length, width))
         return projected
 
@@ -250,14 +248,3 @@ def gpt2_initialise(part: nn.Module, blocks: Sequence[Any]) -> None:
     for block in blocks:
         for residual in (block.self_attention.output, block.cross_attention.output, block.mlp[2]):
             nn.init.normal_(residual.weight, std=0.02 / math.sqrt(2 * len(blocks)))
-
-
-def split_heads(hidden: Tensor, heads: int) -> Tensor:
-    """(B, L, D) to (B, H, L, D/H)."""
-    batch, length, width = hidden.shape
-    return hidden.view(batch, length, heads, width // heads).transpose(1, 2)
-
-
-def join_heads(hidden: Tensor) -> Tensor:
-    """(B, H, L, D/H) to (B, L, D)."""
-    return hidden.transpose(1, 2).flatten(2)

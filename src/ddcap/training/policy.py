@@ -118,10 +118,10 @@ def draw_best_first(
     for timestep, quota in zip(plan.timesteps, plan.quotas, strict=True):
         log_probabilities = predict(tokens, timestep)  # (B, L, V)
         where = best_first_step(tokens, log_probabilities, quota, mask_id).committed
-        uniform = torch.rand(where.shape, generator=generator, device=tokens.device).unsqueeze(2)
-        cumulative = log_probabilities.exp().cumsum(dim=2)
-        words = torch.searchsorted(cumulative, uniform * cumulative[:, :, -1:]).squeeze(2)
-        tokens = torch.where(where, words.clamp(max=mask_id - 1), tokens)
+        uniform = torch.rand(where.shape, generator=generator, device=tokens.device)[where].unsqueeze(1)
+        cumulative = log_probabilities[where].exp().cumsum(dim=1)  # (n, V)
+        words = torch.searchsorted(cumulative, uniform * cumulative[:, -1:]).squeeze(1)
+        tokens = tokens.masked_scatter(where, words.clamp(max=mask_id - 1))
         states.append(tokens)
     return torch.stack(states)
 
