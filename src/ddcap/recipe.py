@@ -26,6 +26,9 @@ class DataSettings:
     )
     root: str = Field(default=".", description="folder of the data set")
     images: str = Field(default=".", description="folder of the pictures, relative to `root`")
+    text: str | None = Field(
+        default=None, description="captions without pictures (.txt, .json, .gz): learn from text alone"
+    )
     val_share: float = Field(
         default=0.1, gt=0, lt=1, description="share of the pictures to validate on where no split is given"
     )

@@ -62,6 +62,15 @@ def test_cached_features_equal_live_ones(encoder, pictures, tmp_path):
             torch.testing.assert_close(summary.float(), live.summary[0], rtol=2e-3, atol=2e-3)
 
 
+def test_mixed_precision_is_another_cache_of_nearly_the_same(encoder, pictures, tmp_path):
+    plain = FeatureCache(tmp_path / "cache", encoder, pictures)
+    mixed = FeatureCache(tmp_path / "cache", encoder, pictures, bf16=True)
+    assert len(files(plain)) == 2 * len(plain._files)
+    first, second = plain.read(0, 0)[1].float(), mixed.read(0, 0)[1].float()
+    assert not torch.equal(first, second)
+    torch.testing.assert_close(first, second, rtol=0.05, atol=0.05)
+
+
 def test_pictures_and_views_differ(encoder, pictures, tmp_path):
     cache = FeatureCache(tmp_path / "cache", encoder, pictures, views=3)
     seen = [cache.read(index, view)[1] for index in range(3) for view in range(3)]

@@ -32,7 +32,7 @@ class CaptionBatch:
     """One part of a training step.
 
     Attributes:
-        pixels: (I, 3, H, W), or None when cached features are given.
+        pixels: (I, 3, H, W), or None when cached features, or captions without pictures, are given.
         memory: (I, P, C) cached features, or None.
         summary: (I, S) cached features, or None.
         tokens: (B, L) x_0, end token included, padded.
@@ -96,7 +96,7 @@ class CaptionData(Dataset[CaptionBatch]):
     Args:
         records: of one split.
         tokenizer: turns captions into ids.
-        source: a feature cache (frozen encoder) or pixels, in the order of `records`.
+        source: a feature cache (frozen encoder) or pixels, in the order of `records`; None for text alone.
         settings: the recipe's data section.
         max_length: longest caption in tokens.
 
@@ -108,7 +108,7 @@ class CaptionData(Dataset[CaptionBatch]):
         self,
         records: Sequence[CaptionedImage],
         tokenizer: CaptionTokenizer,
-        source: FeatureCache | PixelSource,
+        source: FeatureCache | PixelSource | None,
         settings: DataSettings,
         max_length: int,
     ) -> None:
@@ -165,7 +165,7 @@ class CaptionData(Dataset[CaptionBatch]):
             features = [self.source.read(draw.record, draw.view) for draw in part.draws]
             memory = torch.stack([feature[0] for feature in features]).float()
             summary = torch.stack([feature[1] for feature in features]).float()
-        else:
+        elif self.source is not None:
             pixels = torch.stack(
                 [self.source.read(draw.record, draw.view, draw.epoch) for draw in part.draws]
             )

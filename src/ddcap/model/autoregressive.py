@@ -88,12 +88,13 @@ class CausalBlock(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
 
     def forward(
-        self, hidden: Tensor, keys_values: tuple[Tensor, Tensor], past: tuple[Tensor, Tensor] | None
+        self, hidden: Tensor, keys_values: tuple[Tensor, Tensor] | None, past: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """One block; shapes as in `CausalDecoder.forward`."""
+        """One block; shapes as in `CausalDecoder.forward`; captions without a picture skip cross-attention."""
         attended, past = self.self_attention(self.norm_self(hidden), past)
         hidden = hidden + self.dropout(attended)
-        hidden = hidden + self.dropout(self.cross_attention(self.norm_cross(hidden), *keys_values))
+        if keys_values is not None:
+            hidden = hidden + self.dropout(self.cross_attention(self.norm_cross(hidden), *keys_values))
         return hidden + self.dropout(self.mlp(self.norm_mlp(hidden))), past
 
 
@@ -122,6 +123,12 @@ class CausalDecoder(nn.Module):
         layers = tuple(block.cross_attention.keys_values(memory) for block in self._each_block())
         return MemoryKeysValues(layers)
 
+    def freeze_cross_attention(self) -> None:
+        """Take the gradient from what captions without pictures skip."""
+        for block in self._each_block():
+            block.norm_cross.requires_grad_(False)
+            block.cross_attention.requires_grad_(False)
+
     def embed(self, tokens: Tensor) -> Tensor:
         """A start vector, then the words `tokens` (B, L): (B, L + 1, D) with positions."""
         start = self.start_embedding.expand(len(tokens), 1, -1)
@@ -133,12 +140,13 @@ class CausalDecoder(nn.Module):
         return (self.token_embedding(tokens) + self.position_embedding.weight[place]).unsqueeze(1)
 
     def forward(
-        self, embedded: Tensor, keys_values: MemoryKeysValues, past: PastKeysValues | None = None
+        self, embedded: Tensor, keys_values: MemoryKeysValues | None, past: PastKeysValues | None = None
     ) -> tuple[Tensor, PastKeysValues]:
         """Hidden states (B, L, D) of embedded words, and the past with them."""
         hidden = self.dropout(embedded)
         layers = []
-        for number, (block, memory) in enumerate(zip(self.blocks, keys_values.layers, strict=True)):
+        for number, block in enumerate(self._each_block()):
+            memory = keys_values.layers[number] if keys_values is not None else None
             hidden, layer_past = block(hidden, memory, past.layers[number] if past else None)
             layers.append(layer_past)
         return self.final_norm(hidden), PastKeysValues(tuple(layers))
@@ -169,18 +177,21 @@ class AutoregressiveModel(StoredModel):
         )
         self.decoder = CausalDecoder(settings, config.vocabulary_size)
 
-    def forward(self, tokens: Tensor, features: ImageFeatures, *, positions: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, features: ImageFeatures | None, *, positions: Tensor | None = None
+    ) -> Tensor:
         """Logits of every token given those before it.
 
         Args:
             tokens: (B, L) whole captions; the last one is read by nobody.
-            features: of I images; the B captions are grouped by image.
+            features: of I images; the B captions are grouped by image. None: they have no picture.
             positions: (N,) flat indices into B x L where logits are wanted; None for all.
 
         Returns:
             (N, V), or (B, L, V).
         """
-        hidden, _ = self.decoder(self.decoder.embed(tokens[:, :-1]), self.project_memory(features))
+        keys_values = self.project_memory(features) if features is not None else None
+        hidden, _ = self.decoder(self.decoder.embed(tokens[:, :-1]), keys_values)
         if positions is not None:
             hidden = hidden.flatten(0, 1)[positions]  # (N, D)
         return self.decoder.logits(hidden)

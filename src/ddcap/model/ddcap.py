@@ -69,7 +69,7 @@ class DDCapModel(StoredModel):
         noised_tokens: Tensor,
         timestep: Tensor,
         lengths: Tensor,
-        features: ImageFeatures,
+        features: ImageFeatures | None,
         *,
         use_image: Tensor | None = None,
         positions: Tensor | None = None,
@@ -80,17 +80,22 @@ class DDCapModel(StoredModel):
             noised_tokens: (B, L) x_t.
             timestep: (B,) t.
             lengths: (B,) tokens of each caption, end token included.
-            features: of I images; the B captions are grouped by image.
+            features: of I images; the B captions are grouped by image. None: they have no picture, and see the
+                image-free memory.
             use_image: (I,) False replaces an image's memory by the learned image-free one (special design 4).
             positions: (N,) flat indices into B x L where logits are wanted; None for all.
         """
-        keys_values = self.project_memory(features, use_image)
+        if features is None:
+            keys_values = self.image_free_keys_values()
+        else:
+            keys_values = self.project_memory(features, use_image)
         hidden = self.hidden(noised_tokens, timestep, lengths, keys_values)  # (B, L, D)
         if positions is not None:
             hidden = hidden.flatten(0, 1)[
                 positions
             ]  # (N, D): the head is the widest layer, spare it the padding
-        return DDCapOutput(self.denoiser.logits(hidden), self.length_logits(features))
+        length_logits = None if features is None else self.length_logits(features)
+        return DDCapOutput(self.denoiser.logits(hidden), length_logits)
 
     def project_memory(self, features: ImageFeatures, use_image: Tensor | None = None) -> MemoryKeysValues:
         """Cross-attention keys and values of I images; see `forward`."""

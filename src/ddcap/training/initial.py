@@ -50,7 +50,9 @@ def load_initial(recipe: Recipe) -> Initial:
     _check_same("model", recipe.model, ModelSettings(), theirs.model, free=("init", "dropout"))
     _check_same("encoder", recipe.encoder, EncoderSettings(), theirs.encoder, free=_TRAINING_OF_ENCODER)
     _check_same("diffusion", recipe.diffusion, type(recipe.diffusion)(), theirs.diffusion)
-    if recipe.tokenizer != TokenizerSettings():
+    asked = recipe.tokenizer  # a compact one of at most so many entries may be theirs
+    fits = asked.kind == "compact" and tokenizer.vocabulary_size <= asked.vocabulary_size
+    if asked != TokenizerSettings() and not fits:
         raise RecipeError(
             f"model.init={recipe.model.init} brings its tokenizer; leave out the tokenizer section"
         )

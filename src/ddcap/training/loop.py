@@ -127,10 +127,11 @@ class Run:
         enabled = self.recipe.training.mixed_precision == "bf16"
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=enabled)
 
-    def losses(self, batch: CaptionBatch, features: ImageFeatures, generator: torch.Generator) -> Losses:
+    def losses(self, batch: CaptionBatch, features: ImageFeatures | None, generator: torch.Generator) -> Losses:
         """The training's objective: the likelihood of human captions, or the score of drawn ones."""
         settings, tokenizer = self.recipe.training, self.inputs.tokenizer
         if settings.objective == "self_critical":
+            assert features is not None  # `prepare` saw to it
             return self_critical_loss(
                 self.wrapped,
                 batch,

@@ -36,7 +36,7 @@ class Losses:
 def caption_loss(
     model: torch.nn.Module,
     batch: CaptionBatch,
-    features: ImageFeatures,
+    features: ImageFeatures | None,
     *,
     generator: torch.Generator,
     image_free_probability: float = 0.0,
@@ -47,7 +47,7 @@ def caption_loss(
     Args:
         model: of either kind, or one wrapped for several processes.
         batch: on the model's device.
-        features: of the batch's images.
+        features: of the batch's images; None for captions without pictures.
         generator: draws t, the noise and who loses the image; on the batch's device.
         image_free_probability: p of special design 4.
         label_smoothing: share of the target spread over the vocabulary.
@@ -64,12 +64,12 @@ def caption_loss(
     timestep = torch.randint(schedule.steps, (captions,), generator=generator, device=device)
     noised = q_sample(batch.tokens, timestep, schedule, generator)
     use_image = None
-    if image_free_probability:
+    if image_free_probability and features is not None:
         images = features.memory.shape[0]
         use_image = torch.rand(images, generator=generator, device=device) >= image_free_probability
     output = model(noised, timestep, batch.lengths, features, use_image=use_image, positions=batch.positions)
     token_loss = F.cross_entropy(output.logits.float(), target, label_smoothing=label_smoothing)
-    if output.length_logits is None:
+    if output.length_logits is None or features is None:
         return Losses(token_loss, torch.zeros((), device=device))
     length_logits = output.length_logits.float().repeat_interleave(
         captions // len(features.memory), dim=0

@@ -12,8 +12,9 @@ from ddcap.data.batches import CaptionData, PixelSource
 from ddcap.data.feature_cache import FeatureCache
 from ddcap.data.karpathy import CaptionedImage
 from ddcap.data.records import load_records
+from ddcap.data.text_only import load_texts
 from ddcap.data.tokenizer import CaptionTokenizer, build_tokenizer
-from ddcap.errors import CheckpointError, DataError
+from ddcap.errors import CheckpointError, DataError, RecipeError
 from ddcap.model.ddcap import DDCapModel
 from ddcap.model.image_encoder import ImageEncoder
 from ddcap.model.kinds import CaptioningModel, build_model
@@ -70,6 +71,10 @@ def prepare(recipe: Recipe, *, resume: bool, progress: ProgressBar = iter) -> Tr
         raise CheckpointError(f"{output}: holds no checkpoint to resume from; leave out --resume to start")
     train_records = _load_split(recipe.data, "train")
     val_records = _load_split(recipe.data, "val")
+    if recipe.data.text is not None:
+        if recipe.training.objective == "self_critical":
+            raise RecipeError("data.text: self-critical training needs pictures; take data.text out")
+        train_records += load_texts(Path(recipe.data.root) / recipe.data.text)
     output.mkdir(parents=True, exist_ok=True)
     if resume:
         tokenizer = CaptionTokenizer.load(output)
@@ -81,7 +86,9 @@ def prepare(recipe: Recipe, *, resume: bool, progress: ProgressBar = iter) -> Tr
     was_trained = recipe.encoder.travels or recipe.encoder.init is not None
 
     def data(records: list[CaptionedImage], views: int) -> CaptionData:
-        source = _source(recipe.data, encoder, records, views, progress, recipe.caches_bf16)
+        source = None
+        if recipe.data.text is None:
+            source = _source(recipe.data, encoder, records, views, progress, recipe.caches_bf16)
         return CaptionData(records, tokenizer, source, recipe.data, recipe.model.max_length)
 
     train_data, val_data = data(train_records, recipe.data.views), data(val_records, 1)
@@ -96,13 +103,23 @@ def prepare(recipe: Recipe, *, resume: bool, progress: ProgressBar = iter) -> Tr
     model = build_model(config, encoder)
     if initial is not None:
         model.load_state_dict(initial.model.state_dict())
-    if isinstance(model, DDCapModel):  # several processes would wait for the gradient of what is never used
-        draws = recipe.training.objective == "self_critical"
-        if draws or not recipe.training.image_free_probability:
-            model.image_free_memory.requires_grad_(False)
-        if draws and model.length_head is not None:
-            model.length_head.requires_grad_(False)
+    _freeze_unused(model, recipe)
     return TrainingInputs(recipe, model, tokenizer, train_data, val_data, output)
+
+
+def _freeze_unused(model: CaptioningModel, recipe: Recipe) -> None:
+    """Take the gradient from what this training never uses: several processes would wait for it."""
+    draws, sees = recipe.training.objective == "self_critical", recipe.data.text is None
+    if not sees:
+        model.memory_projection.requires_grad_(False)
+        model.encoder.requires_grad_(False)
+    if isinstance(model, DDCapModel):
+        if draws or (sees and not recipe.training.image_free_probability):
+            model.image_free_memory.requires_grad_(False)
+        if (draws or not sees) and model.length_head is not None:
+            model.length_head.requires_grad_(False)
+    elif not sees:
+        model.decoder.freeze_cross_attention()
 
 
 def _load_split(settings: DataSettings, split: str) -> list[CaptionedImage]:

@@ -29,7 +29,8 @@ class Validation:
     Attributes:
         loss: mean -log p(x_0 | x_t, y) per token, at fixed noise.
         length_loss: cross-entropy of the length head.
-        cider: of the validation pictures, times 100; None where pycocoevalcap is not installed.
+        cider: of the validation pictures, times 100; None where pycocoevalcap is not installed, or in training
+            on text alone.
         samples: (image id, caption) of the first pictures.
     """
 
@@ -66,6 +67,8 @@ def validate(
         losses = caption_loss(model, batch, features, generator=generator)
         tokens, count = len(batch.positions), len(batch.lengths)
         totals += torch.tensor([losses.token * tokens, tokens, losses.length * count], dtype=torch.float64)
+        if features is None:
+            continue  # there is no picture to caption
         result = generate(model, features, decoding, tokenizer.end_id, generator=generator)
         texts = [tokenizer.decode(ids) for ids in result.tokens.tolist()]
         captions.update(zip(batch.image_ids, texts, strict=True))
@@ -77,10 +80,15 @@ def validate(
     )
 
 
-def batch_features(model: CaptioningModel, batch: CaptionBatch) -> ImageFeatures:
-    """The batch's cached features, or the encoder's output on its pixels (no gradient if it is frozen)."""
+def batch_features(model: CaptioningModel, batch: CaptionBatch) -> ImageFeatures | None:
+    """The batch's cached features, or the encoder's output on its pixels (no gradient if it is frozen).
+
+    None for captions without pictures.
+    """
     if batch.memory is not None and batch.summary is not None:
         return ImageFeatures(batch.memory, batch.summary)
+    if batch.pixels is None:
+        return None
     with torch.set_grad_enabled(torch.is_grad_enabled() and model.config.encoder.trainable):
         features: ImageFeatures = model.encoder(batch.pixels)
     return features
@@ -92,6 +100,8 @@ def _validation_batch(data: CaptionData, records: Sequence[int]) -> CaptionBatch
 
 
 def _cider(captions: dict[str, str], records: Sequence[CaptionedImage]) -> float | None:
+    if not captions:
+        return None
     references = {record.image_id: record.captions for record in records}
     try:
         return score_captions(captions, references).metrics["CIDEr"]
