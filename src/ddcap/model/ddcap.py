@@ -17,6 +17,7 @@ from ddcap.model.attention_mask import may_attend
 from ddcap.model.denoiser import Denoiser, MemoryKeysValues
 from ddcap.model.image_encoder import ImageEncoder, ImageFeatures
 from ddcap.model.length_head import LengthHead, TanhMLP
+from ddcap.model.packing import Packing
 from ddcap.model.stored_model import ModelConfig, StoredModel
 
 
@@ -113,15 +114,17 @@ class DDCapModel(StoredModel):
     ) -> Tensor:
         """Hidden states (B, L, D) of noised captions, with padding and concentrated attention applied."""
         positions = torch.arange(noised_tokens.shape[1], device=noised_tokens.device)
+        is_padding = positions >= lengths.unsqueeze(1)  # (B, L)
         allowed = may_attend(
             is_mask=noised_tokens == self.mask_id,
-            is_padding=positions >= lengths.unsqueeze(1),
+            is_padding=is_padding,
             concentrated=self.config.model.concentrated_attention,
         )
         following = None
         if self.config.model.length_difference:
             following = (lengths.unsqueeze(1) - 1 - positions).clamp(min=0)  # (B, L)
-        states: Tensor = self.denoiser(noised_tokens, timestep, keys_values, allowed, following)
+        packing = Packing(is_padding) if self.training else None  # captions decoded together are about as long
+        states: Tensor = self.denoiser(noised_tokens, timestep, keys_values, allowed, following, packing)
         return states
 
     def length_logits(self, features: ImageFeatures) -> Tensor | None:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddcap.model.attention import attend, join_heads, split_heads
+from ddcap.model.packing import Packing
 from ddcap.recipe import ModelSettings
 
 
@@ -72,9 +73,11 @@ class AdaptiveLayerNorm(nn.Module):
         self.linear = nn.Linear(width, 2 * width)
         self.width = width
 
-    def forward(self, hidden: Tensor, time: Tensor) -> Tensor:
-        """`hidden` (B, L, D) and `time` (B, D), already through SiLU."""
-        scale, shift = self.linear(time).unsqueeze(1).chunk(2, dim=2)  # (B, 1, D) each
+    def forward(self, hidden: Tensor, time: Tensor, packing: Packing | None = None) -> Tensor:
+        """`hidden` (B, L, D), or (N, D) packed, and `time` (B, D), already through SiLU."""
+        modulation = self.linear(time)  # (B, 2 D)
+        modulation = modulation.unsqueeze(1) if packing is None else packing.spread(modulation)
+        scale, shift = modulation.chunk(2, dim=-1)
         return F.layer_norm(hidden, (self.width,)) * (1 + scale) + shift
 
 
@@ -88,14 +91,16 @@ class SelfAttention(nn.Module):
         self.query_key_value = nn.Linear(settings.width, 3 * settings.width)
         self.output = nn.Linear(settings.width, settings.width)
 
-    def forward(self, hidden: Tensor, may_attend: Tensor) -> Tensor:
-        """`hidden` (B, L, D), `may_attend` (B, 1, L, L)."""
-        query, key, value = (
-            split_heads(part, self.heads) for part in self.query_key_value(hidden).chunk(3, dim=2)
-        )  # (B, H, L, D/H)
+    def forward(self, hidden: Tensor, may_attend: Tensor, packing: Packing | None = None) -> Tensor:
+        """`hidden` (B, L, D), or (N, D) packed, `may_attend` (B, 1, L, L)."""
+        both = self.query_key_value(hidden)
+        if packing is not None:
+            both = packing.unpack(both)
+        query, key, value = (split_heads(part, self.heads) for part in both.chunk(3, dim=2))  # (B, H, L, D/H)
         dropout = self.dropout if self.training else 0.0
         attended = attend(query, key, value, may_attend, dropout=dropout)
-        projected: Tensor = self.output(join_heads(attended))
+        joined = join_heads(attended)
+        projected: Tensor = self.output(joined if packing is None else packing.pack(joined))
         return projected
 
 
@@ -115,13 +120,20 @@ class CrossAttention(nn.Module):
         key, value = (split_heads(part, self.heads) for part in self.key_value(memory).chunk(2, dim=2))
         return key, value
 
-    def forward(self, hidden: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """`hidden` (B, L, D) against (I, H, P, D/H): an image's captions become one long row of queries."""
-        batch, length, width = hidden.shape
+    def forward(self, hidden: Tensor, key: Tensor, value: Tensor, packing: Packing | None = None) -> Tensor:
+        """`hidden` (B, L, D) against (I, H, P, D/H): an image's captions become one long row of queries.
+
+        `hidden` may be (N, D) packed.
+        """
+        query = self.query(hidden)
+        if packing is not None:
+            query = packing.unpack(query)
+        batch, length, width = query.shape
         images = key.shape[0]
-        query = split_heads(self.query(hidden).view(images, batch // images * length, width), self.heads)
+        query = split_heads(query.view(images, batch // images * length, width), self.heads)
         attended = attend(query, key, value, dropout=self.dropout if self.training else 0.0)
-        projected: Tensor = self.output(join_heads(attended).view(batch, length, width))
+        joined = join_heads(attended).view(batch, length, width)
+        projected: Tensor = self.output(joined if packing is None else packing.pack(joined))
         return projected
 
 
@@ -142,12 +154,19 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
 
     def forward(
-        self, hidden: Tensor, time: Tensor, keys_values: tuple[Tensor, Tensor], may_attend: Tensor
+        self,
+        hidden: Tensor,
+        time: Tensor,
+        keys_values: tuple[Tensor, Tensor],
+        may_attend: Tensor,
+        packing: Packing | None = None,
     ) -> Tensor:
-        """One block; shapes as in `Denoiser.forward`."""
-        hidden = hidden + self.dropout(self.self_attention(self.norm_self(hidden, time), may_attend))
-        hidden = hidden + self.dropout(self.cross_attention(self.norm_cross(hidden, time), *keys_values))
-        return hidden + self.dropout(self.mlp(self.norm_mlp(hidden, time)))
+        """One block; shapes as in `Denoiser.forward`, `hidden` (N, D) with a packing."""
+        normed = self.norm_self(hidden, time, packing)
+        hidden = hidden + self.dropout(self.self_attention(normed, may_attend, packing))
+        normed = self.norm_cross(hidden, time, packing)
+        hidden = hidden + self.dropout(self.cross_attention(normed, *keys_values, packing))
+        return hidden + self.dropout(self.mlp(self.norm_mlp(hidden, time, packing)))
 
 
 class Denoiser(nn.Module):
@@ -187,6 +206,7 @@ class Denoiser(nn.Module):
         keys_values: MemoryKeysValues,
         may_attend: Tensor,
         following: Tensor | None = None,
+        packing: Packing | None = None,
     ) -> Tensor:
         """Hidden states of every caption position; `logits` turns them into a prediction.
 
@@ -197,6 +217,7 @@ class Denoiser(nn.Module):
             may_attend: (B, L, L) boolean, see `attention_mask`.
             following: (B, L) number of tokens behind each position, for models with `length_difference` (the
                 length-difference encoding of Takase and Okazaki 2019); padding has any number below L.
+            packing: of the real positions; then nothing is computed for the others, and their states are 0.
 
         Returns:
             (B, L, D).
@@ -205,11 +226,11 @@ class Denoiser(nn.Module):
         embedded = self._embed(noised_tokens)  # (B, L, D)
         if self.difference_embedding is not None:
             embedded = embedded + self.difference_embedding(following)
-        hidden = self.dropout(embedded)
+        hidden = self.dropout(embedded if packing is None else packing.pack(embedded))
         for block, layer_keys_values in zip(self.blocks, keys_values.layers, strict=True):
-            hidden = block(hidden, time, layer_keys_values, may_attend.unsqueeze(1))
+            hidden = block(hidden, time, layer_keys_values, may_attend.unsqueeze(1), packing)
         normed: Tensor = self.final_norm(hidden)
-        return normed
+        return normed if packing is None else packing.unpack(normed)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) to (..., V): the head is the token embedding; pass only the positions that are needed."""

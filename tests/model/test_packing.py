@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from ddcap.model.image_encoder import ImageFeatures
+from ddcap.model.kinds import load_model
+from ddcap.model.packing import Packing
+
+PADDING = torch.tensor([[False, False, True, True], [False, True, True, True], [False] * 4])
+
+
+def test_packed_and_unpacked_again_is_the_same_with_zeros_in_the_padding():
+    values = torch.randn(3, 4, 5)
+    packing = Packing(PADDING)
+    packed = packing.pack(values)
+    assert packed.shape == (7, 5)
+    assert torch.equal(packing.unpack(packed), values.masked_fill(PADDING.unsqueeze(2), 0.0))
+    per_caption = torch.randn(3, 5)
+    assert torch.equal(packing.spread(per_caption), per_caption[[0, 0, 1, 2, 2, 2, 2]])
+
+
+def test_gradients_are_those_of_indexing():
+    packing = Packing(PADDING)
+    torch.manual_seed(0)
+    values = torch.randn(3, 4, 2, dtype=torch.float64, requires_grad=True)
+    packed = torch.randn(7, 2, dtype=torch.float64, requires_grad=True)
+    captions = torch.randn(3, 2, dtype=torch.float64, requires_grad=True)
+    for function, argument in ((packing.pack, values), (packing.unpack, packed), (packing.spread, captions)):
+        assert torch.autograd.gradcheck(function, (argument,))
+
+
+@pytest.mark.parametrize("change", ["none", "a longer neighbour"])
+def test_training_computes_what_evaluation_does(tiny_model_folder, change):
+    """Without dropout, predictions and gradients are the same with the padding left out and with it computed."""
+    model = load_model(tiny_model_folder)
+    for module in model.modules():
+        if hasattr(module, "dropout") and isinstance(module.dropout, float):
+            module.dropout = 0.0
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    torch.manual_seed(0)
+    features = ImageFeatures(
+        torch.randn(2, model.encoder.memory_positions, model.encoder.memory_width),
+        torch.randn(2, model.encoder.summary_width),
+    )
+    lengths = torch.tensor([5, 3, 9 if change == "none" else 12, 1])
+    tokens = torch.randint(model.config.vocabulary_size + 1, (4, int(lengths.max())))
+    positions = (torch.arange(tokens.shape[1]) < lengths.unsqueeze(1)).flatten().nonzero().squeeze(1)
+    results = []
+    for training in (True, False):
+        model.train(training)
+        model.zero_grad()
+        output = model(tokens, torch.tensor([3, 9, 0, 19]), lengths, features, positions=positions)
+        output.logits.square().mean().backward()
+        results.append([output.logits, *(p.grad for p in model.denoiser.parameters() if p.grad is not None)])
+    assert len(results[0]) == len(results[1]) > 10
+    for packed, padded in zip(*results, strict=True):
+        torch.testing.assert_close(packed, padded, rtol=1e-4, atol=1e-5)
