@@ -1,9 +1,9 @@
-"""How long attention takes on the CPU in training: written out (`model/attention.py`) against torch's fused kernel.
+"""How long attention takes on the CPU in training: `model/attention.py` against torch's fused kernel.
 
     python benchmarks/attention_speed.py
 
-Prints, for the shapes of one training step of the default model, the median time of the fused kernel over that
-of the written-out one, forward and backward. Ratios of one run, for a shared machine.
+Prints, for the shapes of one training step of the default model, the median time of the fused kernel over
+that of the written-out one, forward and backward. Ratios of one run, for a shared machine.
 """
 
 from __future__ import annotations

@@ -43,6 +43,9 @@ class DataSettings:
         description="fill captions up with end tokens to model.max_length and learn them, so that the model "
         "says itself where a caption ends",
     )
+    consensus: float = Field(
+        default=0, ge=0, description="over 0: draw captions by exp(CIDEr against the picture's others / this)"
+    )
     views: int = Field(
         default=1, ge=1, description="per training picture: 1 plain, 2 adds its mirror, more add random crops"
     )
@@ -67,7 +70,8 @@ class EncoderSettings:
         default=0, ge=0, description="EfficientNet-Lite: first block that trains; those before it stay frozen"
     )
     init: str | None = Field(
-        default=None, description="start from the encoder of this trained model: 'default', a folder, a Hub id"
+        default=None,
+        description="start from the encoder of this trained model: 'default', a folder, a Hub id",
     )
     stored: bool = Field(
         default=False, description="set by a training: the weights differ from the published ones"
@@ -286,7 +290,7 @@ class Recipe:
             )
         if self.training.objective == "self_critical" and self.model.init is None:
             raise ValueError(
-                "training.objective=self_critical: what an untrained model draws is never right; name a trained one by model.init"
+                "training.objective=self_critical: an untrained model draws nothing of worth; set model.init"
             )
         if self.training.batch_size % self.data.captions_per_image:
             raise ValueError(

@@ -274,3 +274,27 @@ def test_learned_padding_makes_end_tokens_real_positions(uneven, tiny_tokenizer)
     batch = padded[part]
     assert batch.lengths.tolist() == [longest] * 4
     assert len(batch.positions) == batch.real_positions == 4 * longest
+
+
+def test_weights_say_how_often_a_caption_is_drawn(uneven, tiny_tokenizer):
+    source = PixelSource([record.path for record in uneven], PREPROCESSING)
+    settings = DataSettings(captions_per_image=5, workers=0)
+    weights = [[9.0] + [1.0] * (len(record.captions) - 1) for record in uneven]
+    data = CaptionData(uneven, tiny_tokenizer, source, settings, 40, weights)
+    plain = CaptionData(uneven, tiny_tokenizer, source, settings, 40)
+    drawn = [draw for epoch in range(200) for draw in data.draws(0, epoch, 1)]
+    assert len(data.draws(0, 0, 1)) == len(plain.draws(0, 0, 1))  # an epoch stays as long
+    for record, captions in ((1, 2), (4, 5)):
+        counted = Counter(chain.from_iterable(draw.captions for draw in drawn if draw.record == record))
+        assert counted[0] / sum(counted.values()) == pytest.approx(9 / (8 + captions), abs=0.05)
+
+
+def test_weights_follow_the_captions_that_are_short_enough(uneven, tiny_tokenizer):
+    source = PixelSource([record.path for record in uneven], PREPROCESSING)
+    weights = [list(range(1, len(record.captions) + 1)) for record in uneven]
+    whole = CaptionData(uneven, tiny_tokenizer, source, DataSettings(), 40)
+    longest = len(whole.captions[6][3])
+    data = CaptionData(uneven, tiny_tokenizer, source, DataSettings(), longest, weights)
+    assert [len(row) for row in data.weights] == [len(row) for row in data.captions]
+    kept = [whole.captions[6].index(ids) + 1 for ids in data.captions[6]]
+    assert data.weights[6] == kept and len(kept) < 7

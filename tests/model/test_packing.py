@@ -30,7 +30,7 @@ def test_gradients_are_those_of_indexing():
 
 @pytest.mark.parametrize("change", ["none", "a longer neighbour"])
 def test_training_computes_what_evaluation_does(tiny_model_folder, change):
-    """Without dropout, predictions and gradients are the same with the padding left out and with it computed."""
+    """Without dropout, predictions and gradients are the same with and without the padding."""
     model = load_model(tiny_model_folder)
     for module in model.modules():
         if hasattr(module, "dropout") and isinstance(module.dropout, float):

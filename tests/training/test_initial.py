@@ -116,9 +116,14 @@ def test_recipes_in_turn_and_resumed_where_they_stopped(recipe_file, tmp_path, c
     second.write_text(yaml.safe_dump(values))
     command = ["train", str(recipe_file), str(second), "training.epochs=1"]
     assert main(command) == 0
-    assert capsys.readouterr().out.split() == [str(tmp_path / "run" / "best"), str(tmp_path / "second" / "best")]
+    assert capsys.readouterr().out.split() == [
+        str(tmp_path / "run" / "best"),
+        str(tmp_path / "second" / "best"),
+    ]
     shutil.rmtree(tmp_path / "second")
     assert main([*command, "--resume"]) == 0  # the first is done, the second starts
     assert (tmp_path / "second" / "best" / "model.safetensors").is_file()
-    assert main([*command, "training.epoch=2"]) == 1  # one setting for all, and a slip is seen before anything runs
+    assert (
+        main([*command, "training.epoch=2"]) == 1
+    )  # one setting for all, and a slip is seen before anything runs
     assert "did you mean" in capsys.readouterr().err

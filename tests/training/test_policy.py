@@ -74,7 +74,7 @@ def test_a_captions_probability_is_the_product_of_its_words():
     table = torch.randn(4, 4, 4, 3, 3)  # a distribution over words at every position, for every state
     vocabulary, captions = 3, 20_000
 
-    def predict(tokens, timestep):
+    def predict(tokens, _):
         return table[tuple(tokens.unbind(1))].log_softmax(dim=2)
 
     lengths = torch.full((captions,), 3)

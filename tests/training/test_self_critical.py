@@ -74,7 +74,9 @@ def recipe_file(request, photos, captions_json, tmp_path):
     first = train(load_recipe(path))
     recipe["model"]["init"] = str(first)
     recipe["self_critical"] = {"captions": 4, "steps": 4}
-    recipe["training"].update(objective="self_critical", output=str(tmp_path / "run"), epochs=20, learning_rate=1e-3)
+    recipe["training"].update(
+        objective="self_critical", output=str(tmp_path / "run"), epochs=20, learning_rate=1e-3
+    )
     path.write_text(yaml.safe_dump(recipe))
     return path
 

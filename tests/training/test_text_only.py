@@ -47,7 +47,9 @@ def test_it_learns_without_pictures_and_a_training_with_pictures_goes_on_from_th
     recipe_file, tmp_path, photos
 ):
     recipe = load_recipe(recipe_file)
-    start = {name: value.clone() for name, value in prepare(recipe, resume=False).model.stored_state().items()}
+    start = {
+        name: value.clone() for name, value in prepare(recipe, resume=False).model.stored_state().items()
+    }
     folder = train(recipe)
     lines = [json.loads(line) for line in (tmp_path / "text" / "log.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if line["kind"] == "train"]
@@ -55,7 +57,12 @@ def test_it_learns_without_pictures_and_a_training_with_pictures_goes_on_from_th
     validations = [line for line in lines if line["kind"] == "validation"]
     assert validations and all(line["cider"] is None for line in validations)
     learned = load_file(list_checkpoints(tmp_path / "text")[-1] / "weights.safetensors")
-    untouched = ("memory_projection", "length_head", "decoder.blocks.0.cross_attention", "decoder.blocks.0.norm_cross")
+    untouched = (
+        "memory_projection",
+        "length_head",
+        "decoder.blocks.0.cross_attention",
+        "decoder.blocks.0.norm_cross",
+    )
     for name, value in learned.items():
         assert torch.equal(value, start[name]) == name.startswith(untouched), name
 
@@ -64,7 +71,7 @@ def test_it_learns_without_pictures_and_a_training_with_pictures_goes_on_from_th
     assert (captioner / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
 
 
-def test_self_critical_training_needs_pictures(recipe_file, tmp_path, tiny_model_folder):
+def test_self_critical_training_needs_pictures(recipe_file, tiny_model_folder):
     changes = ["training.objective=self_critical", f"model.init={tiny_model_folder}"]
     values = yaml.safe_load(recipe_file.read_text())
     recipe_file.write_text(yaml.safe_dump({key: values[key] for key in ("data", "training")}))

@@ -99,6 +99,8 @@ class CaptionData(Dataset[CaptionBatch]):
         source: a feature cache (frozen encoder) or pixels, in the order of `records`; None for text alone.
         settings: the recipe's data section.
         max_length: longest caption in tokens.
+        weights: how often each caption of each record is to be drawn, relative to the record's others; None
+            draws every caption once an epoch.
 
     Raises:
         DataError: if no caption is short enough.
@@ -111,6 +113,7 @@ class CaptionData(Dataset[CaptionBatch]):
         source: FeatureCache | PixelSource | None,
         settings: DataSettings,
         max_length: int,
+        weights: Sequence[Sequence[float]] | None = None,
     ) -> None:
         self.records = records
         self.source = source
@@ -118,7 +121,13 @@ class CaptionData(Dataset[CaptionBatch]):
         self.padding_id = tokenizer.padding_id
         flat = iter(tokenizer.encode_batch([caption for record in records for caption in record.captions]))
         self.captions = [[next(flat) for _ in record.captions] for record in records]
+        self.weights = weights
         if settings.long_captions == "drop":
+            if weights is not None:
+                self.weights = [
+                    [weight for weight, ids in zip(*both, strict=True) if len(ids) <= max_length]
+                    for both in zip(weights, self.captions, strict=True)
+                ]
             self.captions = [
                 [ids for ids in captions if len(ids) <= max_length] for captions in self.captions
             ]
@@ -140,7 +149,10 @@ class CaptionData(Dataset[CaptionBatch]):
             )
 
     def draws(self, seed: int, epoch: int, views: int) -> list[Draw]:
-        """Every caption of the split once, in a random order; the last group of an image is filled up."""
+        """Every caption of the split once, in a random order; the last group of an image is filled up.
+
+        With weights as many groups, of captions drawn by them.
+        """
         generator = random.Random(f"{seed}/{epoch}")
         size = self.settings.captions_per_image
         draws = []
@@ -149,6 +161,8 @@ class CaptionData(Dataset[CaptionBatch]):
             for start in range(0, len(order), size):
                 group = order[start : start + size]
                 group += generator.choices(order, k=size - len(group))
+                if self.weights is not None:
+                    group = generator.choices(range(len(captions)), self.weights[record], k=size)
                 draws.append(Draw(record, tuple(group), generator.randrange(views), epoch))
         generator.shuffle(draws)
         return draws

@@ -37,7 +37,9 @@ def load_texts(path: str | Path) -> list[CaptionedImage]:
         ) from None
     captions = [caption.strip() for caption in captions if caption.strip()]
     if not captions:
-        raise DataError(f"{path}: holds no caption; give a .txt with a caption a line, or a .json of captions")
+        raise DataError(
+            f"{path}: holds no caption; give a .txt with a caption a line, or a .json of captions"
+        )
     return [
         CaptionedImage(f"{path.name}:{number}", path, "train", (caption,))
         for number, caption in enumerate(captions)

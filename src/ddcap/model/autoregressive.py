@@ -90,7 +90,7 @@ class CausalBlock(nn.Module):
     def forward(
         self, hidden: Tensor, keys_values: tuple[Tensor, Tensor] | None, past: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """One block; shapes as in `CausalDecoder.forward`; captions without a picture skip cross-attention."""
+        """One block; shapes as in `CausalDecoder.forward`; without a picture no cross-attention."""
         attended, past = self.self_attention(self.norm_self(hidden), past)
         hidden = hidden + self.dropout(attended)
         if keys_values is not None:

@@ -81,8 +81,8 @@ class DDCapModel(StoredModel):
             noised_tokens: (B, L) x_t.
             timestep: (B,) t.
             lengths: (B,) tokens of each caption, end token included.
-            features: of I images; the B captions are grouped by image. None: they have no picture, and see the
-                image-free memory.
+            features: of I images; the B captions are grouped by image. None: they have no picture, and see
+                the image-free memory.
             use_image: (I,) False replaces an image's memory by the learned image-free one (special design 4).
             positions: (N,) flat indices into B x L where logits are wanted; None for all.
         """
@@ -123,7 +123,9 @@ class DDCapModel(StoredModel):
         following = None
         if self.config.model.length_difference:
             following = (lengths.unsqueeze(1) - 1 - positions).clamp(min=0)  # (B, L)
-        packing = Packing(is_padding) if self.training else None  # captions decoded together are about as long
+        packing = (
+            Packing(is_padding) if self.training else None
+        )  # captions decoded together are about as long
         states: Tensor = self.denoiser(noised_tokens, timestep, keys_values, allowed, following, packing)
         return states
 

@@ -44,7 +44,7 @@ class ImageEncoder(nn.Module):
     memory_positions: int  # P
     memory_width: int  # C
     summary_width: int  # S
-    network: nn.Module
+    network: Any  # the library's own class
     architecture: dict[str, Any] | None = None  # to rebuild a trained one, if its name alone is not enough
 
     def forward(self, pixels: Tensor) -> ImageFeatures:

@@ -13,7 +13,6 @@ from ddcap.model.kinds import CaptioningModel, load_model
 from ddcap.model_folder import find_model
 from ddcap.recipe import EncoderSettings, ModelSettings, Recipe, TokenizerSettings
 
-
 _TRAINING_OF_ENCODER = ("trainable", "trainable_from", "init", "stored")
 
 
@@ -35,8 +34,8 @@ class Initial:
 def load_initial(recipe: Recipe) -> Initial:
     """Read the model that `recipe.model.init` names and fit the recipe to it.
 
-    A recipe may choose `model.dropout` and what of the encoder trains anew, and `decoding`; what else it says of the
-    architecture has to be left out or be the same. The weights of an encoder that was trained before travel
+    A recipe may choose `model.dropout` and what of the encoder trains anew, and `decoding`; what else it says
+    of the architecture has to be left out or be the same. The weights of an encoder that was trained before travel
     with the new model, too, whether it trains any further or not.
 
     Raises:

@@ -127,7 +127,9 @@ class Run:
         enabled = self.recipe.training.mixed_precision == "bf16"
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=enabled)
 
-    def losses(self, batch: CaptionBatch, features: ImageFeatures | None, generator: torch.Generator) -> Losses:
+    def losses(
+        self, batch: CaptionBatch, features: ImageFeatures | None, generator: torch.Generator
+    ) -> Losses:
         """The training's objective: the likelihood of human captions, or the score of drawn ones."""
         settings, tokenizer = self.recipe.training, self.inputs.tokenizer
         if settings.objective == "self_critical":

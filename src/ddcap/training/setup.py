@@ -21,6 +21,7 @@ from ddcap.model.kinds import CaptioningModel, build_model
 from ddcap.model.stored_model import ModelConfig
 from ddcap.recipe import DataSettings, Recipe
 from ddcap.training.checkpoint import list_checkpoints
+from ddcap.training.consensus import consensus_weights
 from ddcap.training.initial import initial_encoder, load_initial
 
 ProgressBar = Callable[[list[int]], Iterable[int]]
@@ -89,7 +90,10 @@ def prepare(recipe: Recipe, *, resume: bool, progress: ProgressBar = iter) -> Tr
         source = None
         if recipe.data.text is None:
             source = _source(recipe.data, encoder, records, views, progress, recipe.caches_bf16)
-        return CaptionData(records, tokenizer, source, recipe.data, recipe.model.max_length)
+        weights = None
+        if records is train_records and recipe.data.consensus:
+            weights = consensus_weights(records, recipe.data.consensus)
+        return CaptionData(records, tokenizer, source, recipe.data, recipe.model.max_length, weights)
 
     train_data, val_data = data(train_records, recipe.data.views), data(val_records, 1)
     config = ModelConfig(

@@ -29,8 +29,8 @@ class Validation:
     Attributes:
         loss: mean -log p(x_0 | x_t, y) per token, at fixed noise.
         length_loss: cross-entropy of the length head.
-        cider: of the validation pictures, times 100; None where pycocoevalcap is not installed, or in training
-            on text alone.
+        cider: of the validation pictures, times 100; None where pycocoevalcap is not installed, or in
+            training on text alone.
         samples: (image id, caption) of the first pictures.
     """
 
