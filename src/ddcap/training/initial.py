@@ -35,8 +35,8 @@ def load_initial(recipe: Recipe) -> Initial:
     """Read the model that `recipe.model.init` names and fit the recipe to it.
 
     A recipe may choose `model.dropout` and what of the encoder trains anew, and `decoding`; what else it says
-    of the architecture has to be left out or be the same. The weights of an encoder that was trained before travel
-    with the new model, too, whether it trains any further or not.
+    of the architecture has to be left out or be the same. The weights of an encoder that was trained before
+    travel with the new model, too, whether it trains any further or not.
 
     Raises:
         CheckpointError: if there is no such model.
