@@ -22,6 +22,14 @@ def test_it_is_torchs_attention_with_its_gradient(masked):
         torch.testing.assert_close(first, second)
 
 
+@torch.no_grad()
+def test_without_gradient_equal_rows_have_equal_results():
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 4, size, 64) for size in (11, 81, 81))
+    many = attend(*(part.expand(7, -1, -1, -1).contiguous() for part in (query, key, value)))
+    assert all(torch.equal(row, many[0]) for row in many)
+
+
 def test_dropout_leaves_the_expectation():
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 1, 1, 200, 4)
