@@ -15,9 +15,10 @@ def attend(
 ) -> Tensor:
     """softmax(Q K' / sqrt(D/H)) V.
 
-    In training on the CPU it is written out: torch's fused kernel, made for long rows, takes twice as long for
-    a caption's few positions, and ten times in the backward pass. Without a gradient the fused one is taken: it
-    gives equal rows of a batch equal results to the last bit, which products of whole batches do not.
+    In training on the CPU it is written out: torch's fused kernel, made for long rows, takes twice as long
+    for a caption's few positions, and ten times in the backward pass. Without a gradient the fused one is
+    taken: it gives equal rows of a batch equal results to the last bit, which products of whole batches do
+    not.
 
     Args:
         query: (B, H, Q, D/H).
