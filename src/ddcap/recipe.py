@@ -189,6 +189,11 @@ class TrainingSettings:
     validate_images: int = Field(default=500, ge=1, description="validation pictures per validation")
     sample_captions: int = Field(default=4, ge=0, description="validation captions written to the log")
 
+    @property
+    def bf16(self) -> bool:
+        """Whether forward passes run in mixed precision, those that fill the feature cache included."""
+        return self.mixed_precision == "bf16"
+
 
 @dataclass(frozen=True, config=_STRICT)
 class SelfCriticalSettings:
@@ -265,11 +270,6 @@ class Recipe:
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     self_critical: SelfCriticalSettings = Field(default_factory=SelfCriticalSettings)
     decoding: DecodingSettings = Field(default_factory=DecodingSettings)
-
-    @property
-    def caches_bf16(self) -> bool:
-        """Whether the encoder fills the feature cache in mixed precision, as it would be trained."""
-        return self.training.mixed_precision == "bf16"
 
     def __post_init__(self) -> None:
         """Check settings that constrain each other across sections."""

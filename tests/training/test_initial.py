@@ -123,7 +123,6 @@ def test_recipes_in_turn_and_resumed_where_they_stopped(recipe_file, tmp_path, c
     shutil.rmtree(tmp_path / "second")
     assert main([*command, "--resume"]) == 0  # the first is done, the second starts
     assert (tmp_path / "second" / "best" / "model.safetensors").is_file()
-    assert (
-        main([*command, "training.epoch=2"]) == 1
-    )  # one setting for all, and a slip is seen before anything runs
+    # overrides hold for all recipes, and a slip is seen before anything runs
+    assert main([*command, "training.epoch=2"]) == 1
     assert "did you mean" in capsys.readouterr().err

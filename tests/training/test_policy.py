@@ -5,6 +5,7 @@ import torch
 
 from ddcap.decoding.best_first import plan_steps
 from ddcap.decoding.generate import start_tokens
+from ddcap.decoding.guidance import build_predictor
 from ddcap.model.image_encoder import ImageFeatures
 from ddcap.model.kinds import load_model
 from ddcap.recipe import DecodingSettings
@@ -52,20 +53,28 @@ def test_every_word_is_counted_once_with_its_probability(model, features):
     )
 
 
-def test_a_caption_alone_and_in_a_batch_has_the_same_probability(model, features):
-    both = draw(model, features)
-    one = ImageFeatures(features.memory[:1], features.summary[:1])
-    generator = torch.Generator().manual_seed(4)
-    decoding = model.config.decoding if model.kind == "autoregressive" else DecodingSettings(length=5)
-    alone = draw_captions(
-        model, model, one, decoding, captions_per_image=3, steps=2, end_id=END, generator=generator
-    )
-    for number, (first, second) in enumerate(zip(both.tokens[:3], alone.tokens, strict=True)):
-        if model.kind == "diffusion" and torch.equal(first, second):
-            torch.testing.assert_close(
-                both.log_probabilities[both.caption_of == number],
-                alone.log_probabilities[alone.caption_of == number],
-            )
+@pytest.mark.parametrize("steps", [1, 2, 5])
+def test_log_probabilities_are_those_of_the_states_the_words_were_drawn_in(request, steps):
+    """Against the decoder's own predictor, step by step: no grouping by picture, no gathering of words."""
+    model = load_model(request.getfixturevalue("tiny_model_folder"))
+    torch.manual_seed(1)
+    encoder = model.encoder
+    memory = torch.randn(2, encoder.memory_positions, encoder.memory_width)
+    features = ImageFeatures(memory, torch.randn(2, encoder.summary_width))
+    drawn = draw(model, features, steps=steps)
+    lengths = torch.full((6,), 5)
+    plan = plan_steps(lengths, lengths, model.config.diffusion.steps, steps)
+    with torch.no_grad():
+        predict = build_predictor(model, model.project_memory(features), lengths, 1.0, 3)
+        start, generator = start_tokens(lengths, model.mask_id), torch.Generator().manual_seed(4)
+        states = draw_best_first(predict, start, plan, model.mask_id, generator)
+        assert torch.equal(states[-1], drawn.tokens)
+        expected = torch.zeros(6)
+        for timestep, before, after in zip(plan.timesteps, states[:-1], states[1:], strict=True):
+            chosen = predict(before, timestep).gather(2, drawn.tokens.unsqueeze(2)).squeeze(2)
+            expected += torch.where(before != after, chosen, 0.0).sum(dim=1)
+    found = torch.zeros(6).index_add(0, drawn.caption_of, drawn.log_probabilities.detach())
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_captions_probability_is_the_product_of_its_words():

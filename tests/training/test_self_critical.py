@@ -7,7 +7,9 @@ from safetensors.torch import load_file
 
 from ddcap.data.karpathy import CaptionedImage
 from ddcap.errors import RecipeError
+from ddcap.recipe import Recipe
 from ddcap.recipe_file import load_recipe
+from ddcap.settings import parse_settings
 from ddcap.training.checkpoint import list_checkpoints
 from ddcap.training.loop import train
 from ddcap.training.self_critical import CiderReward, advantages
@@ -100,7 +102,4 @@ def test_training_raises_the_reward_and_resumes_as_if_uninterrupted(recipe_file,
 
 def test_an_untrained_model_is_refused():
     with pytest.raises(RecipeError, match=r"model\.init"):
-        from ddcap.recipe import Recipe
-        from ddcap.settings import parse_settings
-
         parse_settings(Recipe, {"training": {"objective": "self_critical"}}, "recipe")

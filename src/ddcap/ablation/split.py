@@ -70,7 +70,7 @@ def load_split(recipe: Recipe, name: str, limit: int | None = None) -> Split:
     records = load_karpathy(root / data.json, root / data.images, name)[:limit]
     encoder = build_image_encoder(recipe.encoder)
     paths = [record.path for record in records]
-    return Split(name, records, FeatureCache(data.cache, encoder, paths, bf16=recipe.caches_bf16))
+    return Split(name, records, FeatureCache(data.cache, encoder, paths, bf16=recipe.training.bf16))
 
 
 @torch.inference_mode()

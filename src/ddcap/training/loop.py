@@ -124,8 +124,8 @@ class Run:
 
         Accelerate's own is a global of the process: a second training with another precision would fail.
         """
-        enabled = self.recipe.training.mixed_precision == "bf16"
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=enabled)
+        kind = self.accelerator.device.type
+        return torch.autocast(kind, torch.bfloat16, enabled=self.recipe.training.bf16)
 
     def losses(
         self, batch: CaptionBatch, features: ImageFeatures | None, generator: torch.Generator

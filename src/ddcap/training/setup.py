@@ -86,16 +86,17 @@ def prepare(recipe: Recipe, *, resume: bool, progress: ProgressBar = iter) -> Tr
     encoder = initial_encoder(recipe.encoder, initial.model if initial else None)
     was_trained = recipe.encoder.travels or recipe.encoder.init is not None
 
-    def data(records: list[CaptionedImage], views: int) -> CaptionData:
+    def data(
+        records: list[CaptionedImage], views: int, weights: list[list[float]] | None = None
+    ) -> CaptionData:
         source = None
         if recipe.data.text is None:
-            source = _source(recipe.data, encoder, records, views, progress, recipe.caches_bf16)
-        weights = None
-        if records is train_records and recipe.data.consensus:
-            weights = consensus_weights(records, recipe.data.consensus)
+            source = _source(recipe.data, encoder, records, views, progress, recipe.training.bf16)
         return CaptionData(records, tokenizer, source, recipe.data, recipe.model.max_length, weights)
 
-    train_data, val_data = data(train_records, recipe.data.views), data(val_records, 1)
+    consensus = recipe.data.consensus
+    weights = consensus_weights(train_records, consensus) if consensus else None
+    train_data, val_data = data(train_records, recipe.data.views, weights), data(val_records, 1)
     config = ModelConfig(
         vocabulary_size=tokenizer.vocabulary_size,
         encoder=replace(recipe.encoder, init=None, stored=was_trained),
