@@ -15,7 +15,6 @@ ORDER = [
     {"errors", "machine"},
     {"settings"},
     {"recipe"},
-    {"recipe_file"},
     {"data", "diffusion"},
     {"model"},
     {"decoding"},

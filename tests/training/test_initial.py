@@ -9,7 +9,7 @@ from ddcap.captioner import Captioner
 from ddcap.cli import main
 from ddcap.errors import CheckpointError, RecipeError
 from ddcap.model.kinds import load_model
-from ddcap.recipe_file import load_recipe
+from ddcap.recipe.file import load_recipe
 from ddcap.training.loop import train
 from ddcap.training.setup import prepare
 

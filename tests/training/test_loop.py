@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from ddcap.captioner import Captioner
 from ddcap.errors import CheckpointError, DataError, RecipeError
-from ddcap.recipe_file import load_recipe
+from ddcap.recipe.file import load_recipe
 from ddcap.training.checkpoint import list_checkpoints
 from ddcap.training.loop import train
 

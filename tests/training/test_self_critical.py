@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from ddcap.data.karpathy import CaptionedImage
 from ddcap.errors import RecipeError
 from ddcap.recipe import Recipe
-from ddcap.recipe_file import load_recipe
+from ddcap.recipe.file import load_recipe
 from ddcap.settings import parse_settings
 from ddcap.training.checkpoint import list_checkpoints
 from ddcap.training.loop import train

@@ -6,7 +6,7 @@ import yaml
 from safetensors.torch import load_file
 
 from ddcap.errors import RecipeError
-from ddcap.recipe_file import load_recipe
+from ddcap.recipe.file import load_recipe
 from ddcap.training.checkpoint import list_checkpoints
 from ddcap.training.loop import train
 from ddcap.training.setup import prepare

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from ddcap.errors import RecipeError
 from ddcap.recipe import Recipe
-from ddcap.recipe_file import load_recipe
+from ddcap.recipe.file import load_recipe
 from ddcap.settings import dump_settings, parse_settings
 
 _STRICT = ConfigDict(extra="forbid")

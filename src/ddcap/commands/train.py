@@ -30,7 +30,7 @@ def add_parsers(commands: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from ddcap.recipe_file import load_recipe
+    from ddcap.recipe.file import load_recipe
     from ddcap.training.checkpoint import list_checkpoints
     from ddcap.training.loop import train
 

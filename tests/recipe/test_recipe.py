@@ -6,11 +6,11 @@ import yaml
 
 from ddcap.errors import RecipeError
 from ddcap.recipe import DecodingSettings, Recipe
-from ddcap.recipe_file import load_recipe
+from ddcap.recipe.file import load_recipe
 from ddcap.settings import dump_settings, parse_settings
 
 RECIPES = sorted(
-    path for path in (Path(__file__).parents[1] / "recipes").rglob("*.yaml") if path.name != "plan.yaml"
+    path for path in (Path(__file__).parents[2] / "recipes").rglob("*.yaml") if path.name != "plan.yaml"
 )
 TWIN = [
     "model.kind=autoregressive",

@@ -1,0 +1,50 @@
+"""The section `data`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from ddcap.recipe.strictness import STRICT
+
+
+@dataclass(frozen=True, config=STRICT)
+class DataSettings:
+    """Where the pictures and captions are, and how they are drawn into batches."""
+
+    json: str = Field(
+        default="dataset.json",
+        description="captions: Karpathy JSON, CSV (image, caption), or a folder with a .txt beside each "
+        "picture; relative paths start at `root`",
+    )
+    root: str = Field(default=".", description="folder of the data set")
+    images: str = Field(default=".", description="folder of the pictures, relative to `root`")
+    text: str | None = Field(
+        default=None, description="captions without pictures (.txt, .json, .gz): learn from text alone"
+    )
+    val_share: float = Field(
+        default=0.1, gt=0, lt=1, description="share of the pictures to validate on where no split is given"
+    )
+    captions_per_image: int = Field(
+        default=1, ge=1, description="captions of one picture that share its image memory in a batch"
+    )
+    long_captions: Literal["drop", "truncate"] = Field(
+        default="drop", description="what to do in training with captions over model.max_length tokens"
+    )
+    learn_padding: bool = Field(
+        default=False,
+        description="fill captions up with end tokens to model.max_length and learn them, so that the model "
+        "says itself where a caption ends",
+    )
+    consensus: float = Field(
+        default=0, ge=0, description="over 0: draw captions by exp(CIDEr against the picture's others / this)"
+    )
+    views: int = Field(
+        default=1, ge=1, description="per training picture: 1 plain, 2 adds its mirror, more add random crops"
+    )
+    cache: str | None = Field(
+        default=None, description="folder for a frozen encoder's features; without it they are computed live"
+    )
+    workers: int = Field(default=1, ge=0, description="data loading processes")

@@ -1,0 +1,64 @@
+"""The section `decoding`, which also belongs to every trained model."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from ddcap.recipe.model import ModelSettings
+from ddcap.recipe.strictness import STRICT
+
+
+@dataclass(frozen=True, config=STRICT)
+class DecodingSettings:
+    """How a caption is made from a trained model."""
+
+    method: Literal["best_first", "ancestral", "left_to_right"] = Field(
+        default="best_first", description="special design 3; left_to_right is the autoregressive twin's"
+    )
+    steps: int | None = Field(default=None, ge=1, description="denoising steps; else one token per step")
+    schedule: Literal["per_caption", "released"] = Field(
+        default="per_caption", description="released: steps follow the longest caption of the batch"
+    )
+    guidance: float = Field(default=1.17, ge=0, description="s of equation 8; 1 switches it off")
+    length: int | str = Field(
+        default="predicted",
+        union_mode="left_to_right",
+        description="tokens of every caption, or 'predicted' from the picture",
+    )
+    length_rule: Literal["argmax", "expected"] = Field(
+        default="argmax", description="predicted length: the likeliest class, or the rounded mean"
+    )
+    temperature: float = Field(default=0.0, ge=0, description="0 takes the likeliest token, 1 samples")
+    beams: int = Field(default=1, ge=1, description="left_to_right: captions followed at once; 1 is greedy")
+
+    def __post_init__(self) -> None:
+        """Check what single fields cannot."""
+        if self.length != "predicted" and (isinstance(self.length, str) or self.length < 1):
+            raise ValueError(f"length={self.length!r}: give a number of tokens from 1, or 'predicted'")
+        if self.beams > 1 and (self.method != "left_to_right" or self.temperature):
+            raise ValueError(
+                f"beams={self.beams} needs method=left_to_right and temperature=0; change them, or beams=1"
+            )
+
+    def check_model(self, model: ModelSettings) -> None:
+        """Raise ValueError if a model of these settings cannot decode like this."""
+        if isinstance(self.length, int) and self.length > model.max_length:
+            raise ValueError(
+                f"length={self.length} is over this model's longest caption, "
+                f"model.max_length={model.max_length} tokens; lower it"
+            )
+        is_twin = model.kind == "autoregressive"
+        if is_twin != (self.method == "left_to_right"):
+            own = "left_to_right" if is_twin else "best_first or ancestral"
+            raise ValueError(f"method={self.method}: a model of kind {model.kind} decodes by {own}; say so")
+        if is_twin:
+            plain = DecodingSettings(method="left_to_right", guidance=1.0)
+            for name in ("guidance", "steps", "schedule", "length", "length_rule"):
+                if getattr(self, name) != getattr(plain, name):
+                    raise ValueError(
+                        f"{name}={getattr(self, name)}: means nothing to an autoregressive model; "
+                        f"leave it at {getattr(plain, name)}"
+                    )

@@ -1,0 +1,38 @@
+"""The section `encoder`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from ddcap.recipe.strictness import STRICT
+
+
+@dataclass(frozen=True, config=STRICT)
+class EncoderSettings:
+    """The image encoder: pixels to memory and summary."""
+
+    kind: Literal["efficientnet_lite", "clip"] = "efficientnet_lite"
+    name: str = Field(default="lite2", description="EfficientNet-Lite variant, or a CLIP folder or Hub id")
+    image_size: int = Field(default=288, ge=32, description="side of the square the picture is brought to")
+    fit: Literal["squash", "crop"] = Field(
+        default="squash", description="squash: both sides to image_size; crop: short side, then centre crop"
+    )
+    trainable: bool = False
+    trainable_from: int = Field(
+        default=0, ge=0, description="EfficientNet-Lite: first block that trains; those before it stay frozen"
+    )
+    init: str | None = Field(
+        default=None,
+        description="start from the encoder of this trained model: 'default', a folder, a Hub id",
+    )
+    stored: bool = Field(
+        default=False, description="set by a training: the weights differ from the published ones"
+    )
+
+    @property
+    def travels(self) -> bool:
+        """Whether the encoder's weights are kept in the model's own file."""
+        return self.trainable or self.stored

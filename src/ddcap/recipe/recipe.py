@@ -1,0 +1,56 @@
+"""All sections together, and what they demand of each other."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from ddcap.recipe.data import DataSettings
+from ddcap.recipe.decoding import DecodingSettings
+from ddcap.recipe.diffusion import DiffusionSettings
+from ddcap.recipe.encoder import EncoderSettings
+from ddcap.recipe.model import ModelSettings
+from ddcap.recipe.strictness import STRICT
+from ddcap.recipe.tokenizer import TokenizerSettings
+from ddcap.recipe.training import SelfCriticalSettings, TrainingSettings
+
+
+@dataclass(frozen=True, config=STRICT)
+class Recipe:
+    """All sections; what a YAML file under `recipes/` holds."""
+
+    data: DataSettings = Field(default_factory=DataSettings)
+    encoder: EncoderSettings = Field(default_factory=EncoderSettings)
+    tokenizer: TokenizerSettings = Field(default_factory=TokenizerSettings)
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    diffusion: DiffusionSettings = Field(default_factory=DiffusionSettings)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    self_critical: SelfCriticalSettings = Field(default_factory=SelfCriticalSettings)
+    decoding: DecodingSettings = Field(default_factory=DecodingSettings)
+
+    def __post_init__(self) -> None:
+        """Check settings that constrain each other across sections."""
+        if self.data.cache is not None and self.encoder.trainable:
+            raise ValueError(
+                "data.cache is set although encoder.trainable=true changes the features; remove data.cache"
+            )
+        self.decoding.check_model(self.model)
+        if self.data.learn_padding and self.model.length_prediction:
+            raise ValueError(
+                "data.learn_padding=true makes every caption max_length tokens long: there is no length to "
+                "predict; set model.length_prediction=false"
+            )
+        if self.model.kind == "autoregressive" and self.training.image_free_probability:
+            raise ValueError(
+                f"training.image_free_probability={self.training.image_free_probability}: an autoregressive "
+                "model has no image-free memory; set it to 0"
+            )
+        if self.training.objective == "self_critical" and self.model.init is None:
+            raise ValueError(
+                "training.objective=self_critical: an untrained model draws nothing of worth; set model.init"
+            )
+        if self.training.batch_size % self.data.captions_per_image:
+            raise ValueError(
+                f"training.batch_size={self.training.batch_size} is not a multiple of "
+                f"data.captions_per_image={self.data.captions_per_image}; change one"
+            )
