@@ -141,8 +141,9 @@ class Captioner:
 
         Args:
             images: paths or PIL images.
-            num: captions per image, the best first: each has another of the likeliest lengths, or, if the
-                length is fixed, each is another draw (at temperature 1, unless one is given).
+            num: captions per image, the likeliest first: each has another length, or, if the length is
+                fixed and there are no candidates, each is another draw (at temperature 1, unless one is
+                given).
             seed: of the decoders that draw.
             batch_size: images computed at once.
             settings: decoding settings to change.
@@ -153,7 +154,8 @@ class Captioner:
         if batch_size < 1:
             raise DDCapError(f"batch_size={batch_size}: at least one image has to be computed at once")
         decoding = self.settings(**settings)
-        lengths_differ = decoding.length == "predicted" and self.model.config.model.length_prediction
+        predicts_lengths = decoding.length == "predicted" and self.model.config.model.length_prediction
+        lengths_differ = predicts_lengths or (decoding.candidates > 1 and decoding.length != "predicted")
         if num > 1 and not lengths_differ and not decoding.temperature:
             decoding = replace(decoding, temperature=1.0, beams=1)  # of one length only draws can differ
         generator = torch.Generator(self.model.device).manual_seed(seed)
@@ -249,8 +251,7 @@ class Captioner:
         )
         flat = self._captions(result, range(len(result.tokens)))
         per_image = len(flat) // len(pixels)
-        groups = [flat[start : start + per_image] for start in range(0, len(flat), per_image)]
-        return [tuple(sorted(group, key=lambda caption: -caption.score)) for group in groups]
+        return [tuple(flat[start : start + per_image]) for start in range(0, len(flat), per_image)]
 
     def _captions(self, result: DecodingResult, rows: Sequence[int]) -> list[Caption]:
         ids = sorted(set(result.history.flatten().tolist()))

@@ -1,7 +1,10 @@
+import dataclasses
+import math
+
 import pytest
 import torch
 
-from ddcap.decoding.generate import choose_lengths, decode, generate
+from ddcap.decoding.generate import choose_lengths, decode, generate, nearest_lengths
 from ddcap.errors import RecipeError
 from ddcap.model.image_encoder import ImageFeatures
 from ddcap.recipe import DecodingSettings
@@ -81,6 +84,13 @@ def test_there_are_no_more_captions_than_lengths(tiny_model, features):
     assert sorted(result.lengths[:12].tolist()) == list(range(1, 13))
 
 
+def test_candidates_of_a_fixed_length_are_the_lengths_around_it(tiny_model, features):
+    found = choose_lengths(tiny_model, features, settings(length=5, candidates=4), 4)
+    assert found.tolist() == [5, 6, 4, 7] * 3
+    assert nearest_lengths(12, 3, 12) == [12, 11, 10] and nearest_lengths(1, 3, 12) == [1, 2, 3]
+    assert sorted(nearest_lengths(4, 99, 12)) == list(range(1, 13))
+
+
 # captions
 
 
@@ -113,7 +123,9 @@ def test_drawing_decoders_depend_on_the_seed(tiny_model, features, changes):
     assert not torch.equal(one.tokens, other.tokens)
 
 
-@pytest.mark.parametrize("changes", [{}, {"guidance": 1.0}, {"steps": 3}, {"length_rule": "expected"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"guidance": 1.0}, {"steps": 3}, {"length_rule": "expected"}, {"candidates": 3}]
+)
 def test_a_batch_is_its_images_one_by_one(tiny_model, features, changes):
     together = generate(tiny_model, features, settings(**changes), END)
     captions = []
@@ -145,6 +157,47 @@ def test_several_captions_are_grouped_by_image(tiny_model, features):
         for number, length in enumerate(lengths[image].tolist()):
             alone = generate(tiny_model, row(features, image), settings(length=length), END)
             assert torch.equal(together.tokens[4 * image + number, :length], alone.tokens[0])
+
+
+@pytest.mark.parametrize("length", [6, "predicted"])
+@pytest.mark.parametrize("penalty", [0.0, 1.0, 3.0])
+def test_of_the_candidates_the_likeliest_is_kept(tiny_model, features, length, penalty):
+    chosen = settings(length=length, candidates=5, length_penalty=penalty)
+    kept = generate(tiny_model, features, chosen, END)
+    best_three = generate(tiny_model, features, chosen, END, captions_per_image=3)
+    lengths = choose_lengths(tiny_model, features, chosen, 5).view(3, 5)
+    for image in range(3):
+        one = row(features, image)
+        alone = [generate(tiny_model, one, settings(length=n), END) for n in lengths[image].tolist()]
+        evidence = [
+            sum(math.log(value) for value in result.confidences[0].tolist())
+            / len(result.tokens[0]) ** penalty
+            for result in alone
+        ]
+        ranked = sorted(range(5), key=lambda number: -evidence[number])
+        for number, result in [(image, kept), (3 * image, best_three), (3 * image + 2, best_three)]:
+            expected = alone[ranked[number - (image if result is kept else 3 * image)]].tokens[0]
+            assert torch.equal(result.tokens[number, : len(expected)], expected)
+            assert result.lengths[number] == len(expected)
+    assert kept.tokens.shape[1] == int(kept.lengths.max())
+
+
+def test_a_higher_penalty_prefers_longer_captions(tiny_model, features):
+    mean_lengths = [
+        generate(tiny_model, features, settings(length=6, candidates=9, length_penalty=penalty), END)
+        .lengths.float()
+        .mean()
+        for penalty in (0.0, 1.0, 4.0)
+    ]
+    assert mean_lengths == sorted(mean_lengths) and mean_lengths[0] < mean_lengths[-1]
+
+
+def test_candidates_that_could_not_differ_are_refused(tiny_model):
+    model = dataclasses.replace(tiny_model.config.model, length_prediction=False)
+    settings(candidates=3, temperature=1.0).check_model(model)
+    settings(candidates=3, length=5).check_model(model)
+    with pytest.raises(ValueError, match="candidates=3"):
+        settings(candidates=3).check_model(model)
 
 
 def test_settings_reach_the_decoder(tiny_model, features):

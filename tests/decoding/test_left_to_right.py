@@ -54,7 +54,8 @@ def test_confidences_are_the_models_own(tiny_twin, features, changes):
         torch.testing.assert_close(result.confidences[row, : len(caption)], expected, rtol=1e-3, atol=1e-6)
 
 
-def test_enough_beams_find_the_best_caption_there_is(tiny_twin, features):
+@pytest.mark.parametrize("penalty", [0.0, 1.0, 3.0])
+def test_enough_beams_find_the_best_caption_there_is(tiny_twin, features, penalty):
     """With as many beams as words, captions of at most two tokens are searched exhaustively."""
     words = tiny_twin.config.vocabulary_size
     image = one_of(features, 0)
@@ -62,15 +63,23 @@ def test_enough_beams_find_the_best_caption_there_is(tiny_twin, features):
         keys_values = tiny_twin.project_memory(image)
         tokens = torch.full((1, 2), tiny_twin.mask_id)
         found = decode_left_to_right(
-            tiny_twin, keys_values, tokens, torch.tensor([2]), END, may_end=True, beams=words
+            tiny_twin,
+            keys_values,
+            tokens,
+            torch.tensor([2]),
+            END,
+            may_end=True,
+            beams=words,
+            length_penalty=penalty,
         )
         pairs = torch.stack([torch.arange(words), torch.full((words,), END)], dim=1)
         logits = tiny_twin(pairs, ImageFeatures(image.memory, image.summary))
     first = logits[0, 0].log_softmax(dim=0)  # (V,)
     second = logits[:, 1].log_softmax(dim=1)  # (V, V)
-    mean = (first.unsqueeze(1) + second) / 2
-    mean[END] = -torch.inf  # nothing comes after the end
-    best = max((float(first[END]), [END]), (float(mean.max()), list(divmod(int(mean.argmax()), words))))[1]
+    evidence = (first.unsqueeze(1) + second) / 2**penalty
+    evidence[END] = -torch.inf  # nothing comes after the end
+    pair = list(divmod(int(evidence.argmax()), words))
+    best = max((float(first[END]), [END]), (float(evidence.max()), pair))[1]
     assert words_of(found, 0) == best
 
 

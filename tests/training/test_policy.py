@@ -110,5 +110,33 @@ def test_a_captions_probability_is_the_product_of_its_words():
     assert total == pytest.approx(1.0, abs=1e-3)
 
 
+def test_some_steps_of_a_drawing_are_part_of_all_steps(request):
+    model = load_model(request.getfixturevalue("tiny_model_folder"))
+    torch.manual_seed(1)
+    memory = torch.randn(2, model.encoder.memory_positions, model.encoder.memory_width)
+    features = ImageFeatures(memory, torch.randn(2, model.encoder.summary_width))
+    whole = draw(model, features, steps=None)
+    part = draw(model, features, steps=None, learned_steps=2)
+    assert torch.equal(part.tokens, whole.tokens)
+    assert torch.bincount(part.caption_of, minlength=6).tolist() == [2] * 6
+    for caption in range(6):
+        all_words = whole.log_probabilities[whole.caption_of == caption]
+        for word in part.log_probabilities[part.caption_of == caption]:
+            assert torch.isclose(all_words, word, atol=1e-5).any()
+
+
+def test_candidates_are_drawn_of_their_lengths_in_turn(request):
+    model = load_model(request.getfixturevalue("tiny_model_folder"))
+    torch.manual_seed(1)
+    memory = torch.randn(2, model.encoder.memory_positions, model.encoder.memory_width)
+    features = ImageFeatures(memory, torch.randn(2, model.encoder.summary_width))
+    decoding = DecodingSettings(length=5, candidates=2)
+    generator = torch.Generator().manual_seed(4)
+    drawn = draw_captions(
+        model, model, features, decoding, captions_per_image=3, steps=None, end_id=END, generator=generator
+    )
+    assert torch.bincount(drawn.caption_of).tolist() == [5, 6, 5] * 2
+
+
 def test_the_same_seed_draws_the_same(model, features):
     assert torch.equal(draw(model, features).tokens, draw(model, features).tokens)

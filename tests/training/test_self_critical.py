@@ -5,6 +5,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from ddcap.captioner import Captioner
 from ddcap.data.karpathy import CaptionedImage
 from ddcap.errors import RecipeError
 from ddcap.recipe import Recipe
@@ -13,6 +14,8 @@ from ddcap.settings import parse_settings
 from ddcap.training.checkpoint import list_checkpoints
 from ddcap.training.loop import train
 from ddcap.training.self_critical import CiderReward, advantages
+from ddcap.training.setup import prepare
+from ddcap.training.validation import validate
 
 RECORDS = [
     ("a", ["A cat looks into the camera .", "A cat seen from close-up ."]),
@@ -98,6 +101,28 @@ def test_training_raises_the_reward_and_resumes_as_if_uninterrupted(recipe_file,
     train(load_recipe(recipe_file, ["training.checkpoint_every=20"]), resume=True)
     resumed = load_file(list_checkpoints(tmp_path / "run")[-1] / "weights.safetensors")
     assert all(torch.equal(expected[name], value) for name, value in resumed.items())
+
+
+def test_human_captions_keep_their_likelihood(recipe_file, tmp_path):
+    """Drawn captions alone make human ones less likely; with a share of their likelihood they stay so."""
+    data = prepare(load_recipe(recipe_file, [f"training.output={tmp_path / 'unused'}"]), resume=False)
+    losses = []
+    for weight in (0, 1):
+        output = tmp_path / f"weight{weight}"
+        changes = [f"training.output={output}", f"self_critical.likelihood={weight}"]
+        few_steps = ["self_critical.learned_steps=2", "training.validate_every=20"]
+        captioner = Captioner.from_pretrained(train(load_recipe(recipe_file, [*changes, *few_steps])))
+        result = validate(
+            captioner.model,
+            data.train_data,
+            captioner.tokenizer,
+            captioner.decoding,
+            images=8,
+            samples=0,
+            device=captioner.model.device,
+        )
+        losses.append(result.loss)
+    assert losses[1] < losses[0]
 
 
 def test_an_untrained_model_is_refused():

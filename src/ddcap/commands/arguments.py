@@ -29,6 +29,11 @@ def decoding_arguments() -> argparse.ArgumentParser:
     group.add_argument(
         "--length", type=_length, help="tokens of the caption, end token included, or 'predicted'"
     )
+    group.add_argument(
+        "--candidates",
+        type=int,
+        help="captions of several lengths decoded for each picture; the likeliest wins",
+    )
     group.add_argument("--temperature", type=float, help="0 takes the likeliest token, 1 samples")
     group.add_argument("--beams", type=int, help="autoregressive models: captions followed at once")
     return decoding
@@ -46,7 +51,7 @@ def output_arguments() -> argparse.ArgumentParser:
 
 def decoding_changes(options: argparse.Namespace) -> dict[str, Any]:
     """The decoding settings that the command line names; None where it is silent."""
-    names = ("method", "steps", "guidance", "length", "temperature", "beams")
+    names = ("method", "steps", "guidance", "length", "candidates", "temperature", "beams")
     return {name: getattr(options, name) for name in names}
 
 

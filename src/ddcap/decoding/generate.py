@@ -24,7 +24,8 @@ def choose_lengths(
     """Caption lengths (I * captions_per_image,), grouped by image, end token included.
 
     A fixed length goes first, then the length head; without one every caption has the full `max_length`. With
-    several captions per image, caption k takes the k-th likeliest length.
+    several captions per image, caption k takes the k-th likeliest length; around a fixed length, if
+    `settings.candidates` asks for several, the k-th nearest one, else the same.
 
     Raises:
         RecipeError: if the fixed length is over the model's longest caption.
@@ -36,7 +37,10 @@ def choose_lengths(
             raise RecipeError(
                 f"length {settings.length} is over this model's longest caption, {longest} tokens; lower it"
             )
-        return torch.full((count,), settings.length, device=model.device)
+        if settings.candidates == 1:
+            return torch.full((count,), settings.length, device=model.device)
+        near = nearest_lengths(settings.length, captions_per_image, longest)
+        return torch.tensor(near, device=model.device).repeat(images)
     logits = model.length_logits(features)
     if logits is None:
         return torch.full((count,), longest, device=model.device)
@@ -46,6 +50,11 @@ def choose_lengths(
         classes = torch.arange(1, longest + 1, device=logits.device, dtype=torch.float32)
         return (logits.float().softmax(dim=1) @ classes).round().long()
     return logits.argmax(dim=1) + 1
+
+
+def nearest_lengths(length: int, count: int, longest: int) -> list[int]:
+    """The `count` lengths nearest to `length`, itself first, longer before shorter; from 1 to `longest`."""
+    return sorted(range(1, longest + 1), key=lambda other: (abs(other - length), -other))[:count]
 
 
 def decode(
@@ -74,6 +83,7 @@ def decode(
             end_id,
             may_end=may_end,
             beams=settings.beams,
+            length_penalty=settings.length_penalty,
             temperature=settings.temperature,
             generator=generator,
         )
@@ -108,11 +118,15 @@ def generate(
         settings: decoder, steps, guidance, length, temperature.
         end_id: the tokenizer's end token.
         generator: source of randomness, on the model's device; None is enough for a deterministic decoder.
-        captions_per_image: captions per image, each with another length if lengths are predicted.
+        captions_per_image: captions per image, each with another length if lengths are predicted or
+            `settings.candidates` asks for several.
 
     Returns:
-        I * captions_per_image captions, grouped by image.
+        I * captions_per_image captions, grouped by image, the likeliest first; of more candidates than that,
+        the likeliest. (Fewer, if there are not as many lengths.)
     """
+    wanted = captions_per_image
+    captions_per_image = max(wanted, settings.candidates)
     if isinstance(model, AutoregressiveModel):
         count = features.memory.shape[0] * captions_per_image
         lengths = torch.full((count,), model.config.model.max_length, device=model.device)
@@ -120,7 +134,7 @@ def generate(
         lengths = choose_lengths(model, features, settings, captions_per_image)
     captions_per_image = len(lengths) // features.memory.shape[0]
     tokens = start_tokens(lengths, model.mask_id)
-    return decode(
+    result = decode(
         model,
         features,
         tokens,
@@ -130,6 +144,26 @@ def generate(
         generator=generator,
         captions_per_image=captions_per_image,
     )
+    if captions_per_image == 1:
+        return result
+    return keep_likeliest(result, captions_per_image, wanted, settings.length_penalty)
+
+
+def keep_likeliest(
+    result: DecodingResult, captions_per_image: int, wanted: int, length_penalty: float
+) -> DecodingResult:
+    """Of each image's captions the `wanted` likeliest, in that order; equal ones as they came.
+
+    Args:
+        result: I * captions_per_image captions, grouped by image.
+        captions_per_image: captions of each image.
+        wanted: how many of them to keep; all, if there are fewer.
+        length_penalty: see `DecodingResult.evidence`.
+    """
+    evidence = result.evidence(length_penalty).view(-1, captions_per_image)
+    order = evidence.argsort(dim=1, descending=True, stable=True)[:, :wanted]
+    first = torch.arange(len(evidence), device=order.device).unsqueeze(1) * captions_per_image
+    return result.select((first + order).flatten())
 
 
 def start_tokens(lengths: Tensor, mask_id: int) -> Tensor:

@@ -24,13 +24,14 @@ def decode_left_to_right(
     *,
     may_end: bool,
     beams: int = 1,
+    length_penalty: float = 1.0,
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> DecodingResult:
     """Fill every MASK of `tokens`, from left to right; given words are kept where they are.
 
-    Of K captions that are followed at once, those with the highest mean log-probability per token go on;
-    given words count, so that with several beams they speak for or against the words chosen before them.
+    Of K captions that are followed at once, those with the highest log-probability / tokens ** length_penalty
+    go on; given words count, so that with several beams they speak for or against the words chosen before.
 
     Args:
         model: in evaluation mode.
@@ -40,6 +41,7 @@ def decode_left_to_right(
         end_id: the end token.
         may_end: whether a wanted word may be the end token; what follows it is not decoded.
         beams: K; 1 is greedy, or a draw where the temperature is over 0.
+        length_penalty: 1 compares by the mean per token; more prefers longer captions.
         temperature: 0 takes the likeliest token; above, tokens are drawn from p^(1/temperature).
         generator: source of randomness.
 
@@ -66,8 +68,8 @@ def decode_left_to_right(
             chosen = choose_tokens(allowed, temperature, generator)  # (R, 1)
             parent = torch.zeros_like(chosen)
         else:
-            mean = (scores.unsqueeze(2) + allowed) / grown.unsqueeze(2)  # (R, K, V)
-            best = mean.flatten(1).topk(beams, dim=1).indices  # (R, K)
+            evidence = (scores.unsqueeze(2) + allowed) / (grown**length_penalty).unsqueeze(2)  # (R, K, V)
+            best = evidence.flatten(1).topk(beams, dim=1).indices  # (R, K)
             parent, chosen = best // allowed.shape[2], best % allowed.shape[2]
         gained = allowed.flatten(1).gather(1, parent * allowed.shape[2] + chosen)
         scores = scores.gather(1, parent) + gained
@@ -83,7 +85,7 @@ def decode_left_to_right(
         if beams > 1:
             past = past.select((first_beam + parent).flatten())
         logits, past = model.next_logits(chosen.flatten(), keys_values, past)
-    best = (scores / sizes).argmax(dim=1)  # (R,)
+    best = (scores / sizes**length_penalty).argmax(dim=1)  # (R,)
     row = torch.arange(rows, device=device)
     return _result(words[row, best], confidences[row, best], sizes[row, best].long(), tokens, model.mask_id)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -27,6 +28,31 @@ class DecodingResult:
     history: Tensor
     step_confidences: Tensor
     timesteps: Tensor
+
+    def evidence(self, length_penalty: float = 1.0) -> Tensor:
+        """(B,) how likely the model finds each caption: log-probability / tokens ** length_penalty.
+
+        The logarithm sums over the tokens, each as probable as it was when it was committed. Without a
+        penalty (0) short captions win; 1 gives the mean per token. Source: the length penalty of beam search,
+        Wu et al. 2016, in its plain form.
+        """
+        places = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        is_token = places < self.lengths.unsqueeze(1)  # (B, L)
+        total = (self.confidences.clamp(min=1e-30).log() * is_token).sum(dim=1)
+        return total / self.lengths**length_penalty
+
+    def select(self, rows: Tensor) -> DecodingResult:
+        """The captions `rows` (n,), in that order, without the padding that only others need."""
+        lengths = self.lengths[rows]
+        longest = int(lengths.max())
+        return DecodingResult(
+            tokens=self.tokens[rows, :longest],
+            lengths=lengths,
+            confidences=self.confidences[rows, :longest],
+            history=self.history[:, rows, :longest],
+            step_confidences=self.step_confidences[:, rows, :longest],
+            timesteps=self.timesteps[:, rows],
+        )
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,18 @@ class DecodingSettings:
     length_rule: Literal["argmax", "expected"] = Field(
         default="argmax", description="predicted length: the likeliest class, or the rounded mean"
     )
+    candidates: int = Field(
+        default=1,
+        ge=1,
+        description="captions decoded for each picture, of which the likeliest is kept: of its likeliest "
+        "lengths, or of those around a fixed one",
+    )
+    length_penalty: float = Field(
+        default=1.0,
+        ge=0,
+        description="of candidates or beams, the likeliest is the one of the highest log-probability / "
+        "tokens ** length_penalty; a higher penalty prefers longer captions",
+    )
     temperature: float = Field(default=0.0, ge=0, description="0 takes the likeliest token, 1 samples")
     beams: int = Field(default=1, ge=1, description="left_to_right: captions followed at once; 1 is greedy")
 
@@ -51,12 +63,18 @@ class DecodingSettings:
                 f"model.max_length={model.max_length} tokens; lower it"
             )
         is_twin = model.kind == "autoregressive"
+        has_one_length = self.length == "predicted" and not model.length_prediction
+        if self.candidates > 1 and has_one_length and not is_twin and not self.temperature:
+            raise ValueError(
+                f"candidates={self.candidates}: a model that predicts no length would decode the same "
+                "caption each time; give a length, or a temperature"
+            )
         if is_twin != (self.method == "left_to_right"):
             own = "left_to_right" if is_twin else "best_first or ancestral"
             raise ValueError(f"method={self.method}: a model of kind {model.kind} decodes by {own}; say so")
         if is_twin:
             plain = DecodingSettings(method="left_to_right", guidance=1.0)
-            for name in ("guidance", "steps", "schedule", "length", "length_rule"):
+            for name in ("guidance", "steps", "schedule", "length", "length_rule", "candidates"):
                 if getattr(self, name) != getattr(plain, name):
                     raise ValueError(
                         f"{name}={getattr(self, name)}: means nothing to an autoregressive model; "

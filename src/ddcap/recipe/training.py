@@ -57,3 +57,12 @@ class SelfCriticalSettings:
     steps: int | None = Field(
         default=6, ge=1, description="denoising steps they are drawn in; null: one word a step"
     )
+    learned_steps: int | None = Field(
+        default=None,
+        ge=1,
+        description="learn from the words of so many of the steps, drawn at random: faster, and right on "
+        "average; null: from all",
+    )
+    likelihood: float = Field(
+        default=0, ge=0, description="weight of the likelihood of human captions, added to keep the language"
+    )

@@ -130,20 +130,31 @@ class Run:
     def losses(
         self, batch: CaptionBatch, features: ImageFeatures | None, generator: torch.Generator
     ) -> Losses:
-        """The training's objective: the likelihood of human captions, or the score of drawn ones."""
-        settings, tokenizer = self.recipe.training, self.inputs.tokenizer
-        if settings.objective == "self_critical":
-            assert features is not None  # `prepare` saw to it
-            return self_critical_loss(
-                self.wrapped,
-                batch,
-                features,
-                self.reward,
-                self.recipe.self_critical,
-                self.recipe.decoding,
-                end_id=tokenizer.end_id,
-                generator=generator,
-            )
+        """The training's objective: the likelihood of human captions, or the score of drawn ones, or both."""
+        if self.recipe.training.objective == "likelihood":
+            return self._likelihood(batch, features, generator)
+        assert features is not None  # `prepare` saw to it
+        settings = self.recipe.self_critical
+        losses = self_critical_loss(
+            self.wrapped,
+            batch,
+            features,
+            self.reward,
+            settings,
+            self.recipe.decoding,
+            end_id=self.inputs.tokenizer.end_id,
+            generator=generator,
+        )
+        if not settings.likelihood:
+            return losses
+        human = self._likelihood(batch, features, generator)
+        token, length = (settings.likelihood * loss for loss in (human.token, human.length))
+        return dataclasses.replace(losses, token=losses.token + token, length=losses.length + length)
+
+    def _likelihood(
+        self, batch: CaptionBatch, features: ImageFeatures | None, generator: torch.Generator
+    ) -> Losses:
+        settings = self.recipe.training
         return caption_loss(
             self.wrapped,
             batch,

@@ -47,6 +47,7 @@ def draw_captions(
     steps: int | None,
     end_id: int,
     generator: torch.Generator,
+    learned_steps: int | None = None,
 ) -> DrawnCaptions:
     """Draw captions without a gradient, then ask once more, with one, for the probability of what was drawn.
 
@@ -54,11 +55,13 @@ def draw_captions(
         model: in evaluation mode, so that both passes agree; perhaps wrapped for several processes.
         inner: the same without the wrapping.
         features: of I images.
-        decoding: its length settings are followed.
+        decoding: its length settings are followed; candidates' lengths in turn.
         captions_per_image: n.
         steps: denoising steps; None commits one word a step. An autoregressive model does not read it.
         end_id: the end token.
         generator: source of randomness, on the model's device.
+        learned_steps: ask again about the words of so many of the steps only, drawn at random; None: of all.
+            An autoregressive model does not read it.
     """
     images = features.memory.shape[0]
     if isinstance(inner, AutoregressiveModel):
@@ -76,7 +79,9 @@ def draw_captions(
         logits = model(tokens, features, positions=positions)
         return _drawn(tokens, logits, tokens.flatten()[positions], positions // tokens.shape[1])
 
-    lengths = choose_lengths(inner, features, decoding).repeat_interleave(captions_per_image)
+    choices = choose_lengths(inner, features, decoding, decoding.candidates).view(images, -1)
+    turns = torch.arange(captions_per_image, device=choices.device) % choices.shape[1]
+    lengths = choices[:, turns].flatten()  # (B,)
     tokens = start_tokens(lengths, inner.mask_id)
     plan = plan_steps(lengths, lengths, inner.config.diffusion.steps, steps)
     with torch.no_grad():
@@ -84,25 +89,28 @@ def draw_captions(
         predict = build_predictor(inner, keys_values, lengths, 1.0, captions_per_image)
         states = draw_best_first(predict, tokens, plan, inner.mask_id, generator)  # (S + 1, B, L)
 
+    final, taken = states[-1], torch.arange(len(plan.timesteps), device=tokens.device)
+    if learned_steps is not None:
+        order = torch.rand(len(taken), generator=generator, device=taken.device).argsort()
+        taken = taken[order[:learned_steps]]
+
     def by_image(values: Tensor) -> Tensor:
         """(S, B, ...) to (I S n, ...): all states of an image side by side, as the model wants them."""
         split = values.unflatten(1, (images, captions_per_image))
         return split.transpose(0, 1).flatten(0, 2)
 
-    final = states[-1]
-    before, steps_taken = by_image(states[:-1]), len(plan.timesteps)
-    positions = ((before == inner.mask_id) & (by_image(states[1:]) != inner.mask_id)).flatten().nonzero()
-    positions = positions.squeeze(1)
-    captions = torch.arange(len(final), device=final.device).expand(steps_taken, -1)  # (S, B)
+    before, after = by_image(states[taken]), by_image(states[taken + 1])
+    positions = ((before == inner.mask_id) & (after != inner.mask_id)).flatten().nonzero().squeeze(1)  # (N,)
+    captions = torch.arange(len(final), device=final.device).expand(len(taken), -1)  # (S, B)
     output = model(
         before,
-        by_image(plan.timesteps),
-        by_image(lengths.expand(steps_taken, -1)),
+        by_image(plan.timesteps[taken]),
+        by_image(lengths.expand(len(taken), -1)),
         features,
         positions=positions,
     )
-    words = by_image(states[1:]).flatten()[positions]
-    return _drawn(final, output.logits, words, by_image(captions)[positions // final.shape[1]])
+    caption_of = by_image(captions)[positions // final.shape[1]]
+    return _drawn(final, output.logits, after.flatten()[positions], caption_of)
 
 
 def draw_best_first(

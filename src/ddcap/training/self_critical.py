@@ -118,6 +118,7 @@ def self_critical_loss(
         decoding,
         captions_per_image=settings.captions,
         steps=settings.steps,
+        learned_steps=settings.learned_steps,
         end_id=end_id,
         generator=generator,
     )
