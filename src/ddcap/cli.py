@@ -9,16 +9,19 @@ from collections.abc import Sequence
 
 from ddcap import __version__
 from ddcap.commands import ablate, caption, compare, evaluate, export, train
-from ddcap.errors import DDCapError
+from ddcap.errors import DDCapError, TrainingInterruptedError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 fine, 1 an error was reported, 130 interrupted."""
+    """Run one command; returns the exit status: 0 fine, 1 an error was reported, 128 + n signal n."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     options = build_parser().parse_args(arguments)
     try:
         status: int = options.run(options)
         return status
+    except TrainingInterruptedError as error:
+        print(f"ddcap: {error}", file=sys.stderr)
+        return error.status
     except DDCapError as error:
         print(f"ddcap: {error}", file=sys.stderr)
         return 1

@@ -21,6 +21,18 @@ class CheckpointError(DDCapError):
     """A model or checkpoint that is missing, damaged, or made for another configuration."""
 
 
+class TrainingError(DDCapError):
+    """A training that cannot go on: it diverged, or its checkpoint cannot be written."""
+
+
+class TrainingInterruptedError(DDCapError):
+    """A training that a signal ended, after it was saved; `status` is the exit status that says so."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class MissingExtraError(DDCapError):
     """A feature whose optional dependency is not installed."""
 

@@ -193,12 +193,16 @@ def test_a_missing_picture_is_named_before_anything_is_computed(encoder, picture
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_an_unreadable_picture_is_named_and_leaves_nothing_behind(encoder, pictures, tmp_path):
+def test_an_unreadable_picture_is_named_when_asked_for_and_the_others_are_there(encoder, pictures, tmp_path):
+    whole = FeatureCache(tmp_path / "whole", encoder, pictures)
     pictures[1].write_bytes(pictures[1].read_bytes()[:3000])
-    with pytest.raises(ImageError, match="damaged or cut short") as caught:
-        FeatureCache(tmp_path / "cache", encoder, pictures)
-    assert str(caught.value).startswith(f"{pictures[1]}: ")
-    assert not list((tmp_path / "cache").iterdir())
+    for _ in ("made", "found"):
+        cache = FeatureCache(tmp_path / "cache", encoder, pictures)
+        with pytest.raises(ImageError, match="damaged or cut short") as caught:
+            cache.read(1, 0)
+        assert str(caught.value).startswith(f"{pictures[1]}: ")
+        torch.testing.assert_close(cache.read(0, 0), whole.read(0, 0))
+        torch.testing.assert_close(cache.read(2, 0), whole.read(2, 0))
 
 
 def test_a_folder_that_cannot_be_made(encoder, pictures, tmp_path):

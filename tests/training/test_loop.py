@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import yaml
 from safetensors.torch import load_file
 
 from ddcap.captioner import Captioner
-from ddcap.errors import CheckpointError, DataError, RecipeError
+from ddcap.errors import CheckpointError, DataError, RecipeError, TrainingError
 from ddcap.recipe.file import load_recipe
 from ddcap.training.checkpoint import list_checkpoints
 from ddcap.training.loop import train
@@ -87,25 +88,92 @@ def test_the_best_model_is_the_moving_average(recipe_file, tmp_path):
     assert not same(best, weights(tmp_path / "run"))
 
 
+def training_command(*arguments):
+    return [sys.executable, "-m", "ddcap.cli", "train", *map(str, arguments)]
+
+
+def start_and_wait(command, is_due):
+    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not is_due() and child.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return child
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_after_its_step_with_a_checkpoint(recipe_file, tmp_path, number):
+    output = tmp_path / "run"
+    rarely = ["training.epochs=400", "training.checkpoint_every=100000", "training.validate_every=400"]
+    command = training_command(recipe_file, *rarely)
+    log = output / "log.jsonl"
+    child = start_and_wait(command, lambda: log.exists() and log.read_text().count("\n") > 1)
+    child.send_signal(number)
+    message = child.communicate(timeout=60)[1].decode()
+    assert child.returncode == 128 + number
+    assert f"ddcap: stopped by {number.name} after step" in message and "--resume" in message
+    assert "Traceback" not in message
+    (checkpoint,) = list_checkpoints(output)
+    done = len(log.read_text().splitlines())
+    assert checkpoint.name == f"step_{done:08d}"
+    changes = [change.replace("=400", f"={done}") for change in rarely]
+    train(load_recipe(recipe_file, changes), resume=True)  # goes on, if only to the end of that epoch
+
+
+def test_a_run_that_diverges_is_one_line_and_its_checkpoints_stay(recipe_file, tmp_path, caplog):
+    train(load_recipe(recipe_file, ["training.epochs=1", "training.warmup_epochs=0"]))
+    kept = list_checkpoints(tmp_path / "run")
+    with pytest.raises(
+        TrainingError, match=r"not finite for the 3rd time in a row \(pictures .*learning_rate"
+    ):
+        changes = ["training.learning_rate=1e30", "training.checkpoint_every=1000", "training.epochs=40"]
+        train(load_recipe(recipe_file, ["training.warmup_epochs=0", *changes]), resume=True)
+    assert list_checkpoints(tmp_path / "run") == kept
+    assert caplog.text.count("left out, its gradient is not finite") == 2
+    assert "NaN" not in (tmp_path / "run" / "log.jsonl").read_text()
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_picture_that_cannot_be_read_is_left_out_and_counted(recipe_file, tmp_path, photos, caplog, cached):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos[0].parent, folder)
+    (folder / photos[0].name).write_bytes(photos[0].read_bytes()[:3000])
+    changes = [f"data.root={folder}", "training.batch_size=8", "data.views=1"]
+    if cached:
+        changes += ["encoder.trainable=false", f"data.cache={tmp_path / 'cache'}"]
+    for workers in (0, 1):
+        caplog.clear()
+        output = [f"data.workers={workers}", f"training.output={tmp_path / f'run{workers}'}"]
+        train(load_recipe(recipe_file, [*changes, *output]))
+        assert caplog.text.count(photos[0].name) == 1
+        assert "1 pictures could not be read and were left out" in caplog.text
+
+
+def test_a_full_disk_costs_a_checkpoint_but_not_the_run(recipe_file, tmp_path, caplog):
+    """Files may not grow over a few thousand bytes, as if there were no room, until the last step."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    changes = ["training.epochs=4", "training.checkpoint_every=1", "training.validate_every=100"]
+    recipe = load_recipe(recipe_file, changes)
+    with pytest.raises(TrainingError, match=r"step_.*: cannot be written .*make room"):
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+            train(recipe)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "goes on and tries again at the next checkpoint" in caplog.text
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []  # nothing half-written
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert len([line for line in lines if line["kind"] == "train"]) == caplog.text.count("tries again") + 1
+
+
 def test_a_run_killed_by_sigkill_and_resumed_equals_an_uninterrupted_one(recipe_file, tmp_path):
     whole = tmp_path / "whole"
     longer = ["training.epochs=12", "training.checkpoint_every=1", "training.validate_every=12"]
     train(load_recipe(recipe_file, [f"training.output={whole}", *longer]))
 
     cut = tmp_path / "cut"
-    command = [
-        sys.executable,
-        "-m",
-        "ddcap.cli",
-        "train",
-        str(recipe_file),
-        f"training.output={cut}",
-        *longer,
-    ]
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not list_checkpoints(cut) and child.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
+    command = training_command(recipe_file, f"training.output={cut}", *longer)
+    child = start_and_wait(command, lambda: list_checkpoints(cut))
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL, child.stderr.read().decode()
     stopped_at = int(list_checkpoints(cut)[-1].name.removeprefix("step_"))

@@ -23,7 +23,7 @@ from ddcap.data.feature_cache import FeatureCache, view_pixels
 from ddcap.data.images import Preprocessing
 from ddcap.data.karpathy import CaptionedImage
 from ddcap.data.tokenizer import CaptionTokenizer
-from ddcap.errors import DataError
+from ddcap.errors import DataError, ImageError
 from ddcap.recipe import DataSettings
 
 
@@ -40,6 +40,7 @@ class CaptionBatch:
         positions: (N,) flat indices of the real positions in B x L.
         real_positions: N summed over all parts and processes of the step, for the mean loss.
         image_ids: of the I images.
+        unreadable: why pictures of the part are missing from it, a line each.
     """
 
     pixels: Tensor | None
@@ -50,6 +51,7 @@ class CaptionBatch:
     positions: Tensor
     real_positions: int
     image_ids: tuple[str, ...]
+    unreadable: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> CaptionBatch:
         """The same batch with every tensor on `device`."""
@@ -168,21 +170,23 @@ class CaptionData(Dataset[CaptionBatch]):
         return draws
 
     def __getitem__(self, part: Part) -> CaptionBatch:
-        """Read and pad one part."""
-        rows = [self.captions[draw.record][caption] for draw in part.draws for caption in draw.captions]
+        """Read and pad one part, without the pictures that cannot be read.
+
+        Raises:
+            DataError: if not one of them can.
+        """
+        pictures, draws, unreadable = self._read(part.draws)
+        rows = [self.captions[draw.record][caption] for draw in draws for caption in draw.captions]
         lengths = torch.tensor([len(row) for row in rows])
         longest = int(lengths.max())
         tokens = torch.tensor([row + [self.padding_id] * (longest - len(row)) for row in rows])
         real = torch.arange(longest) < lengths.unsqueeze(1)  # (B, L)
         pixels = memory = summary = None
         if isinstance(self.source, FeatureCache):
-            features = [self.source.read(draw.record, draw.view) for draw in part.draws]
-            memory = torch.stack([feature[0] for feature in features]).float()
-            summary = torch.stack([feature[1] for feature in features]).float()
+            memory = torch.stack([picture[0] for picture in pictures]).float()
+            summary = torch.stack([picture[1] for picture in pictures]).float()
         elif self.source is not None:
-            pixels = torch.stack(
-                [self.source.read(draw.record, draw.view, draw.epoch) for draw in part.draws]
-            )
+            pixels = torch.stack([picture[0] for picture in pictures])
         return CaptionBatch(
             pixels=pixels,
             memory=memory,
@@ -191,8 +195,30 @@ class CaptionData(Dataset[CaptionBatch]):
             lengths=lengths,
             positions=real.flatten().nonzero().squeeze(1),
             real_positions=part.real_positions,
-            image_ids=tuple(self.records[draw.record].image_id for draw in part.draws),
+            image_ids=tuple(self.records[draw.record].image_id for draw in draws),
+            unreadable=unreadable,
         )
+
+    def _read(self, draws: Sequence[Draw]) -> tuple[list[tuple[Tensor, ...]], list[Draw], tuple[str, ...]]:
+        """What the source has of each picture, the draws it belongs to, and why others are missing."""
+        if self.source is None:
+            return [], list(draws), ()
+        pictures: list[tuple[Tensor, ...]] = []
+        found, unreadable = [], []
+        for draw in draws:
+            try:
+                if isinstance(self.source, FeatureCache):
+                    pictures.append(self.source.read(draw.record, draw.view))
+                else:
+                    pictures.append((self.source.read(draw.record, draw.view, draw.epoch),))
+                found.append(draw)
+            except ImageError as error:
+                unreadable.append(str(error))
+        if not found:
+            raise DataError(
+                f"{unreadable[0]}; and no other picture of this batch can be read; check data.root"
+            )
+        return pictures, found, tuple(unreadable)
 
 
 @dataclass(frozen=True)

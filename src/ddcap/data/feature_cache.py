@@ -3,12 +3,14 @@
 One safetensors file holds SHARD_SIZE pictures with all their views, in float16. A file's name is a digest of
 everything its content depends on (encoder, preprocessing, views, pictures by name, size and time of change).
 It is written under another name and then renamed, so that a half-written file is never read and an
-interrupted build goes on where it stopped. A file damaged later is computed again.
+interrupted build goes on where it stopped. A file damaged later is computed again. A picture that cannot be
+read is left out, with the reason in the file's metadata.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import random
@@ -22,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ddcap.data.images import Preprocessing, load_image
-from ddcap.errors import DataError
+from ddcap.errors import DataError, ImageError
 
 logger = logging.getLogger("ddcap")
 
@@ -68,7 +70,6 @@ class FeatureCache:
 
     Raises:
         DataError: if a picture is missing, or the folder cannot be written.
-        ImageError: if a picture cannot be used; its path is named.
     """
 
     def __init__(
@@ -95,7 +96,12 @@ class FeatureCache:
         self._open: dict[int, Any] = {}
 
     def read(self, index: int, view: int) -> tuple[Tensor, Tensor]:
-        """Memory (P, C) and summary (S,) of one picture, float16."""
+        """Memory (P, C) and summary (S,) of one picture, float16.
+
+        Raises:
+            ImageError: if the picture could not be read when the cache was made.
+            DataError: if the file was removed or damaged since the start.
+        """
         number, row = divmod(index, SHARD_SIZE)
         if number not in self._open:
             try:
@@ -104,8 +110,11 @@ class FeatureCache:
                 raise DataError(
                     f"{self._files[number]}: removed or damaged since the start; start again to rebuild it"
                 ) from None
-            self._open[number] = (handle.get_slice("memory"), handle.get_slice("summary"), handle)
-        memory, summary, _ = self._open[number]
+            unreadable = json.loads((handle.metadata() or {}).get("unreadable", "{}"))
+            self._open[number] = (handle.get_slice("memory"), handle.get_slice("summary"), unreadable, handle)
+        memory, summary, unreadable, _ = self._open[number]
+        if str(row) in unreadable:
+            raise ImageError(unreadable[str(row)])
         return memory[row, view], summary[row, view]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -138,15 +147,22 @@ def _is_whole(file: Path) -> bool:
 @torch.inference_mode()
 def _write_shard(file: Path, encoder: Encoder, paths: Sequence[Path], views: int, bf16: bool) -> None:
     memory, summary = [], []
-    for path in paths:
-        pixels = torch.stack([view_pixels(path, view, encoder.preprocessing) for view in range(views)])
+    unreadable: dict[int, str] = {}
+    for row, path in enumerate(paths):
+        try:
+            pixels = torch.stack([view_pixels(path, view, encoder.preprocessing) for view in range(views)])
+        except ImageError as error:
+            unreadable[row] = str(error)
+            size = encoder.preprocessing.size
+            pixels = torch.zeros(views, 3, size, size)  # a place holder: `read` never gives it away
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             features = encoder(pixels)
         memory.append(features.memory.half())  # (views, P, C)
         summary.append(features.summary.half())  # (views, S)
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
     try:
-        save_file({"memory": torch.stack(memory), "summary": torch.stack(summary)}, temporary)
+        tensors = {"memory": torch.stack(memory), "summary": torch.stack(summary)}
+        save_file(tensors, temporary, {"unreadable": json.dumps(unreadable)})
         os.replace(temporary, file)
     except (OSError, SafetensorError) as error:
         temporary.unlink(missing_ok=True)

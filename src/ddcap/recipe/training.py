@@ -38,7 +38,9 @@ class TrainingSettings:
     seed: int = 0
     log_every: int = Field(default=20, ge=1, description="optimiser steps between two log lines")
     checkpoint_every: int = Field(default=500, ge=1, description="optimiser steps between two checkpoints")
-    keep_checkpoints: int = Field(default=2, ge=1)
+    keep_checkpoints: int = Field(
+        default=2, ge=2, description="newest ones; two, so that one stays if the other is damaged"
+    )
     validate_every: float = Field(default=1, gt=0, description="epochs between two validations")
     validate_images: int = Field(default=500, ge=1, description="validation pictures per validation")
     sample_captions: int = Field(default=4, ge=0, description="validation captions written to the log")

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ddcap.errors import CheckpointError
+from ddcap.errors import CheckpointError, TrainingError
 
 _FILES = ("progress.json", "weights.safetensors", "average.safetensors", "optimizer.pt")
 
@@ -55,18 +55,29 @@ def checkpoint_folder(output: Path) -> Path:
 
 
 def save_checkpoint(output: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write a checkpoint, then delete all but the newest `keep`."""
+    """Write a checkpoint, then delete all but the newest `keep`.
+
+    Raises:
+        TrainingError: if it cannot be written; the earlier ones are still there.
+    """
     folder = checkpoint_folder(output)
     final = folder / f"step_{checkpoint.progress.step:08d}"
     temporary = folder / f".writing_{final.name}"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    save_file(_contiguous(checkpoint.weights), temporary / "weights.safetensors")
-    save_file(_contiguous(checkpoint.average), temporary / "average.safetensors")
-    torch.save(checkpoint.optimizer, temporary / "optimizer.pt")
-    (temporary / "progress.json").write_text(
-        json.dumps(asdict(checkpoint.progress), indent=1), encoding="utf-8"
-    )
+    try:
+        temporary.mkdir(parents=True)
+        save_file(_contiguous(checkpoint.weights), temporary / "weights.safetensors")
+        save_file(_contiguous(checkpoint.average), temporary / "average.safetensors")
+        torch.save(checkpoint.optimizer, temporary / "optimizer.pt")
+        (temporary / "progress.json").write_text(
+            json.dumps(asdict(checkpoint.progress), indent=1), encoding="utf-8"
+        )
+    except (OSError, SafetensorError, RuntimeError) as error:  # each library tells of a full disk in its way
+        shutil.rmtree(temporary, ignore_errors=True)
+        reason = " ".join(str(error).split())
+        raise TrainingError(
+            f"{final}: cannot be written ({reason}); make room; earlier checkpoints are kept"
+        ) from None
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
     for old in list_checkpoints(output)[:-keep]:

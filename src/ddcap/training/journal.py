@@ -34,6 +34,7 @@ class Journal:
     ) -> None:
         self._log_every = log_every
         self._sums: dict[str, Tensor] = {}
+        self._step_sums: dict[str, Tensor] = {}  # of the step that is being computed
         self._count = 0
         self._since = time.monotonic()
         self._file = (output / LOG_NAME).open("a", encoding="utf-8") if active else None
@@ -68,16 +69,17 @@ class Journal:
         if losses.reward is not None:
             values["reward"] = losses.reward / parts
         for name, value in values.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+            self._step_sums[name] = self._step_sums.get(name, torch.zeros_like(value)) + value
 
-    def step(self, step: int, learning_rate: float, gradient_norm: Tensor) -> None:
-        """Count a finished step; write a line when one is due."""
-        self._count += 1
-        self._sums["gradient_norm"] = (
-            self._sums.get("gradient_norm", torch.zeros_like(gradient_norm)) + gradient_norm
-        )
+    def step(self, step: int, learning_rate: float, gradient_norm: Tensor, *, is_taken: bool = True) -> None:
+        """Count a finished step; write a line when one is due. A step that was not taken adds no numbers."""
+        if is_taken:
+            self._count += 1
+            for name, value in {**self._step_sums, "gradient_norm": gradient_norm}.items():
+                self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+        self._step_sums = {}
         self._bar.update(self._task, completed=step)
-        if step % self._log_every:
+        if step % self._log_every or not self._count:
             return
         seconds = time.monotonic() - self._since
         line = {name: round(float(value) / self._count, 5) for name, value in self._sums.items()}

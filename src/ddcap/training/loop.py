@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
-from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ddcap.data.batches import CaptionBatch, StepPlan, training_steps
-from ddcap.errors import CheckpointError, MissingExtraError, RecipeError
-from ddcap.model.image_encoder import ImageFeatures
-from ddcap.model.kinds import CaptioningModel
+from ddcap.data.batches import CaptionBatch, training_steps
+from ddcap.errors import TrainingInterruptedError
 from ddcap.recipe import Recipe
-from ddcap.settings import dump_settings
-from ddcap.training.checkpoint import Checkpoint, Progress, list_checkpoints, load_checkpoint, save_checkpoint
-from ddcap.training.journal import Journal
-from ddcap.training.objective import Losses, caption_loss
-from ddcap.training.optimizer import build_optimizer, learning_rate_at, set_learning_rate
-from ddcap.training.self_critical import CiderReward, self_critical_loss
-from ddcap.training.setup import ProgressBar, prepare
-from ddcap.training.validation import batch_features, validate
+from ddcap.training.divergence import DivergenceGuard
+from ddcap.training.interruption import Interruption
+from ddcap.training.optimizer import learning_rate_at, set_learning_rate
+from ddcap.training.run import Run
+from ddcap.training.setup import ProgressBar
+from ddcap.training.unreadable import UnreadablePictures
+from ddcap.training.validation import batch_features
 
-try:
+if TYPE_CHECKING:
     from accelerate import Accelerator
-except ImportError:
-    raise MissingExtraError("training", "train") from None
-
 
 logger = logging.getLogger("ddcap")
 
@@ -48,208 +40,59 @@ def train(recipe: Recipe, *, resume: bool = False, progress_bar: ProgressBar = i
 
     Raises:
         DDCapError: if the data, the settings or a checkpoint are not usable.
+        TrainingError: if the gradient is not finite three times in a row.
+        TrainingInterruptedError: if SIGTERM or SIGINT ended it; the step it was in is done and saved.
     """
     run = Run(recipe, resume=resume, progress_bar=progress_bar)
-    settings, accelerator, model = recipe.training, run.accelerator, run.inputs.model
+    guard, unreadable = DivergenceGuard(), UnreadablePictures()
     steps = training_steps(run.inputs.train_data, run.plan, run.progress.step, run.total_steps)
-    with run.journal as journal:
+    with run.journal, Interruption(run.accelerator) as interruption:
         for step, parts in enumerate(steps, start=run.progress.step):
-            generator = _seed_step(settings.seed, step, accelerator)
-            learning_rate = learning_rate_at(step, run.total_steps, run.warmup_steps, settings.learning_rate)
-            set_learning_rate(run.optimizer, learning_rate)
-            run.wrapped.train()
-            for number, part in enumerate(parts, start=1):
-                batch = part.to(accelerator.device)
-                with _exchange_gradients(run, last=number == len(parts)):
-                    with run.precision():
-                        losses = run.losses(batch, batch_features(model, batch), generator)
-                    # a part counts by its share of the step's tokens; gradients are averaged over processes
-                    share = len(batch.positions) * accelerator.num_processes / batch.real_positions
-                    loss = share * losses.token + settings.length_loss_weight * losses.length / len(parts)
-                    accelerator.backward(loss)
-                journal.add(losses, share, len(parts))
-            gradient_norm = _clip(run.wrapped, accelerator, settings.gradient_clip)
-            run.optimizer.step()
-            run.optimizer.zero_grad(set_to_none=True)
-            if run.average is not None:
-                run.average.update_parameters(model)
-            journal.step(step + 1, learning_rate, gradient_norm)
-            run.save_and_validate(step + 1)
+            for part in parts:
+                unreadable.note(part.unreadable)
+            _take_step(run, step, parts, guard)
+            if guard.in_a_row == 0 or step + 1 == run.total_steps:  # else the weights may be what is wrong
+                run.save_and_validate(step + 1)
+            stopped_by = interruption.agreed()
+            if stopped_by is not None and step + 1 < run.total_steps:
+                run.save(step + 1)
+                raise TrainingInterruptedError(
+                    f"stopped by {stopped_by.name} after step {step + 1} of {run.total_steps}, saved "
+                    f"in {run.inputs.output}; go on with --resume",
+                    128 + stopped_by,
+                )
+    unreadable.report()
+    if guard.skipped:
+        logger.warning("%d steps were left out, their gradients were not finite", guard.skipped)
     return run.best_folder
 
 
-class Run:
-    """The state of a training between two steps, and how it is saved."""
-
-    def __init__(self, recipe: Recipe, *, resume: bool, progress_bar: ProgressBar) -> None:
-        settings = recipe.training
-        self.accelerator = Accelerator(mixed_precision="no")  # see `precision`
-        processes = self.accelerator.num_processes
-        images = _images_per_step(recipe, processes)
-        self.inputs = prepare(recipe, resume=resume, progress=progress_bar)
-        self.recipe = recipe = self.inputs.recipe
-        self.plan = StepPlan(
-            settings.seed, images, processes, self.accelerator.process_index, settings.gradient_accumulation
-        )
-        per_epoch = self.plan.steps_per_epoch(self.inputs.train_data)
-        self.total_steps = max(1, round(settings.epochs * per_epoch))
-        self.warmup_steps = round(settings.warmup_epochs * per_epoch)
-        if self.warmup_steps > self.total_steps:
-            logger.warning(
-                "training.warmup_epochs=%g is over training.epochs=%g: the rate never reaches its peak",
-                settings.warmup_epochs,
-                settings.epochs,
-            )
-        self.validate_every = max(1, round(settings.validate_every * per_epoch))
-        model = self.inputs.model
-        optimizer = build_optimizer(model, settings)
-        decay = settings.ema_decay
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
-        self.progress = Progress(0, None, None, dump_settings(recipe))
-        if resume:
-            self._restore(optimizer)
-        self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
-        if self.average is not None:
-            self.average.to(self.accelerator.device).eval()
-        self.journal = Journal(
-            self.inputs.output,
-            settings.log_every,
-            self.progress.step,
-            self.total_steps,
-            active=self.accelerator.is_main_process,
-        )
-
-    def precision(self) -> torch.autocast:
-        """The autocast of the forward pass.
-
-        Accelerate's own is a global of the process: a second training with another precision would fail.
-        """
-        kind = self.accelerator.device.type
-        return torch.autocast(kind, torch.bfloat16, enabled=self.recipe.training.bf16)
-
-    def losses(
-        self, batch: CaptionBatch, features: ImageFeatures | None, generator: torch.Generator
-    ) -> Losses:
-        """The training's objective: the likelihood of human captions, or the score of drawn ones, or both."""
-        if self.recipe.training.objective == "likelihood":
-            return self._likelihood(batch, features, generator)
-        assert features is not None  # `prepare` saw to it
-        settings = self.recipe.self_critical
-        losses = self_critical_loss(
-            self.wrapped,
-            batch,
-            features,
-            self.reward,
-            settings,
-            self.recipe.decoding,
-            end_id=self.inputs.tokenizer.end_id,
-            generator=generator,
-        )
-        if not settings.likelihood:
-            return losses
-        human = self._likelihood(batch, features, generator)
-        token, length = (settings.likelihood * loss for loss in (human.token, human.length))
-        return dataclasses.replace(losses, token=losses.token + token, length=losses.length + length)
-
-    def _likelihood(
-        self, batch: CaptionBatch, features: ImageFeatures | None, generator: torch.Generator
-    ) -> Losses:
-        settings = self.recipe.training
-        return caption_loss(
-            self.wrapped,
-            batch,
-            features,
-            generator=generator,
-            image_free_probability=settings.image_free_probability,
-            label_smoothing=settings.label_smoothing,
-        )
-
-    @cached_property
-    def reward(self) -> CiderReward:
-        """What self-critical training is rewarded by."""
-        return CiderReward(self.inputs.train_data.records, self.inputs.tokenizer)
-
-    @property
-    def best_folder(self) -> Path:
-        """Where the best model so far lies."""
-        return self.inputs.output / "best"
-
-    @property
-    def shipped_model(self) -> CaptioningModel:
-        """The weights that are validated and kept: the moving average if there is one."""
-        if self.average is None:
-            return self.inputs.model
-        model = self.average.module
-        assert isinstance(model, CaptioningModel)
-        return model
-
-    def save_and_validate(self, done: int) -> None:
-        """Save first, then validate what was saved; keep the best model in a folder of its own."""
-        settings = self.recipe.training
-        validation_due = done % self.validate_every == 0 or done == self.total_steps
-        if validation_due or done % settings.checkpoint_every == 0:
-            self.progress = dataclasses.replace(self.progress, step=done)
-            if self.accelerator.is_main_process:
-                self._save()
-                if validation_due:
-                    self._validate()
-                    self._save()  # the best score so far belongs to the checkpoint, too
-            self.accelerator.wait_for_everyone()
-
-    def _validate(self) -> None:
-        model, settings, step = self.shipped_model.eval(), self.recipe.training, self.progress.step
-        result = validate(
-            model,
-            self.inputs.val_data,
-            self.inputs.tokenizer,
-            self.recipe.decoding,
-            images=settings.validate_images,
-            samples=settings.sample_captions,
-            device=self.accelerator.device,
-        )
-        self.journal.write(step, "validation", dataclasses.asdict(result))
-        best = self.progress.best_score
-        if best is None or result.score > best:
-            self.progress = dataclasses.replace(self.progress, best_score=result.score, best_step=step)
-            model.save_pretrained(self.best_folder)
-            self.inputs.tokenizer.save(self.best_folder)
-
-    def _save(self) -> None:
-        checkpoint = Checkpoint(
-            progress=self.progress,
-            weights=self.inputs.model.stored_state(),
-            average=self.shipped_model.stored_state(),
-            optimizer=self.optimizer.state_dict(),
-        )
-        save_checkpoint(self.inputs.output, checkpoint, self.recipe.training.keep_checkpoints)
-
-    def _restore(self, optimizer: torch.optim.Optimizer) -> None:
-        path = list_checkpoints(self.inputs.output)[-1]
-        checkpoint = load_checkpoint(path)
-        try:
-            self.inputs.model.load_stored_state(checkpoint.weights)
-            optimizer.load_state_dict(checkpoint.optimizer)
-            if self.average is not None:
-                self.shipped_model.load_stored_state(checkpoint.average)
-                self.average.n_averaged.fill_(checkpoint.progress.step)
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise CheckpointError(
-                f"{path}: made with other model settings ({reason}); "
-                "resume with the recipe it was started with"
-            ) from None
-        self.progress = dataclasses.replace(checkpoint.progress, recipe=dump_settings(self.recipe))
-
-
-def _images_per_step(recipe: Recipe, processes: int) -> int:
-    images = recipe.training.batch_size // recipe.data.captions_per_image
-    accumulation = recipe.training.gradient_accumulation
-    if images % (processes * accumulation):
-        raise RecipeError(
-            f"training.batch_size={recipe.training.batch_size} makes {images} pictures a step, which "
-            f"{processes} processes and {accumulation} accumulation parts cannot share evenly; change one"
-        )
-    return images
+def _take_step(run: Run, step: int, parts: list[CaptionBatch], guard: DivergenceGuard) -> None:
+    """Predict, score, step, log."""
+    settings, accelerator, model = run.recipe.training, run.accelerator, run.inputs.model
+    generator = _seed_step(settings.seed, step, accelerator)
+    learning_rate = learning_rate_at(step, run.total_steps, run.warmup_steps, settings.learning_rate)
+    set_learning_rate(run.optimizer, learning_rate)
+    run.wrapped.train()
+    for number, part in enumerate(parts, start=1):
+        batch = part.to(accelerator.device)
+        with _exchange_gradients(run, last=number == len(parts)):
+            with run.precision():
+                losses = run.losses(batch, batch_features(model, batch), generator)
+            # a part counts by its share of the step's tokens; gradients are averaged over processes
+            share = len(batch.positions) * accelerator.num_processes / batch.real_positions
+            loss = share * losses.token + settings.length_loss_weight * losses.length / len(parts)
+            accelerator.backward(loss)
+        run.journal.add(losses, share, len(parts))
+    gradient_norm = _clip(run.wrapped, accelerator, settings.gradient_clip)
+    images = [image_id for part in parts for image_id in part.image_ids]
+    is_taken = guard.allows(step + 1, gradient_norm, images)
+    if is_taken:
+        run.optimizer.step()
+        if run.average is not None:
+            run.average.update_parameters(model)
+    run.optimizer.zero_grad(set_to_none=True)
+    run.journal.step(step + 1, learning_rate, gradient_norm, is_taken=is_taken)
 
 
 def _seed_step(seed: int, step: int, accelerator: Accelerator) -> torch.Generator:
