@@ -261,7 +261,7 @@ def test_mistakes_are_one_line(recipe_file):
 
 
 def test_training_without_pictures_names_the_missing_one(recipe_file, tmp_path):
-    with pytest.raises(DataError, match="no such picture"):
+    with pytest.raises(DataError, match="nowhere: no such folder of pictures"):
         train(
             load_recipe(
                 recipe_file,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ddcap.data.coco import SPLIT_URL, find_in_2017_folders
 from ddcap.errors import DataError
 
 SPLITS = ("train", "val", "test")
@@ -30,16 +32,21 @@ class CaptionedImage:
 
 
 def load_karpathy(
-    json_path: str | Path, image_folder: str | Path, split: str | None = None
+    json_path: str | Path,
+    image_folder: str | Path,
+    split: str | None = None,
+    on_problem: Callable[[str], None] | None = None,
 ) -> list[CaptionedImage]:
     """Read the records of one split, or of all, in file order.
 
-    COCO's "restval" pictures join "train", as in the literature.
+    COCO's "restval" pictures join "train", as in the literature; its pictures may also lie in the folders of
+    the 2017 edition (`coco.py`).
 
     Args:
         json_path: `{"images": [{filename, filepath?, split, sentences: [{raw}], cocoid?, imgid?}]}`.
         image_folder: folder that `filepath`/`filename` start from.
         split: "train", "val" or "test"; None for all.
+        on_problem: told of an entry that cannot be used, which is then left out; without it that is an error.
 
     Raises:
         DataError: if the file is missing, is no such JSON, an entry lacks sentences, or the split is empty.
@@ -48,7 +55,16 @@ def load_karpathy(
     if split is not None and split not in SPLITS:
         raise DataError(f"split {split!r} is unknown; use one of {', '.join(SPLITS)}")
     entries = _read_entries(json_path)
-    records = [_record(json_path, image_folder, number, entry) for number, entry in enumerate(entries)]
+    records = []
+    for number, entry in enumerate(entries):
+        try:
+            records.append(_record(json_path, image_folder, number, entry))
+        except DataError as error:
+            if on_problem is None:
+                raise
+            on_problem(str(error))
+    places = find_in_2017_folders([record.path for record in records], image_folder)
+    records = [replace(record, path=place) for record, place in zip(records, places, strict=True)]
     if split is not None:
         records = [record for record in records if record.split == split]
     if not records:
@@ -66,7 +82,8 @@ def _read_entries(json_path: Path) -> list[Any]:
     try:
         content = json.loads(json_path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise DataError(f"{json_path}: no such file; give a Karpathy-layout JSON") from None
+        where = f" (COCO's, Flickr8k's and Flickr30k's: {SPLIT_URL})"
+        raise DataError(f"{json_path}: no such file; give a Karpathy-layout JSON{where}") from None
     except OSError as error:
         raise DataError(
             f"{json_path}: cannot be read ({error.strerror}); give a Karpathy-layout JSON"

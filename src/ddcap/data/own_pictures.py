@@ -5,22 +5,30 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 from ddcap.data.images import EXTENSIONS
-from ddcap.data.karpathy import CaptionedImage
+from ddcap.data.karpathy import SPLITS, CaptionedImage
 from ddcap.errors import DataError
 
 IMAGE_COLUMNS = ("image", "filename", "file", "path")
 CAPTION_COLUMNS = ("caption", "text")
 
 
-def load_text_files(folder: str | Path, val_share: float) -> list[CaptionedImage]:
+Tell = Callable[[str], None]
+
+
+def load_text_files(
+    folder: str | Path, val_share: float, on_problem: Tell | None = None
+) -> list[CaptionedImage]:
     """Every picture in `folder` (recursively) that has a text file of the same name: one caption a line.
 
     Args:
         folder: of the pictures.
         val_share: share of the pictures that becomes "val", see `assign_split`.
+        on_problem: told of a text file that cannot be used, whose picture is then left out; without it that
+            is an error.
 
     Raises:
         DataError: if there is no such picture, a text file is empty, or it is no text.
@@ -31,10 +39,16 @@ def load_text_files(folder: str | Path, val_share: float) -> list[CaptionedImage
         text = picture.with_suffix(".txt")
         if picture.suffix.lower() not in EXTENSIONS or not text.is_file():
             continue
-        lines = [line.strip() for line in _read(text).splitlines() if line.strip()]
-        if not lines:
-            raise DataError(f"{text}: is empty; write a caption into it, or remove it")
-        captions[str(picture.relative_to(folder))] = lines
+        try:
+            lines = [line.strip() for line in _read(text).splitlines() if line.strip()]
+            if not lines:
+                raise DataError(f"{text}: is empty; write a caption into it, or remove it")
+        except DataError as error:
+            if on_problem is None:
+                raise
+            on_problem(str(error))
+        else:
+            captions[str(picture.relative_to(folder))] = lines
     if not captions:
         raise DataError(
             f"{folder}: has no picture with a text file beside it; dog.jpg needs a dog.txt with its caption"
@@ -42,7 +56,9 @@ def load_text_files(folder: str | Path, val_share: float) -> list[CaptionedImage
     return _records(folder, captions, {}, val_share)
 
 
-def load_csv(path: str | Path, image_folder: str | Path, val_share: float) -> list[CaptionedImage]:
+def load_csv(
+    path: str | Path, image_folder: str | Path, val_share: float, on_problem: Tell | None = None
+) -> list[CaptionedImage]:
     """A CSV file with the columns image and caption, one caption a row; rows of one picture are joined.
 
     A column "split" (train, val, test) is used where it is there.
@@ -51,6 +67,7 @@ def load_csv(path: str | Path, image_folder: str | Path, val_share: float) -> li
         path: the file; its first row names the columns.
         image_folder: what the image names are relative to.
         val_share: see `assign_split`.
+        on_problem: told of a row that cannot be used, which is then left out; without it that is an error.
 
     Raises:
         DataError: if a column is missing, a row has no image, caption or known split, or there is no row.
@@ -65,20 +82,35 @@ def load_csv(path: str | Path, image_folder: str | Path, val_share: float) -> li
     captions: dict[str, list[str]] = {}
     splits: dict[str, str] = {}
     for row in rows:
-        image, caption = (row[image_column] or "").strip(), (row[caption_column] or "").strip()
-        if not image or not caption:
-            raise DataError(f"{path}: line {rows.line_num} has no image or no caption; fill it or remove it")
-        captions.setdefault(image, []).append(caption)
-        if "split" in names:
-            split = (row[names["split"]] or "").strip()
-            if split not in ("train", "val", "test") or splits.setdefault(image, split) != split:
-                raise DataError(
-                    f"{path}: line {rows.line_num} has split {split!r}; use train, val or test, the same in "
-                    "every row of a picture"
-                )
+        try:
+            image, caption, split = _read_row(row, image_column, caption_column, names.get("split"))
+            if split is not None and splits.setdefault(image, split) != split:
+                raise DataError(f"has split {split!r}; use the same in every row of a picture")
+        except DataError as error:
+            where = f"{path}: line {rows.line_num} {error}"
+            if on_problem is None:
+                raise DataError(where) from None
+            on_problem(where)
+        else:
+            captions.setdefault(image, []).append(caption)
     if not captions:
         raise DataError(f"{path}: has no rows; add one for each caption")
     return _records(Path(image_folder), captions, splits, val_share)
+
+
+def _read_row(
+    row: dict[str, str], image_column: str, caption_column: str, split_column: str | None
+) -> tuple[str, str, str | None]:
+    """Image, caption and split of a row."""
+    image, caption = (row[image_column] or "").strip(), (row[caption_column] or "").strip()
+    if not image or not caption:
+        raise DataError("has no image or no caption; fill it or remove it")
+    if split_column is None:
+        return image, caption, None
+    split = (row[split_column] or "").strip()
+    if split not in SPLITS:
+        raise DataError(f"has split {split!r}; use train, val or test, the same in every row of a picture")
+    return image, caption, split
 
 
 def assign_split(names: list[str], val_share: float) -> dict[str, str]:

@@ -124,6 +124,11 @@ class CaptionTokenizer:
         """Write `tokenizer.json` into `folder`."""
         (Path(folder) / FILE_NAME).write_text(self.to_json(), encoding="utf-8")
 
+    @property
+    def kind(self) -> Literal["compact", "gpt2"]:
+        """Which of the two it is, as a recipe names it."""
+        return "gpt2" if self.end_id == self._backend.token_to_id(_GPT2_END) else "compact"
+
     def encode(self, caption: str) -> list[int]:
         """Token ids of `caption`, the end token last."""
         return [*self.encode_part(caption), self.end_id]
@@ -167,7 +172,7 @@ class CaptionTokenizer:
     def _with_leading_space(self, text: str) -> str:
         # GPT-2 tokenizes " a" and "a" differently; captions and their parts all start with the space
         text = text.strip()
-        return " " + text if text and self.end_id == self._backend.token_to_id(_GPT2_END) else text
+        return " " + text if text and self.kind == "gpt2" else text
 
     def _words_only(self, ids: Sequence[int]) -> list[int]:
         words = []

