@@ -5,10 +5,11 @@ from itertools import chain
 import pytest
 import torch
 
-from ddcap.data.batches import CaptionData, PixelSource, StepPlan, training_steps
+from ddcap.data.caption_data import CaptionData, PixelSource
 from ddcap.data.feature_cache import FeatureCache, view_pixels
 from ddcap.data.images import Preprocessing
 from ddcap.data.karpathy import CaptionedImage, load_karpathy
+from ddcap.data.steps import StepPlan, training_steps
 from ddcap.errors import DataError
 from ddcap.model.image_encoder import build_image_encoder
 from ddcap.recipe import DataSettings, EncoderSettings
@@ -98,9 +99,7 @@ def test_processes_and_parts_share_a_step_without_rest(processes, accumulation, 
     for step, expected in enumerate(whole):
         parts = [part for share in shares for part in share[step * accumulation :][:accumulation]]
         assert len(parts) == processes * accumulation
-        assert tuple(chain.from_iterable(part.draws for part in parts)) == expected.draws
-        assert {part.real_positions for part in parts} == {expected.real_positions}
-        assert sum(len(data[part].positions) for part in parts) == expected.real_positions
+        assert tuple(chain.from_iterable(parts)) == expected
 
 
 def test_an_epoch_has_whole_steps_only(uneven, tiny_tokenizer):
@@ -129,7 +128,7 @@ def steps(data, first, last, **plan):
 def test_a_step_is_a_list_of_its_parts_with_pixels(records, tiny_tokenizer):
     data = make(records, tiny_tokenizer, captions_per_image=2, views=3)
     (step,) = steps(data, 0, 1, accumulation=2)
-    part, draws = step[0], StepPlan(7, 4, accumulation=2).parts(data, 0)[0].draws
+    part, draws = step[0], StepPlan(7, 4, accumulation=2).parts(data, 0)[0]
     assert len(step) == 2 and len(draws) == 2
     assert part.tokens.shape[0] == 4 and part.pixels.shape == (2, 3, 16, 16)
     assert part.memory is None and part.summary is None
@@ -168,11 +167,8 @@ def test_loader_processes_change_nothing(records, tiny_tokenizer):
 def test_fresh_crops_in_every_epoch(records, tiny_tokenizer):
     data = make(records[:1], tiny_tokenizer)
     first = StepPlan(0, 1).parts(data, epoch=0)[0]
-    (draw,) = first.draws
-    crops = [
-        data[dataclasses.replace(first, draws=(dataclasses.replace(draw, view=2, epoch=epoch),))].pixels
-        for epoch in (0, 1, 0)
-    ]
+    (draw,) = first
+    crops = [data[(dataclasses.replace(draw, view=2, epoch=epoch),)].pixels for epoch in (0, 1, 0)]
     assert torch.equal(crops[0], crops[2]) and not torch.equal(crops[0], crops[1])
 
 
@@ -182,7 +178,7 @@ def test_padding_lengths_and_positions(uneven, tiny_tokenizer):
         batch = data[part]
         rows = [
             tiny_tokenizer.encode(uneven[draw.record].captions[caption])
-            for draw in part.draws
+            for draw in part
             for caption in draw.captions
         ]
         longest = max(map(len, rows))
@@ -194,8 +190,8 @@ def test_padding_lengths_and_positions(uneven, tiny_tokenizer):
         assert all(flat[place] == tiny_tokenizer.padding_id for place in padding)
         for row, ids in zip(batch.tokens.tolist(), rows, strict=True):
             assert row == ids + [tiny_tokenizer.padding_id] * (longest - len(ids))
-        assert batch.real_positions == sum(map(len, rows)) == len(batch.positions)
-        assert batch.image_ids == tuple(uneven[draw.record].image_id for draw in part.draws)
+        assert sum(map(len, rows)) == len(batch.positions)
+        assert batch.image_ids == tuple(uneven[draw.record].image_id for draw in part)
 
 
 def test_cached_features_come_instead_of_pixels(records, tiny_tokenizer, tiny_clip_folder, tmp_path):
@@ -208,7 +204,7 @@ def test_cached_features_come_instead_of_pixels(records, tiny_tokenizer, tiny_cl
     batch = data[part]
     assert batch.pixels is None
     assert batch.memory.dtype == batch.summary.dtype == torch.float32
-    for row, draw in enumerate(part.draws):
+    for row, draw in enumerate(part):
         memory, summary = cache.read(draw.record, draw.view)
         assert torch.equal(batch.memory[row], memory.float())
         assert torch.equal(batch.summary[row], summary.float())
@@ -273,7 +269,7 @@ def test_learned_padding_makes_end_tokens_real_positions(uneven, tiny_tokenizer)
     part = StepPlan(seed=0, images_per_step=4).parts(padded, epoch=0)[0]
     batch = padded[part]
     assert batch.lengths.tolist() == [longest] * 4
-    assert len(batch.positions) == batch.real_positions == 4 * longest
+    assert len(batch.positions) == 4 * longest
 
 
 def test_weights_say_how_often_a_caption_is_drawn(uneven, tiny_tokenizer):

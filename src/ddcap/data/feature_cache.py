@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -49,10 +50,16 @@ def view_pixels(path: Path, view: int, preprocessing: Preprocessing, seed: objec
 
     The view is a pure function of the arguments.
     """
-    image = load_image(path)
+    return image_view(load_image(path), path.name, view, preprocessing, seed)
+
+
+def image_view(
+    image: Image.Image, name: str, view: int, preprocessing: Preprocessing, seed: object = 0
+) -> Tensor:
+    """The same of a picture that is open already."""
     if view == 0:
         return preprocessing(image)
-    generator = random.Random(f"{seed}/{path.name}/{view}")
+    generator = random.Random(f"{seed}/{name}/{view}")
     mirror = view == 1 or generator.random() < 0.5
     return preprocessing.augment(image, generator, mirror=mirror, crop=view > 1)
 
@@ -95,8 +102,8 @@ class FeatureCache:
             _write_shard(self._files[number], encoder, shards[number], views, bf16)
         self._open: dict[int, Any] = {}
 
-    def read(self, index: int, view: int) -> tuple[Tensor, Tensor]:
-        """Memory (P, C) and summary (S,) of one picture, float16.
+    def read(self, index: int, view: int, seed: object = 0) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Memory (P, C) and summary (S,) of one picture, float16; the same whatever the seed.
 
         Raises:
             ImageError: if the picture could not be read when the cache was made.

@@ -5,6 +5,7 @@ Shapes: H = W = size.
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import random
@@ -87,14 +88,22 @@ class Preprocessing:
         return pixels.permute(2, 0, 1).contiguous()  # (3, H, W)
 
 
-def load_image(source: ImageSource) -> Image.Image:
+@dataclass(frozen=True)
+class EncodedImage:
+    """The bytes of an image file that lies in no file of its own; `name` is for messages."""
+
+    name: str
+    content: bytes
+
+
+def load_image(source: ImageSource | EncodedImage) -> Image.Image:
     """Open `source` as an upright 8-bit RGB image.
 
     EXIF orientation is applied; palette, grey, CMYK, 16-bit and alpha images are converted (alpha on white).
     An animated file gives its first frame, an animated PIL image the frame it stands at.
 
     Args:
-        source: a path or a PIL image.
+        source: a path, a PIL image, or a file's content.
 
     Raises:
         ImageError: one line with the file, the reason and the remedy.
@@ -104,11 +113,16 @@ def load_image(source: ImageSource) -> Image.Image:
         warnings.simplefilter("ignore")
         if isinstance(source, Image.Image):
             name = str(getattr(source, "filename", "") or "image")
+        elif isinstance(source, EncodedImage):
+            name = source.name
         else:
             name = str(source)
         try:
             if isinstance(source, Image.Image):
                 return _to_rgb(source, name)
+            if isinstance(source, EncodedImage):
+                with Image.open(io.BytesIO(source.content)) as image:
+                    return _to_rgb(image, name)
             return _read_file(Path(source))
         except (ImageError, MemoryError):
             raise

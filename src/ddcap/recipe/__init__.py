@@ -6,7 +6,7 @@ own section, never the whole recipe. An unknown key fails.
 
 from __future__ import annotations
 
-from ddcap.recipe.data import DataSettings
+from ddcap.recipe.data import DataSettings, ShardSource
 from ddcap.recipe.decoding import DecodingSettings
 from ddcap.recipe.diffusion import DiffusionSettings
 from ddcap.recipe.encoder import EncoderSettings
@@ -23,6 +23,7 @@ __all__ = [
     "ModelSettings",
     "Recipe",
     "SelfCriticalSettings",
+    "ShardSource",
     "TokenizerSettings",
     "TrainingSettings",
 ]

@@ -11,6 +11,16 @@ from ddcap.recipe.strictness import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)
+class ShardSource:
+    """A folder of webdataset shards with their manifest.json."""
+
+    path: str = Field(description="folder or URL; what fsspec opens")
+    weight: float = Field(
+        default=1, gt=0, description="how often an epoch draws its captions; 0.5: half of them, 2: twice"
+    )
+
+
+@dataclass(frozen=True, config=STRICT)
 class DataSettings:
     """Where the pictures and captions are, and how they are drawn into batches."""
 
@@ -24,6 +34,15 @@ class DataSettings:
     text: str | None = Field(
         default=None, description="captions without pictures (.txt, .json, .gz): learn from text alone"
     )
+    shards: tuple[ShardSource, ...] = Field(
+        default=(),
+        description="train on the pictures of these; `json` then gives the validation pictures only",
+    )
+    shard_cache: str | None = Field(
+        default=None,
+        description="folder for copies of shards that are not on this disk, while in use",
+    )
+    shards_mixed: int = Field(default=8, ge=1, description="shards whose pictures are shuffled together")
     val_share: float = Field(
         default=0.1, gt=0, lt=1, description="share of the pictures to validate on where no split is given"
     )

@@ -34,6 +34,7 @@ class Recipe:
             raise ValueError(
                 "data.cache is set although encoder.trainable=true changes the features; remove data.cache"
             )
+        self._check_shards()
         self.decoding.check_model(self.model)
         if self.data.learn_padding and self.model.length_prediction:
             raise ValueError(
@@ -53,4 +54,26 @@ class Recipe:
             raise ValueError(
                 f"training.batch_size={self.training.batch_size} is not a multiple of "
                 f"data.captions_per_image={self.data.captions_per_image}; change one"
+            )
+
+    def _check_shards(self) -> None:
+        if not self.data.shards:
+            return
+        needs_records = {
+            "training.objective=self_critical": self.training.objective == "self_critical",
+            "data.consensus": self.data.consensus > 0,
+            "data.text": self.data.text is not None,
+            "data.cache": self.data.cache is not None,
+            "data.long_captions=drop": self.data.long_captions == "drop",
+        }
+        for setting, is_set in needs_records.items():
+            if is_set:
+                raise ValueError(
+                    f"{setting} needs all captions or pictures before the first step, which data.shards does "
+                    "not give; change one of them"
+                )
+        if self.tokenizer.kind == "compact" and self.model.init is None:
+            raise ValueError(
+                "data.shards: a compact tokenizer is trained on all captions; set tokenizer.kind=gpt2, or "
+                "model.init to a model with a tokenizer"
             )

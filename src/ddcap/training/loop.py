@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ddcap.data.batches import CaptionBatch, training_steps
+from ddcap.data.batches import CaptionBatch
+from ddcap.data.steps import training_steps
 from ddcap.errors import TrainingInterruptedError
 from ddcap.recipe import Recipe
 from ddcap.training.divergence import DivergenceGuard
@@ -74,13 +75,14 @@ def _take_step(run: Run, step: int, parts: list[CaptionBatch], guard: Divergence
     learning_rate = learning_rate_at(step, run.total_steps, run.warmup_steps, settings.learning_rate)
     set_learning_rate(run.optimizer, learning_rate)
     run.wrapped.train()
+    real_positions = _real_positions(parts, accelerator)
     for number, part in enumerate(parts, start=1):
         batch = part.to(accelerator.device)
         with _exchange_gradients(run, last=number == len(parts)):
             with run.precision():
                 losses = run.losses(batch, batch_features(model, batch), generator)
             # a part counts by its share of the step's tokens; gradients are averaged over processes
-            share = len(batch.positions) * accelerator.num_processes / batch.real_positions
+            share = len(batch.positions) * accelerator.num_processes / real_positions
             loss = share * losses.token + settings.length_loss_weight * losses.length / len(parts)
             accelerator.backward(loss)
         run.journal.add(losses, share, len(parts))
@@ -93,6 +95,14 @@ def _take_step(run: Run, step: int, parts: list[CaptionBatch], guard: Divergence
             run.average.update_parameters(model)
     run.optimizer.zero_grad(set_to_none=True)
     run.journal.step(step + 1, learning_rate, gradient_norm, is_taken=is_taken)
+
+
+def _real_positions(parts: list[CaptionBatch], accelerator: Accelerator) -> float:
+    """Words of all parts and processes of a step, for the mean loss."""
+    mine = sum(len(part.positions) for part in parts)
+    if accelerator.num_processes == 1:
+        return mine
+    return float(accelerator.reduce(torch.tensor(float(mine), device=accelerator.device), "sum"))
 
 
 def _seed_step(seed: int, step: int, accelerator: Accelerator) -> torch.Generator:

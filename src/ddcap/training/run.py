@@ -10,7 +10,9 @@ from pathlib import Path
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ddcap.data.batches import CaptionBatch, StepPlan
+from ddcap.data.batches import CaptionBatch
+from ddcap.data.caption_data import CaptionData
+from ddcap.data.steps import StepPlan
 from ddcap.errors import CheckpointError, MissingExtraError, RecipeError, TrainingError
 from ddcap.model.image_encoder import ImageFeatures
 from ddcap.model.kinds import CaptioningModel
@@ -127,7 +129,9 @@ class Run:
     @cached_property
     def reward(self) -> CiderReward:
         """What self-critical training is rewarded by."""
-        return CiderReward(self.inputs.train_data.records, self.inputs.tokenizer)
+        data = self.inputs.train_data
+        assert isinstance(data, CaptionData)  # the recipe sees to it
+        return CiderReward(data.records, self.inputs.tokenizer)
 
     @property
     def best_folder(self) -> Path:

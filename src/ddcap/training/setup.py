@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
-from ddcap.data.batches import CaptionData, PixelSource
+from ddcap.data.caption_data import CaptionData, PixelSource
 from ddcap.data.coco import check_folders
 from ddcap.data.feature_cache import FeatureCache
 from ddcap.data.karpathy import CaptionedImage
 from ddcap.data.records import load_records
+from ddcap.data.shard_data import ShardData
 from ddcap.data.text_only import load_texts
 from ddcap.data.tokenizer import CaptionTokenizer, build_tokenizer
 from ddcap.errors import CheckpointError, DataError, RecipeError
@@ -44,7 +45,7 @@ class TrainingInputs:
     recipe: Recipe
     model: CaptioningModel
     tokenizer: CaptionTokenizer
-    train_data: CaptionData
+    train_data: CaptionData | ShardData
     val_data: CaptionData
     output: Path
 
@@ -71,7 +72,7 @@ def prepare(recipe: Recipe, *, resume: bool, progress: ProgressBar = iter) -> Tr
         )
     if resume and not checkpoints:
         raise CheckpointError(f"{output}: holds no checkpoint to resume from; leave out --resume to start")
-    train_records = _load_split(recipe.data, "train")
+    train_records = [] if recipe.data.shards else _load_split(recipe.data, "train")
     val_records = _load_split(recipe.data, "val")
     if recipe.data.text is not None:
         if recipe.training.objective == "self_critical":
@@ -97,7 +98,12 @@ def prepare(recipe: Recipe, *, resume: bool, progress: ProgressBar = iter) -> Tr
 
     consensus = recipe.data.consensus
     weights = consensus_weights(train_records, consensus) if consensus else None
-    train_data, val_data = data(train_records, recipe.data.views, weights), data(val_records, 1)
+    train_data: CaptionData | ShardData
+    if recipe.data.shards:
+        train_data = ShardData(recipe.data, tokenizer, encoder.preprocessing, recipe.model.max_length)
+    else:
+        train_data = data(train_records, recipe.data.views, weights)
+    val_data = data(val_records, 1)
     config = ModelConfig(
         vocabulary_size=tokenizer.vocabulary_size,
         encoder=replace(recipe.encoder, init=None, stored=was_trained),

@@ -8,7 +8,8 @@ from itertools import islice
 
 import torch
 
-from ddcap.data.batches import CaptionBatch, CaptionData, Draw, Part
+from ddcap.data.batches import CaptionBatch, Draw
+from ddcap.data.caption_data import CaptionData
 from ddcap.data.karpathy import CaptionedImage
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.generate import generate
@@ -96,7 +97,7 @@ def batch_features(model: CaptioningModel, batch: CaptionBatch) -> ImageFeatures
 
 def _validation_batch(data: CaptionData, records: Sequence[int]) -> CaptionBatch:
     """The first caption of every picture, plain view."""
-    return data[Part(tuple(Draw(record, (0,), view=0, epoch=0) for record in records), real_positions=0)]
+    return data[tuple(Draw(record, (0,), view=0, epoch=0) for record in records)]
 
 
 def _cider(captions: dict[str, str], records: Sequence[CaptionedImage]) -> float | None:

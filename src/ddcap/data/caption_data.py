@@ -1,0 +1,143 @@
+"""Captioned pictures of one split to batches, in any order that is asked for.
+
+Nothing here keeps a random state: which pictures, captions and views an epoch draws follows from its number.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ddcap.data.batches import CaptionBatch, Draw, Part, collate, truncate
+from ddcap.data.feature_cache import FeatureCache, view_pixels
+from ddcap.data.images import Preprocessing
+from ddcap.data.karpathy import CaptionedImage
+from ddcap.data.steps import StepData
+from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.errors import DataError, ImageError
+from ddcap.recipe import DataSettings
+
+
+class PixelSource:
+    """Views computed from the picture files, with fresh random crops in every epoch."""
+
+    def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing) -> None:
+        self.paths = paths
+        self.preprocessing = preprocessing
+
+    def read(self, index: int, view: int, seed: object = 0) -> Tensor:
+        """Pixels (3, H, W)."""
+        return view_pixels(self.paths[index], view, self.preprocessing, seed)
+
+
+class CaptionData(StepData):
+    """Tokenized captions beside their pictures; item = a `Part`, as a `CaptionBatch`.
+
+    Args:
+        records: of one split.
+        tokenizer: turns captions into ids.
+        source: a feature cache (frozen encoder) or pixels, in the order of `records`; None for text alone.
+        settings: the recipe's data section.
+        max_length: longest caption in tokens.
+        weights: how often each caption of each record is to be drawn, relative to the record's others; None
+            draws every caption once an epoch.
+
+    Raises:
+        DataError: if no caption is short enough.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[CaptionedImage],
+        tokenizer: CaptionTokenizer,
+        source: FeatureCache | PixelSource | None,
+        settings: DataSettings,
+        max_length: int,
+        weights: Sequence[Sequence[float]] | None = None,
+    ) -> None:
+        self.records = records
+        self.source = source
+        self.settings = settings
+        self.padding_id = tokenizer.padding_id
+        flat = iter(tokenizer.encode_batch([caption for record in records for caption in record.captions]))
+        self.captions = [[next(flat) for _ in record.captions] for record in records]
+        self.weights = weights
+        if settings.long_captions == "drop":
+            if weights is not None:
+                self.weights = [
+                    [weight for weight, ids in zip(*both, strict=True) if len(ids) <= max_length]
+                    for both in zip(weights, self.captions, strict=True)
+                ]
+            self.captions = [
+                [ids for ids in captions if len(ids) <= max_length] for captions in self.captions
+            ]
+        else:
+            self.captions = [
+                [truncate(ids, max_length, tokenizer.end_id) for ids in captions]
+                for captions in self.captions
+            ]
+        if settings.learn_padding:
+            self.captions = [
+                [ids + [tokenizer.padding_id] * (max_length - len(ids)) for ids in captions]
+                for captions in self.captions
+            ]
+        if not any(self.captions):
+            raise DataError(
+                f"no caption has at most {max_length} tokens; "
+                "raise model.max_length or set data.long_captions=truncate"
+            )
+
+    def draws(self, seed: int, epoch: int, views: int) -> list[Draw]:
+        """Every caption of the split once, in a random order; the last group of an image is filled up.
+
+        With weights as many groups, of captions drawn by them.
+        """
+        generator = random.Random(f"{seed}/{epoch}")
+        size = self.settings.captions_per_image
+        draws = []
+        for record, captions in enumerate(self.captions):
+            order = generator.sample(range(len(captions)), len(captions))
+            for start in range(0, len(order), size):
+                group = order[start : start + size]
+                group += generator.choices(order, k=size - len(group))
+                if self.weights is not None:
+                    group = generator.choices(range(len(captions)), self.weights[record], k=size)
+                draws.append(Draw(record, tuple(group), generator.randrange(views), epoch))
+        generator.shuffle(draws)
+        return draws
+
+    def __getitem__(self, part: Part) -> CaptionBatch:
+        """Read and pad one part, without the pictures that cannot be read.
+
+        Raises:
+            DataError: if not one of them can.
+        """
+        pictures, draws, unreadable = self._read(part)
+        return collate(
+            [self.captions[draw.record][caption] for draw in draws for caption in draw.captions],
+            [self.records[draw.record].image_id for draw in draws],
+            padding_id=self.padding_id,
+            unreadable=unreadable,
+            **pictures,
+        )
+
+    def _read(self, draws: Sequence[Draw]) -> tuple[dict[str, Any], list[Draw], list[str]]:
+        """What the source has of the pictures, for `collate`; whose it is, and why others are missing."""
+        if self.source is None:
+            return {}, list(draws), []
+        name = "features" if isinstance(self.source, FeatureCache) else "pixels"
+        pictures: list[Any] = []
+        found, unreadable = [], []
+        for draw in draws:
+            try:
+                pictures.append(self.source.read(draw.record, draw.view, draw.epoch))
+                found.append(draw)
+            except ImageError as error:
+                unreadable.append(str(error))
+        if not found:
+            raise DataError(f"{unreadable[0]}; so is every picture of this batch; check data.root")
+        return {name: pictures}, found, unreadable

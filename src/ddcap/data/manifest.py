@@ -1,0 +1,89 @@
+"""What a folder of shards holds, so that an epoch can be planned without opening one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec  # type: ignore[import-untyped]
+import numpy as np
+from numpy.typing import NDArray
+
+from ddcap.data.shard_file import ShardFile
+from ddcap.errors import DataError
+
+NAME = "manifest.json"
+_FORMAT = "ddcap-shards-1"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file.
+
+    Attributes:
+        url: a path, or what `fsspec` opens.
+        captions: (samples,) number of captions of every sample, in the order of the file.
+    """
+
+    url: str
+    captions: NDArray[np.int64]
+
+
+def read_manifest(
+    source: str, progress: Callable[[Sequence[Path], int], Iterable[Path]] = lambda items, _: items
+) -> list[Shard]:
+    """The shards of a folder or URL.
+
+    A local folder of tar files without a manifest, as `img2dataset` leaves it, is indexed once and gets one.
+
+    Args:
+        source: folder or URL.
+        progress: wraps the tar files to be indexed; its second argument is their number.
+
+    Raises:
+        DataError: if there is no manifest, or it is damaged.
+    """
+    source = source.rstrip("/")
+    is_local = "://" not in source
+    if is_local and not (Path(source) / NAME).is_file():
+        return _index(Path(source), progress)
+    try:
+        with fsspec.open(f"{source}/{NAME}", "rt", encoding="utf-8") as file:
+            values = json.load(file)
+        if values["format"] != _FORMAT:
+            raise ValueError(f"format {values['format']!r}")
+        return [
+            Shard(f"{source}/{entry['name']}", np.asarray(entry["captions"], dtype=np.int64))
+            for entry in values["shards"]
+        ]
+    except (OSError, ImportError) as error:
+        raise DataError(
+            f"{source}/{NAME}: cannot be read ({error}); write shards by 'ddcap data shard', or index a copy "
+            "of the folder on this disk"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{source}/{NAME}: damaged ({error}); delete it and index the folder again") from None
+
+
+def write_manifest(folder: Path, counts: dict[str, list[int]], **more: Any) -> None:
+    """Write a manifest for the tar files named in `counts`, with their captions per sample."""
+    entries = [{"name": name, "captions": captions} for name, captions in sorted(counts.items())]
+    temporary = folder / f".{NAME}.tmp"
+    temporary.write_text(json.dumps({"format": _FORMAT, **more, "shards": entries}), encoding="utf-8")
+    temporary.replace(folder / NAME)
+
+
+def _index(folder: Path, progress: Callable[[Sequence[Path], int], Iterable[Path]]) -> list[Shard]:
+    paths = sorted(folder.glob("*.tar"))
+    if not paths:
+        raise DataError(f"{folder}: has no {NAME} and no tar files; write shards by 'ddcap data shard'")
+    counts: dict[str, list[int]] = {}
+    for path in progress(paths, len(paths)):
+        shard = ShardFile(path)
+        counts[path.name] = shard.caption_counts()
+        shard.close()
+    write_manifest(folder, counts)
+    return [Shard(str(path), np.asarray(counts[path.name], dtype=np.int64)) for path in paths]

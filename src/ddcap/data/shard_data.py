@@ -1,0 +1,123 @@
+"""Pictures of webdataset shards to batches: for data that neither fit a folder nor a list in memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddcap.data.batches import CaptionBatch, Draw, Part, collate, truncate
+from ddcap.data.feature_cache import image_view
+from ddcap.data.images import EncodedImage, Preprocessing, load_image
+from ddcap.data.manifest import Shard, read_manifest
+from ddcap.data.shard_file import Sample, ShardFile, fetch, make_room
+from ddcap.data.shard_order import ShardOrder
+from ddcap.data.steps import StepData
+from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.errors import DataError, ImageError
+from ddcap.recipe import DataSettings
+
+
+class ShardData(StepData):
+    """Captioned pictures of several weighted sources; item = a part, as a `CaptionBatch`.
+
+    Args:
+        settings: the recipe's data section; `shards` names the sources.
+        tokenizer: turns captions into ids.
+        preprocessing: of the encoder.
+        max_length: longest caption in tokens; longer ones are cut.
+
+    Raises:
+        DataError: if a source cannot be read.
+    """
+
+    def __init__(
+        self,
+        settings: DataSettings,
+        tokenizer: CaptionTokenizer,
+        preprocessing: Preprocessing,
+        max_length: int,
+    ) -> None:
+        self.settings = settings
+        self._tokenizer, self._preprocessing, self._max_length = tokenizer, preprocessing, max_length
+        self._shards: list[Shard] = []
+        self._weights: list[float] = []
+        for source in settings.shards:
+            found = read_manifest(source.path)
+            self._shards += found
+            self._weights += [source.weight] * len(found)
+        self._starts = np.cumsum([0, *(len(shard.captions) for shard in self._shards)])
+        self._cache = Path(settings.shard_cache) if settings.shard_cache is not None else None
+        self._open: OrderedDict[int, ShardFile] = OrderedDict()
+
+    def draws(self, seed: int, epoch: int, views: int) -> Sequence[Draw]:
+        """Every caption of every source once (times its weight), in the order of `ShardOrder`."""
+        return ShardOrder(
+            self._shards,
+            self._weights,
+            seed=seed,
+            epoch=epoch,
+            captions_per_image=self.settings.captions_per_image,
+            views=views,
+            mixed=self.settings.shards_mixed,
+        )
+
+    def __getitem__(self, part: Part) -> CaptionBatch:
+        """Read one part, without the samples that cannot be read.
+
+        Raises:
+            DataError: if not one of them can.
+        """
+        pixels, rows, ids, unreadable = [], [], [], []
+        for draw in part:
+            try:
+                sample, name = self._sample(draw.record)
+                captions = [sample.captions[number] for number in draw.captions]
+                image = load_image(EncodedImage(name, sample.picture))
+                pixels.append(image_view(image, sample.key, draw.view, self._preprocessing, draw.epoch))
+            except IndexError:
+                unreadable.append(f"{name}: other captions than in the manifest; index the shards again")
+            except (ImageError, DataError) as error:
+                unreadable.append(str(error))
+            else:
+                rows.append(captions)
+                ids.append(name)
+        if not pixels:
+            raise DataError(f"{unreadable[0]}; so is every picture of this batch")
+        end = self._tokenizer.end_id
+        tokens = self._tokenizer.encode_batch(list(chain.from_iterable(rows)))
+        tokens = [truncate(row, self._max_length, end) for row in tokens]
+        if self.settings.learn_padding:
+            padding = self._tokenizer.padding_id
+            tokens = [row + [padding] * (self._max_length - len(row)) for row in tokens]
+        return collate(
+            tokens, ids, padding_id=self._tokenizer.padding_id, pixels=pixels, unreadable=unreadable
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Loader processes open the files themselves."""
+        return {**self.__dict__, "_open": OrderedDict()}
+
+    def _sample(self, record: int) -> tuple[Sample, str]:
+        """A sample, and its name for messages."""
+        number = int(np.searchsorted(self._starts, record, side="right")) - 1
+        sample = self._file(number)[record - int(self._starts[number])]
+        return sample, f"{self._shards[number].url}/{sample.key}"
+
+    def _file(self, number: int) -> ShardFile:
+        if number in self._open:
+            self._open.move_to_end(number)
+            return self._open[number]
+        url = self._shards[number].url
+        file = ShardFile(fetch(url, self._cache))
+        self._open[number] = file
+        # an epoch comes back to a shard only within its group; two groups touch where one ends
+        while len(self._open) > 2 * self.settings.shards_mixed:
+            self._open.popitem(last=False)[1].close()
+        if self._cache is not None:
+            make_room(self._cache, 4 * self.settings.shards_mixed)
+        return file

@@ -1,0 +1,153 @@
+"""Captioned pictures to webdataset shards: in parallel, restartable, without what cannot be read."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import multiprocessing
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from ddcap.data.images import load_image
+from ddcap.data.karpathy import CaptionedImage
+from ddcap.data.manifest import write_manifest
+from ddcap.data.shard_file import write_shard
+from ddcap.errors import DataError, ImageError
+
+_QUALITY = 95  # of re-encoded JPEG files: invisible at the sizes a model sees
+
+
+@dataclass(frozen=True)
+class ShardingResult:
+    """What became of a data set.
+
+    Attributes:
+        shards: files there are now.
+        samples: pictures in them.
+        unreadable: why others are not, a line each.
+    """
+
+    shards: int
+    samples: int
+    unreadable: list[str]
+
+
+@dataclass(frozen=True)
+class _Job:
+    path: Path
+    records: tuple[CaptionedImage, ...]
+    side: int | None
+    plan: str  # digest of everything the shard depends on
+
+
+@dataclass(frozen=True)
+class _Written:
+    name: str
+    captions: list[int]
+    unreadable: list[str]
+
+
+def write_shards(
+    records: Sequence[CaptionedImage],
+    output: str | Path,
+    *,
+    samples_per_shard: int = 1000,
+    side: int | None = None,
+    processes: int = 1,
+    progress: Callable[[Iterable[_Written], int], Iterable[_Written]] = lambda items, _: items,
+) -> ShardingResult:
+    """Write `000000.tar` and so on and their manifest; shards that are there already are not written again.
+
+    Pictures are shuffled first, so that a shard is a sample of the whole, and decoded, so that no shard holds
+    one that cannot be read.
+
+    Args:
+        records: what to write, of one split.
+        output: folder; made if missing.
+        samples_per_shard: pictures a shard.
+        side: bring the short side down to so many pixels (JPEG, quality 95); None keeps the files.
+        processes: shards written side by side.
+        progress: wraps the finished shards; its second argument is their number.
+
+    Raises:
+        DataError: if the folder cannot be written, or holds shards of other data or settings.
+    """
+    output = Path(output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{output}: cannot be made ({error.strerror}); name another folder") from None
+    order = list(records)
+    random.Random(0).shuffle(order)
+    jobs = []
+    for number, start in enumerate(range(0, len(order), samples_per_shard)):
+        mine = tuple(order[start : start + samples_per_shard])
+        path = output / f"{number:06d}.tar"
+        jobs.append(_Job(path, mine, side, _digest(mine, side)))
+    strangers = {path.name for path in output.glob("*.tar")} - {job.path.name for job in jobs}
+    if strangers:
+        raise DataError(f"{output}: holds {min(strangers)}, which is of other data; name another folder")
+    written = list(progress(_each(jobs, processes), len(jobs)))
+    unreadable = [reason for shard in written for reason in shard.unreadable]
+    counts = {shard.name: shard.captions for shard in written}
+    write_manifest(output, counts, unreadable=unreadable)
+    return ShardingResult(len(written), sum(map(len, counts.values())), unreadable)
+
+
+def _each(jobs: list[_Job], processes: int) -> Iterator[_Written]:
+    if processes <= 1:
+        yield from map(_write, jobs)
+        return
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_write, jobs)
+
+
+def _write(job: _Job) -> _Written:
+    """Write one shard, or find it written; a small file beside it says what is in it."""
+    note = job.path.with_suffix(".json")
+    if job.path.exists() and note.exists():
+        try:
+            values = json.loads(note.read_text(encoding="utf-8"))
+            if values["plan"] == job.plan:
+                return _Written(job.path.name, values["captions"], values["unreadable"])
+        except (ValueError, KeyError):
+            pass  # cut off: write both again
+    unreadable: list[str] = []
+    captions = write_shard(job.path, _samples(job, unreadable))
+    note.write_text(
+        json.dumps({"plan": job.plan, "captions": captions, "unreadable": unreadable}), encoding="utf-8"
+    )
+    return _Written(job.path.name, captions, unreadable)
+
+
+def _samples(job: _Job, unreadable: list[str]) -> Iterator[tuple[str, str, bytes, Sequence[str]]]:
+    for number, record in enumerate(job.records):
+        try:
+            image = load_image(record.path)
+            suffix, content = _encode(image, record.path, job.side)
+        except ImageError as error:
+            unreadable.append(str(error))
+            continue
+        yield f"{job.path.stem}{number:06d}", suffix, content, record.captions
+
+
+def _encode(image: Image.Image, path: Path, side: int | None) -> tuple[str, bytes]:
+    """A picture's suffix and file: its own, or a smaller one."""
+    if side is None or min(image.size) <= side:
+        return path.suffix.lower(), path.read_bytes()
+    scale = side / min(image.size)
+    size = (round(image.width * scale), round(image.height * scale))
+    file = io.BytesIO()
+    image.resize(size, Image.Resampling.LANCZOS).save(file, "JPEG", quality=_QUALITY)
+    return ".jpg", file.getvalue()
+
+
+def _digest(records: Iterable[CaptionedImage], side: int | None) -> str:
+    parts = [repr(side), *(f"{record.path}|{record.captions}" for record in records)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
