@@ -157,6 +157,30 @@ def test_an_interrupted_build_goes_on_where_it_stopped(encoder, pictures, tmp_pa
         torch.testing.assert_close(cache.read(index, 0), whole.read(index, 0))
 
 
+def test_processes_build_a_cache_together(encoder, pictures, tmp_path, monkeypatch):
+    """The second finds what the first has finished meanwhile, and begins elsewhere."""
+    monkeypatch.setattr(feature_cache, "SHARD_SIZE", 1)
+    begun = []
+
+    def while_another_works(shards):
+        for number in shards:
+            begun.append(number)
+            yield number
+            if len(begun) == 1:
+                FeatureCache(tmp_path, encoder, pictures)
+
+    def count(*arguments):
+        written.append(arguments[0])
+        write(*arguments)
+
+    written, write = [], feature_cache._write_shard
+    monkeypatch.setattr(feature_cache, "_write_shard", count)
+    cache = FeatureCache(tmp_path, encoder, pictures, progress=while_another_works, share=(1, 2))
+    assert begun[0] == len(pictures) // 2 and sorted(begun) == list(range(len(pictures)))
+    assert len(written) == len(set(written)) == len(pictures)
+    torch.testing.assert_close(cache.read(0, 0), FeatureCache(tmp_path, encoder, pictures).read(0, 0))
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "other"])
 def test_a_damaged_file_is_computed_again_and_said_so(damage, encoder, pictures, tmp_path, caplog):
     whole = FeatureCache(tmp_path / "cache", encoder, pictures)

@@ -32,7 +32,8 @@ def add_parsers(commands: Any) -> None:
 def _train(options: argparse.Namespace) -> int:
     from ddcap.recipe.file import load_recipe
     from ddcap.training.checkpoint import list_checkpoints
-    from ddcap.training.loop import train
+    from ddcap.training.loop import train  # says what to install where accelerate is missing
+    from accelerate import PartialState  # isort: skip
 
     overrides = [argument for argument in options.more if "=" in argument]
     paths = [options.recipe, *(argument for argument in options.more if "=" not in argument)]
@@ -45,5 +46,6 @@ def _train(options: argparse.Namespace) -> int:
             resume=options.resume and (begun or len(recipes) == 1),
             progress_bar=lambda shards: progress_bar(shards, len(shards), "features"),
         )
-        print(folder)
+        if PartialState().is_main_process:
+            print(folder)
     return 0

@@ -74,6 +74,8 @@ class FeatureCache:
         views: views per picture, see `view_pixels`.
         progress: wraps an iterable of shards still to be computed.
         bf16: compute in mixed precision: several times as fast where the processor knows bfloat16.
+        share: index and number of the processes that build the cache together: each begins elsewhere and
+            passes over what another has finished.
 
     Raises:
         DataError: if a picture is missing, or the folder cannot be written.
@@ -88,6 +90,7 @@ class FeatureCache:
         progress: Callable[[list[int]], Iterable[int]] = iter,
         *,
         bf16: bool = False,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         self.folder = Path(folder)
         try:
@@ -98,8 +101,10 @@ class FeatureCache:
         about = f"{encoder.cache_key}|{encoder.preprocessing}|{views}|{'bf16' if bf16 else 'float32'}"
         self._files = [self.folder / f"{_shard_key(about, shard)}.safetensors" for shard in shards]
         missing = [number for number, file in enumerate(self._files) if not _is_whole(file)]
-        for number in progress(missing):
-            _write_shard(self._files[number], encoder, shards[number], views, bf16)
+        first = len(missing) * share[0] // share[1]
+        for number in progress(missing[first:] + missing[:first]):
+            if share[1] == 1 or not self._files[number].exists():
+                _write_shard(self._files[number], encoder, shards[number], views, bf16)
         self._open: dict[int, Any] = {}
 
     def read(self, index: int, view: int, seed: object = 0) -> tuple[Tensor, Tensor]:  # noqa: ARG002

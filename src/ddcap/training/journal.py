@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,11 +28,20 @@ class Journal:
         first_step: steps already done.
         total_steps: steps in all.
         active: False writes nothing (every process but the main one).
+        mean: a tensor of this process to its mean over all of them.
     """
 
     def __init__(
-        self, output: Path, log_every: int, first_step: int, total_steps: int, *, active: bool
+        self,
+        output: Path,
+        log_every: int,
+        first_step: int,
+        total_steps: int,
+        *,
+        active: bool,
+        mean: Callable[[Tensor], Tensor] = lambda mine: mine,
     ) -> None:
+        self._mean = mean
         self._log_every = log_every
         self._sums: dict[str, Tensor] = {}
         self._step_sums: dict[str, Tensor] = {}  # of the step that is being computed
@@ -82,7 +92,8 @@ class Journal:
         if step % self._log_every or not self._count:
             return
         seconds = time.monotonic() - self._since
-        line = {name: round(float(value) / self._count, 5) for name, value in self._sums.items()}
+        sums = self._mean(torch.stack([value.float() for value in self._sums.values()])).tolist()
+        line = {name: round(value / self._count, 5) for name, value in zip(self._sums, sums, strict=True)}
         self.write(
             step, "train", {**line, "learning_rate": learning_rate, "steps_per_second": self._count / seconds}
         )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -24,10 +26,11 @@ from ddcap.training.objective import Losses, caption_loss
 from ddcap.training.optimizer import build_optimizer
 from ddcap.training.self_critical import CiderReward, self_critical_loss
 from ddcap.training.setup import ProgressBar, prepare
-from ddcap.training.validation import validate
+from ddcap.training.validation import Processes, Validation, validate
 
 try:
     from accelerate import Accelerator
+    from accelerate.utils import gather_object
 except ImportError:
     raise MissingExtraError("training", "train") from None
 
@@ -45,10 +48,14 @@ class Run:
 
     def __init__(self, recipe: Recipe, *, resume: bool, progress_bar: ProgressBar) -> None:
         settings = recipe.training
-        self.accelerator = Accelerator(mixed_precision="no")  # see `precision`
+        # without being told, several processes on a machine without a GPU would each train for themselves
+        on_cpu = not torch.accelerator.is_available()
+        self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")  # see `precision`
         processes = self.accelerator.num_processes
         images = _images_per_step(recipe, processes)
-        self.inputs = prepare(recipe, resume=resume, progress=progress_bar)
+        self.inputs = prepare(
+            recipe, resume=resume, progress=progress_bar, share=(self.accelerator.process_index, processes)
+        )
         self.recipe = recipe = self.inputs.recipe
         self.plan = StepPlan(
             settings.seed, images, processes, self.accelerator.process_index, settings.gradient_accumulation
@@ -79,6 +86,7 @@ class Run:
             self.progress.step,
             self.total_steps,
             active=self.accelerator.is_main_process,
+            mean=lambda mine: self.accelerator.reduce(mine, "mean"),
         )
 
     def precision(self) -> torch.autocast:
@@ -154,8 +162,9 @@ class Run:
         if validation_due or done % settings.checkpoint_every == 0:
             self.save(done)
         if validation_due:
+            result = self._validate()
             if self.accelerator.is_main_process:
-                self._validate()
+                self._keep_if_best(result)
                 self._save()  # the best score so far belongs to the checkpoint, too
             self.accelerator.wait_for_everyone()
 
@@ -166,17 +175,22 @@ class Run:
             self._save()
         self.accelerator.wait_for_everyone()
 
-    def _validate(self) -> None:
-        model, settings, step = self.shipped_model.eval(), self.recipe.training, self.progress.step
-        result = validate(
-            model,
+    def _validate(self) -> Validation:
+        settings, accelerator = self.recipe.training, self.accelerator
+        gather: Callable[[Any], list[Any]] = lambda mine: gather_object([mine])  # noqa: E731
+        return validate(
+            self.shipped_model.eval(),
             self.inputs.val_data,
             self.inputs.tokenizer,
             self.recipe.decoding,
             images=settings.validate_images,
             samples=settings.sample_captions,
-            device=self.accelerator.device,
+            device=accelerator.device,
+            processes=Processes(accelerator.num_processes, accelerator.process_index, gather),
         )
+
+    def _keep_if_best(self, result: Validation) -> None:
+        model, step = self.shipped_model, self.progress.step
         self.journal.write(step, "validation", dataclasses.asdict(result))
         best = self.progress.best_score
         if best is None or result.score > best:

@@ -50,13 +50,16 @@ class TrainingInputs:
     output: Path
 
 
-def prepare(recipe: Recipe, *, resume: bool, progress: ProgressBar = iter) -> TrainingInputs:
+def prepare(
+    recipe: Recipe, *, resume: bool, progress: ProgressBar = iter, share: tuple[int, int] = (0, 1)
+) -> TrainingInputs:
     """Read the data, build tokenizer, encoder, feature cache and model.
 
     Args:
         recipe: all settings.
         resume: whether the output folder is expected to hold a run.
         progress: wraps the shards of the feature cache that are still to be computed.
+        share: index and number of the processes that build the feature cache together.
 
     Raises:
         CheckpointError: if the output folder holds a run and `resume` is off, or none and it is on.
@@ -93,7 +96,7 @@ def prepare(recipe: Recipe, *, resume: bool, progress: ProgressBar = iter) -> Tr
     ) -> CaptionData:
         source = None
         if recipe.data.text is None:
-            source = _source(recipe.data, encoder, records, views, progress, recipe.training.bf16)
+            source = _source(recipe.data, encoder, records, views, progress, recipe.training.bf16, share)
         return CaptionData(records, tokenizer, source, recipe.data, recipe.model.max_length, weights)
 
     consensus = recipe.data.consensus
@@ -153,8 +156,9 @@ def _source(
     views: int,
     progress: ProgressBar,
     bf16: bool,
+    share: tuple[int, int],
 ) -> FeatureCache | PixelSource:
     paths = [record.path for record in records]
     if settings.cache is None:
         return PixelSource(paths, encoder.preprocessing)
-    return FeatureCache(settings.cache, encoder, paths, views, progress, bf16=bf16)
+    return FeatureCache(settings.cache, encoder, paths, views, progress, bf16=bf16, share=share)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 
@@ -46,6 +47,24 @@ class Validation:
         return self.cider if self.cider is not None else -self.loss
 
 
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a training.
+
+    Attributes:
+        count: how many there are.
+        index: which one this is.
+        gather: an object of this process to those of all, in order.
+    """
+
+    count: int
+    index: int
+    gather: Callable[[Any], list[Any]]
+
+
+ALONE = Processes(1, 0, lambda mine: [mine])
+
+
 @torch.inference_mode()
 def validate(
     model: CaptioningModel,
@@ -56,13 +75,19 @@ def validate(
     images: int,
     samples: int,
     device: torch.device,
+    processes: Processes = ALONE,
 ) -> Validation:
-    """Validate `model` (in evaluation mode) on the first pictures of `data`, always with the same noise."""
-    generator = torch.Generator(device).manual_seed(0)
+    """Validate `model` (in evaluation mode) on the first pictures of `data`, always with the same noise.
+
+    Several processes share the pictures; each has to call this, and each gets the result of all.
+    """
     totals = torch.zeros(3, dtype=torch.float64)  # loss x tokens, tokens, length loss x captions
     captions: dict[str, str] = {}
     usable = [record for record, texts in enumerate(data.captions) if texts][:images]
-    for start in range(0, len(usable), _IMAGES_AT_ONCE):
+    for number, start in enumerate(range(0, len(usable), _IMAGES_AT_ONCE)):
+        if number % processes.count != processes.index:
+            continue
+        generator = torch.Generator(device).manual_seed(number)  # the same whoever computes it
         batch = _validation_batch(data, usable[start : start + _IMAGES_AT_ONCE]).to(device)
         features = batch_features(model, batch)
         losses = caption_loss(model, batch, features, generator=generator)
@@ -73,6 +98,11 @@ def validate(
         result = generate(model, features, decoding, tokenizer.end_id, generator=generator)
         texts = [tokenizer.decode(ids) for ids in result.tokens.tolist()]
         captions.update(zip(batch.image_ids, texts, strict=True))
+    everyones = processes.gather((totals, captions))
+    totals = torch.stack([theirs for theirs, _ in everyones]).sum(dim=0)
+    found = {image: text for _, theirs in everyones for image, text in theirs.items()}
+    ids = [data.records[record].image_id for record in usable]
+    captions = {image: found[image] for image in ids if image in found}
     return Validation(
         loss=float(totals[0] / totals[1]),
         length_loss=float(totals[2] / sum(len(data.captions[record][:1]) for record in usable)),

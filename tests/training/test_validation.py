@@ -1,0 +1,48 @@
+import threading
+
+import pytest
+import torch
+
+from ddcap.data.caption_data import CaptionData, PixelSource
+from ddcap.data.karpathy import load_karpathy
+from ddcap.recipe import DataSettings, DecodingSettings
+from ddcap.training import validation
+from ddcap.training.validation import Processes, validate
+
+
+@pytest.fixture
+def data(tiny_model, tiny_tokenizer, captions_json, photos):
+    records = load_karpathy(captions_json, photos[0].parent)
+    source = PixelSource([record.path for record in records], tiny_model.encoder.preprocessing)
+    return CaptionData(records, tiny_tokenizer, source, DataSettings(workers=0), 12)
+
+
+def test_processes_share_the_pictures_and_each_counts_once(tiny_model, tiny_tokenizer, data, monkeypatch):
+    monkeypatch.setattr(validation, "_IMAGES_AT_ONCE", 2)
+    settings = {"images": 5, "samples": 5, "device": torch.device("cpu")}
+    alone = validate(tiny_model, data, tiny_tokenizer, DecodingSettings(), **settings)
+    assert len(alone.samples) == 5
+    barrier, mine, results = threading.Barrier(3), [None] * 3, [None] * 3
+
+    def work(index):
+        def gather(value):
+            mine[index] = value
+            barrier.wait(60)
+            return list(mine)
+
+        processes = Processes(3, index, gather)
+        results[index] = validate(
+            tiny_model, data, tiny_tokenizer, DecodingSettings(), processes=processes, **settings
+        )
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [len(captions) for _, captions in mine] == [2, 2, 1]  # no picture twice
+    for result in results:
+        assert result.samples == alone.samples and result.cider == alone.cider
+        assert result.loss == pytest.approx(alone.loss) and result.length_loss == pytest.approx(
+            alone.length_loss
+        )
