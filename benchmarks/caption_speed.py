@@ -15,7 +15,7 @@ import torch
 
 from ddcap.captioner import Captioner
 from ddcap.data.images import load_image
-from ddcap.decoding.generate import choose_lengths, decode, start_tokens
+from ddcap.decoding.generate import choose_lengths, decode, keep_likeliest, start_tokens
 from ddcap.machine import describe_machine
 
 PHOTO = Path(__file__).parents[1] / "examples" / "photos" / "chelsea.jpg"
@@ -36,11 +36,13 @@ def time_stages(captioner: Captioner, photo: str) -> dict[str, float]:
     mark("resize, normalise")
     features = model.encoder(pixels)
     mark("image encoder")
-    lengths = choose_lengths(model, features, decoding)
-    tokens = start_tokens(lengths, model.mask_id)
+    lengths = choose_lengths(model, features, decoding, decoding.candidates)
+    tokens, count = start_tokens(lengths, model.mask_id), len(lengths)
     mark("length head")
-    result = decode(model, features, tokens, lengths, decoding, captioner.tokenizer.end_id)
-    mark(f"denoise, {len(result.timesteps)} steps")
+    end_id = captioner.tokenizer.end_id
+    result = decode(model, features, tokens, lengths, decoding, end_id, captions_per_image=count)
+    result = keep_likeliest(result, count, 1, decoding.length_penalty)
+    mark(f"denoise {count} candidates, {len(result.timesteps)} steps")
     captioner.tokenizer.decode(result.tokens[0].tolist())
     mark("tokens to text")
     return {stage: 1000 * (now - before) for (_, before), (stage, now) in itertools.pairwise(marks)}

@@ -18,7 +18,7 @@ ORDER = [
     {"data", "diffusion"},
     {"model"},
     {"decoding"},
-    {"model_folder"},
+    {"model_folder", "publishing"},
     {"captioner"},
     {"evaluation", "display"},
     {"training"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from ddcap.errors import CheckpointError, DDCapError, ImageError, RecipeError
 from ddcap.model.image_encoder import ImageFeatures
 from ddcap.model.kinds import CaptioningModel, load_model
 from ddcap.model_folder import DEFAULT_MODEL, find_model
+from ddcap.publishing import upload, write_card
 from ddcap.recipe import DecodingSettings
 from ddcap.settings import dump_settings, parse_settings
 
@@ -203,6 +205,26 @@ class Captioner:
         config = replace(self.model.config, decoding=self.settings(**settings))
         self.model.save_pretrained(folder, dtype, config)
         self.tokenizer.save(folder)
+
+    def push_to_hub(self, target: str | Path, *, private: bool | None = None, **card: Any) -> str:
+        """Write model, tokenizer and a generated model card to the Hub or into a folder; where they are now.
+
+        Args:
+            target: a Hub id ("owner/name"), or a folder: a path that exists or begins with ".", "/" or "~".
+            private: of a new Hub repository.
+            card: `evaluation`, `licence`, `data`, see `publishing.write_card`.
+
+        Raises:
+            CheckpointError: if the Hub cannot be reached or refuses.
+        """
+        is_folder = str(target).startswith((".", "/", "~")) or Path(target).exists()
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(target).expanduser() if is_folder else Path(temporary)
+            self.save(folder, torch.float16)
+            parameters = sum(value.numel() for value in self.model.stored_state().values())
+            name = None if is_folder else str(target)
+            write_card(folder, self.model.config, parameters=parameters, name=name, **card)
+            return str(folder) if is_folder else upload(folder, str(target), private=private)
 
     @torch.inference_mode()
     def features(self, images: Sequence[ImageSource]) -> ImageFeatures:

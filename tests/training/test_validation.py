@@ -5,9 +5,15 @@ import torch
 
 from ddcap.data.caption_data import CaptionData, PixelSource
 from ddcap.data.karpathy import load_karpathy
+from ddcap.model.kinds import load_model
 from ddcap.recipe import DataSettings, DecodingSettings
 from ddcap.training import validation
 from ddcap.training.validation import Processes, validate
+
+
+@pytest.fixture
+def tiny_model(tiny_model_folder):
+    return load_model(tiny_model_folder)
 
 
 @pytest.fixture

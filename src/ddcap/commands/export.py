@@ -1,4 +1,4 @@
-"""`ddcap export` and `ddcap convert`: a model folder written in another form."""
+"""`ddcap export`, `ddcap push` and `ddcap convert`: a model written in another form or to another place."""
 
 from __future__ import annotations
 
@@ -20,6 +20,15 @@ def add_parsers(commands: Any) -> None:
     )
     export.add_argument("--dtype", default="float16", choices=["float16", "bfloat16", "float32"])
     export.set_defaults(run=_export)
+
+    push = commands.add_parser("push", help="put a model with a generated card onto the Hub or into a folder")
+    push.add_argument("model", help="'default', a folder or a Hub id")
+    push.add_argument("target", help="Hub id (owner/name), or a folder (./name)")
+    push.add_argument("--private", action="store_true", default=None, help="of a new Hub repository")
+    push.add_argument("--evaluation", help="JSON file printed by 'ddcap evaluate --json': its figures")
+    push.add_argument("--licence", help="for the card, for instance mit")
+    push.add_argument("--trained-on", help="for the card, one line on the training data")
+    push.set_defaults(run=_push)
 
     convert = commands.add_parser(
         "convert", help="turn a checkpoint of the authors' release into a model folder"
@@ -47,6 +56,31 @@ def _export(options: argparse.Namespace) -> int:
     captioner = Captioner.from_pretrained(options.model)
     captioner.save(options.output, dtype=getattr(torch, options.dtype), **changes)
     print(options.output)
+    return 0
+
+
+def _push(options: argparse.Namespace) -> int:
+    import json
+    from pathlib import Path
+
+    from ddcap.captioner import Captioner
+
+    evaluation = None
+    if options.evaluation is not None:
+        try:
+            evaluation = json.loads(Path(options.evaluation).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DDCapError(f"{options.evaluation}: not valid JSON ({error}); evaluate again") from None
+    captioner = Captioner.from_pretrained(options.model)
+    print(
+        captioner.push_to_hub(
+            options.target,
+            private=options.private,
+            evaluation=evaluation,
+            licence=options.licence,
+            data=options.trained_on,
+        )
+    )
     return 0
 
 

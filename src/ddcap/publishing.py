@@ -1,0 +1,164 @@
+"""A model with a card that says what it is, put into a folder or onto the Hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ddcap.errors import CheckpointError, DataError
+from ddcap.model.stored_model import ModelConfig
+
+CARD_NAME = "README.md"
+_TAGS = ["image-captioning", "image-to-text", "ddcap"]
+
+
+def write_card(
+    folder: str | Path,
+    config: ModelConfig,
+    *,
+    parameters: int,
+    name: str | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+    licence: str | None = None,
+    data: str | None = None,
+) -> Path:
+    """Write `README.md`: what the model is, how to use it, and its figures where an evaluation is given.
+
+    A card that is there already is kept: somebody has written it.
+
+    Args:
+        folder: of the model.
+        config: of the model.
+        parameters: in the model's own file.
+        name: what to call it, and what to load it by; else "MODEL".
+        evaluation: what `ddcap evaluate --json` printed.
+        licence: for the card's head, for instance "mit".
+        data: one line on what it was trained on.
+
+    Raises:
+        DataError: if the evaluation is not one.
+    """
+    from huggingface_hub import EvalResult, ModelCardData
+
+    path = Path(folder) / CARD_NAME
+    if path.exists():
+        return path
+    is_diffusion = config.model.kind == "diffusion"
+    tags = [*_TAGS, "discrete-diffusion"] if is_diffusion else _TAGS
+    results, figures = None, "Not evaluated yet: `ddcap evaluate` gives its figures.\n"
+    if evaluation is not None:
+        try:
+            split, images = evaluation["split"], int(evaluation["images"])
+            metrics, intervals = dict(evaluation["metrics"]), dict(evaluation.get("intervals_95", {}))
+        except (KeyError, TypeError, ValueError):
+            raise DataError("evaluation: not what 'ddcap evaluate --json' prints; run it again") from None
+        results = [
+            EvalResult("image-to-text", "captions", f"{split}, {images} images", metric, value)
+            for metric, value in metrics.items()
+        ]
+        figures = _figures(metrics, intervals, split, images, evaluation)
+    model_name = name or "MODEL"
+    head = ModelCardData(
+        license=licence,
+        library_name="ddcap",
+        pipeline_tag="image-to-text",
+        tags=tags,
+        model_name=model_name if results else None,
+        eval_results=results,
+    )
+    path.write_text(
+        f"---\n{head.to_yaml()}\n---\n\n{_body(model_name, config, parameters, figures, data)}",
+        encoding="utf-8",
+    )
+    return path
+
+
+def upload(folder: str | Path, repo_id: str, *, private: bool | None = None) -> str:
+    """Put a folder onto the Hub; its address.
+
+    Args:
+        folder: of a model with its card.
+        repo_id: "owner/name"; made if there is none.
+        private: of a new one; None follows the owner's setting.
+
+    Raises:
+        CheckpointError: if the Hub cannot be reached or refuses.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+    api = HfApi()
+    try:
+        address = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="A model of ddcap")
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{repo_id}: not put onto the Hub ({reason}); check name and 'hf auth whoami', or give a folder"
+        ) from None
+    return str(address)
+
+
+def _body(name: str, config: ModelConfig, parameters: int, figures: str, data: str | None) -> str:
+    model, encoder = config.model, config.encoder
+    kind = "Discrete diffusion (DDCap)" if model.kind == "diffusion" else "Autoregressive, DDCap's twin"
+    trained = "trained along, in this file" if encoder.travels else "frozen, loaded from its own source"
+    designs = {
+        "length prediction": model.length_prediction,
+        "concentrated attention mask": model.concentrated_attention,
+    }
+    on = ", ".join(design for design, is_on in designs.items() if is_on) or "none"
+    return f"""# {name}
+
+An image captioner. {kind}, {model.layers} layers, width {model.width}.
+Captions have at most {model.max_length} tokens.
+
+## Use
+
+    pip install ddcap
+    ddcap caption --model {name} photo.jpg
+
+    from ddcap import Captioner
+    captioner = Captioner.from_pretrained("{name}")
+    print(captioner("photo.jpg")[0].text)
+
+## What it is
+
+| | |
+|---|---|
+| parameters in this file | {parameters:,} |
+| vocabulary | {config.vocabulary_size:,} entries |
+| image encoder | {encoder.kind} {encoder.name}, {encoder.image_size} pixels, {trained} |
+| designs | {on} |
+| decoding by default | `{json.dumps(config.to_dict()["decoding"])}` |
+| trained on | {data or "not said"} |
+
+## Figures
+
+{figures}
+## Limits
+
+It knows what its training pictures show, and repeats what their annotators wrote, habits and errors
+included. It gives no reliable account of persons, numbers or writing.
+"""
+
+
+def _figures(
+    metrics: Mapping[str, float],
+    intervals: Mapping[str, Any],
+    split: str,
+    images: int,
+    evaluation: Mapping[str, Any],
+) -> str:
+    rows = []
+    for metric, value in metrics.items():
+        low_high = intervals.get(metric)
+        shown = f"[{low_high[0]:.1f}, {low_high[1]:.1f}]" if low_high else ""
+        rows.append(f"| {metric} | {value:.1f} | {shown} |")
+    tokenization = evaluation.get("tokenization", "unknown")
+    return (
+        f"On {split}, {images} images, scores times 100, 95 % bootstrap interval over images; words split by "
+        f"`{tokenization}`:\n\n| metric | value | interval |\n|---|---|---|\n" + "\n".join(rows) + "\n"
+    )
