@@ -18,7 +18,7 @@ ORDER = [
     {"data", "diffusion"},
     {"model"},
     {"decoding"},
-    {"model_folder", "publishing"},
+    {"model_folder", "publishing", "caption"},
     {"captioner"},
     {"evaluation", "display"},
     {"training"},
@@ -28,7 +28,7 @@ ORDER = [
     {"cli"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-FACADE = {"Captioner": "captioner", "Caption": "captioner"}  # names that `import ddcap` makes on demand
+FACADE = {"Captioner": "captioner", "Caption": "caption"}  # names that `import ddcap` makes on demand
 
 
 def part_of(source):

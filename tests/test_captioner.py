@@ -1,11 +1,13 @@
 import shutil
 
 import pytest
+import torch
 from PIL import Image
 
 import ddcap
 from ddcap import Caption, Captioner
 from ddcap.errors import CheckpointError, DDCapError, ImageError, RecipeError
+from ddcap.machine import computes_bfloat16
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +96,31 @@ def test_a_bad_image_does_not_stop_the_others(captioner, photos, tmp_path):
     assert results[2].captions[0] == captioner(photos[1])[0]
     with pytest.raises(ImageError, match=r"broken\.jpg"):
         captioner([photos[0], broken])
+
+
+def test_candidates_are_fewer_than_asked_for_only_where_lengths_are(captioner, photos):
+    one = captioner(photos[0], length=6, candidates=4, length_penalty=1.2)[0]
+    (result,) = captioner.caption_each(photos[:1], num=3, length=6, candidates=4, length_penalty=1.2)
+    assert len(result.captions) == 3 and result.captions[0].text == one.text
+    assert len({caption.length for caption in result.captions}) == 3
+
+
+def test_precision(tiny_model_folder, photos):
+    exact, fast = (
+        Captioner.from_pretrained(tiny_model_folder, precision=precision)
+        for precision in ("float32", "bfloat16")
+    )
+    left, right = (one.features(photos[:3]) for one in (exact, fast))
+    assert right.memory.dtype == torch.float32 and not torch.equal(left.memory, right.memory)
+    torch.testing.assert_close(left.memory, right.memory, rtol=0.1, atol=0.1)
+    for one in (exact, fast):
+        together = [caption.text for caption in one(photos[:5], length=7)]
+        assert together == [one(photo, length=7)[0].text for photo in photos[:5]]
+        assert one.infill(photos[0], "a ___ cat").text.startswith("a ")
+    automatic = Captioner.from_pretrained(tiny_model_folder).precision
+    assert automatic == ("bfloat16" if computes_bfloat16("cpu") else "float32")
+    with pytest.raises(DDCapError, match=r"precision='half': use one of auto, float32, bfloat16"):
+        Captioner.from_pretrained(tiny_model_folder, precision="half")
 
 
 def test_infill_keeps_the_given_words(captioner, photos):

@@ -11,14 +11,14 @@ __version__ = "0.1.0"
 __all__ = ["Caption", "Captioner", "__version__"]
 
 if TYPE_CHECKING:
-    from ddcap.captioner import Caption as Caption
+    from ddcap.caption import Caption as Caption
     from ddcap.captioner import Captioner as Captioner
 
 
 def __getattr__(name: str) -> Any:
     """Import torch only when a captioner is wanted: importing the package is free."""
     if name in ("Caption", "Captioner"):
-        from ddcap import captioner
+        from importlib import import_module
 
-        return getattr(captioner, name)
+        return getattr(import_module(f"ddcap.{name.lower()}"), name)
     raise AttributeError(f"module 'ddcap' has no attribute {name!r}")

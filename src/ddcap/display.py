@@ -7,7 +7,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ddcap.captioner import Caption, ImageResult
+from ddcap.caption import Caption, ImageResult
 from ddcap.decoding.trace import Trace
 
 _BLANK = "·"

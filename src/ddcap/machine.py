@@ -1,9 +1,11 @@
-"""One line that says what a measurement ran on."""
+"""What the machine is and what it can do."""
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def describe_machine() -> str:
@@ -23,3 +25,20 @@ def describe_machine() -> str:
         model = f"{torch.cuda.get_device_name()}, {model}"
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     return f"{model}, {torch.get_num_threads()} threads, {versions}"
+
+
+def computes_bfloat16(device: str) -> bool:
+    """Whether a device has instructions of its own for bfloat16; without them it would be slower, not faster.
+
+    Args:
+        device: "cpu", or a GPU as torch names it.
+    """
+    import torch
+
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if torch.device(device).type != "cpu":
+        return False
+    ask: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # not in older torch
+    capabilities = ask()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -7,7 +7,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ddcap.captioner import Caption, Captioner
+from ddcap.caption import Caption
+from ddcap.captioner import Captioner
 from ddcap.data.images import load_image
 from ddcap.data.karpathy import CaptionedImage
 

@@ -7,12 +7,23 @@ from typing import Any
 
 
 def model_arguments() -> argparse.ArgumentParser:
-    """--model, --device, --seed."""
+    """--model, --device, --precision, --seed."""
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("--model", default="default", help="'default', a folder or a Hub id")
     model.add_argument("--device", default="cpu", help="where to run, for instance cuda (default: cpu)")
+    add_precision(model)
     model.add_argument("--seed", type=int, default=0, help="for decoding that draws (default: 0)")
     return model
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """--precision."""
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "float32", "bfloat16"],
+        default="auto",
+        help="auto: bfloat16, which is faster, where the machine has instructions for it",
+    )
 
 
 def decoding_arguments() -> argparse.ArgumentParser:

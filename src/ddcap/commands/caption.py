@@ -34,7 +34,7 @@ def _caption(options: argparse.Namespace) -> int:
     from ddcap.display import caption_table, print_trace
 
     images = find_images(options.images)
-    captioner = Captioner.from_pretrained(options.model, options.device)
+    captioner = Captioner.from_pretrained(options.model, options.device, options.precision)
     results = captioner.caption_each(
         images, num=options.num, seed=options.seed, batch_size=options.batch_size, **decoding_changes(options)
     )
@@ -64,7 +64,7 @@ def _infill(options: argparse.Namespace) -> int:
     from ddcap.captioner import Captioner
     from ddcap.display import print_trace
 
-    captioner = Captioner.from_pretrained(options.model, options.device)
+    captioner = Captioner.from_pretrained(options.model, options.device, options.precision)
     caption = captioner.infill(
         options.image, options.template, seed=options.seed, **decoding_changes(options)
     )

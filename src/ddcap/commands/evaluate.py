@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ddcap.commands.arguments import decoding_arguments, decoding_changes
+from ddcap.commands.arguments import add_precision, decoding_arguments, decoding_changes
 from ddcap.commands.progress import progress_bar
 from ddcap.commands.scoring import report, scoring_arguments, scoring_settings
 
@@ -19,6 +19,7 @@ def add_parsers(commands: Any) -> None:
     evaluate.add_argument("--images", required=True, help="folder of the pictures")
     evaluate.add_argument("--limit", type=int, help="only the first so many pictures")
     evaluate.add_argument("--batch-size", type=int, default=16, help="images computed at once (default: 16)")
+    add_precision(evaluate)
     evaluate.add_argument("--seed", type=int, default=0, help="for decoding that draws (default: 0)")
     evaluate.add_argument(
         "--predictions", default="predictions.json", help="where the captions are written before scoring"
@@ -38,7 +39,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from ddcap.evaluation.run import evaluate
 
     scoring = scoring_settings(options)
-    captioner = Captioner.from_pretrained(options.model, options.device)
+    captioner = Captioner.from_pretrained(options.model, options.device, options.precision)
     evaluation = evaluate(
         captioner,
         options.data,

@@ -78,7 +78,7 @@ def evaluate(
         scoring,
         training_captions=training_captions,
         failed=failed,
-        decoding=dump_settings(captioner.settings(**decoding)),
+        decoding={**dump_settings(captioner.settings(**decoding)), "precision": captioner.precision},
     )
 
 

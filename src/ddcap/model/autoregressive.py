@@ -21,6 +21,7 @@ from ddcap.model.attention import attend, join_heads, split_heads
 from ddcap.model.denoiser import CrossAttention, MemoryKeysValues, gpt2_initialise
 from ddcap.model.image_encoder import ImageEncoder, ImageFeatures
 from ddcap.model.length_head import TanhMLP
+from ddcap.model.recompute import RecomputingBlocks
 from ddcap.model.stored_model import ModelConfig, StoredModel
 from ddcap.recipe import ModelSettings
 
@@ -98,7 +99,7 @@ class CausalBlock(nn.Module):
         return hidden + self.dropout(self.mlp(self.norm_mlp(hidden))), past
 
 
-class CausalDecoder(nn.Module):
+class CausalDecoder(RecomputingBlocks):
     """log p(word | words before it, memory): the twin of `Denoiser`.
 
     Args:
@@ -147,7 +148,8 @@ class CausalDecoder(nn.Module):
         layers = []
         for number, block in enumerate(self._each_block()):
             memory = keys_values.layers[number] if keys_values is not None else None
-            hidden, layer_past = block(hidden, memory, past.layers[number] if past else None)
+            layer_past = past.layers[number] if past else None
+            hidden, layer_past = self.run_block(block, hidden, memory, layer_past)
             layers.append(layer_past)
         return self.final_norm(hidden), PastKeysValues(tuple(layers))
 

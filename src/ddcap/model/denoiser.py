@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ddcap.model.attention import attend, join_heads, split_heads
 from ddcap.model.packing import Packing
+from ddcap.model.recompute import RecomputingBlocks
 from ddcap.recipe import ModelSettings
 
 
@@ -169,7 +170,7 @@ class Block(nn.Module):
         return hidden + self.dropout(self.mlp(self.norm_mlp(hidden, time, packing)))
 
 
-class Denoiser(nn.Module):
+class Denoiser(RecomputingBlocks):
     """p_theta(x_0 | x_t, memory) at every caption position.
 
     Args:
@@ -228,7 +229,8 @@ class Denoiser(nn.Module):
             embedded = embedded + self.difference_embedding(following)
         hidden = self.dropout(embedded if packing is None else packing.pack(embedded))
         for block, layer_keys_values in zip(self.blocks, keys_values.layers, strict=True):
-            hidden = block(hidden, time, layer_keys_values, may_attend.unsqueeze(1), packing)
+            arguments = (hidden, time, layer_keys_values, may_attend.unsqueeze(1), packing)
+            hidden = self.run_block(block, *arguments)
         normed: Tensor = self.final_norm(hidden)
         return normed if packing is None else packing.unpack(normed)
 

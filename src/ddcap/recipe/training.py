@@ -34,6 +34,9 @@ class TrainingSettings:
     length_loss_weight: float = Field(default=1.0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     ema_decay: float = Field(default=0.0, ge=0, lt=1, description="0 switches the moving average off")
+    gradient_checkpointing: bool = Field(
+        default=False, description="spare memory: blocks are computed again for their gradient"
+    )
     mixed_precision: Literal["no", "bf16"] = "no"
     seed: int = 0
     log_every: int = Field(default=20, ge=1, description="optimiser steps between two log lines")

@@ -20,6 +20,7 @@ from ddcap.errors import CheckpointError, DataError, RecipeError
 from ddcap.model.ddcap import DDCapModel
 from ddcap.model.image_encoder import ImageEncoder
 from ddcap.model.kinds import CaptioningModel, build_model
+from ddcap.model.recompute import recompute_blocks
 from ddcap.model.stored_model import ModelConfig
 from ddcap.recipe import DataSettings, Recipe
 from ddcap.training.checkpoint import list_checkpoints
@@ -119,6 +120,8 @@ def prepare(
     if initial is not None:
         model.load_state_dict(initial.model.state_dict())
     _freeze_unused(model, recipe)
+    if recipe.training.gradient_checkpointing:
+        recompute_blocks(model)
     return TrainingInputs(recipe, model, tokenizer, train_data, val_data, output)
 
 
