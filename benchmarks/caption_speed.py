@@ -1,6 +1,6 @@
 """Time of captioning one image, by stage, on the CPU.
 
-    python benchmarks/caption_speed.py [--model MODEL] [--precision auto] [--threads 2] [--runs 30] [--image X]
+    python benchmarks/caption_speed.py [--model MODEL] [--precision auto] [--threads 2] [--runs 30]
 
 Every run captions the image from its file; the table gives median, 10th and 90th percentile in milliseconds.
 """
