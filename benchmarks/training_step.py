@@ -53,7 +53,7 @@ def main() -> None:
     memory = torch.rand(IMAGES, model.encoder.memory_positions, model.encoder.memory_width)
     features = ImageFeatures(memory, torch.rand(IMAGES, model.encoder.summary_width))
     positions = real.flatten().nonzero().squeeze(1)
-    batch = CaptionBatch(None, None, None, tokens, lengths, positions, len(positions), ())
+    batch = CaptionBatch(None, None, None, tokens, lengths, positions, ())
 
     def step() -> float:
         start = time.perf_counter()
