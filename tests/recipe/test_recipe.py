@@ -247,3 +247,20 @@ def test_every_setting_survives_dump_and_parse():
 def test_a_section_alone_names_its_source():
     with pytest.raises(RecipeError, match=r"^model\.json: unknown setting 'step'; did you mean 'steps'\?$"):
         parse_settings(DecodingSettings, {"step": 3}, "model.json")
+
+
+def test_a_model_to_start_from_brings_its_encoder(write):
+    text = message(write(""), ["model.init=default", "encoder.init=default"])
+    assert "encoder.init=default" in text and "take one of them out" in text
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["data.cache=x", "data.text=x", "data.consensus=1", "data.long_captions=drop", "tokenizer.kind=compact"],
+)
+def test_what_shards_cannot_do_is_refused(write, change):
+    good = ["data.shards=[{path: s}]", "data.long_captions=truncate", "tokenizer.kind=gpt2"]
+    assert load_recipe(write(""), good).data.shards[0].weight == 1
+    name, _, value = change.partition("=")
+    text = message(write(""), [*good, change])
+    assert name.split(".")[0] in text and "shards" in text and value

@@ -34,6 +34,11 @@ class Recipe:
             raise ValueError(
                 "data.cache is set although encoder.trainable=true changes the features; remove data.cache"
             )
+        if self.model.init is not None and self.encoder.init is not None:
+            raise ValueError(
+                f"encoder.init={self.encoder.init}: model.init={self.model.init} brings its own encoder; "
+                "take one of them out"
+            )
         self._check_shards()
         self.decoding.check_model(self.model)
         if self.data.learn_padding and self.model.length_prediction:
