@@ -20,7 +20,7 @@ from ddcap.errors import CheckpointError, DDCapError, ImageError, RecipeError
 from ddcap.machine import computes_bfloat16
 from ddcap.model.image_encoder import ImageFeatures
 from ddcap.model.kinds import CaptioningModel, load_model
-from ddcap.model_folder import DEFAULT_MODEL, find_model
+from ddcap.model_folder import DEFAULT_MODEL, find_model, is_folder_name
 from ddcap.publishing import upload, write_card
 from ddcap.recipe import DecodingSettings
 from ddcap.settings import dump_settings, parse_settings
@@ -207,14 +207,17 @@ class Captioner:
         Raises:
             CheckpointError: if the Hub cannot be reached or refuses.
         """
-        is_folder = str(target).startswith((".", "/", "~")) or Path(target).exists()
+        if is_folder_name(target):
+            return str(self._save_with_card(Path(target).expanduser(), None, card))
         with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(target).expanduser() if is_folder else Path(temporary)
-            self.save(folder, torch.float16)
-            parameters = sum(value.numel() for value in self.model.stored_state().values())
-            name = None if is_folder else str(target)
-            write_card(folder, self.model.config, parameters=parameters, name=name, **card)
-            return str(folder) if is_folder else upload(folder, str(target), private=private)
+            folder = self._save_with_card(Path(temporary), str(target), card)
+            return upload(folder, str(target), private=private)
+
+    def _save_with_card(self, folder: Path, name: str | None, card: dict[str, Any]) -> Path:
+        self.save(folder, torch.float16)
+        parameters = sum(value.numel() for value in self.model.stored_state().values())
+        write_card(folder, self.model.config, parameters=parameters, name=name, **card)
+        return folder
 
     @torch.inference_mode()
     def features(self, images: Sequence[ImageSource]) -> ImageFeatures:

@@ -11,6 +11,11 @@ DEFAULT_MODEL = "default"
 _EMBEDDED = Path(__file__).parent / "pretrained" / "default"
 
 
+def is_folder_name(model: str | Path) -> bool:
+    """Whether a name is of a folder, there or not, rather than a Hub id or "default"."""
+    return Path(model).exists() or str(model).startswith((".", "/", "~"))
+
+
 def find_model(model: str | Path) -> Path:
     """The folder of a model: the embedded one, a given folder, or a download from the Hub.
 
@@ -22,7 +27,7 @@ def find_model(model: str | Path) -> Path:
     folder = Path(model)
     if folder.exists():
         return folder
-    if str(model).count("/") != 1 or str(model).startswith((".", "/", "~")):
+    if str(model).count("/") != 1 or is_folder_name(model):
         raise CheckpointError(
             f"{model}: no such model; give 'default', a folder, or a Hub id like owner/name"
         )

@@ -53,14 +53,10 @@ def test_every_word_is_counted_once_with_its_probability(model, features):
     )
 
 
+@pytest.mark.parametrize("model", ["tiny_model_folder"], indirect=True)
 @pytest.mark.parametrize("steps", [1, 2, 5])
-def test_log_probabilities_are_those_of_the_states_the_words_were_drawn_in(request, steps):
+def test_log_probabilities_are_those_of_the_states_the_words_were_drawn_in(model, features, steps):
     """Against the decoder's own predictor, step by step: no grouping by picture, no gathering of words."""
-    model = load_model(request.getfixturevalue("tiny_model_folder"))
-    torch.manual_seed(1)
-    encoder = model.encoder
-    memory = torch.randn(2, encoder.memory_positions, encoder.memory_width)
-    features = ImageFeatures(memory, torch.randn(2, encoder.summary_width))
     drawn = draw(model, features, steps=steps)
     lengths = torch.full((6,), 5)
     plan = plan_steps(lengths, lengths, model.config.diffusion.steps, steps)
@@ -110,11 +106,8 @@ def test_a_captions_probability_is_the_product_of_its_words():
     assert total == pytest.approx(1.0, abs=1e-3)
 
 
-def test_some_steps_of_a_drawing_are_part_of_all_steps(request):
-    model = load_model(request.getfixturevalue("tiny_model_folder"))
-    torch.manual_seed(1)
-    memory = torch.randn(2, model.encoder.memory_positions, model.encoder.memory_width)
-    features = ImageFeatures(memory, torch.randn(2, model.encoder.summary_width))
+@pytest.mark.parametrize("model", ["tiny_model_folder"], indirect=True)
+def test_some_steps_of_a_drawing_are_part_of_all_steps(model, features):
     whole = draw(model, features, steps=None)
     part = draw(model, features, steps=None, learned_steps=2)
     assert torch.equal(part.tokens, whole.tokens)
@@ -125,11 +118,8 @@ def test_some_steps_of_a_drawing_are_part_of_all_steps(request):
             assert torch.isclose(all_words, word, atol=1e-5).any()
 
 
-def test_candidates_are_drawn_of_their_lengths_in_turn(request):
-    model = load_model(request.getfixturevalue("tiny_model_folder"))
-    torch.manual_seed(1)
-    memory = torch.randn(2, model.encoder.memory_positions, model.encoder.memory_width)
-    features = ImageFeatures(memory, torch.randn(2, model.encoder.summary_width))
+@pytest.mark.parametrize("model", ["tiny_model_folder"], indirect=True)
+def test_candidates_are_drawn_of_their_lengths_in_turn(model, features):
     decoding = DecodingSettings(length=5, candidates=2)
     generator = torch.Generator().manual_seed(4)
     drawn = draw_captions(

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
 from ddcap.recipe.file import load_recipe
@@ -14,36 +13,19 @@ from ddcap.training.checkpoint import list_checkpoints
 from ddcap.training.loop import train
 
 # t, noise, image drop and dropout are drawn per process, so whatever depends on them is off
-QUIET = ["model.dropout=0", "training.image_free_probability=0", "diffusion.steps=1", "data.views=1"]
-
-
-@pytest.fixture
-def recipe_file(tmp_path, photos, captions_json, tiny_clip_folder):
-    recipe = {
-        "data": {"root": str(photos[0].parent), "json": str(captions_json), "workers": 0},
-        "encoder": {
-            "kind": "clip",
-            "name": str(tiny_clip_folder),
-            "image_size": 32,
-            "fit": "crop",
-            "trainable": True,
-        },
-        "tokenizer": {"vocabulary_size": 120},
-        "model": {"width": 16, "layers": 1, "heads": 2, "projection_hidden": 8, "length_hidden": 8},
-        "training": {
-            "epochs": 2,
-            "warmup_epochs": 0,
-            "batch_size": 8,
-            "learning_rate": 1.0e-3,
-            "ema_decay": 0.5,
-            "validate_every": 1,
-            "validate_images": 2,
-            "log_every": 1,
-        },
-    }
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    return path
+QUIET = [
+    "model.dropout=0",
+    "training.image_free_probability=0",
+    "diffusion.steps=1",
+    "data.views=1",
+    "data.captions_per_image=1",
+    "training.epochs=2",
+    "training.warmup_epochs=0",
+    "training.learning_rate=1e-3",
+    "training.checkpoint_every=500",
+    "training.validate_every=1",
+    "training.validate_images=2",
+]
 
 
 def train_in_two_processes(*arguments):

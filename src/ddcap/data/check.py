@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from ddcap.data.images import EXTENSIONS, load_image
-from ddcap.data.karpathy import CaptionedImage, load_karpathy
-from ddcap.data.own_pictures import load_csv, load_text_files
-from ddcap.data.records import VAL_SHARE
+from ddcap.data.karpathy import CaptionedImage
+from ddcap.data.parallel import map_in_processes
+from ddcap.data.records import load_records
 from ddcap.errors import ImageError
 
 _PICTURES_AT_ONCE = 32
@@ -69,7 +67,8 @@ def check_data(
     """
     records, problems = _read_entries(Path(captions), image_folder)
     paths = [record.path for record in records]
-    found = list(progress(_each(paths, processes), len(paths)))
+    reasons = map_in_processes(_why_unusable, paths, processes, at_once=_PICTURES_AT_ONCE)
+    found = list(progress(reasons, len(paths)))
     for path, reason in zip(paths, found, strict=True):
         if reason is not None:
             problems.append(Problem("unreadable" if path.exists() else "missing", str(path), reason))
@@ -91,20 +90,7 @@ def _read_entries(captions: Path, image_folder: str | Path) -> tuple[list[Captio
         for path in pictures:
             if not path.with_suffix(".txt").is_file():
                 note(f"{path}: has no caption; write one into {path.with_suffix('.txt').name}")
-        return load_text_files(captions, VAL_SHARE, note), problems
-    if captions.suffix.lower() == ".csv":
-        return load_csv(captions, image_folder, VAL_SHARE, note), problems
-    return load_karpathy(captions, image_folder, on_problem=note), problems
-
-
-def _each(paths: list[Path], processes: int) -> Iterator[str | None]:
-    """Why each picture cannot be used, or None, in order."""
-    if processes <= 1:
-        yield from map(_why_unusable, paths)
-        return
-    # not forked: torch's threads do not survive that
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_why_unusable, paths, chunksize=_PICTURES_AT_ONCE)
+    return load_records(captions, image_folder, on_problem=note), problems
 
 
 def _why_unusable(path: Path) -> str | None:

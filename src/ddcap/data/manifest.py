@@ -32,6 +32,22 @@ class Shard:
     captions: NDArray[np.int64]
 
 
+class SampleNumbers:
+    """Samples counted through all shards.
+
+    Args:
+        shards: in order.
+    """
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self.starts = np.cumsum([0, *(len(shard.captions) for shard in shards)])
+
+    def locate(self, number: int) -> tuple[int, int]:
+        """The shard that holds a sample, and the sample's place in it."""
+        shard = int(np.searchsorted(self.starts, number, side="right")) - 1
+        return shard, number - int(self.starts[shard])
+
+
 def read_manifest(
     source: str, progress: Callable[[Sequence[Path], int], Iterable[Path]] = lambda items, _: items
 ) -> list[Shard]:

@@ -8,12 +8,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ddcap.data.batches import CaptionBatch, Draw, Part, collate, truncate
 from ddcap.data.feature_cache import image_view
 from ddcap.data.images import EncodedImage, Preprocessing, load_image
-from ddcap.data.manifest import Shard, read_manifest
+from ddcap.data.manifest import SampleNumbers, Shard, read_manifest
 from ddcap.data.shard_file import Sample, ShardFile, fetch, make_room
 from ddcap.data.shard_order import ShardOrder
 from ddcap.data.steps import StepData
@@ -50,7 +48,7 @@ class ShardData(StepData):
             found = read_manifest(source.path)
             self._shards += found
             self._weights += [source.weight] * len(found)
-        self._starts = np.cumsum([0, *(len(shard.captions) for shard in self._shards)])
+        self._numbers = SampleNumbers(self._shards)
         self._cache = Path(settings.shard_cache) if settings.shard_cache is not None else None
         self._open: OrderedDict[int, ShardFile] = OrderedDict()
 
@@ -104,8 +102,8 @@ class ShardData(StepData):
 
     def _sample(self, record: int) -> tuple[Sample, str]:
         """A sample, and its name for messages."""
-        number = int(np.searchsorted(self._starts, record, side="right")) - 1
-        sample = self._file(number)[record - int(self._starts[number])]
+        number, place = self._numbers.locate(record)
+        sample = self._file(number)[place]
         return sample, f"{self._shards[number].url}/{sample.key}"
 
     def _file(self, number: int) -> ShardFile:

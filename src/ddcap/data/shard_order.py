@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ddcap.data.batches import Draw
-from ddcap.data.manifest import Shard
+from ddcap.data.manifest import SampleNumbers, Shard
 
 _Ints = NDArray[np.int64]
 
@@ -48,7 +48,7 @@ class ShardOrder(Sequence[Draw]):
     ) -> None:
         self._shards, self._seed, self._epoch = shards, seed, epoch
         self._per_image, self._views = captions_per_image, views
-        self._starts = np.cumsum([0, *(len(shard.captions) for shard in shards)])
+        self._numbers = SampleNumbers(shards)
         # a turn is (shard, which time, how many of its draws)
         turns: list[tuple[int, int, int]] = []
         for number, (shard, weight) in enumerate(zip(shards, weights, strict=True)):
@@ -95,7 +95,9 @@ class ShardOrder(Sequence[Draw]):
             samples = np.repeat(np.arange(len(chunks)), chunks)
             chunk = np.arange(len(samples)) - np.repeat(np.cumsum(chunks) - chunks, chunks)
             order = self._generator("shard", shard, time).permutation(len(samples))[:count]
-            table = np.stack([samples + self._starts[shard], np.full_like(samples, time), chunk], axis=1)
+            table = np.stack(
+                [samples + self._numbers.starts[shard], np.full_like(samples, time), chunk], axis=1
+            )
             rows.append(table[order])
         together = np.concatenate(rows)
         return together[self._generator("group", group).permutation(len(together))]
@@ -106,8 +108,8 @@ class ShardOrder(Sequence[Draw]):
 
     def _draw(self, record: int, time: int, chunk: int) -> Draw:
         """All captions of a sample once in its draws of one time; the last group is filled up."""
-        shard = int(np.searchsorted(self._starts, record, side="right")) - 1
-        count = int(self._shards[shard].captions[record - self._starts[shard]])
+        shard, sample = self._numbers.locate(record)
+        count = int(self._shards[shard].captions[sample])
         key = f"{self._seed}/{self._epoch}/{time}/{record}"
         order = random.Random(key).sample(range(count), count)
         mine = random.Random(f"{key}/{chunk}")

@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import multiprocessing
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from PIL import Image
 from ddcap.data.images import load_image
 from ddcap.data.karpathy import CaptionedImage
 from ddcap.data.manifest import write_manifest
+from ddcap.data.parallel import map_in_processes
 from ddcap.data.shard_file import write_shard
 from ddcap.errors import DataError, ImageError
 
@@ -93,19 +92,11 @@ def write_shards(
     strangers = {path.name for path in output.glob("*.tar")} - {job.path.name for job in jobs}
     if strangers:
         raise DataError(f"{output}: holds {min(strangers)}, which is of other data; name another folder")
-    written = list(progress(_each(jobs, processes), len(jobs)))
+    written = list(progress(map_in_processes(_write, jobs, processes), len(jobs)))
     unreadable = [reason for shard in written for reason in shard.unreadable]
     counts = {shard.name: shard.captions for shard in written}
     write_manifest(output, counts, unreadable=unreadable)
     return ShardingResult(len(written), sum(map(len, counts.values())), unreadable)
-
-
-def _each(jobs: list[_Job], processes: int) -> Iterator[_Written]:
-    if processes <= 1:
-        yield from map(_write, jobs)
-        return
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_write, jobs)
 
 
 def _write(job: _Job) -> _Written:

@@ -55,6 +55,8 @@ class Recipe:
             raise ValueError(
                 "training.objective=self_critical: an untrained model draws nothing of worth; set model.init"
             )
+        if self.training.objective == "self_critical" and self.data.text is not None:
+            raise ValueError("data.text: self-critical training needs pictures; take data.text out")
         if self.training.batch_size % self.data.captions_per_image:
             raise ValueError(
                 f"training.batch_size={self.training.batch_size} is not a multiple of "

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -103,7 +101,7 @@ class Run:
         """The training's objective: the likelihood of human captions, or the score of drawn ones, or both."""
         if self.recipe.training.objective == "likelihood":
             return self._likelihood(batch, features, generator)
-        assert features is not None  # `prepare` saw to it
+        assert features is not None  # the recipe sees to it
         settings = self.recipe.self_critical
         losses = self_critical_loss(
             self.wrapped,
@@ -177,7 +175,6 @@ class Run:
 
     def _validate(self) -> Validation:
         settings, accelerator = self.recipe.training, self.accelerator
-        gather: Callable[[Any], list[Any]] = lambda mine: gather_object([mine])  # noqa: E731
         return validate(
             self.shipped_model.eval(),
             self.inputs.val_data,
@@ -186,7 +183,11 @@ class Run:
             images=settings.validate_images,
             samples=settings.sample_captions,
             device=accelerator.device,
-            processes=Processes(accelerator.num_processes, accelerator.process_index, gather),
+            processes=Processes(
+                accelerator.num_processes,
+                accelerator.process_index,
+                gather=lambda mine: list(gather_object([mine])),
+            ),
         )
 
     def _keep_if_best(self, result: Validation) -> None:

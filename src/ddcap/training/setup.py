@@ -16,7 +16,7 @@ from ddcap.data.records import load_records
 from ddcap.data.shard_data import ShardData
 from ddcap.data.text_only import load_texts
 from ddcap.data.tokenizer import CaptionTokenizer, build_tokenizer
-from ddcap.errors import CheckpointError, DataError, RecipeError
+from ddcap.errors import CheckpointError, DataError
 from ddcap.model.ddcap import DDCapModel
 from ddcap.model.image_encoder import ImageEncoder
 from ddcap.model.kinds import CaptioningModel, build_model
@@ -79,8 +79,6 @@ def prepare(
     train_records = [] if recipe.data.shards else _load_split(recipe.data, "train")
     val_records = _load_split(recipe.data, "val")
     if recipe.data.text is not None:
-        if recipe.training.objective == "self_critical":
-            raise RecipeError("data.text: self-critical training needs pictures; take data.text out")
         train_records += load_texts(Path(recipe.data.root) / recipe.data.text)
     output.mkdir(parents=True, exist_ok=True)
     if resume:
