@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from ddcap.commands.progress import progress_bar
+from ddcap.errors import TrainingInterruptedError
 
 
 def add_parsers(commands: Any) -> None:
@@ -38,14 +41,34 @@ def _train(options: argparse.Namespace) -> int:
     overrides = [argument for argument in options.more if "=" in argument]
     paths = [options.recipe, *(argument for argument in options.more if "=" not in argument)]
     recipes = [load_recipe(path, overrides) for path in paths]  # a mistake in the last shows before the first
-    for recipe in recipes:
-        # of several, those that were not reached before start now
-        begun = bool(list_checkpoints(Path(recipe.training.output)))
-        folder = train(
-            recipe,
-            resume=options.resume and (begun or len(recipes) == 1),
-            progress_bar=lambda shards: progress_bar(shards, len(shards), "features"),
-        )
-        if PartialState().is_main_process:
-            print(folder)
-    return 0
+    try:
+        for recipe in recipes:
+            # of several, those that were not reached before start now
+            begun = bool(list_checkpoints(Path(recipe.training.output)))
+            folder = train(
+                recipe,
+                resume=options.resume and (begun or len(recipes) == 1),
+                progress_bar=lambda shards: progress_bar(shards, len(shards), "features"),
+            )
+            if PartialState().is_main_process:
+                print(folder)
+    except TrainingInterruptedError as error:
+        print(f"ddcap: {error}", file=sys.stderr)
+        return _leave(error.status)
+    return _leave(0)
+
+
+def _leave(status: int) -> int:
+    """End this process, if it is one of several: gloo's threads sometimes abort one that Python takes down.
+
+    All of them have come here, so that none is left waiting.
+    """
+    import torch
+    from accelerate import PartialState
+
+    if PartialState().num_processes > 1:
+        torch.distributed.barrier()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
