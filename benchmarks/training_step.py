@@ -24,7 +24,7 @@ from ddcap.data.batches import CaptionBatch
 from ddcap.machine import describe_machine
 from ddcap.model import ddcap, denoiser
 from ddcap.model.image_encoder import ImageFeatures
-from ddcap.training.objective import caption_loss
+from ddcap.objective.module import caption_loss
 
 IMAGES, CAPTIONS, LONGEST = 32, 160, 20
 

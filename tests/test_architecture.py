@@ -12,7 +12,7 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 
 # a module imports only from its left; modules of one rank do not import each other
 ORDER = [
-    {"errors", "machine"},
+    {"errors", "machine", "processes"},
     {"settings"},
     {"recipe"},
     {"data", "diffusion"},
@@ -21,6 +21,7 @@ ORDER = [
     {"model_folder", "publishing", "caption"},
     {"captioner"},
     {"evaluation", "display"},
+    {"objective"},
     {"training"},
     {"ablation"},
     {"serving"},

@@ -17,7 +17,7 @@ from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.generate import generate
 from ddcap.decoding.infilling import infill, parse_template
 from ddcap.errors import CheckpointError, DDCapError, ImageError, RecipeError
-from ddcap.machine import computes_bfloat16
+from ddcap.machine import computes_bfloat16, computing
 from ddcap.model.image_encoder import ImageFeatures
 from ddcap.model.kinds import CaptioningModel, load_model
 from ddcap.model_folder import DEFAULT_MODEL, find_model, is_folder_name
@@ -239,8 +239,7 @@ class Captioner:
 
     def computing(self) -> torch.autocast:
         """The context of a forward pass: autocast, where the precision is bfloat16."""
-        kind = self.model.device.type
-        return torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bfloat16")
+        return computing(self.model.device, bfloat16=self.precision == "bfloat16")
 
     def _caption_batch(
         self, images: Sequence[ImageSource], num: int, decoding: DecodingSettings, generator: torch.Generator

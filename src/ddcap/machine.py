@@ -5,7 +5,10 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 
 def describe_machine() -> str:
@@ -25,6 +28,13 @@ def describe_machine() -> str:
         model = f"{torch.cuda.get_device_name()}, {model}"
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     return f"{model}, {torch.get_num_threads()} threads, {versions}"
+
+
+def computing(device: torch.device, *, bfloat16: bool) -> torch.autocast:
+    """The context of a forward pass: mixed precision, or none."""
+    import torch
+
+    return torch.autocast(device.type, torch.bfloat16, enabled=bfloat16)
 
 
 def computes_bfloat16(device: str) -> bool:

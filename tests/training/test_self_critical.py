@@ -8,12 +8,12 @@ from safetensors.torch import load_file
 from ddcap.captioner import Captioner
 from ddcap.data.karpathy import CaptionedImage
 from ddcap.errors import RecipeError
+from ddcap.objective.self_critical import CiderReward, advantages
 from ddcap.recipe import Recipe
 from ddcap.recipe.file import load_recipe
 from ddcap.settings import parse_settings
 from ddcap.training.checkpoint import list_checkpoints
 from ddcap.training.loop import train
-from ddcap.training.self_critical import CiderReward, advantages
 from ddcap.training.setup import prepare
 from ddcap.training.validation import validate
 

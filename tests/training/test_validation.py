@@ -6,9 +6,10 @@ import torch
 from ddcap.data.caption_data import CaptionData, PixelSource
 from ddcap.data.karpathy import load_karpathy
 from ddcap.model.kinds import load_model
+from ddcap.processes import Processes
 from ddcap.recipe import DataSettings, DecodingSettings
 from ddcap.training import validation
-from ddcap.training.validation import Processes, validate
+from ddcap.training.validation import validate
 
 
 @pytest.fixture

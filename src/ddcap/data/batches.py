@@ -26,6 +26,7 @@ class CaptionBatch:
         lengths: (B,).
         positions: (N,) flat indices of the real positions in B x L.
         image_ids: of the I images.
+        places: of the I images, each one's place in the part as it was drawn.
         unreadable: why pictures of the part are missing from it, a line each.
     """
 
@@ -36,6 +37,7 @@ class CaptionBatch:
     lengths: Tensor
     positions: Tensor
     image_ids: tuple[str, ...]
+    places: tuple[int, ...]
     unreadable: tuple[str, ...] = ()
 
     def to(self, device: torch.device) -> CaptionBatch:
@@ -61,9 +63,13 @@ Part = tuple[Draw, ...]
 """The pictures one process computes at once; every picture has as many captions."""
 
 
-def truncate(ids: list[int], max_length: int, end_id: int) -> list[int]:
-    """At most `max_length` ids, the last of them the end token."""
-    return ids if len(ids) <= max_length else [*ids[: max_length - 1], end_id]
+def fit_length(
+    ids: list[int], max_length: int, *, end_id: int, padding_id: int, learn_padding: bool
+) -> list[int]:
+    """At most `max_length` ids, the last of them the end token; filled up to so many to learn the padding."""
+    if len(ids) > max_length:
+        ids = [*ids[: max_length - 1], end_id]
+    return ids + [padding_id] * (max_length - len(ids)) if learn_padding else ids
 
 
 def collate(
@@ -73,9 +79,13 @@ def collate(
     padding_id: int,
     pixels: Sequence[Tensor] | None = None,
     features: Sequence[tuple[Tensor, Tensor]] | None = None,
+    places: Sequence[int] | None = None,
     unreadable: Sequence[str] = (),
 ) -> CaptionBatch:
-    """One batch of captions (B token rows, grouped by image) and I images: pixels, features, or neither."""
+    """One batch of captions (B token rows, grouped by image) and I images: pixels, features, or neither.
+
+    `places` are needed where images are missing from the part.
+    """
     lengths = torch.tensor([len(row) for row in rows])
     longest = int(lengths.max())
     tokens = torch.tensor([[*row, *[padding_id] * (longest - len(row))] for row in rows])
@@ -89,5 +99,6 @@ def collate(
         lengths=lengths,
         positions=real.flatten().nonzero().squeeze(1),
         image_ids=tuple(image_ids),
+        places=tuple(places if places is not None else range(len(image_ids))),
         unreadable=tuple(unreadable),
     )

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ddcap.data.batches import CaptionBatch, Draw, Part, collate, truncate
+from ddcap.data.batches import CaptionBatch, Draw, Part, collate, fit_length
 from ddcap.data.feature_cache import FeatureCache, view_pixels
 from ddcap.data.images import Preprocessing
 from ddcap.data.karpathy import CaptionedImage
@@ -75,16 +76,14 @@ class CaptionData(StepData):
             self.captions = [
                 [ids for ids in captions if len(ids) <= max_length] for captions in self.captions
             ]
-        else:
-            self.captions = [
-                [truncate(ids, max_length, tokenizer.end_id) for ids in captions]
-                for captions in self.captions
-            ]
-        if settings.learn_padding:
-            self.captions = [
-                [ids + [tokenizer.padding_id] * (max_length - len(ids)) for ids in captions]
-                for captions in self.captions
-            ]
+        fit = partial(
+            fit_length,
+            max_length=max_length,
+            end_id=tokenizer.end_id,
+            padding_id=tokenizer.padding_id,
+            learn_padding=settings.learn_padding,
+        )
+        self.captions = [[fit(ids) for ids in captions] for captions in self.captions]
         if not any(self.captions):
             raise DataError(
                 f"no caption has at most {max_length} tokens; "
@@ -116,26 +115,28 @@ class CaptionData(StepData):
         Raises:
             DataError: if not one of them can.
         """
-        pictures, draws, unreadable = self._read(part)
+        pictures, places, unreadable = self._read(part)
+        draws = [part[place] for place in places]
         return collate(
             [self.captions[draw.record][caption] for draw in draws for caption in draw.captions],
             [self.records[draw.record].image_id for draw in draws],
             padding_id=self.padding_id,
+            places=places,
             unreadable=unreadable,
             **pictures,
         )
 
-    def _read(self, draws: Sequence[Draw]) -> tuple[dict[str, Any], list[Draw], list[str]]:
-        """What the source has of the pictures, for `collate`; whose it is, and why others are missing."""
+    def _read(self, part: Part) -> tuple[dict[str, Any], list[int], list[str]]:
+        """What the source has of the pictures, for `collate`; their places, and why others are missing."""
         if self.source is None:
-            return {}, list(draws), []
+            return {}, list(range(len(part))), []
         name = "features" if isinstance(self.source, FeatureCache) else "pixels"
         pictures: list[Any] = []
         found, unreadable = [], []
-        for draw in draws:
+        for place, draw in enumerate(part):
             try:
                 pictures.append(self.source.read(draw.record, draw.view, draw.epoch))
-                found.append(draw)
+                found.append(place)
             except ImageError as error:
                 unreadable.append(str(error))
         if not found:

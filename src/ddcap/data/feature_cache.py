@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ddcap.data.images import Preprocessing, load_image
 from ddcap.errors import DataError, ImageError
+from ddcap.machine import computing
 
 logger = logging.getLogger("ddcap")
 
@@ -36,6 +37,10 @@ class Encoder(Protocol):
     """What the cache needs of an image encoder."""
 
     preprocessing: Preprocessing
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
 
     @property
     def cache_key(self) -> str:
@@ -167,10 +172,10 @@ def _write_shard(file: Path, encoder: Encoder, paths: Sequence[Path], views: int
             unreadable[row] = str(error)
             size = encoder.preprocessing.size
             pixels = torch.zeros(views, 3, size, size)  # a place holder: `read` never gives it away
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            features = encoder(pixels)
-        memory.append(features.memory.half())  # (views, P, C)
-        summary.append(features.summary.half())  # (views, S)
+        with computing(encoder.device, bfloat16=bf16):
+            features = encoder(pixels.to(encoder.device))
+        memory.append(features.memory.half().cpu())  # (views, P, C)
+        summary.append(features.summary.half().cpu())  # (views, S)
     temporary = file.with_suffix(f".{os.getpid()}.tmp")
     try:
         tensors = {"memory": torch.stack(memory), "summary": torch.stack(summary)}

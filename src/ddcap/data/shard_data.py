@@ -8,7 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ddcap.data.batches import CaptionBatch, Draw, Part, collate, truncate
+from ddcap.data.batches import CaptionBatch, Draw, Part, collate, fit_length
 from ddcap.data.feature_cache import image_view
 from ddcap.data.images import EncodedImage, Preprocessing, load_image
 from ddcap.data.manifest import SampleNumbers, Shard, read_manifest
@@ -70,8 +70,8 @@ class ShardData(StepData):
         Raises:
             DataError: if not one of them can.
         """
-        pixels, rows, ids, unreadable = [], [], [], []
-        for draw in part:
+        pixels, rows, ids, places, unreadable = [], [], [], [], []
+        for place, draw in enumerate(part):
             try:
                 sample, name = self._sample(draw.record)
                 captions = [sample.captions[number] for number in draw.captions]
@@ -84,16 +84,26 @@ class ShardData(StepData):
             else:
                 rows.append(captions)
                 ids.append(name)
+                places.append(place)
         if not pixels:
             raise DataError(f"{unreadable[0]}; so is every picture of this batch")
-        end = self._tokenizer.end_id
-        tokens = self._tokenizer.encode_batch(list(chain.from_iterable(rows)))
-        tokens = [truncate(row, self._max_length, end) for row in tokens]
-        if self.settings.learn_padding:
-            padding = self._tokenizer.padding_id
-            tokens = [row + [padding] * (self._max_length - len(row)) for row in tokens]
+        tokens = [
+            fit_length(
+                row,
+                self._max_length,
+                end_id=self._tokenizer.end_id,
+                padding_id=self._tokenizer.padding_id,
+                learn_padding=self.settings.learn_padding,
+            )
+            for row in self._tokenizer.encode_batch(list(chain.from_iterable(rows)))
+        ]
         return collate(
-            tokens, ids, padding_id=self._tokenizer.padding_id, pixels=pixels, unreadable=unreadable
+            tokens,
+            ids,
+            padding_id=self._tokenizer.padding_id,
+            pixels=pixels,
+            places=places,
+            unreadable=unreadable,
         )
 
     def __getstate__(self) -> dict[str, Any]:

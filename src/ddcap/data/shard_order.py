@@ -76,14 +76,6 @@ class ShardOrder(Sequence[Draw]):
         record, time, chunk = (int(value) for value in self._group(group)[number - start])
         return self._draw(record, time, chunk)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Loader processes build their own groups."""
-        return {name: value for name, value in vars(self).items() if name != "_group"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self._group = lru_cache(maxsize=2)(self._build_group)
-
     def _draws_per_sample(self, captions: _Ints) -> _Ints:
         return -(-captions // self._per_image)
 

@@ -56,6 +56,15 @@ class StepPlan:
             )
         return draws // self.images_per_step
 
+    @property
+    def images_per_part(self) -> int:
+        """Pictures that one process computes at once."""
+        return self.images_per_step // (self.processes * self.accumulation)
+
+    def first_image(self, part: int) -> int:
+        """Where this process's part of a step begins among the step's pictures."""
+        return (self.process * self.accumulation + part) * self.images_per_part
+
     def parts(self, data: StepData, epoch: int, first_step: int = 0) -> _Parts:
         """This process's parts of every step of an epoch, from `first_step` on, in order."""
         return _Parts(self, data.draws(self.seed, epoch, data.settings.views), first_step)
@@ -77,9 +86,8 @@ class _Parts(Sequence[Part]):
             raise IndexError(number)
         plan = self._plan
         step, part = divmod(number % len(self) + self._first, plan.accumulation)
-        size = plan.images_per_step // (plan.processes * plan.accumulation)
-        start = step * plan.images_per_step + (plan.process * plan.accumulation + part) * size
-        return tuple(self._draws[start : start + size])
+        start = step * plan.images_per_step + plan.first_image(part)
+        return tuple(self._draws[start : start + plan.images_per_part])
 
 
 def training_steps(

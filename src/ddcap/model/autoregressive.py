@@ -192,11 +192,17 @@ class AutoregressiveModel(StoredModel):
         Returns:
             (N, V), or (B, L, V).
         """
-        keys_values = self.project_memory(features) if features is not None else None
-        hidden, _ = self.decoder(self.decoder.embed(tokens[:, :-1]), keys_values)
+        hidden = self.hidden(tokens, features)
         if positions is not None:
             hidden = hidden.flatten(0, 1)[positions]  # (N, D)
         return self.decoder.logits(hidden)
+
+    def hidden(self, tokens: Tensor, features: ImageFeatures | None) -> Tensor:
+        """States (B, L, D) that `decoder.logits` turns into those of `forward`."""
+        keys_values = self.project_memory(features) if features is not None else None
+        hidden: Tensor
+        hidden, _ = self.decoder(self.decoder.embed(tokens[:, :-1]), keys_values)
+        return hidden
 
     def project_memory(self, features: ImageFeatures) -> MemoryKeysValues:
         """Cross-attention keys and values of I images, computed once per image."""

@@ -86,17 +86,20 @@ class DDCapModel(StoredModel):
             use_image: (I,) False replaces an image's memory by the learned image-free one (special design 4).
             positions: (N,) flat indices into B x L where logits are wanted; None for all.
         """
-        if features is None:
-            keys_values = self.image_free_keys_values()
-        else:
-            keys_values = self.project_memory(features, use_image)
+        keys_values = self.keys_values(features, use_image)
         hidden = self.hidden(noised_tokens, timestep, lengths, keys_values)  # (B, L, D)
         if positions is not None:
-            hidden = hidden.flatten(0, 1)[
-                positions
-            ]  # (N, D): the head is the widest layer, spare it the padding
+            hidden = hidden.flatten(0, 1)[positions]  # (N, D)
         length_logits = None if features is None else self.length_logits(features)
         return DDCapOutput(self.denoiser.logits(hidden), length_logits)
+
+    def keys_values(
+        self, features: ImageFeatures | None, use_image: Tensor | None = None
+    ) -> MemoryKeysValues:
+        """What the denoiser sees of the pictures; see `forward`."""
+        if features is None:
+            return self.image_free_keys_values()
+        return self.project_memory(features, use_image)
 
     def project_memory(self, features: ImageFeatures, use_image: Tensor | None = None) -> MemoryKeysValues:
         """Cross-attention keys and values of I images; see `forward`."""

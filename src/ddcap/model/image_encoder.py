@@ -7,6 +7,7 @@ packages, so that the default model needs no download.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,16 @@ class ImageEncoder(nn.Module):
     def forward(self, pixels: Tensor) -> ImageFeatures:
         """Encode `pixels` (B, 3, H, W)."""
         raise NotImplementedError
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """Its large and equal parts, in order; none where there are no such."""
+        return ()
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.parameters()).device
 
     @property
     def cache_key(self) -> str:
@@ -185,6 +196,12 @@ class ClipImageEncoder(ImageEncoder):
         """Encode `pixels` (B, 3, H, W)."""
         output = self.network(pixel_values=pixels)
         return ImageFeatures(output.last_hidden_state[:, 1:], output.image_embeds)
+
+    @property
+    def layers(self) -> Sequence[nn.Module]:
+        """The transformer's."""
+        layers: Sequence[nn.Module] = self.network.vision_model.encoder.layers
+        return layers
 
     def _keep_frozen(self, before: int) -> None:
         """The final norm and the projection stay as they are, as in the release."""

@@ -18,9 +18,11 @@ class RecomputingBlocks(nn.Module):
     """A stack of blocks that can be told to recompute.
 
     Attributes:
+        blocks: the stack.
         recomputes: whether a block that trains is computed again in the backward pass.
     """
 
+    blocks: nn.ModuleList
     recomputes = False
 
     def run_block(self, block: nn.Module, *arguments: Any) -> Any:

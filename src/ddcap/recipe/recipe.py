@@ -55,6 +55,11 @@ class Recipe:
             raise ValueError(
                 "training.objective=self_critical: an untrained model draws nothing of worth; set model.init"
             )
+        if self.training.objective == "self_critical" and self.training.fsdp:
+            raise ValueError(
+                "training.fsdp=true: self-critical training draws captions of unequal length, and processes "
+                "would wait for each other; set it to false"
+            )
         if self.training.objective == "self_critical" and self.data.text is not None:
             raise ValueError("data.text: self-critical training needs pictures; take data.text out")
         if self.training.batch_size % self.data.captions_per_image:

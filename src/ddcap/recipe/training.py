@@ -37,6 +37,13 @@ class TrainingSettings:
     gradient_checkpointing: bool = Field(
         default=False, description="spare memory: blocks are computed again for their gradient"
     )
+    fsdp: bool = Field(
+        default=False,
+        description="spread weights, gradients and optimizer over the processes (FSDP2), for large encoders",
+    )
+    compile: bool = Field(
+        default=False, description="compile the blocks; takes a minute first, and a C++ compiler on a CPU"
+    )
     mixed_precision: Literal["no", "bf16"] = "no"
     seed: int = 0
     log_every: int = Field(default=20, ge=1, description="optimiser steps between two log lines")

@@ -6,9 +6,11 @@ A checkpoint is a folder `checkpoints/step_00001500/` with the trained weights a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError, TrainingError
+from ddcap.model.kinds import CaptioningModel
 
 _FILES = ("progress.json", "weights.safetensors", "average.safetensors", "optimizer.pt")
 
@@ -64,25 +68,46 @@ def save_checkpoint(output: Path, checkpoint: Checkpoint, keep: int) -> Path:
     final = folder / f"step_{checkpoint.progress.step:08d}"
     temporary = folder / f".writing_{final.name}"
     shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        temporary.mkdir(parents=True)
-        save_file(_contiguous(checkpoint.weights), temporary / "weights.safetensors")
-        save_file(_contiguous(checkpoint.average), temporary / "average.safetensors")
-        torch.save(checkpoint.optimizer, temporary / "optimizer.pt")
-        (temporary / "progress.json").write_text(
-            json.dumps(asdict(checkpoint.progress), indent=1), encoding="utf-8"
-        )
-    except (OSError, SafetensorError, RuntimeError) as error:  # each library tells of a full disk in its way
-        shutil.rmtree(temporary, ignore_errors=True)
-        reason = " ".join(str(error).split())
-        raise TrainingError(
-            f"{final}: cannot be written ({reason}); make room; earlier checkpoints are kept"
-        ) from None
+    with _told_if_full(final):
+        try:
+            temporary.mkdir(parents=True)
+            save_file(_contiguous(checkpoint.weights), temporary / "weights.safetensors")
+            save_file(_contiguous(checkpoint.average), temporary / "average.safetensors")
+            torch.save(checkpoint.optimizer, temporary / "optimizer.pt")
+            (temporary / "progress.json").write_text(_to_json(checkpoint.progress), encoding="utf-8")
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
     shutil.rmtree(final, ignore_errors=True)
     os.replace(temporary, final)
     for old in list_checkpoints(output)[:-keep]:
         shutil.rmtree(old)
     return final
+
+
+def save_progress(output: Path, progress: Progress) -> None:
+    """Write the progress of a checkpoint anew, for what its validation found; without one nothing is written.
+
+    Raises:
+        TrainingError: if it cannot be written.
+    """
+    path = checkpoint_folder(output) / f"step_{progress.step:08d}" / "progress.json"
+    if path.exists():
+        temporary = path.with_name(f".writing_{path.name}")
+        with _told_if_full(path):
+            temporary.write_text(_to_json(progress), encoding="utf-8")
+            os.replace(temporary, path)
+
+
+def save_best(folder: Path, model: CaptioningModel, tokenizer: CaptionTokenizer) -> None:
+    """Write the best model so far.
+
+    Raises:
+        TrainingError: if it cannot be written; one that was there before is whole.
+    """
+    with _told_if_full(folder):
+        model.save_pretrained(folder)
+        tokenizer.save(folder)
 
 
 def list_checkpoints(output: Path) -> list[Path]:
@@ -112,6 +137,21 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path}: damaged or cut short ({reason}); delete this folder to resume from the one before"
         ) from None
+
+
+@contextlib.contextmanager
+def _told_if_full(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:  # each library tells of a full disk in its way
+        reason = " ".join(str(error).split())
+        raise TrainingError(
+            f"{path}: cannot be written ({reason}); make room; what was written before is kept"
+        ) from None
+
+
+def _to_json(progress: Progress) -> str:
+    return json.dumps(asdict(progress), indent=1)
 
 
 def _contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from ddcap.training.objective import Losses
+from ddcap.objective.likelihood import Losses
 
 LOG_NAME = "log.jsonl"
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from ddcap.data.batches import CaptionBatch
 from ddcap.data.steps import training_steps
@@ -17,10 +15,9 @@ from ddcap.recipe import Recipe
 from ddcap.training.divergence import DivergenceGuard
 from ddcap.training.interruption import Interruption
 from ddcap.training.optimizer import learning_rate_at, set_learning_rate
-from ddcap.training.run import Run
+from ddcap.training.run import Run, step_seed
 from ddcap.training.setup import ProgressBar
 from ddcap.training.unreadable import UnreadablePictures
-from ddcap.training.validation import batch_features
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -58,8 +55,8 @@ def train(recipe: Recipe, *, resume: bool = False, progress_bar: ProgressBar = i
             if stopped_by is not None and step + 1 < run.total_steps:
                 run.save(step + 1)
                 raise TrainingInterruptedError(
-                    f"stopped by {stopped_by.name} after step {step + 1} of {run.total_steps}, saved "
-                    f"in {run.inputs.output}; go on with --resume",
+                    f"stopped by {stopped_by.name} after step {step + 1} of {run.total_steps}, "
+                    f"{run.what_is_saved()}",
                     128 + stopped_by,
                 )
     unreadable.report()
@@ -69,31 +66,32 @@ def train(recipe: Recipe, *, resume: bool = False, progress_bar: ProgressBar = i
 
 
 def _take_step(run: Run, step: int, parts: list[CaptionBatch], guard: DivergenceGuard) -> None:
-    """Predict, score, step, log."""
-    settings, accelerator, model = run.recipe.training, run.accelerator, run.inputs.model
-    generator = _seed_step(settings.seed, step, accelerator)
+    """Noise, predict, score, step, log."""
+    settings, accelerator, state = run.recipe.training, run.accelerator, run.state
+    # dropout draws from the global generator, captions from the other; noise is the same for all processes
+    seed = step_seed(settings.seed, step, run.processes.index)
+    torch.manual_seed(seed)
+    generator = torch.Generator(accelerator.device).manual_seed(seed)
+    noise = run.noise(step)
     learning_rate = learning_rate_at(step, run.total_steps, run.warmup_steps, settings.learning_rate)
-    set_learning_rate(run.optimizer, learning_rate)
-    run.wrapped.train()
+    set_learning_rate(state.optimizer, learning_rate)
+    state.wrapped.train()
     real_positions = _real_positions(parts, accelerator)
-    for number, part in enumerate(parts, start=1):
-        batch = part.to(accelerator.device)
-        with _exchange_gradients(run, last=number == len(parts)):
+    for number, part in enumerate(parts):
+        batch, first = part.to(accelerator.device), run.plan.first_image(number)
+        mine = noise and noise.of([first + place for place in batch.places], accelerator.device)
+        with state.exchange_gradients(enabled=number + 1 == len(parts)):
             with run.precision():
-                losses = run.losses(batch, batch_features(model, batch), generator)
+                losses = state.wrapped(batch, mine, generator)
             # a part counts by its share of the step's tokens; gradients are averaged over processes
-            share = len(batch.positions) * accelerator.num_processes / real_positions
+            share = len(batch.positions) * run.processes.count / real_positions
             loss = share * losses.token + settings.length_loss_weight * losses.length / len(parts)
-            accelerator.backward(loss)
+            loss.backward()
         run.journal.add(losses, share, len(parts))
-    gradient_norm = _clip(run.wrapped, accelerator, settings.gradient_clip)
+    gradient_norm = state.clip_gradients(settings.gradient_clip)
     images = [image_id for part in parts for image_id in part.image_ids]
     is_taken = guard.allows(step + 1, gradient_norm, images)
-    if is_taken:
-        run.optimizer.step()
-        if run.average is not None:
-            run.average.update_parameters(model)
-    run.optimizer.zero_grad(set_to_none=True)
+    state.step(is_taken=is_taken)
     run.journal.step(step + 1, learning_rate, gradient_norm, is_taken=is_taken)
 
 
@@ -103,27 +101,3 @@ def _real_positions(parts: list[CaptionBatch], accelerator: Accelerator) -> floa
     if accelerator.num_processes == 1:
         return mine
     return float(accelerator.reduce(torch.tensor(float(mine), device=accelerator.device), "sum"))
-
-
-def _seed_step(seed: int, step: int, accelerator: Accelerator) -> torch.Generator:
-    """Make a step's randomness a function of its number, so that resuming needs no random state.
-
-    Dropout draws from the global generator, so that one is seeded too; all else uses the returned one.
-    """
-    mixed = (seed * 1_000_003 + step) * 1_009 + accelerator.process_index
-    torch.manual_seed(mixed)
-    return torch.Generator(accelerator.device).manual_seed(mixed)
-
-
-def _exchange_gradients(run: Run, *, last: bool) -> contextlib.AbstractContextManager[None]:
-    """Processes exchange gradients with the last part of a step only."""
-    if last:
-        return contextlib.nullcontext()
-    manager: contextlib.AbstractContextManager[None] = run.accelerator.no_sync(run.wrapped)
-    return manager
-
-
-def _clip(wrapped: torch.nn.Module, accelerator: Accelerator, largest: float) -> Tensor:
-    """The gradient norm, clipped to `largest` unless that is 0."""
-    norm: Tensor = accelerator.clip_grad_norm_(wrapped.parameters(), largest or float("inf"))
-    return norm

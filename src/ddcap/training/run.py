@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-from functools import cached_property
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ddcap.data.batches import CaptionBatch
 from ddcap.data.caption_data import CaptionData
 from ddcap.data.steps import StepPlan
 from ddcap.errors import CheckpointError, MissingExtraError, RecipeError, TrainingError
-from ddcap.model.image_encoder import ImageFeatures
+from ddcap.machine import computing
+from ddcap.model.ddcap import DDCapModel
 from ddcap.model.kinds import CaptioningModel
+from ddcap.objective.module import Objective
+from ddcap.objective.noise import Noise, draw_noise
+from ddcap.objective.self_critical import CiderReward
+from ddcap.processes import join_processes
 from ddcap.recipe import Recipe
 from ddcap.settings import dump_settings
-from ddcap.training.checkpoint import Checkpoint, Progress, list_checkpoints, load_checkpoint, save_checkpoint
+from ddcap.training.checkpoint import (
+    Progress,
+    list_checkpoints,
+    load_checkpoint,
+    save_best,
+    save_checkpoint,
+    save_progress,
+)
 from ddcap.training.journal import Journal
-from ddcap.training.objective import Losses, caption_loss
-from ddcap.training.optimizer import build_optimizer
-from ddcap.training.self_critical import CiderReward, self_critical_loss
 from ddcap.training.setup import ProgressBar, prepare
-from ddcap.training.validation import Processes, Validation, validate
+from ddcap.training.state import TrainingState
+from ddcap.training.validation import Validation, validate
 
 try:
     from accelerate import Accelerator
-    from accelerate.utils import gather_object
 except ImportError:
     raise MissingExtraError("training", "train") from None
 
@@ -49,14 +57,14 @@ class Run:
         # without being told, several processes on a machine without a GPU would each train for themselves
         on_cpu = not torch.accelerator.is_available()
         self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")  # see `precision`
-        processes = self.accelerator.num_processes
-        images = _images_per_step(recipe, processes)
+        self.processes = processes = join_processes()
+        images = _images_per_step(recipe, processes.count)
         self.inputs = prepare(
-            recipe, resume=resume, progress=progress_bar, share=(self.accelerator.process_index, processes)
+            recipe, self.accelerator.device, processes, resume=resume, progress=progress_bar
         )
         self.recipe = recipe = self.inputs.recipe
         self.plan = StepPlan(
-            settings.seed, images, processes, self.accelerator.process_index, settings.gradient_accumulation
+            settings.seed, images, processes.count, processes.index, settings.gradient_accumulation
         )
         per_epoch = self.plan.steps_per_epoch(self.inputs.train_data)
         self.total_steps = max(1, round(settings.epochs * per_epoch))
@@ -68,16 +76,9 @@ class Run:
                 settings.epochs,
             )
         self.validate_every = max(1, round(settings.validate_every * per_epoch))
-        model = self.inputs.model
-        optimizer = build_optimizer(model, settings)
-        decay = settings.ema_decay
-        self.average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
         self.progress = Progress(0, None, None, dump_settings(recipe))
-        if resume:
-            self._restore(optimizer)
-        self.wrapped, self.optimizer = self.accelerator.prepare(model, optimizer)
-        if self.average is not None:
-            self.average.to(self.accelerator.device).eval()
+        self.saved: int | None = None
+        self.state = self._start(resume=resume)
         self.journal = Journal(
             self.inputs.output,
             settings.log_every,
@@ -92,66 +93,25 @@ class Run:
 
         Accelerate's own is a global of the process: a second training with another precision would fail.
         """
-        kind = self.accelerator.device.type
-        return torch.autocast(kind, torch.bfloat16, enabled=self.recipe.training.bf16)
+        return computing(self.accelerator.device, bfloat16=self.recipe.training.bf16)
 
-    def losses(
-        self, batch: CaptionBatch, features: ImageFeatures | None, generator: torch.Generator
-    ) -> Losses:
-        """The training's objective: the likelihood of human captions, or the score of drawn ones, or both."""
-        if self.recipe.training.objective == "likelihood":
-            return self._likelihood(batch, features, generator)
-        assert features is not None  # the recipe sees to it
-        settings = self.recipe.self_critical
-        losses = self_critical_loss(
-            self.wrapped,
-            batch,
-            features,
-            self.reward,
-            settings,
-            self.recipe.decoding,
-            end_id=self.inputs.tokenizer.end_id,
-            generator=generator,
+    def noise(self, step: int) -> Noise | None:
+        """What a step draws for all its pictures, whoever computes them; None where it draws none."""
+        model, data = self.inputs.model, self.recipe.data
+        if not isinstance(model, DDCapModel):
+            return None
+        return draw_noise(
+            torch.Generator().manual_seed(step_seed(self.recipe.training.seed, step)),
+            model.schedule,
+            images=self.plan.images_per_step,
+            captions_per_image=data.captions_per_image,
+            length=model.config.model.max_length,
         )
-        if not settings.likelihood:
-            return losses
-        human = self._likelihood(batch, features, generator)
-        token, length = (settings.likelihood * loss for loss in (human.token, human.length))
-        return dataclasses.replace(losses, token=losses.token + token, length=losses.length + length)
-
-    def _likelihood(
-        self, batch: CaptionBatch, features: ImageFeatures | None, generator: torch.Generator
-    ) -> Losses:
-        settings = self.recipe.training
-        return caption_loss(
-            self.wrapped,
-            batch,
-            features,
-            generator=generator,
-            image_free_probability=settings.image_free_probability,
-            label_smoothing=settings.label_smoothing,
-        )
-
-    @cached_property
-    def reward(self) -> CiderReward:
-        """What self-critical training is rewarded by."""
-        data = self.inputs.train_data
-        assert isinstance(data, CaptionData)  # the recipe sees to it
-        return CiderReward(data.records, self.inputs.tokenizer)
 
     @property
     def best_folder(self) -> Path:
         """Where the best model so far lies."""
         return self.inputs.output / "best"
-
-    @property
-    def shipped_model(self) -> CaptioningModel:
-        """The weights that are validated and kept: the moving average if there is one."""
-        if self.average is None:
-            return self.inputs.model
-        model = self.average.module
-        assert isinstance(model, CaptioningModel)
-        return model
 
     def save_and_validate(self, done: int) -> None:
         """What is due after `done` steps. Save first, then validate what was saved; the best is kept."""
@@ -160,75 +120,100 @@ class Run:
         if validation_due or done % settings.checkpoint_every == 0:
             self.save(done)
         if validation_due:
-            result = self._validate()
-            if self.accelerator.is_main_process:
-                self._keep_if_best(result)
-                self._save()  # the best score so far belongs to the checkpoint, too
+            with self.state.shipped_model() as model:
+                result = self._validate(model)
+                if self.accelerator.is_main_process:
+                    self._keep_if_best(model, result)
             self.accelerator.wait_for_everyone()
 
     def save(self, done: int) -> None:
-        """Write a checkpoint after `done` steps; the main process does, the others wait."""
+        """Write a checkpoint after `done` steps, unless there is one; the main process does, the others wait.
+
+        `saved` is then the step of the newest that could be written.
+
+        Raises:
+            TrainingError: if the last of a training cannot be written.
+        """
+        if self.progress.step == done:
+            return
         self.progress = dataclasses.replace(self.progress, step=done)
+        checkpoint = self.state.to_checkpoint(self.progress)
         if self.accelerator.is_main_process:
-            self._save()
+            with self._unless_the_disk_is_full():
+                save_checkpoint(self.inputs.output, checkpoint, self.recipe.training.keep_checkpoints)
+                self.saved = done
         self.accelerator.wait_for_everyone()
 
-    def _validate(self) -> Validation:
-        settings, accelerator = self.recipe.training, self.accelerator
+    def what_is_saved(self) -> str:
+        """For a message at the end of a run that is not done."""
+        if self.saved == self.progress.step:
+            return f"saved in {self.inputs.output}; go on with --resume"
+        if self.saved is None:
+            return "nothing could be saved"
+        return f"which could not be saved; go on from step {self.saved} in {self.inputs.output} with --resume"
+
+    def _validate(self, model: CaptioningModel) -> Validation:
+        settings = self.recipe.training
         return validate(
-            self.shipped_model.eval(),
+            model,
             self.inputs.val_data,
             self.inputs.tokenizer,
             self.recipe.decoding,
             images=settings.validate_images,
             samples=settings.sample_captions,
-            device=accelerator.device,
-            processes=Processes(
-                accelerator.num_processes,
-                accelerator.process_index,
-                gather=lambda mine: list(gather_object([mine])),
-            ),
+            device=self.accelerator.device,
+            processes=self.processes,
         )
 
-    def _keep_if_best(self, result: Validation) -> None:
-        model, step = self.shipped_model, self.progress.step
+    def _keep_if_best(self, model: CaptioningModel, result: Validation) -> None:
+        step, best = self.progress.step, self.progress.best_score
         self.journal.write(step, "validation", dataclasses.asdict(result))
-        best = self.progress.best_score
-        if best is None or result.score > best:
+        if best is not None and result.score <= best:
+            return
+        with self._unless_the_disk_is_full():
+            save_best(self.best_folder, model, self.inputs.tokenizer)
             self.progress = dataclasses.replace(self.progress, best_score=result.score, best_step=step)
-            model.save_pretrained(self.best_folder)
-            self.inputs.tokenizer.save(self.best_folder)
+            save_progress(self.inputs.output, self.progress)  # belongs to the checkpoint, too
 
-    def _save(self) -> None:
-        checkpoint = Checkpoint(
-            progress=self.progress,
-            weights=self.inputs.model.stored_state(),
-            average=self.shipped_model.stored_state(),
-            optimizer=self.optimizer.state_dict(),
-        )
+    @contextlib.contextmanager
+    def _unless_the_disk_is_full(self) -> Iterator[None]:
+        """A training outlives what could not be written, but for the last of it."""
         try:
-            save_checkpoint(self.inputs.output, checkpoint, self.recipe.training.keep_checkpoints)
+            yield
         except TrainingError as error:
             if self.progress.step == self.total_steps:
                 raise
             logger.warning("%s; the training goes on and tries again at the next checkpoint", error)
 
-    def _restore(self, optimizer: torch.optim.Optimizer) -> None:
-        path = list_checkpoints(self.inputs.output)[-1]
-        checkpoint = load_checkpoint(path)
+    def _start(self, *, resume: bool) -> TrainingState:
+        """The model with its optimizer, from the start or from the newest checkpoint."""
+        path = list_checkpoints(self.inputs.output)[-1] if resume else None
+        checkpoint = load_checkpoint(path) if path is not None else None
+        settings, tokenizer = self.recipe.training, self.inputs.tokenizer
+        reward = None
+        if settings.objective == "self_critical":
+            assert isinstance(self.inputs.train_data, CaptionData)  # the recipe sees to it
+            reward = CiderReward(self.inputs.train_data.records, tokenizer)
+        objective = Objective(self.inputs.model, self.recipe, end_id=tokenizer.end_id, reward=reward)
         try:
-            self.inputs.model.load_stored_state(checkpoint.weights)
-            optimizer.load_state_dict(checkpoint.optimizer)
-            if self.average is not None:
-                self.shipped_model.load_stored_state(checkpoint.average)
-                self.average.n_averaged.fill_(checkpoint.progress.step)
+            state = TrainingState(objective, settings, self.accelerator, checkpoint)
         except (RuntimeError, ValueError) as error:
+            if path is None:
+                raise
             reason = str(error).splitlines()[0]
             raise CheckpointError(
                 f"{path}: made with other model settings ({reason}); "
                 "resume with the recipe it was started with"
             ) from None
-        self.progress = dataclasses.replace(checkpoint.progress, recipe=dump_settings(self.recipe))
+        if checkpoint is not None:
+            self.progress = dataclasses.replace(checkpoint.progress, recipe=dump_settings(self.recipe))
+            self.saved = self.progress.step
+        return state
+
+
+def step_seed(seed: int, step: int, process: int = 0) -> int:
+    """A step's randomness is a function of its number, so that resuming needs no random state."""
+    return (seed * 1_000_003 + step) * 1_009 + process
 
 
 def _images_per_step(recipe: Recipe, processes: int) -> int:

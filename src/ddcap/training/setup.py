@@ -22,6 +22,7 @@ from ddcap.model.image_encoder import ImageEncoder
 from ddcap.model.kinds import CaptioningModel, build_model
 from ddcap.model.recompute import recompute_blocks
 from ddcap.model.stored_model import ModelConfig
+from ddcap.processes import ALONE, Processes
 from ddcap.recipe import DataSettings, Recipe
 from ddcap.training.checkpoint import list_checkpoints
 from ddcap.training.consensus import consensus_weights
@@ -52,15 +53,21 @@ class TrainingInputs:
 
 
 def prepare(
-    recipe: Recipe, *, resume: bool, progress: ProgressBar = iter, share: tuple[int, int] = (0, 1)
+    recipe: Recipe,
+    device: torch.device | str = "cpu",
+    processes: Processes = ALONE,
+    *,
+    resume: bool,
+    progress: ProgressBar = iter,
 ) -> TrainingInputs:
     """Read the data, build tokenizer, encoder, feature cache and model.
 
     Args:
         recipe: all settings.
+        device: where the feature cache is computed.
+        processes: that build the feature cache together.
         resume: whether the output folder is expected to hold a run.
         progress: wraps the shards of the feature cache that are still to be computed.
-        share: index and number of the processes that build the feature cache together.
 
     Raises:
         CheckpointError: if the output folder holds a run and `resume` is off, or none and it is on.
@@ -87,7 +94,7 @@ def prepare(
         texts = (text for record in train_records for text in record.captions)
         tokenizer = initial.tokenizer if initial else build_tokenizer(recipe.tokenizer, texts)
         tokenizer.save(output)
-    encoder = initial_encoder(recipe.encoder, initial.model if initial else None)
+    encoder = initial_encoder(recipe.encoder, initial.model if initial else None).to(device)
     was_trained = recipe.encoder.travels or recipe.encoder.init is not None
 
     def data(
@@ -95,7 +102,7 @@ def prepare(
     ) -> CaptionData:
         source = None
         if recipe.data.text is None:
-            source = _source(recipe.data, encoder, records, views, progress, recipe.training.bf16, share)
+            source = _source(recipe, encoder, records, views, progress, processes)
         return CaptionData(records, tokenizer, source, recipe.data, recipe.model.max_length, weights)
 
     consensus = recipe.data.consensus
@@ -114,7 +121,7 @@ def prepare(
         decoding=recipe.decoding,
     )
     torch.manual_seed(recipe.training.seed)
-    model = build_model(config, encoder)
+    model = build_model(config, encoder).cpu()
     if initial is not None:
         model.load_state_dict(initial.model.state_dict())
     _freeze_unused(model, recipe)
@@ -151,15 +158,17 @@ def _load_split(settings: DataSettings, split: str) -> list[CaptionedImage]:
 
 
 def _source(
-    settings: DataSettings,
+    recipe: Recipe,
     encoder: ImageEncoder,
     records: list[CaptionedImage],
     views: int,
     progress: ProgressBar,
-    bf16: bool,
-    share: tuple[int, int],
+    processes: Processes,
 ) -> FeatureCache | PixelSource:
     paths = [record.path for record in records]
-    if settings.cache is None:
+    if recipe.data.cache is None:
         return PixelSource(paths, encoder.preprocessing)
-    return FeatureCache(settings.cache, encoder, paths, views, progress, bf16=bf16, share=share)
+    share = (processes.index, processes.count)
+    return FeatureCache(
+        recipe.data.cache, encoder, paths, views, progress, bf16=recipe.training.bf16, share=share
+    )

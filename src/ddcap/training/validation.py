@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import torch
 
@@ -14,12 +13,14 @@ from ddcap.data.caption_data import CaptionData
 from ddcap.data.karpathy import CaptionedImage
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.generate import generate
+from ddcap.diffusion.schedule import linear_schedule
 from ddcap.errors import MissingExtraError
 from ddcap.evaluation.metrics import score_captions
-from ddcap.model.image_encoder import ImageFeatures
 from ddcap.model.kinds import CaptioningModel
+from ddcap.objective.likelihood import batch_features, caption_loss
+from ddcap.objective.noise import draw_noise
+from ddcap.processes import ALONE, Processes
 from ddcap.recipe import DecodingSettings
-from ddcap.training.objective import caption_loss
 
 _IMAGES_AT_ONCE = 50
 
@@ -47,24 +48,6 @@ class Validation:
         return self.cider if self.cider is not None else -self.loss
 
 
-@dataclass(frozen=True)
-class Processes:
-    """The processes of a training.
-
-    Attributes:
-        count: how many there are.
-        index: which one this is.
-        gather: an object of this process to those of all, in order.
-    """
-
-    count: int
-    index: int
-    gather: Callable[[Any], list[Any]]
-
-
-ALONE = Processes(1, 0, lambda mine: [mine])
-
-
 @torch.inference_mode()
 def validate(
     model: CaptioningModel,
@@ -87,14 +70,21 @@ def validate(
     for number, start in enumerate(range(0, len(usable), _IMAGES_AT_ONCE)):
         if number % processes.count != processes.index:
             continue
-        generator = torch.Generator(device).manual_seed(number)  # the same whoever computes it
         batch = _validation_batch(data, usable[start : start + _IMAGES_AT_ONCE]).to(device)
         features = batch_features(model, batch)
-        losses = caption_loss(model, batch, features, generator=generator)
+        noise = draw_noise(
+            torch.Generator().manual_seed(number),  # the same whoever computes it
+            linear_schedule(model.config.diffusion, model.config.vocabulary_size),
+            images=len(batch.image_ids),
+            captions_per_image=1,
+            length=batch.tokens.shape[1],
+        )
+        losses = caption_loss(model, batch, features, noise.of(range(len(batch.image_ids)), device))
         tokens, count = len(batch.positions), len(batch.lengths)
         totals += torch.tensor([losses.token * tokens, tokens, losses.length * count], dtype=torch.float64)
         if features is None:
             continue  # there is no picture to caption
+        generator = torch.Generator(device).manual_seed(number)
         result = generate(model, features, decoding, tokenizer.end_id, generator=generator)
         texts = [tokenizer.decode(ids) for ids in result.tokens.tolist()]
         captions.update(zip(batch.image_ids, texts, strict=True))
@@ -109,20 +99,6 @@ def validate(
         cider=_cider(captions, data.records),
         samples=list(islice(captions.items(), samples)),
     )
-
-
-def batch_features(model: CaptioningModel, batch: CaptionBatch) -> ImageFeatures | None:
-    """The batch's cached features, or the encoder's output on its pixels (no gradient if it is frozen).
-
-    None for captions without pictures.
-    """
-    if batch.memory is not None and batch.summary is not None:
-        return ImageFeatures(batch.memory, batch.summary)
-    if batch.pixels is None:
-        return None
-    with torch.set_grad_enabled(torch.is_grad_enabled() and model.config.encoder.trainable):
-        features: ImageFeatures = model.encoder(batch.pixels)
-    return features
 
 
 def _validation_batch(data: CaptionData, records: Sequence[int]) -> CaptionBatch:

@@ -21,12 +21,11 @@ from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.evaluation.document_frequencies import DocumentFrequencies
 from ddcap.evaluation.metrics import score_cider
 from ddcap.evaluation.tokenization import tokenize
-from ddcap.model.autoregressive import AutoregressiveModel
-from ddcap.model.ddcap import DDCapModel
 from ddcap.model.image_encoder import ImageFeatures
+from ddcap.model.kinds import CaptioningModel
+from ddcap.objective.likelihood import Losses
+from ddcap.objective.policy import draw_captions
 from ddcap.recipe import DecodingSettings, SelfCriticalSettings
-from ddcap.training.objective import Losses
-from ddcap.training.policy import draw_captions
 
 _END = "</s>"
 
@@ -80,7 +79,7 @@ def advantages(rewards: Tensor, captions_per_image: int) -> Tensor:
 
 
 def self_critical_loss(
-    model: torch.nn.Module,
+    model: CaptioningModel,
     batch: CaptionBatch,
     features: ImageFeatures,
     reward: CiderReward,
@@ -95,7 +94,7 @@ def self_critical_loss(
     Dropout is off: the probability has to be that of the model that drew.
 
     Args:
-        model: of either kind, or one wrapped for several processes.
+        model: of either kind.
         batch: its pictures are read, not its captions.
         features: of the batch's images.
         reward: scores token rows.
@@ -107,13 +106,10 @@ def self_critical_loss(
     Returns:
         `token` is the loss, a mean over all drawn words; `reward` the mean reward.
     """
-    inner = model if isinstance(model, DDCapModel | AutoregressiveModel) else model.module
-    assert isinstance(inner, DDCapModel | AutoregressiveModel)
     was_training = model.training
     model.eval()
     drawn = draw_captions(
         model,
-        inner,
         features,
         decoding,
         captions_per_image=settings.captions,

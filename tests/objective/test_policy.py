@@ -8,8 +8,8 @@ from ddcap.decoding.generate import start_tokens
 from ddcap.decoding.guidance import build_predictor
 from ddcap.model.image_encoder import ImageFeatures
 from ddcap.model.kinds import load_model
+from ddcap.objective.policy import draw_best_first, draw_captions
 from ddcap.recipe import DecodingSettings
-from ddcap.training.policy import draw_best_first, draw_captions
 
 END = 0
 
@@ -32,7 +32,7 @@ def draw(model, features, **change):
     decoding = model.config.decoding if model.kind == "autoregressive" else DecodingSettings(length=5)
     settings = {"captions_per_image": 3, "steps": 2, "end_id": END, **change}
     generator = torch.Generator().manual_seed(4)
-    return draw_captions(model, model, features, decoding, generator=generator, **settings)
+    return draw_captions(model, features, decoding, generator=generator, **settings)
 
 
 def test_every_word_is_counted_once_with_its_probability(model, features):
@@ -123,7 +123,7 @@ def test_candidates_are_drawn_of_their_lengths_in_turn(model, features):
     decoding = DecodingSettings(length=5, candidates=2)
     generator = torch.Generator().manual_seed(4)
     drawn = draw_captions(
-        model, model, features, decoding, captions_per_image=3, steps=None, end_id=END, generator=generator
+        model, features, decoding, captions_per_image=3, steps=None, end_id=END, generator=generator
     )
     assert torch.bincount(drawn.caption_of).tolist() == [5, 6, 5] * 2
 

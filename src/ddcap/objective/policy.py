@@ -17,8 +17,8 @@ from ddcap.decoding.generate import choose_lengths, start_tokens
 from ddcap.decoding.guidance import Predictor, build_predictor
 from ddcap.decoding.left_to_right import decode_left_to_right
 from ddcap.model.autoregressive import AutoregressiveModel
-from ddcap.model.ddcap import DDCapModel
 from ddcap.model.image_encoder import ImageFeatures
+from ddcap.model.kinds import CaptioningModel
 from ddcap.recipe import DecodingSettings
 
 
@@ -38,8 +38,7 @@ class DrawnCaptions:
 
 
 def draw_captions(
-    model: torch.nn.Module,
-    inner: DDCapModel | AutoregressiveModel,
+    model: CaptioningModel,
     features: ImageFeatures,
     decoding: DecodingSettings,
     *,
@@ -52,8 +51,7 @@ def draw_captions(
     """Draw captions without a gradient, then ask once more, with one, for the probability of what was drawn.
 
     Args:
-        model: in evaluation mode, so that both passes agree; perhaps wrapped for several processes.
-        inner: the same without the wrapping.
+        model: in evaluation mode, so that both passes agree.
         features: of I images.
         decoding: its length settings are followed; candidates' lengths in turn.
         captions_per_image: n.
@@ -64,14 +62,14 @@ def draw_captions(
             An autoregressive model does not read it.
     """
     images = features.memory.shape[0]
-    if isinstance(inner, AutoregressiveModel):
-        longest = inner.config.model.max_length
-        lengths = torch.full((images * captions_per_image,), longest, device=inner.device)
+    if isinstance(model, AutoregressiveModel):
+        longest = model.config.model.max_length
+        lengths = torch.full((images * captions_per_image,), longest, device=model.device)
         with torch.no_grad():
-            blank = start_tokens(lengths, inner.mask_id)
-            keys_values = inner.project_memory(features)
+            blank = start_tokens(lengths, model.mask_id)
+            keys_values = model.project_memory(features)
             result = decode_left_to_right(
-                inner, keys_values, blank, lengths, end_id, may_end=True, temperature=1.0, generator=generator
+                model, keys_values, blank, lengths, end_id, may_end=True, temperature=1.0, generator=generator
             )
         tokens = result.tokens
         places = torch.arange(tokens.shape[1], device=tokens.device)
@@ -79,15 +77,15 @@ def draw_captions(
         logits = model(tokens, features, positions=positions)
         return _drawn(tokens, logits, tokens.flatten()[positions], positions // tokens.shape[1])
 
-    choices = choose_lengths(inner, features, decoding, decoding.candidates).view(images, -1)
+    choices = choose_lengths(model, features, decoding, decoding.candidates).view(images, -1)
     turns = torch.arange(captions_per_image, device=choices.device) % choices.shape[1]
     lengths = choices[:, turns].flatten()  # (B,)
-    tokens = start_tokens(lengths, inner.mask_id)
-    plan = plan_steps(lengths, lengths, inner.config.diffusion.steps, steps)
+    tokens = start_tokens(lengths, model.mask_id)
+    plan = plan_steps(lengths, lengths, model.config.diffusion.steps, steps)
     with torch.no_grad():
-        keys_values = inner.project_memory(features)
-        predict = build_predictor(inner, keys_values, lengths, 1.0, captions_per_image)
-        states = draw_best_first(predict, tokens, plan, inner.mask_id, generator)  # (S + 1, B, L)
+        keys_values = model.project_memory(features)
+        predict = build_predictor(model, keys_values, lengths, 1.0, captions_per_image)
+        states = draw_best_first(predict, tokens, plan, model.mask_id, generator)  # (S + 1, B, L)
 
     final, taken = states[-1], torch.arange(len(plan.timesteps), device=tokens.device)
     if learned_steps is not None:
@@ -100,7 +98,7 @@ def draw_captions(
         return split.transpose(0, 1).flatten(0, 2)
 
     before, after = by_image(states[taken]), by_image(states[taken + 1])
-    positions = ((before == inner.mask_id) & (after != inner.mask_id)).flatten().nonzero().squeeze(1)  # (N,)
+    positions = ((before == model.mask_id) & (after != model.mask_id)).flatten().nonzero().squeeze(1)  # (N,)
     captions = torch.arange(len(final), device=final.device).expand(len(taken), -1)  # (S, B)
     output = model(
         before,

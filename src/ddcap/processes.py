@@ -1,0 +1,52 @@
+"""Several processes that work on one thing: started by torchrun or accelerate, on one machine or more."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a run, as one of them sees them.
+
+    Attributes:
+        count: how many there are.
+        index: which one this is.
+        gather: an object of this process to those of all, in order; all of them have to call it.
+    """
+
+    count: int
+    index: int
+    gather: Callable[[Any], list[Any]]
+
+
+ALONE = Processes(1, 0, lambda mine: [mine])
+
+
+def join_processes() -> Processes:
+    """The processes that were started together with this one, or this one alone.
+
+    They talk over gloo, unless a training has connected them otherwise before.
+    """
+    import torch.distributed as distributed
+
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1 or not distributed.is_available():
+        return ALONE
+    if not distributed.is_initialized():
+        distributed.init_process_group("gloo")
+
+    def gather(mine: Any) -> list[Any]:
+        everyones: list[Any] = [None] * count
+        distributed.all_gather_object(everyones, mine)
+        return everyones
+
+    return Processes(count, distributed.get_rank(), gather)
+
+
+def own_device(device: str) -> str:
+    """`device` for this process: where several share a machine's GPUs, "cuda" is to be another for each."""
+    return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
