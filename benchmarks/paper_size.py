@@ -1,11 +1,17 @@
 """A training step at the paper's size, against a straightforward one-hot implementation.
 
-    python benchmarks/paper_size.py [--captions 16] [--runs 5] [--threads 2] [--device cpu]
+    python benchmarks/paper_size.py [--captions 16] [--runs 5] [--threads 2] [--device cpu] [--peak TFLOPS]
 
 12 layers, width 768, 50,257 words, 196 image positions, captions as long as COCO's. The straightforward way
 draws x_t from log-probabilities of all V + 1 states at every position, and computes every one of 20
-positions, padding included, up to the head. Each way runs in a process of its own; memory is its peak over
-what model and optimizer take.
+positions, padding included, up to the head. "Ours" is what `ddcap train` does, also with the blocks
+compiled, with gradient checkpointing, and with five captions to a picture. Each way runs in a process of its
+own; memory is its peak over what model and optimizer take.
+
+The last column is the share of the machine's speed: operations that the step needs (the products of forward
+and backward pass, as torch counts them; what is computed again is not needed) by its time, over the
+operations a second of a large bfloat16 matrix product measured in the same process, or over --peak, the
+data sheet's number, for the usual model FLOP utilisation (MFU).
 """
 
 from __future__ import annotations
@@ -21,16 +27,22 @@ import time
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+from ddcap.data.batches import CaptionBatch
 from ddcap.diffusion.schedule import Schedule
-from ddcap.diffusion.transition import q_sample
 from ddcap.machine import describe_machine
 from ddcap.model.ddcap import DDCapModel
 from ddcap.model.image_encoder import ImageFeatures, build_image_encoder
+from ddcap.model.recompute import recompute_blocks
 from ddcap.model.stored_model import ModelConfig
+from ddcap.objective.likelihood import caption_loss
+from ddcap.objective.noise import draw_noise
 from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
+from ddcap.training.compiling import compile_blocks
 
 LONGEST, VOCABULARY = 20, 50_257
+WAYS = ("one-hot", "ours", "compiled", "checkpointing", "five a picture")
 
 
 def build_model() -> DDCapModel:
@@ -63,8 +75,28 @@ def peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
+def product_speed(device: torch.device) -> float:
+    """Operations a second of a large bfloat16 matrix product."""
+    side = 8192 if device.type == "cuda" else 2048
+    one, other = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    times = []
+    for _ in range(6):
+        begun = now(device)
+        one @ other
+        times.append(now(device) - begun)
+    return 2 * side**3 / min(times)
+
+
+def now(device: torch.device) -> float:
+    """Seconds, when the device is done with what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
 def measure(way: str, captions: int, runs: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of a step and of its noising, and the peak memory above model and optimizer."""
+    """Median seconds of a step and of its noising, peak memory above model and optimizer, operations."""
+    speed = product_speed(device)
     torch.manual_seed(0)
     model = build_model().to(device).train()
     model.encoder.requires_grad_(False)
@@ -72,48 +104,69 @@ def measure(way: str, captions: int, runs: int, device: torch.device) -> dict[st
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     optimizer.step()  # its moments belong to the start
+    if way == "compiled":
+        compile_blocks(model)
+    if way == "checkpointing":
+        recompute_blocks(model)
+    images = captions // 5 if way == "five a picture" else captions
     lengths = (11.5 + 2.4 * torch.randn(captions)).round().long().clamp(6, LONGEST).to(device)
     tokens = torch.randint(VOCABULARY, (captions, LONGEST), device=device)
-    features = ImageFeatures(torch.rand(captions, 196, 768).to(device), torch.rand(captions, 512).to(device))
+    features = ImageFeatures(torch.rand(images, 196, 768).to(device), torch.rand(images, 512).to(device))
     real = torch.arange(LONGEST, device=device) < lengths.unsqueeze(1)
     straightforward = way == "one-hot"
     if not straightforward:
         longest = int(lengths.max())
         tokens, real = tokens[:, :longest], real[:, :longest]
     positions = real.flatten().nonzero().squeeze(1)
+    names = tuple(str(image) for image in range(images))
+    batch = CaptionBatch(None, None, None, tokens, lengths, positions, names, tuple(range(images)))
     start = peak_memory(device)
     noising, whole = [], []
 
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    for _ in range(runs + 1):
+    def step() -> float:
+        """A step; seconds of its noising."""
         optimizer.zero_grad(set_to_none=False)
-        begun = now()
-        timestep = torch.randint(20, (captions,), device=device)
+        begun = now(device)
         if straightforward:
+            timestep = torch.randint(20, (captions,), device=device)
             noised = noise_one_hot(tokens, timestep, model.schedule)
-        else:
-            noised = q_sample(tokens, timestep, model.schedule)
-        noising.append(now() - begun)
-        with torch.autocast(device.type, torch.bfloat16):
-            if straightforward:
+            noised_after = now(device) - begun
+            with torch.autocast(device.type, torch.bfloat16):
                 every = torch.full_like(lengths, LONGEST)  # nothing is left out
                 logits = model(noised, timestep, every, features).logits
                 loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten(), reduction="none")
                 loss = loss[positions].mean()
-            else:
-                logits = model(noised, timestep, lengths, features, positions=positions).logits
-                loss = F.cross_entropy(logits.float(), tokens.flatten()[positions])
+        else:
+            noise = draw_noise(
+                torch.Generator().manual_seed(len(whole)),
+                model.schedule,
+                images=images,
+                captions_per_image=captions // images,
+                length=LONGEST,
+            ).of(range(images), device)
+            noise.add_to(tokens, model.schedule)  # once more in `caption_loss`
+            noised_after = now(device) - begun
+            with torch.autocast(device.type, torch.bfloat16):
+                loss = caption_loss(model, batch, features, noise).token
         loss.backward()
         optimizer.step()
-        whole.append(now() - begun)
+        return noised_after
+
+    operations = 0
+    if way != "compiled":
+        with FlopCounterMode(display=False) as counter:
+            step()
+        operations = counter.get_total_flops()
+    for _ in range(runs + 1):
+        begun = now(device)
+        noising.append(step())
+        whole.append(now(device) - begun)
     return {
         "noising": statistics.median(noising[1:]),
         "step": statistics.median(whole[1:]),
         "memory": peak_memory(device) - start,
+        "operations": operations,
+        "speed": speed,
     }
 
 
@@ -126,7 +179,9 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--way", choices=["one-hot", "ours"], help=argparse.SUPPRESS)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--peak", type=float, help="TFLOP/s of the device in bfloat16, from its data sheet")
+    parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.way is not None:
@@ -134,17 +189,26 @@ def main() -> None:
         print(json.dumps(result))
         return
     print(f"{describe_machine()}; {options.captions} captions, bfloat16")
-    print("| way | noising, share of the step | step, relative | peak memory over the start |")
-    print("|---|---|---|---|")
+    speed_of = "peak" if options.peak else "a large product"
+    print(
+        f"| way | noising | step, relative | peak memory | captions a second | share of {speed_of}'s speed |"
+    )
+    print("|---|---|---|---|---|---|")
     results = {}
-    for way in ("one-hot", "ours"):
+    for way in options.ways:
         command = [sys.executable, __file__, *sys.argv[1:], "--way", way]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         results[way] = json.loads(done.stdout.splitlines()[-1])
     for way, result in results.items():
         share = 100 * result["noising"] / result["step"]
-        relative = result["step"] / results["ours"]["step"]
-        print(f"| {way} | {share:.2f} % | {relative:.2f} | {result['memory']:.2f} GiB |")
+        relative = result["step"] / results[options.ways[0]]["step"]
+        plain = results.get("five a picture" if way == "five a picture" else "ours", result)
+        peak = 1e12 * options.peak if options.peak else result["speed"]
+        used = 100 * plain["operations"] / result["step"] / peak
+        print(
+            f"| {way} | {share:.2f} % | {relative:.2f} | {result['memory']:.2f} GiB | "
+            f"{options.captions / result['step']:.1f} | {used:.0f} % |"
+        )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from ddcap.data.batches import CaptionBatch
 from ddcap.machine import describe_machine
 from ddcap.model import ddcap, denoiser
 from ddcap.model.image_encoder import ImageFeatures
-from ddcap.objective.module import caption_loss
+from ddcap.objective.likelihood import caption_loss
+from ddcap.objective.noise import Noise, draw_noise
 
 IMAGES, CAPTIONS, LONGEST = 32, 160, 20
 
@@ -53,12 +54,18 @@ def main() -> None:
     memory = torch.rand(IMAGES, model.encoder.memory_positions, model.encoder.memory_width)
     features = ImageFeatures(memory, torch.rand(IMAGES, model.encoder.summary_width))
     positions = real.flatten().nonzero().squeeze(1)
-    batch = CaptionBatch(None, None, None, tokens, lengths, positions, ())
+    batch = CaptionBatch(None, None, None, tokens, lengths, positions, (), ())
+
+    def noise() -> Noise:
+        drawn = draw_noise(
+            generator, model.schedule, images=IMAGES, captions_per_image=CAPTIONS // IMAGES, length=LONGEST
+        )
+        return drawn.of(range(IMAGES), model.device)
 
     def step() -> float:
         start = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16):
-            losses = caption_loss(model, batch, features, generator=generator, image_free_probability=0.2)
+            losses = caption_loss(model, batch, features, noise(), image_free_probability=0.2)
             (losses.token + 0.3 * losses.length).backward()
         model.zero_grad(set_to_none=True)
         return time.perf_counter() - start

@@ -1,6 +1,7 @@
 """Two processes on the CPU, over gloo, against one."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -12,13 +13,10 @@ from ddcap.recipe.file import load_recipe
 from ddcap.training.checkpoint import list_checkpoints
 from ddcap.training.loop import train
 
-# t, noise, image drop and dropout are drawn per process, so whatever depends on them is off
+# dropout is drawn by every process for itself; t, noise, dropped images and views are those of the picture
 QUIET = [
     "model.dropout=0",
-    "training.image_free_probability=0",
-    "diffusion.steps=1",
-    "data.views=1",
-    "data.captions_per_image=1",
+    "diffusion.mask_end=0.9",
     "training.epochs=2",
     "training.warmup_epochs=0",
     "training.learning_rate=1e-3",
@@ -50,27 +48,57 @@ def close(first, second):
         torch.testing.assert_close(value, other[name], rtol=2e-3, atol=2e-5)
 
 
-def test_two_processes_equal_one_with_the_same_batch_and_either_goes_on_for_the_other(recipe_file, tmp_path):
-    alone, two, mixed = (tmp_path / name for name in ("alone", "two", "mixed"))
-    train(load_recipe(recipe_file, [*QUIET, f"training.output={alone}"]))
-    printed = train_in_two_processes(recipe_file, *QUIET, f"training.output={two}")
-    assert printed.splitlines() == [str(two / "best")]  # one of them prints
+@pytest.fixture
+def alone(recipe_file, tmp_path):
+    """A run in one process."""
+    output = tmp_path / "alone"
+    train(load_recipe(recipe_file, [*QUIET, f"training.output={output}"]))
+    return output
+
+
+def same_curve(alone, two):
     losses = [torch.tensor(log(output, "train", "loss")) for output in (alone, two)]
     torch.testing.assert_close(*losses, rtol=1e-3, atol=1e-4)
     assert losses[0][-1] < losses[0][0]
     close(alone, two)
     validations = [log(output, "validation", "loss") for output in (alone, two)]
     assert validations[0] == pytest.approx(validations[1], rel=1e-3)
+    return len(losses[0])
+
+
+@pytest.mark.parametrize(
+    "sharing",
+    [[], ["training.fsdp=true"], ["training.fsdp=true", "training.gradient_accumulation=2"]],
+    ids=["DDP", "FSDP2", "FSDP2, accumulating"],
+)
+def test_two_processes_equal_one_with_the_same_batch(recipe_file, tmp_path, alone, sharing):
+    two = tmp_path / "two"
+    printed = train_in_two_processes(recipe_file, *QUIET, *sharing, f"training.output={two}")
+    assert printed.splitlines() == [str(two / "best")]  # one of them prints
+    same_curve(alone, two)
     samples = [log(output, "validation", "samples") for output in (alone, two)]
     assert [len(one) for one in samples[0]] == [len(one) for one in samples[1]]
     assert [path.name for path in list_checkpoints(two)] == [path.name for path in list_checkpoints(alone)]
+    best = load_file(two / "best" / "model.safetensors")
+    assert best.keys() == load_file(alone / "best" / "model.safetensors").keys()
 
-    per_epoch = len(losses[0]) // 2
-    stop = [*QUIET, f"training.output={mixed}", "training.checkpoint_every=1"]
-    train_in_two_processes(recipe_file, *stop)
-    for path in list_checkpoints(mixed)[-1].iterdir():  # as if it had been killed before its last step
-        path.unlink()
-    list_checkpoints(mixed)[-1].rmdir()
-    assert list_checkpoints(mixed)[-1].name == f"step_{2 * per_epoch - 1:08d}"
-    train(load_recipe(recipe_file, stop), resume=True)
+
+@pytest.mark.parametrize("sharing", [[], ["training.fsdp=true"]], ids=["DDP", "FSDP2"])
+def test_one_process_goes_on_for_two_and_two_for_one(recipe_file, tmp_path, alone, sharing):
+    mixed = tmp_path / "mixed"
+    steps = len(log(alone, "train", "loss"))
+    often = [*QUIET, *sharing, f"training.output={mixed}", "training.checkpoint_every=1"]
+    train_in_two_processes(recipe_file, *often)
+    undo_a_step(mixed)
+    train(load_recipe(recipe_file, often), resume=True)
     close(alone, mixed)
+    undo_a_step(mixed)
+    train_in_two_processes(recipe_file, *often, "--resume")
+    close(alone, mixed)
+    assert log(mixed, "train", "loss")[-1] == pytest.approx(log(alone, "train", "loss")[-1], rel=1e-3)
+    assert list_checkpoints(mixed)[-1].name == f"step_{steps:08d}"
+
+
+def undo_a_step(output):
+    """As if the run had been killed before its last step."""
+    shutil.rmtree(list_checkpoints(output)[-1])
