@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,7 @@ def join_processes() -> Processes:
     import torch.distributed as distributed
 
     count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1 or not distributed.is_available():
+    if count == 1 or "MASTER_ADDR" not in os.environ or not distributed.is_available():
         return ALONE
     if not distributed.is_initialized():
         distributed.init_process_group("gloo")
@@ -45,6 +46,21 @@ def join_processes() -> Processes:
         return everyones
 
     return Processes(count, distributed.get_rank(), gather)
+
+
+def leave_together(status: int) -> int:
+    """End this process, if it is one of several: gloo's threads sometimes abort one that Python takes down.
+
+    All of them have to come here, for they wait for each other. Alone it only returns `status`.
+    """
+    import torch.distributed as distributed
+
+    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+        distributed.barrier()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
 def own_device(device: str) -> str:

@@ -1,8 +1,10 @@
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from ddcap.captioner import Captioner
-from ddcap.errors import CheckpointError, DataError, RecipeError, TrainingError
+from ddcap.errors import CheckpointError, DataError, RecipeError, TrainingError, TrainingInterruptedError
 from ddcap.recipe.file import load_recipe
 from ddcap.training.checkpoint import list_checkpoints
 from ddcap.training.loop import train
@@ -114,7 +116,7 @@ def test_a_full_disk_costs_a_checkpoint_but_not_the_run(recipe_file, tmp_path, c
     """Files may not grow over a few thousand bytes, as if there were no room, until the last step."""
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    changes = ["training.epochs=4", "training.checkpoint_every=1", "training.validate_every=100"]
+    changes = ["training.epochs=4", "training.checkpoint_every=1", "training.validate_every=2"]
     recipe = load_recipe(recipe_file, changes)
     with pytest.raises(TrainingError, match=r"step_.*: cannot be written .*make room"):
         try:
@@ -125,7 +127,36 @@ def test_a_full_disk_costs_a_checkpoint_but_not_the_run(recipe_file, tmp_path, c
     assert "goes on and tries again at the next checkpoint" in caplog.text
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []  # nothing half-written
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert len([line for line in lines if line["kind"] == "train"]) == caplog.text.count("tries again") + 1
+    steps = len([line for line in lines if line["kind"] == "train"])
+    assert caplog.text.count("tries again") == (steps - 1) + 1  # checkpoints but the last, and a best model
+    assert caplog.text.count("best: cannot be written") == 1
+
+
+def test_a_signal_while_the_disk_is_full_says_from_where_to_go_on(recipe_file, tmp_path):
+    resource = pytest.importorskip("resource")
+    recipe = load_recipe(recipe_file, ["training.epochs=400", "training.checkpoint_every=40"])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    output = tmp_path / "run"
+
+    def fill_the_disk():
+        log = output / "log.jsonl"
+        while not log.exists() or log.read_text().count("\n") < 42:  # between two checkpoints
+            time.sleep(0.002)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    watcher = threading.Thread(target=fill_the_disk)
+    watcher.start()
+    try:
+        with pytest.raises(
+            TrainingInterruptedError, match=r"SIGTERM .*could not be saved; go on from step"
+        ) as caught:
+            train(recipe)
+    finally:
+        watcher.join()
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    kept = int(list_checkpoints(output)[-1].name.removeprefix("step_"))
+    assert f"go on from step {kept} in" in str(caught.value)
 
 
 def test_a_run_killed_by_sigkill_and_resumed_equals_an_uninterrupted_one(recipe_file, tmp_path):

@@ -1,9 +1,13 @@
 """Two processes on the CPU, over gloo, against one."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,11 +30,12 @@ QUIET = [
 ]
 
 
+COMMAND = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+COMMAND += ["-m", "ddcap", "train"]
+
+
 def train_in_two_processes(*arguments):
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ddcap", "train"]
-    done = subprocess.run(
-        [sys.executable, *command, *map(str, arguments)], capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -97,6 +102,52 @@ def test_one_process_goes_on_for_two_and_two_for_one(recipe_file, tmp_path, alon
     close(alone, mixed)
     assert log(mixed, "train", "loss")[-1] == pytest.approx(log(alone, "train", "loss")[-1], rel=1e-3)
     assert list_checkpoints(mixed)[-1].name == f"step_{steps:08d}"
+
+
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/task").exists(), reason="no /proc to find the processes in"
+)
+
+
+@needs_proc
+def test_a_killed_process_ends_all_and_the_run_goes_on_from_its_checkpoint(recipe_file, tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    longer = [*QUIET, "training.checkpoint_every=1", "training.epochs=8", "training.validate_every=8"]
+    train(load_recipe(recipe_file, [*longer, f"training.output={whole}"]))
+    arguments = [str(recipe_file), *longer, f"training.output={killed}"]
+    launcher = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list_checkpoints(killed) and launcher.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    workers = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    assert len(workers) == 2
+    os.kill(int(workers[1]), signal.SIGKILL)
+    assert launcher.wait(timeout=120) != 0
+    assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
+    steps = [int(list_checkpoints(output)[-1].name.removeprefix("step_")) for output in (killed, whole)]
+    assert 0 < steps[0] < steps[1], "the run was not killed in the middle"
+    train_in_two_processes(*arguments, "--resume")
+    close(whole, killed)
+
+
+@needs_proc
+def test_a_signal_to_one_of_them_ends_all_with_a_checkpoint(recipe_file, tmp_path):
+    output = tmp_path / "run"
+    rarely = ["training.epochs=400", "training.checkpoint_every=100000", "training.validate_every=400"]
+    arguments = [str(recipe_file), *rarely, f"training.output={output}", "training.fsdp=true"]
+    launcher = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    file = output / "log.jsonl"
+    while not (file.exists() and file.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    workers = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    os.kill(int(workers[1]), signal.SIGTERM)
+    message = launcher.communicate(timeout=120)[1].decode()
+    assert launcher.returncode != 0
+    assert message.count("ddcap: stopped by SIGTERM after step") == 1 and "go on with --resume" in message
+    assert [path.name for path in list_checkpoints(output)] == [
+        f"step_{len(log(output, 'train', 'loss')):08d}"
+    ]
 
 
 def undo_a_step(output):

@@ -37,7 +37,10 @@ def add_parsers(commands: Any) -> None:
 def _evaluate(options: argparse.Namespace) -> int:
     from ddcap.captioner import Captioner
     from ddcap.evaluation.run import evaluate
+    from ddcap.processes import join_processes, leave_together, own_device
 
+    processes = join_processes()
+    options.device = own_device(options.device)
     scoring = scoring_settings(options)
     captioner = Captioner.from_pretrained(options.model, options.device, options.precision)
     evaluation = evaluate(
@@ -51,9 +54,10 @@ def _evaluate(options: argparse.Namespace) -> int:
         predictions_path=options.predictions,
         scoring=scoring,
         progress=progress_bar,
+        processes=processes,
         **decoding_changes(options),
     )
-    return report(evaluation, options)
+    return leave_together(0 if evaluation is None else report(evaluation, options))
 
 
 def _score(options: argparse.Namespace) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ def add_parsers(commands: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from ddcap.processes import leave_together
     from ddcap.recipe.file import load_recipe
     from ddcap.training.checkpoint import list_checkpoints
     from ddcap.training.loop import train  # says what to install where accelerate is missing
@@ -53,22 +53,7 @@ def _train(options: argparse.Namespace) -> int:
             if PartialState().is_main_process:
                 print(folder)
     except TrainingInterruptedError as error:
-        print(f"ddcap: {error}", file=sys.stderr)
-        return _leave(error.status)
-    return _leave(0)
-
-
-def _leave(status: int) -> int:
-    """End this process, if it is one of several: gloo's threads sometimes abort one that Python takes down.
-
-    All of them have come here, so that none is left waiting.
-    """
-    import torch
-    from accelerate import PartialState
-
-    if PartialState().num_processes > 1:
-        torch.distributed.barrier()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    return status
+        if PartialState().is_main_process:
+            print(f"ddcap: {error}", file=sys.stderr)
+        return leave_together(error.status)
+    return leave_together(0)

@@ -13,6 +13,7 @@ from ddcap.errors import DataError
 from ddcap.evaluation.json_file import write_json
 from ddcap.evaluation.result import Evaluation
 from ddcap.evaluation.scoring import ScoringSettings, score_predictions
+from ddcap.processes import ALONE, Processes
 from ddcap.settings import dump_settings
 
 
@@ -28,9 +29,12 @@ def evaluate(
     predictions_path: str | Path | None = None,
     scoring: ScoringSettings | None = None,
     progress: Callable[[Iterable[Any], int], Iterable[Any]] = lambda items, _: items,
+    processes: Processes = ALONE,
     **decoding: Any,
-) -> Evaluation:
+) -> Evaluation | None:
     """Caption a split and score it.
+
+    Several processes share the pictures; the first scores the captions of all.
 
     Args:
         captioner: the model.
@@ -43,7 +47,11 @@ def evaluate(
         predictions_path: where the captions are written before scoring; None writes none.
         scoring: how to score.
         progress: wraps the results and their number.
+        processes: this one and the others, if there are any; every one has to call this.
         decoding: settings to change.
+
+    Returns:
+        The evaluation; None in all processes but the first.
 
     Raises:
         DataError: if the data cannot be used, or not one picture can be read.
@@ -54,7 +62,8 @@ def evaluate(
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit}: at least one picture has to be captioned")
     split_records, training_captions = load_split(json_path, image_folder, split)
-    records = split_records[:limit]
+    wanted = split_records[:limit]
+    records = wanted[processes.index :: processes.count]
     results = captioner.caption_each(
         [record.path for record in records], seed=seed, batch_size=batch_size, **decoding
     )
@@ -65,9 +74,14 @@ def evaluate(
             failed[record.image_id] = result.error
         else:
             predictions[record.image_id] = result.captions[0].text
+    everyones = processes.gather((predictions, failed))
+    if processes.index:
+        return None
+    order = [record.image_id for record in wanted]
+    predictions, failed = (_in_order(order, [part[kind] for part in everyones]) for kind in (0, 1))
     if not predictions:
         reason = next(iter(failed.values()))
-        raise DataError(f"not one of {len(records)} pictures could be captioned; the first: {reason}")
+        raise DataError(f"not one of {len(wanted)} pictures could be captioned; the first: {reason}")
     if predictions_path is not None:
         write_json(
             predictions_path, [{"image_id": image, "caption": text} for image, text in predictions.items()]
@@ -80,6 +94,11 @@ def evaluate(
         failed=failed,
         decoding={**dump_settings(captioner.settings(**decoding)), "precision": captioner.precision},
     )
+
+
+def _in_order(images: Iterable[str], parts: Iterable[dict[str, str]]) -> dict[str, str]:
+    together = {image: text for part in parts for image, text in part.items()}
+    return {image: together[image] for image in images if image in together}
 
 
 def load_split(
