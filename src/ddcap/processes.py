@@ -49,18 +49,30 @@ def join_processes() -> Processes:
 
 
 def leave_together(status: int) -> int:
-    """End this process, if it is one of several: gloo's threads sometimes abort one that Python takes down.
-
-    All of them have to come here, for they wait for each other. Alone it only returns `status`.
-    """
+    """`leave`, when all processes have come here."""
     import torch.distributed as distributed
 
-    if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
+    if _are_connected():
         distributed.barrier()
+    return leave(status)
+
+
+def leave(status: int) -> int:
+    """End this process, if it is one of several: gloo's threads sometimes abort one that Python takes down.
+
+    Alone it only returns `status`.
+    """
+    if _are_connected():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     return status
+
+
+def _are_connected() -> bool:
+    import torch.distributed as distributed
+
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def own_device(device: str) -> str:

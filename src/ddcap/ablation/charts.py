@@ -72,7 +72,7 @@ def _draw_table_1(results: dict[str, Any]) -> Figure:
     if human:
         ours.axhline(human, color="#777777", linestyle=":", linewidth=1)
         ours.text(0, human, " a human caption", va="bottom", ha="left", fontsize=8, color="#555555")
-    ours.set_title(f"here: {results['test_images']} test pictures, 95 % intervals", fontsize=10)
+    ours.set_title(f"here: {results['test_images']} pictures, 95 % intervals", fontsize=10)
     known = {**{name: row["CIDEr"] for name, row in TABLE_1.items()}, "twin": TWIN_CIDER}
     published = [name for name in names if name in known]
     paper.bar(

@@ -37,7 +37,7 @@ def compare_infilling(
             def compute(
                 trial: Trial = trial, decoding: DecodingSettings = decoding, share: float = share
             ) -> dict[str, Any]:
-                captioner = trained(trial, say)
+                captioner = trained(trial, say, split.device)
                 return evaluate_infilling(captioner, split, decoding, share, settings.seed).to_dict()
 
             made_from = [

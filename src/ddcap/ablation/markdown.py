@@ -60,8 +60,9 @@ def _table_1(results: dict[str, Any]) -> str:
 def _footnote(results: dict[str, Any]) -> str:
     human = results.get("human")
     lines = [
-        f"{results['test_images']} test pictures of `{results['data']}`; CIDEr's interval is a bootstrap "
-        "over pictures of the mean over seeds; the paper's figures are on COCO validation. "
+        f"{results['test_images']} {results.get('split', 'test')} pictures of `{results['data']}`; "
+        "CIDEr's interval is a bootstrap over pictures of the mean over seeds; the paper's figures are on "
+        "COCO validation. "
         f"Scored on: {results['machine']}."
     ]
     if human:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass as plain_dataclass
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import ConfigDict, Field
@@ -41,6 +41,8 @@ class PlanFile:
     """What `plan.yaml` holds; rows are named after recipes beside it."""
 
     rows: dict[str, list[int]]
+    base: str | None = None  # what the rows' recipes extend, in place of their own; beside the plan
+    split: Literal["val", "test"] = "test"  # rows and infilling are scored on it
     beams: int = Field(default=3, ge=2)
     decoding_sweeps: dict[str, list[float]] = Field(default_factory=dict)
     training_sweeps: dict[str, TrainingSweep] = Field(default_factory=dict)
@@ -81,6 +83,11 @@ class Plan:
     rows: tuple[Trial, ...]
     sweeps: dict[str, tuple[Trial, ...]]
 
+    @property
+    def trials(self) -> list[Trial]:
+        """All of them; some share a training."""
+        return [*self.rows, *(one for trials in self.sweeps.values() for one in trials)]
+
     def named(self, name: str) -> list[Trial]:
         """The trials of one row."""
         return [trial for trial in self.rows if trial.name == name]
@@ -116,7 +123,8 @@ def load_plan(path: str | Path, output: str | Path, overrides: list[str] | None 
         raise RecipeError(f"{path}: decoding_sweeps vary row g, which is not in rows; add it")
 
     def trial(name: str, row: str, seed: int, changes: list[str]) -> Trial:
-        recipe = load_recipe(path.parent / f"{row}.yaml", [*changes, *overrides])
+        base = path.parent / file.base if file.base is not None else None
+        recipe = load_recipe(path.parent / f"{row}.yaml", [*changes, *overrides], base=base)
         return Trial(name, seed, replace(recipe, training=replace(recipe.training, seed=seed)))
 
     rows = [trial(name, name, seed, []) for name, seeds in file.rows.items() for seed in seeds]
@@ -129,7 +137,7 @@ def load_plan(path: str | Path, output: str | Path, overrides: list[str] | None 
             trial(f"{name}-{point}", sweep.row, seed, [*sweep.overrides, *changes])
             for point, changes in sweep.points.items()
         ]
-    everything = [*rows, *(one for trials in sweeps.values() for one in trials)]
+    everything = Plan(file, tuple(rows), {name: tuple(trials) for name, trials in sweeps.items()}).trials
     folder_of = {
         repr(training_settings(one.recipe)): one.label for one in everything
     }  # the last one names it

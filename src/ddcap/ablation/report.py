@@ -24,7 +24,7 @@ def write_report(folder: str | Path, output: str | Path, *, photos: int = 24) ->
     Args:
         folder: what `ablate` wrote; its models caption the gallery.
         output: the HTML file.
-        photos: of the test split, evenly spread; 0 leaves the gallery out.
+        photos: of the split that was scored, evenly spread; 0 leaves the gallery out.
 
     Raises:
         DataError: if there are no results, or the page cannot be written.
@@ -71,7 +71,7 @@ def _gallery(folder: Path, results: dict[str, Any], photos: int) -> list[Exhibit
     data, models = results["data_files"], results["models"]
     if "g" not in models:
         raise DataError(f"{folder}: has no row g to caption the gallery with; use --photos 0")
-    records = load_karpathy(data["json"], data["images"], "test")
+    records = load_karpathy(data["json"], data["images"], results.get("split", "test"))
     twin = Captioner.from_pretrained(folder / models["twin"]) if "twin" in models else None
     ours = Captioner.from_pretrained(folder / models["g"])
     return make_gallery(choose_evenly(records, photos), ours, twin)

@@ -13,10 +13,11 @@ from ddcap.ablation.plan import Plan
 from ddcap.ablation.split import load_split
 from ddcap.ablation.sweeps import decoding_sweep, training_sweep
 from ddcap.ablation.table1 import check_claims, decodings_of, gather_rows, score_humans, score_row
-from ddcap.ablation.trainings import training_summary
+from ddcap.ablation.trainings import train_together, training_summary
 from ddcap.errors import DataError
 from ddcap.evaluation.json_file import write_json
 from ddcap.machine import describe_machine
+from ddcap.processes import ALONE, Processes
 from ddcap.recipe import Recipe
 
 METRICS_NAME = "metrics.json"
@@ -29,8 +30,12 @@ def ablate(
     limit: int | None = None,
     fast: bool = False,
     say: Callable[[str], None] = lambda _: None,
-) -> Path:
+    device: str = "cpu",
+    processes: Processes = ALONE,
+) -> Path | None:
     """Run a plan; whatever is finished is not repeated.
+
+    Several processes train together; the first then does the rest.
 
     Args:
         plan: see `load_plan`.
@@ -38,17 +43,24 @@ def ablate(
         limit: evaluate on the first so many pictures of test and val only.
         fast: without METEOR and SPICE.
         say: is told what begins.
+        device: where pictures are captioned; trainings take a GPU where there is one.
+        processes: this one and the others, if there are any; every one has to call this.
 
     Returns:
-        The path of `metrics.json`, which `ablation.markdown` and `ddcap report` read.
+        The path of `metrics.json`, which `ablation.markdown` and `ddcap report` read; None in all processes
+        but the first.
 
     Raises:
         DDCapError: if data, plan or a checkpoint are not usable.
     """
     output = Path(output)
+    if processes.count > 1:
+        train_together(plan.trials, say, processes)
+    if processes.index:
+        return None
     notebook = Notebook(output / "results")
     base = plan.rows[0].recipe
-    test, val = load_split(base, "test", limit), load_split(base, "val", limit)
+    test, val = (load_split(base, name, limit, device) for name in (plan.file.split, "val"))
     rows = {
         label: score_row(one, test, notebook, say, fast=fast) for label, one in decodings_of(plan).items()
     }
@@ -57,6 +69,7 @@ def ablate(
         "data": base.data.json,
         "data_files": _data_files(base),
         "models": _models(plan, output),
+        "split": test.name,
         "test_images": len(test.records),
         "val_images": len(val.records),
         "machine": describe_machine(),
@@ -71,8 +84,7 @@ def ablate(
         content["sweeps"][name] = decoding_sweep(plan, name, values, val, notebook, say)
     for name, trials in plan.sweeps.items():
         content["sweeps"][name] = training_sweep(trials, val, notebook, say)
-    everything = [*plan.rows, *(one for trials in plan.sweeps.values() for one in trials)]
-    folders = sorted({one.recipe.training.output for one in everything})
+    folders = sorted({one.recipe.training.output for one in plan.trials})
     content["trainings"] = {Path(folder).name: training_summary(folder) for folder in folders}
     write_json(output / METRICS_NAME, content)
     return output / METRICS_NAME

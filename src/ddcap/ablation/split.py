@@ -31,11 +31,13 @@ class Split:
         name: "val" or "test".
         records: its pictures and human captions.
         cache: their features, plain views, in the same order.
+        device: where they are captioned.
     """
 
     name: str
     records: Sequence[CaptionedImage]
     cache: FeatureCache
+    device: str = "cpu"
 
     @property
     def references(self) -> dict[str, tuple[str, ...]]:
@@ -51,13 +53,14 @@ class Split:
             yield records, ImageFeatures(memory, summary)
 
 
-def load_split(recipe: Recipe, name: str, limit: int | None = None) -> Split:
+def load_split(recipe: Recipe, name: str, limit: int | None = None, device: str = "cpu") -> Split:
     """Read a split of a recipe's data; missing features are computed.
 
     Args:
         recipe: its data and encoder sections are read.
         name: "val" or "test".
         limit: only the first so many pictures.
+        device: where features and captions are computed.
 
     Raises:
         DataError: if the data cannot be used.
@@ -68,9 +71,9 @@ def load_split(recipe: Recipe, name: str, limit: int | None = None) -> Split:
         raise RecipeError("an ablation decodes one split many times; set data.cache (frozen encoder)")
     root = Path(data.root)
     records = load_karpathy(root / data.json, root / data.images, name)[:limit]
-    encoder = build_image_encoder(recipe.encoder)
+    encoder = build_image_encoder(recipe.encoder).to(device)
     paths = [record.path for record in records]
-    return Split(name, records, FeatureCache(data.cache, encoder, paths, bf16=recipe.training.bf16))
+    return Split(name, records, FeatureCache(data.cache, encoder, paths, bf16=recipe.training.bf16), device)
 
 
 @torch.inference_mode()

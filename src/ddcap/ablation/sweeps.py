@@ -50,7 +50,7 @@ def decoding_sweep(
         def compute(
             settings: DecodingSettings = settings, true_lengths: bool = true_lengths
         ) -> dict[str, Any]:
-            captioner = trained(trial, say)
+            captioner = trained(trial, say, split.device)
             return score_point(captioner, split, settings, true_lengths=true_lengths)
 
         made_from = [
@@ -73,7 +73,7 @@ def training_sweep(
     for trial in trials:
 
         def compute(trial: Trial = trial) -> dict[str, Any]:
-            return score_point(trained(trial, say), split, trial.recipe.decoding)
+            return score_point(trained(trial, say, split.device), split, trial.recipe.decoding)
 
         made_from = [
             training_settings(trial.recipe),

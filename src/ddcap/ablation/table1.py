@@ -45,7 +45,7 @@ def score_row(
     name = TWIN_BEAMS if settings.beams > 1 else trial.name
 
     def compute() -> dict[str, Any]:
-        captions = caption_split(trained(trial, say), split, settings, seed=trial.seed)
+        captions = caption_split(trained(trial, say, split.device), split, settings, seed=trial.seed)
         data = trial.recipe.data
         root = Path(data.root)
         training = load_karpathy(root / data.json, root / data.images, "train")

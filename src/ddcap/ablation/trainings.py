@@ -3,31 +3,54 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ddcap.ablation.plan import Trial, training_settings
 from ddcap.captioner import Captioner
+from ddcap.processes import Processes
 from ddcap.training.checkpoint import list_checkpoints
 from ddcap.training.journal import LOG_NAME
 from ddcap.training.loop import train
-from ddcap.training.setup import ProgressBar
 
 _FINISHED = "finished.json"
 
 
-def trained(trial: Trial, say: Callable[[str], None], progress_bar: ProgressBar = iter) -> Captioner:
+def trained(trial: Trial, say: Callable[[str], None], device: str = "cpu") -> Captioner:
     """The best model (by CIDEr on val) of a trial's training, which is run, or gone on with, if need be."""
-    output = Path(trial.recipe.training.output)
-    marker = output / _FINISHED
+    if not _is_finished(trial):
+        _train(trial, say, resume=_has_begun(trial))
+    return Captioner.from_pretrained(Path(trial.recipe.training.output) / "best", device)
+
+
+def train_together(trials: Sequence[Trial], say: Callable[[str], None], processes: Processes) -> None:
+    """Run the trainings that are missing, all processes each of them."""
+    for trial in trials:
+        # one of them looks: when the others do, it may have gone on already
+        is_finished, has_begun = processes.gather((_is_finished(trial), _has_begun(trial)))[0]
+        if not is_finished:
+            _train(trial, say, resume=has_begun, is_main=processes.index == 0)
+
+
+def _is_finished(trial: Trial) -> bool:
+    marker = Path(trial.recipe.training.output) / _FINISHED
     settings = training_settings(trial.recipe)
-    if not marker.is_file() or json.loads(marker.read_text(encoding="utf-8")) != settings:
-        resume = bool(list_checkpoints(output))
+    return marker.is_file() and bool(json.loads(marker.read_text(encoding="utf-8")) == settings)
+
+
+def _has_begun(trial: Trial) -> bool:
+    return bool(list_checkpoints(Path(trial.recipe.training.output)))
+
+
+def _train(trial: Trial, say: Callable[[str], None], *, resume: bool, is_main: bool = True) -> None:
+    output = Path(trial.recipe.training.output)
+    if is_main:
         say(f"{'going on with' if resume else 'starting'} training {output.name}")
-        train(trial.recipe, resume=resume, progress_bar=progress_bar)
-        marker.write_text(json.dumps(settings) + "\n", encoding="utf-8")
-    return Captioner.from_pretrained(output / "best")
+    train(trial.recipe, resume=resume)
+    if is_main:
+        settings = json.dumps(training_settings(trial.recipe))
+        (output / _FINISHED).write_text(settings + "\n", encoding="utf-8")
 
 
 def training_summary(output: str | Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ def add_parsers(commands: Any) -> None:
     ablate.add_argument("--output", default="runs/ablation", help="folder (default: runs/ablation)")
     ablate.add_argument("--limit", type=int, help="score on the first so many pictures only")
     ablate.add_argument("--fast", action="store_true", help="without METEOR and SPICE, which need Java")
+    ablate.add_argument("--device", default="cpu", help="where to caption, for instance cuda (default: cpu)")
     ablate.set_defaults(run=_ablate)
 
     report = commands.add_parser("report", help="one HTML page about an ablation")
@@ -31,19 +32,31 @@ def _ablate(options: argparse.Namespace) -> int:
     from ddcap.ablation.markdown import to_markdown
     from ddcap.ablation.plan import load_plan
     from ddcap.ablation.run import ablate, load_ablation
+    from ddcap.processes import join_processes, leave, own_device
 
     plan = load_plan(options.plan, options.output, options.overrides)
 
     def say(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    ablate(plan, options.output, limit=options.limit, fast=options.fast, say=say)
+    processes, device = join_processes(), own_device(options.device)
+    written = ablate(
+        plan,
+        options.output,
+        limit=options.limit,
+        fast=options.fast,
+        say=say,
+        device=device,
+        processes=processes,
+    )
+    if written is None:
+        return leave(0)
     results = load_ablation(options.output)
     table = to_markdown(results)
     (Path(options.output) / "results.md").write_text(table, encoding="utf-8")
     save_charts(results, options.output)
     print(table)
-    return 0
+    return leave(0)
 
 
 def _report(options: argparse.Namespace) -> int:

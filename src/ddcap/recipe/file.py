@@ -12,7 +12,9 @@ from ddcap.recipe import Recipe
 from ddcap.settings import parse_settings
 
 
-def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+def load_recipe(
+    path: str | Path, overrides: list[str] | None = None, *, base: str | Path | None = None
+) -> Recipe:
     """Read a YAML recipe and apply dotted overrides.
 
     A recipe with `extends: other.yaml` (relative to itself) changes single settings of that one.
@@ -20,18 +22,19 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     Args:
         path: the YAML file.
         overrides: `section.key=value` strings; values are read as YAML.
+        base: the recipe that it extends, in place of the one it names.
 
     Raises:
         RecipeError: if the file is missing or not YAML, or a setting is unknown or wrong.
     """
-    values = _read_sections(Path(path), above=())
+    values = _read_sections(Path(path), above=(), base=None if base is None else Path(base))
     for override in overrides or []:
         _apply_override(values, override)
     recipe: Recipe = parse_settings(Recipe, values, str(path))
     return recipe
 
 
-def _read_sections(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+def _read_sections(path: Path, above: tuple[Path, ...], base: Path | None = None) -> dict[str, Any]:
     """The sections of a recipe on top of those it extends; `above` are the recipes that extend this one."""
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _TextLoader) or {}
@@ -50,7 +53,7 @@ def _read_sections(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         return values
     if not isinstance(extended, str):
         raise RecipeError(f"{path}: 'extends' is not the name of one recipe file")
-    base = path.parent / extended
+    base = base or path.parent / extended
     if base.resolve() in {one.resolve() for one in (*above, path)}:
         raise RecipeError(f"{path}: extends {extended}, which extends it in turn; take one of them out")
     merged = _read_sections(base, (*above, path))
