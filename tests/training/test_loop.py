@@ -52,6 +52,14 @@ def test_the_best_model_is_the_moving_average(recipe_file, tmp_path):
     assert not same(best, weights(tmp_path / "run"))
 
 
+def test_of_few_validation_pictures_the_newest_model_is_kept(recipe_file, tmp_path, caplog):
+    folder = train(load_recipe(recipe_file, ["training.validate_every=1"]))  # one picture: its CIDEr is 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert len([line for line in lines if line["kind"] == "validation"]) == 4
+    assert same(load_file(folder / "model.safetensors"), averages(tmp_path / "run"))
+    assert "kept for validation: 5; that is too few" in caplog.text
+
+
 def training_command(*arguments):
     return [sys.executable, "-m", "ddcap.cli", "train", *map(str, arguments)]
 

@@ -9,7 +9,7 @@ from ddcap.model.kinds import load_model
 from ddcap.processes import Processes
 from ddcap.recipe import DataSettings, DecodingSettings
 from ddcap.training import validation
-from ddcap.training.validation import validate
+from ddcap.training.validation import Validation, validate
 
 
 @pytest.fixture
@@ -53,3 +53,12 @@ def test_processes_share_the_pictures_and_each_counts_once(tiny_model, tiny_toke
         assert result.loss == pytest.approx(alone.loss) and result.length_loss == pytest.approx(
             alone.length_loss
         )
+
+
+def test_a_model_is_chosen_by_cider_else_by_loss_and_never_by_a_few_pictures():
+    def score(cider, pictures):
+        return Validation(2.0, 1.0, cider, [], pictures).score
+
+    assert score(30.0, 10) == 30.0
+    assert score(None, 10) == -2.0
+    assert score(30.0, 9) is None and score(None, 1) is None

@@ -32,7 +32,7 @@ class Recipe:
         """Check settings that constrain each other across sections."""
         if self.data.cache is not None and self.encoder.trainable:
             raise ValueError(
-                "data.cache is set although encoder.trainable=true changes the features; remove data.cache"
+                "data.cache is set although encoder.trainable=true changes the features; set data.cache=null"
             )
         if self.model.init is not None and self.encoder.init is not None:
             raise ValueError(

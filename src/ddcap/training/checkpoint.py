@@ -32,8 +32,9 @@ class Progress:
 
     Attributes:
         step: optimiser steps done.
-        best_score: best validation score so far (higher is better), None before the first validation.
-        best_step: the step it was reached at.
+        best_score: best validation score so far (higher is better); None before the first validation, or if
+            there are too few pictures to choose by.
+        best_step: the step of the model that is kept as the best.
         recipe: the recipe as plain values.
     """
 

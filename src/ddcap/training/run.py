@@ -33,7 +33,7 @@ from ddcap.training.checkpoint import (
 from ddcap.training.journal import Journal
 from ddcap.training.setup import ProgressBar, prepare
 from ddcap.training.state import TrainingState
-from ddcap.training.validation import Validation, validate
+from ddcap.training.validation import FEWEST_TO_CHOOSE_BY, Validation, validate
 
 try:
     from accelerate import Accelerator
@@ -76,6 +76,7 @@ class Run:
                 settings.epochs,
             )
         self.validate_every = max(1, round(settings.validate_every * per_epoch))
+        self._tell_of_few_pictures()
         self.progress = Progress(0, None, None, dump_settings(recipe))
         self.saved: int | None = None
         self.state = self._start(resume=resume)
@@ -87,6 +88,16 @@ class Run:
             active=self.accelerator.is_main_process,
             mean=lambda mine: self.accelerator.reduce(mine, "mean"),
         )
+
+    def _tell_of_few_pictures(self) -> None:
+        """Say which pictures are not learned from, and what `best` means, where they are few."""
+        names = [record.image_id for record in self.inputs.val_data.records]
+        if self.accelerator.is_main_process and len(names) < FEWEST_TO_CHOOSE_BY:
+            logger.warning(
+                "not learned from but kept for validation: %s; that is too few to choose a model by, so "
+                "best/ holds the newest",
+                ", ".join(names),
+            )
 
     def precision(self) -> torch.autocast:
         """The autocast of the forward pass.
@@ -168,7 +179,7 @@ class Run:
     def _keep_if_best(self, model: CaptioningModel, result: Validation) -> None:
         step, best = self.progress.step, self.progress.best_score
         self.journal.write(step, "validation", dataclasses.asdict(result))
-        if best is not None and result.score <= best:
+        if best is not None and result.score is not None and result.score <= best:
             return
         with self._unless_the_disk_is_full():
             save_best(self.best_folder, model, self.inputs.tokenizer)

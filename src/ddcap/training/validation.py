@@ -22,6 +22,9 @@ from ddcap.objective.noise import draw_noise
 from ddcap.processes import ALONE, Processes
 from ddcap.recipe import DecodingSettings
 
+FEWEST_TO_CHOOSE_BY = 10
+"""Scores of fewer validation pictures say nothing about which model is best; CIDEr of one is always 0."""
+
 _IMAGES_AT_ONCE = 50
 
 
@@ -35,16 +38,23 @@ class Validation:
         cider: of the validation pictures, times 100; None where pycocoevalcap is not installed, or in
             training on text alone.
         samples: (image id, caption) of the first pictures.
+        pictures: how many were validated on.
     """
 
     loss: float
     length_loss: float
     cider: float | None
     samples: list[tuple[str, str]]
+    pictures: int
 
     @property
-    def score(self) -> float:
-        """What the best checkpoint is chosen by, higher is better: CIDEr, else the negative loss."""
+    def score(self) -> float | None:
+        """What the best checkpoint is chosen by, higher is better: CIDEr, else the negative loss.
+
+        None if the pictures are too few to choose by: then the newest is kept.
+        """
+        if self.pictures < FEWEST_TO_CHOOSE_BY:
+            return None
         return self.cider if self.cider is not None else -self.loss
 
 
@@ -98,6 +108,7 @@ def validate(
         length_loss=float(totals[2] / sum(len(data.captions[record][:1]) for record in usable)),
         cider=_cider(captions, data.records),
         samples=list(islice(captions.items(), samples)),
+        pictures=len(usable),
     )
 
 
