@@ -1,5 +1,9 @@
 import dataclasses
+import functools
+import http.server
+import threading
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import torch
@@ -100,9 +104,26 @@ def test_long_captions_are_cut(folders, tiny_tokenizer):
     )
 
 
-def test_shards_elsewhere_are_copied_and_few_are_kept(folders, tiny_tokenizer, tmp_path):
+@pytest.fixture
+def web_server(tmp_path):
+    """The address of a server of `tmp_path` on this machine."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("protocol", ["file", "http"])
+def test_shards_elsewhere_are_copied_and_few_are_kept(
+    folders, tiny_tokenizer, tmp_path, web_server, protocol
+):
     records, places = folders
-    elsewhere = (records, [f"file://{place}" for place in places])
+    if protocol == "http":
+        pytest.importorskip("aiohttp")
+        elsewhere = (records, [f"{web_server}/{Path(place).name}" for place in places])
+    else:
+        elsewhere = (records, [f"file://{place}" for place in places])
     cache = tmp_path / "cache"
     data = make(elsewhere, tiny_tokenizer, shard_cache=str(cache), shards_mixed=1)
     near = make(folders, tiny_tokenizer, shards_mixed=1)

@@ -10,7 +10,9 @@ from ddcap.recipe.file import load_recipe
 from ddcap.settings import dump_settings, parse_settings
 
 RECIPES = sorted(
-    path for path in (Path(__file__).parents[2] / "recipes").rglob("*.yaml") if path.name != "plan.yaml"
+    path
+    for path in (Path(__file__).parents[2] / "recipes").rglob("*.yaml")
+    if not path.stem.startswith("plan")
 )
 TWIN = [
     "model.kind=autoregressive",

@@ -76,6 +76,7 @@ def test_an_encoder_can_be_trained_from_there_on(recipe_file):
     for number, init in enumerate(["model.init", "encoder.init"]):
         output, cache = folder.parent / f"again{number}", folder.parent / "cache"
         plain = ["model.init=null", "encoder.kind=clip", "encoder.image_size=32", "encoder.fit=crop"]
+        plain += ["model.width=16", "model.layers=1", "model.heads=2"]
         name = load_model(folder).config.encoder.name
         changes = [*(plain if number else []), f"{init}={folder}", f"encoder.name={name}"]
         recipe = load_recipe(recipe_file, [*changes, f"data.cache={cache}", f"training.output={output}"])

@@ -12,7 +12,7 @@ from ddcap.ablation.table1 import designs
 from ddcap.recipe.file import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-PLAN = RECIPES / "ablation" / "coco_plan.yaml"
+PLAN = RECIPES / "ablation" / "plan_coco.yaml"
 SMALL = [
     "encoder.image_size=32",
     "tokenizer.source=null",
