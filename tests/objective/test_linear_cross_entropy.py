@@ -22,6 +22,7 @@ def losses_and_gradients(compute):
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_it_is_the_cross_entropy_of_the_logits(monkeypatch, logits_at_once, smoothing):
     monkeypatch.setattr(module, "_LOGITS_AT_ONCE", logits_at_once)
+    monkeypatch.setattr(module, "_WORDS_AT_ONCE", 7)
     found = losses_and_gradients(lambda h, w, t: linear_cross_entropy(h, w, t, label_smoothing=smoothing))
     expected = losses_and_gradients(
         lambda h, w, t: F.cross_entropy(F.linear(h, w), t, label_smoothing=smoothing)

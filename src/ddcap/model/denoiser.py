@@ -119,7 +119,7 @@ class CrossAttention(nn.Module):
     def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (I, H, P, D/H) of `memory` (I, P, D)."""
         key, value = (split_heads(part, self.heads) for part in self.key_value(memory).chunk(2, dim=2))
-        return key, value
+        return key.contiguous(), value.contiguous()  # else the products copy them, and both are kept
 
     def forward(self, hidden: Tensor, key: Tensor, value: Tensor, packing: Packing | None = None) -> Tensor:
         """`hidden` (B, L, D) against (I, H, P, D/H): an image's captions become one long row of queries.

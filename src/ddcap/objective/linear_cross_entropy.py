@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _LOGITS_AT_ONCE = 1 << 24  # 64 MiB in float32: large products, small memory
+_WORDS_AT_ONCE = 1 << 13
 
 
 def linear_cross_entropy(
@@ -56,12 +57,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 total += logits.logsumexp(dim=1).sum() - (1 - smoothing) * logits.gather(1, wanted).sum()
                 if smoothing:
                     total -= smoothing * logits.mean(dim=1).sum()
-                slope = torch.softmax(logits, dim=1, out=logits)  # of the loss in the logits
-                slope -= smoothing / words
-                slope.scatter_add_(1, wanted, torch.full_like(wanted, smoothing - 1, dtype=slope.dtype))
-                slope = slope.div_(len(rows)).to(dtype)
-                torch.mm(slope, matrix, out=gradient)
-                weight_gradient += slope.T @ some
+                torch.softmax(logits, dim=1, out=logits)  # from here on the loss's gradient in the logits
+                logits -= smoothing / words
+                logits.scatter_add_(1, wanted, torch.full_like(wanted, smoothing - 1, dtype=logits.dtype))
+                logits = logits.div_(len(rows)).to(dtype)
+                torch.mm(logits, matrix, out=gradient)
+                for part, columns in zip(
+                    weight_gradient.split(_WORDS_AT_ONCE), logits.split(_WORDS_AT_ONCE, dim=1), strict=True
+                ):
+                    part += columns.T @ some  # a product of all words would be as large as the weight again
         context.save_for_backward(rows_gradient.to(hidden.dtype), weight_gradient.to(weight.dtype))
         return total / len(rows)
 
