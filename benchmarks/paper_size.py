@@ -6,7 +6,7 @@
 draws x_t from log-probabilities of all V + 1 states at every position, and computes every one of 20
 positions, padding included, up to the head. "Ours" is what `ddcap train` does, also with the blocks
 compiled, with gradient checkpointing, and with five captions to a picture. Each way runs in a process of its
-own; memory is its peak over what model and optimizer take.
+own; memory is the most that a step allocates at once, beside weights, gradients and optimizer.
 
 The last column is the share of the machine's speed: operations that the step needs (the products of forward
 and backward pass, as torch counts them; what is computed again is not needed) by its time, over the
@@ -17,16 +17,18 @@ data sheet's number, for the usual model FLOP utilisation (MFU).
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
-import resource
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddcap.data.batches import CaptionBatch
@@ -68,11 +70,18 @@ def noise_one_hot(tokens: Tensor, timestep: Tensor, schedule: Schedule) -> Tenso
     return (log_xt + gumbel).argmax(dim=1)
 
 
-def peak_memory(device: torch.device) -> float:
-    """GiB, of this process or on the device."""
+def peak_memory(step: Callable[[], float], device: torch.device) -> float:
+    """The most that is allocated at once in a step, GiB over what was there before."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        return (torch.cuda.max_memory_allocated() - before) / 2**30
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step()
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    sizes = (event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+    return max(itertools.accumulate(sizes)) / 2**30
 
 
 def product_speed(device: torch.device) -> float:
@@ -120,7 +129,6 @@ def measure(way: str, captions: int, runs: int, device: torch.device) -> dict[st
     positions = real.flatten().nonzero().squeeze(1)
     names = tuple(str(image) for image in range(images))
     batch = CaptionBatch(None, None, None, tokens, lengths, positions, names, tuple(range(images)))
-    start = peak_memory(device)
     noising, whole = [], []
 
     def step() -> float:
@@ -152,6 +160,8 @@ def measure(way: str, captions: int, runs: int, device: torch.device) -> dict[st
         optimizer.step()
         return noised_after
 
+    step()
+    memory = peak_memory(step, device)
     operations = 0
     if way != "compiled":
         with FlopCounterMode(display=False) as counter:
@@ -164,7 +174,7 @@ def measure(way: str, captions: int, runs: int, device: torch.device) -> dict[st
     return {
         "noising": statistics.median(noising[1:]),
         "step": statistics.median(whole[1:]),
-        "memory": peak_memory(device) - start,
+        "memory": memory,
         "operations": operations,
         "speed": speed,
     }

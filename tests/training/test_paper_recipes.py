@@ -12,24 +12,10 @@ from ddcap.recipe.file import load_recipe
 from ddcap.training.loop import train
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-SMALL = [
-    "encoder.image_size=32",
-    "tokenizer.source=null",
-    "model.width=16",
-    "model.layers=1",
-    "model.heads=2",
-    "model.projection_hidden=8",
-    "model.length_hidden=8",
-    "data.workers=0",
-    "training.batch_size=8",
-    "training.epochs=1",
-    "training.warmup_epochs=0.5",
-    "training.validate_images=1",
-]
 
 
 @pytest.fixture
-def small(tmp_path, photos, captions_json, tiny_clip_folder):
+def small(tmp_path, photos, captions_json, tiny_clip_folder, small_sizes):
     """Where a recipe's data, encoder and output are, at a size that trains in a second."""
 
     def small(name, *changes):
@@ -37,9 +23,10 @@ def small(tmp_path, photos, captions_json, tiny_clip_folder):
             f"data.root={photos[0].parent}",
             f"data.json={captions_json}",
             f"encoder.name={tiny_clip_folder}",
+            "tokenizer.source=null",
             f"training.output={tmp_path / name}",
         ]
-        return load_recipe(RECIPES / f"{name}.yaml", [*SMALL, *places, *changes])
+        return load_recipe(RECIPES / f"{name}.yaml", [*small_sizes, *places, *changes])
 
     return small
 

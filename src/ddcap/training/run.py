@@ -36,11 +36,13 @@ from ddcap.training.state import TrainingState
 from ddcap.training.validation import FEWEST_TO_CHOOSE_BY, Validation, validate
 
 try:
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedType
 except ImportError:
     raise MissingExtraError("training", "train") from None
 
 logger = logging.getLogger("ddcap")
+
+_OTHER_WRAPPINGS = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
 class Run:
@@ -58,6 +60,12 @@ class Run:
         on_cpu = not torch.accelerator.is_available()
         self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")  # see `precision`
         self.processes = processes = join_processes()
+        if self.accelerator.distributed_type in _OTHER_WRAPPINGS:
+            kind = self.accelerator.distributed_type.value
+            raise RecipeError(
+                f"accelerate was told to use {kind}, which this training does not know; launch it without, "
+                "and set training.fsdp=true to spread the weights"
+            )
         images = _images_per_step(recipe, processes.count)
         self.inputs = prepare(
             recipe, self.accelerator.device, processes, resume=resume, progress=progress_bar
