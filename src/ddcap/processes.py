@@ -30,15 +30,16 @@ ALONE = Processes(1, 0, lambda mine: [mine])
 def join_processes() -> Processes:
     """The processes that were started together with this one, or this one alone.
 
-    They talk over gloo, unless a training has connected them otherwise before.
+    Objects go over gloo, tensors on GPUs over NCCL, unless a training has connected them otherwise before.
     """
+    import torch
     import torch.distributed as distributed
 
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1 or "MASTER_ADDR" not in os.environ or not distributed.is_available():
         return ALONE
     if not distributed.is_initialized():
-        distributed.init_process_group("gloo")
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
 
     def gather(mine: Any) -> list[Any]:
         everyones: list[Any] = [None] * count
@@ -50,10 +51,8 @@ def join_processes() -> Processes:
 
 def leave_together(status: int) -> int:
     """`leave`, when all processes have come here."""
-    import torch.distributed as distributed
-
     if _are_connected():
-        distributed.barrier()
+        join_processes().gather(None)
     return leave(status)
 
 

@@ -30,12 +30,14 @@ QUIET = [
 ]
 
 
-COMMAND = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-COMMAND += ["-m", "ddcap", "train"]
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+ACCELERATE = ["accelerate.commands.launch", "--cpu", "--num_processes=2"]
+COMMAND = [sys.executable, "-m", *TORCHRUN, "-m", "ddcap", "train"]
 
 
-def train_in_two_processes(*arguments):
-    done = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=300)
+def train_in_two_processes(*arguments, launcher=TORCHRUN):
+    command = [sys.executable, "-m", *launcher, "-m", "ddcap", "train", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -86,6 +88,12 @@ def test_two_processes_equal_one_with_the_same_batch(recipe_file, tmp_path, alon
     assert [path.name for path in list_checkpoints(two)] == [path.name for path in list_checkpoints(alone)]
     best = load_file(two / "best" / "model.safetensors")
     assert best.keys() == load_file(alone / "best" / "model.safetensors").keys()
+
+
+def test_accelerate_launch_does_as_well_as_torchrun(recipe_file, tmp_path, alone):
+    two = tmp_path / "two"
+    train_in_two_processes(recipe_file, *QUIET, f"training.output={two}", launcher=ACCELERATE)
+    same_curve(alone, two)
 
 
 @pytest.mark.parametrize("sharing", [[], ["training.fsdp=true"]], ids=["DDP", "FSDP2"])
