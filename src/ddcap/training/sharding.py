@@ -5,6 +5,7 @@ What leaves a training (checkpoints, the best model) is whole, so that it does n
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,12 @@ def shard(root: nn.Module, model: CaptioningModel, mesh: DeviceMesh) -> None:
     Every block is a group that is gathered while it computes. So is every projection of the image to keys and
     values, which is computed ahead of its block; all else stays gathered from forward to backward.
     """
+    # that of the keys and values does; nothing here changes it in place, which is what the warning is about
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
+    for (
+        parameter
+    ) in model.parameters():  # EfficientNet's are laid out with channels last, which FSDP2 refuses
+        parameter.data = parameter.data.contiguous()
     for module in model.modules():
         if isinstance(module, RecomputingBlocks):
             for block in module.blocks:
