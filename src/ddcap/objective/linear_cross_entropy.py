@@ -2,7 +2,7 @@
 
 With 50,257 words the logits of a batch, their softmax and its gradient are most of what a step needs memory
 for. Here each chunk's gradient is computed with its loss. (torch's own function of this name, as of 2.13,
-takes three to ten times as long on a CPU and rounds the loss to bfloat16.)
+takes two to ten times as long on a CPU and rounds the loss to bfloat16.)
 
 Shapes: N rows, D width, V words.
 """
