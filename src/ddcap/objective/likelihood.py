@@ -55,26 +55,25 @@ def caption_loss(
         image_free_probability: p of special design 4.
         label_smoothing: share of the target spread over the vocabulary.
     """
-    target = batch.tokens.flatten()[batch.positions]  # (N,)
-    nothing = torch.zeros((), device=target.device)
+    length_logits = None
     if isinstance(model, AutoregressiveModel):
         hidden = model.hidden(batch.tokens, features)  # (B, L, D)
-        hidden = hidden.flatten(0, 1)[batch.positions]  # (N, D)
         weight = model.decoder.token_embedding.weight
-        return Losses(linear_cross_entropy(hidden, weight, target, label_smoothing=label_smoothing), nothing)
-    assert noise is not None
-    use_image = None
-    if image_free_probability and features is not None:
-        use_image = noise.image >= image_free_probability
-    noised, timestep = noise.add_to(batch.tokens, model.schedule), noise.timestep.flatten()
-    keys_values = model.keys_values(features, use_image)
-    hidden = model.hidden(noised, timestep, batch.lengths, keys_values)  # (B, L, D)
+    else:
+        assert noise is not None
+        use_image = None
+        if image_free_probability and features is not None:
+            use_image = noise.image >= image_free_probability
+        noised, timestep = noise.add_to(batch.tokens, model.schedule), noise.timestep.flatten()
+        keys_values = model.keys_values(features, use_image)
+        hidden = model.hidden(noised, timestep, batch.lengths, keys_values)  # (B, L, D)
+        weight = model.denoiser.token_embedding.weight
+        length_logits = None if features is None else model.length_logits(features)
     hidden = hidden.flatten(0, 1)[batch.positions]  # (N, D): the head is the widest layer, spare it padding
-    weight = model.denoiser.token_embedding.weight
+    target = batch.tokens.flatten()[batch.positions]  # (N,)
     token_loss = linear_cross_entropy(hidden, weight, target, label_smoothing=label_smoothing)
-    length_logits = None if features is None else model.length_logits(features)
     if length_logits is None:
-        return Losses(token_loss, nothing)
+        return Losses(token_loss, torch.zeros((), device=target.device))
     captions = len(batch.lengths) // len(length_logits)
     length_logits = length_logits.float().repeat_interleave(captions, dim=0)  # (B, .)
     return Losses(token_loss, F.cross_entropy(length_logits, batch.lengths - 1))

@@ -104,13 +104,13 @@ class TrainingState:
 
     def to_checkpoint(self, progress: Progress) -> Checkpoint:
         """Everything needed to go on, whole. All processes have to ask; what the main one gets counts."""
-        average = self._model if self._average is None else _inside(self._average)
-        optimizer = self.optimizer.state_dict()
-        weights, averages = self._model.stored_state(), average.stored_state()
+        optimizer, weights = self.optimizer.state_dict(), self._model.stored_state()
+        average = None if self._average is None else _inside(self._average).stored_state()
         if self._spread:
-            weights, averages = (gather(state, keep=self._keeps) for state in (weights, averages))
             optimizer = gather_optimizer(optimizer, keep=self._keeps)
-        return Checkpoint(progress, weights, averages, optimizer)
+            weights = gather(weights, keep=self._keeps)
+            average = None if average is None else gather(average, keep=self._keeps)
+        return Checkpoint(progress, weights, weights if average is None else average, optimizer)
 
     @contextlib.contextmanager
     def shipped_model(self) -> Iterator[CaptioningModel]:

@@ -13,9 +13,9 @@ from ddcap.data.caption_data import CaptionData
 from ddcap.data.karpathy import CaptionedImage
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.generate import generate
-from ddcap.diffusion.schedule import linear_schedule
 from ddcap.errors import MissingExtraError
 from ddcap.evaluation.metrics import score_captions
+from ddcap.model.ddcap import DDCapModel
 from ddcap.model.kinds import CaptioningModel
 from ddcap.objective.likelihood import batch_features, caption_loss
 from ddcap.objective.noise import draw_noise
@@ -82,14 +82,18 @@ def validate(
             continue
         batch = _validation_batch(data, usable[start : start + _IMAGES_AT_ONCE]).to(device)
         features = batch_features(model, batch)
-        noise = draw_noise(
-            torch.Generator().manual_seed(number),  # the same whoever computes it
-            linear_schedule(model.config.diffusion, model.config.vocabulary_size),
-            images=len(batch.image_ids),
-            captions_per_image=1,
-            length=batch.tokens.shape[1],
-        )
-        losses = caption_loss(model, batch, features, noise.of(range(len(batch.image_ids)), device))
+        noise = None
+        if isinstance(model, DDCapModel):
+            rows = range(len(batch.image_ids))
+            drawn = draw_noise(
+                torch.Generator().manual_seed(number),  # the same whoever computes it
+                model.schedule,
+                images=len(rows),
+                captions_per_image=1,
+                length=batch.tokens.shape[1],
+            )
+            noise = drawn.of(rows, device)
+        losses = caption_loss(model, batch, features, noise)
         tokens, count = len(batch.positions), len(batch.lengths)
         totals += torch.tensor([losses.token * tokens, tokens, losses.length * count], dtype=torch.float64)
         if features is None:
