@@ -235,7 +235,8 @@ class Captioner:
     def _encode(self, pixels: list[Tensor]) -> ImageFeatures:
         with self.computing():
             features: ImageFeatures = self.model.encoder(torch.stack(pixels).to(self.model.device))
-        return ImageFeatures(features.memory.float(), features.summary.float())
+        assert features.memory is not None and features.summary is not None
+        return ImageFeatures(features.memory.float(), features.summary.float(), features.concepts)
 
     def computing(self) -> torch.autocast:
         """The context of a forward pass: autocast, where the precision is bfloat16."""

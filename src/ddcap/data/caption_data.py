@@ -9,11 +9,12 @@ import random
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from ddcap.data.batches import CaptionBatch, Draw, Part, collate, fit_length
+from ddcap.data.concepts import ConceptTokens
 from ddcap.data.feature_cache import FeatureCache, view_pixels
 from ddcap.data.images import Preprocessing
 from ddcap.data.karpathy import CaptionedImage
@@ -35,6 +36,13 @@ class PixelSource:
         return view_pixels(self.paths[index], view, self.preprocessing, seed)
 
 
+class ConceptSource(Protocol):
+    """Where the concepts of pictures come from, if not from the encoder."""
+
+    def read(self, draws: Sequence[Draw]) -> ConceptTokens:
+        """Of each draw's picture."""
+
+
 class CaptionData(StepData):
     """Tokenized captions beside their pictures; item = a `Part`, as a `CaptionBatch`.
 
@@ -46,6 +54,7 @@ class CaptionData(StepData):
         max_length: longest caption in tokens.
         weights: how often each caption of each record is to be drawn, relative to the record's others; None
             draws every caption once an epoch.
+        concepts: what the pictures show, where the encoder is not asked.
 
     Raises:
         DataError: if no caption is short enough.
@@ -59,8 +68,10 @@ class CaptionData(StepData):
         settings: DataSettings,
         max_length: int,
         weights: Sequence[Sequence[float]] | None = None,
+        concepts: ConceptSource | None = None,
     ) -> None:
         self.records = records
+        self.concepts = concepts
         self.source = source
         self.settings = settings
         self.padding_id = tokenizer.padding_id
@@ -123,6 +134,7 @@ class CaptionData(StepData):
             padding_id=self.padding_id,
             places=places,
             unreadable=unreadable,
+            concepts=self.concepts.read(draws) if self.concepts is not None else None,
             **pictures,
         )
 

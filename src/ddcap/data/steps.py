@@ -90,6 +90,14 @@ class _Parts(Sequence[Part]):
         return tuple(self._draws[start : start + plan.images_per_part])
 
 
+def steps_beside(
+    steps: Iterator[list[CaptionBatch]], beside: Iterator[list[CaptionBatch]]
+) -> Iterator[list[CaptionBatch]]:
+    """Steps whose parts are those of two data sets, each counted in its own epochs."""
+    for ours, theirs in zip(steps, beside, strict=True):
+        yield [*ours, *theirs]
+
+
 def training_steps(
     data: StepData, plan: StepPlan, first_step: int, last_step: int
 ) -> Iterator[list[CaptionBatch]]:

@@ -61,7 +61,7 @@ def draw_captions(
         learned_steps: ask again about the words of so many of the steps only, drawn at random; None: of all.
             An autoregressive model does not read it.
     """
-    images = features.memory.shape[0]
+    images = features.images
     if isinstance(model, AutoregressiveModel):
         longest = model.config.model.max_length
         lengths = torch.full((images * captions_per_image,), longest, device=model.device)

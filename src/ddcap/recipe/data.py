@@ -21,6 +21,16 @@ class ShardSource:
 
 
 @dataclass(frozen=True, config=STRICT)
+class TextSource:
+    """Captions without pictures, for training beside pictures."""
+
+    path: str = Field(
+        description="JSON in which a picture's captions stand in one list, or .txt with a caption a line; .gz"
+    )
+    weight: int = Field(default=1, ge=1, description="how often an epoch over the text has each caption")
+
+
+@dataclass(frozen=True, config=STRICT)
 class DataSettings:
     """Where the pictures and captions are, and how they are drawn into batches."""
 
@@ -33,6 +43,13 @@ class DataSettings:
     images: str = Field(default=".", description="folder of the pictures, relative to `root`")
     text: str | None = Field(
         default=None, description="captions without pictures (.txt, .json, .gz): learn from text alone"
+    )
+    beside: tuple[TextSource, ...] = Field(
+        default=(),
+        description="captions without pictures, learned beside the pictures from the concepts that they name",
+    )
+    beside_captions: int = Field(
+        default=0, ge=0, description="so many of them in every step, beside training.batch_size"
     )
     shards: tuple[ShardSource, ...] = Field(
         default=(),

@@ -11,6 +11,7 @@ from ddcap.recipe.diffusion import DiffusionSettings
 from ddcap.recipe.encoder import EncoderSettings
 from ddcap.recipe.model import ModelSettings
 from ddcap.recipe.strictness import STRICT
+from ddcap.recipe.tagger import TaggerSettings
 from ddcap.recipe.tokenizer import TokenizerSettings
 from ddcap.recipe.training import SelfCriticalSettings, TrainingSettings
 
@@ -24,6 +25,7 @@ class Recipe:
     tokenizer: TokenizerSettings = Field(default_factory=TokenizerSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
     diffusion: DiffusionSettings = Field(default_factory=DiffusionSettings)
+    tagger: TaggerSettings = Field(default_factory=TaggerSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     self_critical: SelfCriticalSettings = Field(default_factory=SelfCriticalSettings)
     decoding: DecodingSettings = Field(default_factory=DecodingSettings)

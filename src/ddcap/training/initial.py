@@ -12,8 +12,9 @@ from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
 from ddcap.model.kinds import CaptioningModel, load_model
 from ddcap.model_folder import find_model
 from ddcap.recipe import EncoderSettings, ModelSettings, Recipe, TokenizerSettings
+from ddcap.training.tags import Tagging
 
-_TRAINING_OF_ENCODER = ("trainable", "trainable_from", "init", "stored")
+_TRAINING_OF_ENCODER = ("trainable", "trainable_from", "init", "stored", "tagger")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ def load_initial(recipe: Recipe) -> Initial:
     return Initial(fitted, model, tokenizer)
 
 
-def initial_encoder(settings: EncoderSettings, model: CaptioningModel | None) -> ImageEncoder:
+def initial_encoder(
+    settings: EncoderSettings, model: CaptioningModel | None, tagging: Tagging | None = None
+) -> ImageEncoder:
     """The encoder to start from: that of `model`, that of `encoder.init`, or the published one.
 
     Raises:
@@ -87,6 +90,10 @@ def initial_encoder(settings: EncoderSettings, model: CaptioningModel | None) ->
     if model is None and settings.init is not None:
         model = load_model(find_model(settings.init))
         _check_same("encoder", settings, EncoderSettings(), model.config.encoder, free=_TRAINING_OF_ENCODER)
+    if model is None and tagging is not None:
+        encoder = build_image_encoder(settings, concepts=len(tagging.vocabulary))
+        encoder.load_state_dict(tagging.weights, strict=False)
+        return encoder
     if model is None:
         return build_image_encoder(settings)
     model.encoder.set_trainable(settings)

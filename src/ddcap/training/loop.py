@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ddcap.data.batches import CaptionBatch
-from ddcap.data.steps import training_steps
+from ddcap.data.steps import steps_beside, training_steps
 from ddcap.errors import TrainingInterruptedError
 from ddcap.recipe import Recipe
 from ddcap.training.divergence import DivergenceGuard
@@ -43,7 +43,10 @@ def train(recipe: Recipe, *, resume: bool = False, progress_bar: ProgressBar = i
     """
     run = Run(recipe, resume=resume, progress_bar=progress_bar)
     guard, unreadable = DivergenceGuard(), UnreadablePictures()
-    steps = training_steps(run.inputs.train_data, run.plan, run.progress.step, run.total_steps)
+    span = run.progress.step, run.total_steps
+    steps = training_steps(run.inputs.train_data, run.plan, *span)
+    if run.inputs.beside_data is not None and run.beside_plan is not None:
+        steps = steps_beside(steps, training_steps(run.inputs.beside_data, run.beside_plan, *span))
     with run.journal, Interruption(run.accelerator) as interruption:
         for step, parts in enumerate(steps, start=run.progress.step):
             for part in parts:
@@ -78,7 +81,7 @@ def _take_step(run: Run, step: int, parts: list[CaptionBatch], guard: Divergence
     state.wrapped.train()
     real_positions = _real_positions(parts, accelerator)
     for number, part in enumerate(parts):
-        batch, first = part.to(accelerator.device), run.plan.first_image(number)
+        batch, first = part.to(accelerator.device), run.first_image(number)
         mine = noise and noise.of([first + place for place in batch.places], accelerator.device)
         with state.exchange_gradients(enabled=number + 1 == len(parts)):
             with run.precision():

@@ -75,6 +75,10 @@ class Run:
             settings.seed, images, processes.count, processes.index, settings.gradient_accumulation
         )
         per_epoch = self.plan.steps_per_epoch(self.inputs.train_data)
+        self.beside_plan: StepPlan | None = None
+        if self.inputs.beside_data is not None:
+            groups = recipe.data.beside_captions // recipe.data.captions_per_image
+            self.beside_plan = dataclasses.replace(self.plan, seed=settings.seed + 1, images_per_step=groups)
         self.total_steps = max(1, round(settings.epochs * per_epoch))
         self.warmup_steps = round(settings.warmup_epochs * per_epoch)
         if self.warmup_steps > self.total_steps:
@@ -122,10 +126,17 @@ class Run:
         return draw_noise(
             torch.Generator().manual_seed(step_seed(self.recipe.training.seed, step)),
             model.schedule,
-            images=self.plan.images_per_step,
+            images=self.plan.images_per_step
+            + (self.beside_plan.images_per_step if self.beside_plan is not None else 0),
             captions_per_image=data.captions_per_image,
             length=model.config.model.max_length,
         )
+
+    def first_image(self, part: int) -> int:
+        """Where a part of a step begins among all that the step reads, captions without pictures last."""
+        if part < self.plan.accumulation or self.beside_plan is None:
+            return self.plan.first_image(part)
+        return self.plan.images_per_step + self.beside_plan.first_image(part - self.plan.accumulation)
 
     @property
     def best_folder(self) -> Path:
