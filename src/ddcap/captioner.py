@@ -11,7 +11,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from ddcap.caption import Caption, ImageResult, build_captions
+from ddcap.caption import Caption, Concept, ImageResult, build_captions
+from ddcap.data.concept_edits import ConceptEdits
+from ddcap.data.concepts import NO_CONCEPT
 from ddcap.data.images import ImageSource, load_image
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.generate import generate
@@ -96,6 +98,7 @@ class Captioner:
         *,
         seed: int = 0,
         batch_size: int = 16,
+        concepts: str | Sequence[str] | None = None,
         **settings: Any,
     ) -> list[Caption]:
         """One caption per image.
@@ -104,6 +107,7 @@ class Captioner:
             images: paths or PIL images; one or a list.
             seed: of the decoders that draw; the same seed and batch give the same captions.
             batch_size: images computed at once.
+            concepts: what the images show, in place of what is seen: "cat, window"; or changes: "+cat, -dog".
             settings: decoding settings to change, see `DecodingSettings`: method, steps, guidance, length,
                 temperature, ...
 
@@ -113,7 +117,8 @@ class Captioner:
         """
         many: Sequence[ImageSource] = [images] if isinstance(images, ImageSource) else images
         captions = []
-        for result in self.caption_each(many, seed=seed, batch_size=batch_size, **settings):
+        results = self.caption_each(many, seed=seed, batch_size=batch_size, concepts=concepts, **settings)
+        for result in results:
             if result.error is not None:
                 raise ImageError(result.error)
             captions.append(result.captions[0])
@@ -126,6 +131,7 @@ class Captioner:
         num: int = 1,
         seed: int = 0,
         batch_size: int = 16,
+        concepts: str | Sequence[str] | None = None,
         **settings: Any,
     ) -> Iterator[ImageResult]:
         """Caption many images, one result each, in order; a bad image gives an error and the others go on.
@@ -137,8 +143,10 @@ class Captioner:
                 given).
             seed: of the decoders that draw.
             batch_size: images computed at once.
+            concepts: see `__call__`.
             settings: decoding settings to change.
         """
+        edits = None if concepts is None else ConceptEdits.parse(concepts, self.model.vocabulary)
         longest = self.model.config.model.max_length
         if not 1 <= num <= longest:
             raise DDCapError(f"num={num}: ask for 1 to {longest} captions")
@@ -151,15 +159,40 @@ class Captioner:
             decoding = replace(decoding, temperature=1.0, beams=1)  # of one length only draws can differ
         generator = torch.Generator(self.model.device).manual_seed(seed)
         for start in range(0, len(images), batch_size):
-            yield from self._caption_batch(images[start : start + batch_size], num, decoding, generator)
+            part = images[start : start + batch_size]
+            yield from self._caption_batch(part, num, decoding, generator, edits)
 
-    def infill(self, image: ImageSource, template: str, *, seed: int = 0, **settings: Any) -> Caption:
+    def concepts(self, image: ImageSource) -> list[Concept]:
+        """What the model sees in an image, surest first; `concepts=` of a call changes it.
+
+        Raises:
+            ImageError: if the image cannot be read.
+            DDCapError: if the model sees no concepts.
+        """
+        vocabulary = self.model.vocabulary
+        if vocabulary is None:
+            raise DDCapError("this model sees no concepts; the default does")
+        seen = self.features([image]).concepts
+        assert seen is not None
+        pairs = zip(seen.ids[0].tolist(), seen.confidences[0].tolist(), strict=True)
+        return [Concept(vocabulary.words[number], share) for number, share in pairs if number != NO_CONCEPT]
+
+    def infill(
+        self,
+        image: ImageSource,
+        template: str,
+        *,
+        seed: int = 0,
+        concepts: str | Sequence[str] | None = None,
+        **settings: Any,
+    ) -> Caption:
         """Fill the blanks of a caption.
 
         Args:
             image: path or PIL image.
             template: given words with blanks: `___` of any width, `[3]` of three tokens.
             seed: of the decoders that draw.
+            concepts: see `__call__`.
             settings: decoding settings to change.
 
         Raises:
@@ -169,6 +202,8 @@ class Captioner:
         decoding = self.settings(**settings)
         parsed = parse_template(template, self.tokenizer)
         features = self.features([image])
+        if concepts is not None:
+            features = edited(features, ConceptEdits.parse(concepts, self.model.vocabulary))
         generator = torch.Generator(self.model.device).manual_seed(seed)
         with self.computing():
             filled = infill(self.model, features, parsed, decoding, self.tokenizer.end_id, generator)
@@ -243,7 +278,12 @@ class Captioner:
         return computing(self.model.device, bfloat16=self.precision == "bfloat16")
 
     def _caption_batch(
-        self, images: Sequence[ImageSource], num: int, decoding: DecodingSettings, generator: torch.Generator
+        self,
+        images: Sequence[ImageSource],
+        num: int,
+        decoding: DecodingSettings,
+        generator: torch.Generator,
+        edits: ConceptEdits | None,
     ) -> Iterator[ImageResult]:
         pixels: list[Tensor] = []
         errors: list[str | None] = []
@@ -253,15 +293,22 @@ class Captioner:
                 errors.append(None)
             except ImageError as error:
                 errors.append(str(error))
-        captions = iter(self._decode(pixels, num, decoding, generator) if pixels else [])
+        captions = iter(self._decode(pixels, num, decoding, generator, edits) if pixels else [])
         for image, reason in zip(images, errors, strict=True):
             yield ImageResult(image, () if reason else next(captions), reason)
 
     @torch.inference_mode()
     def _decode(
-        self, pixels: list[Tensor], num: int, decoding: DecodingSettings, generator: torch.Generator
+        self,
+        pixels: list[Tensor],
+        num: int,
+        decoding: DecodingSettings,
+        generator: torch.Generator,
+        edits: ConceptEdits | None,
     ) -> list[tuple[Caption, ...]]:
         features = self._encode(pixels)
+        if edits is not None:
+            features = edited(features, edits)
         with self.computing():
             result = generate(
                 self.model,
@@ -274,3 +321,9 @@ class Captioner:
         flat = build_captions(result, range(len(result.tokens)), self.tokenizer)
         per_image = len(flat) // len(pixels)
         return [tuple(flat[start : start + per_image]) for start in range(0, len(flat), per_image)]
+
+
+def edited(features: ImageFeatures, edits: ConceptEdits) -> ImageFeatures:
+    """The same features with the concepts that a person says are there."""
+    assert features.concepts is not None  # a model with a vocabulary sees some
+    return replace(features, concepts=edits.apply(features.concepts))
