@@ -51,7 +51,7 @@ class DDCapModel(StoredModel):
         self.memory_projection = TanhMLP(
             self.encoder.memory_width, settings.projection_hidden, settings.width
         )
-        # with concepts one position is enough: it is seen beside every picture's positions, not instead of them
+        # with concepts one position is enough: it is seen beside a picture's positions, not instead of them
         free_positions = 1 if config.concepts else self.encoder.memory_positions
         self.image_free_memory = nn.Parameter(torch.randn(free_positions, settings.width) * 0.02)
         self.concept_embedding = (

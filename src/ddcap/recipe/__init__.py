@@ -26,7 +26,7 @@ __all__ = [
     "SelfCriticalSettings",
     "ShardSource",
     "TaggerSettings",
-    "TokenizerSettings",
     "TextSource",
+    "TokenizerSettings",
     "TrainingSettings",
 ]

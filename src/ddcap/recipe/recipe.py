@@ -48,7 +48,8 @@ class Recipe:
                 "data.learn_padding=true makes every caption max_length tokens long: there is no length to "
                 "predict; set model.length_prediction=false"
             )
-        if self.model.kind == "autoregressive" and self.training.image_free_probability:
+        drops = self.training.image_free_probability
+        if self.model.kind == "autoregressive" and drops and not self.encoder.concepts:
             raise ValueError(
                 f"training.image_free_probability={self.training.image_free_probability}: an autoregressive "
                 "model has no image-free memory; set it to 0"

@@ -97,7 +97,8 @@ class ConceptNoise:
         for _ in range(4):
             if len(true) and generator.random() < 0.6:
                 around = self.confused[true[generator.integers(len(true))]]
-                concept = int(around[generator.integers(len(around))])
+                # squared: the most frequent mistakes stand first
+                concept = int(around[int(len(around) * generator.random() ** 2)])
             else:
                 concept = int(np.searchsorted(self._cumulative, generator.random() * self._cumulative[-1]))
             if concept not in taken:

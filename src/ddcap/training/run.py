@@ -12,6 +12,7 @@ import torch
 
 from ddcap.data.caption_data import CaptionData
 from ddcap.data.steps import StepPlan
+from ddcap.diffusion.schedule import linear_schedule
 from ddcap.errors import CheckpointError, MissingExtraError, RecipeError, TrainingError
 from ddcap.machine import computing
 from ddcap.model.ddcap import DDCapModel
@@ -121,11 +122,11 @@ class Run:
     def noise(self, step: int) -> Noise | None:
         """What a step draws for all its pictures, whoever computes them; None where it draws none."""
         model, data = self.inputs.model, self.recipe.data
-        if not isinstance(model, DDCapModel):
+        if not isinstance(model, DDCapModel) and not self.recipe.training.image_free_probability:
             return None
         return draw_noise(
             torch.Generator().manual_seed(step_seed(self.recipe.training.seed, step)),
-            model.schedule,
+            linear_schedule(model.config.diffusion, model.config.vocabulary_size),
             images=self.plan.images_per_step
             + (self.beside_plan.images_per_step if self.beside_plan is not None else 0),
             captions_per_image=data.captions_per_image,

@@ -178,7 +178,7 @@ def _name_the_rest(tagger: Tagger, data: Evidence, learned: Tensor) -> None:
             value.backward()
             return value
 
-        optimizer.step(loss)  # type: ignore[no-untyped-call]
+        optimizer.step(loss)
     slope, offset = line.detach()
     tagger.output.weight[~learned] = 0
     tagger.output.bias[~learned] = torch.where(named[~learned], offset, torch.tensor(-12.0))
@@ -205,14 +205,14 @@ def describe(probabilities: Tensor, named: Tensor) -> str:
     mean = torch.stack(scores).mean() if scores else torch.tensor(float("nan"))
     expected, observed = probabilities.sum(dim=1).mean(), named.sum(dim=1).mean()
     return (
-        f"named by anyone among the 3, 5, 10 strongest {100 * top[0]:.1f} {100 * top[1]:.1f} {100 * top[2]:.1f} %, "
+        f"of the 3, 5, 10 strongest {100 * top[0]:.1f}, {100 * top[1]:.1f}, {100 * top[2]:.1f} % were named, "
         f"mean average precision {100 * mean:.1f} of {int(kept.sum())} concepts, "
         f"{expected:.2f} concepts expected and {observed:.2f} named by a caption"
     )
 
 
 def read_class_words(path: Path, vocabulary: ConceptVocabulary) -> list[tuple[int, int, float]]:
-    """Rows (class, concept, weight) of a JSON {class: {words: {word: weight}}}; unknown words are left out."""
+    """Rows (class, concept, weight) of a JSON {class: {words: {word: weight}}} of concepts."""
     try:
         classes = json.loads(path.read_text(encoding="utf-8"))
         rows = [
