@@ -28,6 +28,11 @@ def tagger_recipe(tmp_path_factory, photos, captions_json):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         save_file(CenterNet().state_dict(), folder / "detector.safetensors")
+    labelled = [
+        {"filename": photo.name, "set": "a", "labels": [label]}
+        for photo, label in zip(photos, ["koala", "dog", "cat", "wall", "a koala", "cup", "cats"], strict=True)
+    ]
+    (folder / "labelled.json").write_text(json.dumps({"images": labelled}))
     recipe = {
         "data": {
             "root": str(photos[0].parent),
@@ -42,6 +47,7 @@ def tagger_recipe(tmp_path_factory, photos, captions_json):
             "concepts": str(folder / "concepts.json"),
             "class_words": str(folder / "class_words.json"),
             "detector": str(folder / "detector.safetensors"),
+            "labelled": str(folder / "labelled.json"),
             "output": str(folder / "out"),
             "epochs": 30,
             "batch_size": 2,

@@ -19,6 +19,11 @@ class TaggerSettings:
         default=None, description="JSON: what ImageNet's classes and the detector's objects are called"
     )
     detector: str | None = Field(default=None, description="safetensors with the detector's weights")
+    labelled: str | None = Field(
+        default=None,
+        description="JSON of pictures with labels in place of captions, relative to data.root: {images: "
+        "[{filepath, filename, set, labels}]}; sets label the same things",
+    )
     output: str = Field(default="runs/tagger", description="folder for weights, tags and what they are like")
     width: int = Field(default=256, ge=1, description="of the hidden layer")
     epochs: int = Field(default=16, ge=1)

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,10 +42,12 @@ class Evidence:
     Attributes:
         seen: (R, views, E).
         named: (R, N) share of each picture's captions that name a concept.
+        asked: (R, N) True where that is known: a label says nothing of what it is not about.
     """
 
     seen: Tensor
     named: Tensor
+    asked: Tensor
 
 
 def train_tagger(recipe: Recipe, *, progress_bar: ProgressBar = iter) -> Path:
@@ -91,15 +94,16 @@ def train_tagger(recipe: Recipe, *, progress_bar: ProgressBar = iter) -> Path:
         )
         parts[split] = records, _evidence(records, cache, views, vocabulary)
     (train_records, train), (_, val) = parts["train"], parts["val"]
+    labelled = _labelled(recipe, encoder, vocabulary, progress_bar, views=train.seen.shape[1])
     fold = torch.arange(len(train_records)) % settings.folds
     probabilities = torch.zeros(len(train_records), train.seen.shape[1], len(vocabulary))
     for number in range(settings.folds):
         inside, outside = fold != number, fold == number
-        tagger = fit(encoder.tagger, names, _rows(train, inside), settings)
+        tagger = fit(encoder.tagger, names, _joined(_rows(train, inside), labelled), settings)
         probabilities[outside] = predict(tagger, train.seen[outside])
         held = _rows(train, outside)
         logger.warning("fold %d: %s", number, describe(probabilities[outside][:, 0], held.named))
-    tagger = fit(encoder.tagger, names, train, settings)
+    tagger = fit(encoder.tagger, names, _joined(train, labelled), settings)
     logger.warning("val: %s", describe(predict(tagger, val.seen)[:, 0], val.named))
     output = Path(settings.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -129,7 +133,8 @@ def fit(
     tagger.mean.copy_(flat.mean(dim=0))
     tagger.scale.copy_(1 / (flat.std(dim=0) + 1e-3))
     learned = (data.named > 0).sum(dim=0) >= settings.fewest  # (N,)
-    share = data.named.mean(dim=0).clamp(min=1e-5)
+    asked = data.asked & learned
+    share = (data.named.sum(dim=0) / asked.sum(dim=0).clamp(min=1)).clamp(1e-5, 1 - 1e-5)
     with torch.no_grad():
         tagger.output.bias.copy_(
             share.logit() + 3.0
@@ -149,8 +154,12 @@ def fit(
         order = torch.randperm(rows, generator=generator)
         for chosen in order[: rows // settings.batch_size * settings.batch_size].split(settings.batch_size):
             view = torch.randint(views, (len(chosen),), generator=generator)
-            logits = tagger(data.seen[chosen, view])[:, learned]
-            loss = F.binary_cross_entropy_with_logits(logits, data.named[chosen][:, learned], reduction="sum")
+            loss = F.binary_cross_entropy_with_logits(
+                tagger(data.seen[chosen, view]),
+                data.named[chosen],
+                weight=asked[chosen].float(),
+                reduction="sum",
+            )
             (loss / len(chosen)).backward()
             optimizer.step()
             schedule.step()
@@ -166,7 +175,7 @@ def _name_the_rest(tagger: Tagger, data: Evidence, learned: Tensor) -> None:
     named = torch.zeros_like(learned)
     named[tagger.name_concept[tagger.name_weight > 0.5]] = True
     said = tagger.named(data.seen[:, 0].float())
-    both = learned & named
+    both = learned & named & data.asked.all(dim=0)
     with torch.enable_grad():
         line = torch.tensor([0.7, -0.5], requires_grad=True)
         optimizer = torch.optim.LBFGS([line], max_iter=50)
@@ -249,8 +258,60 @@ def _evidence(
     records: Sequence[CaptionedImage], cache: FeatureCache, views: int, vocabulary: ConceptVocabulary
 ) -> Evidence:
     seen = [torch.stack([cache.read(row, view)[1] for view in range(views)]) for row in range(len(records))]
-    return Evidence(torch.stack(seen), named_shares(records, vocabulary))
+    named = named_shares(records, vocabulary)
+    return Evidence(torch.stack(seen), named, torch.ones_like(named, dtype=torch.bool))
+
+
+def _labelled(
+    recipe: Recipe,
+    encoder: TaggingEncoder,
+    vocabulary: ConceptVocabulary,
+    progress_bar: ProgressBar,
+    views: int,
+) -> Evidence | None:
+    """Pictures with labels; each set is asked about the concepts that any of its labels names."""
+    if recipe.tagger.labelled is None:
+        return None
+    assert recipe.data.cache is not None
+    root = Path(recipe.data.root)
+    entries = read_labelled(root / recipe.tagger.labelled)
+    folder = root / recipe.data.images
+    paths = [folder / entry.get("filepath", "") / entry["filename"] for entry in entries]
+    cache = FeatureCache(recipe.data.cache, encoder, paths, 1, progress_bar, bf16=recipe.training.bf16)
+    seen = torch.stack([cache.read(row, 0)[1] for row in range(len(paths))])
+    named = torch.zeros(len(entries), len(vocabulary))
+    for row, entry in enumerate(entries):
+        for label in entry["labels"]:
+            named[row, vocabulary.find(label)] = 1.0
+    asked = torch.zeros_like(named, dtype=torch.bool)
+    sets = [entry.get("set", "") for entry in entries]
+    for name in set(sets):
+        rows = torch.tensor([own == name for own in sets])
+        asked[rows] = (named[rows] > 0).any(dim=0)
+    return Evidence(seen.unsqueeze(1).expand(-1, views, -1), named, asked)
+
+
+def read_labelled(path: Path) -> list[dict[str, Any]]:
+    """The entries of a JSON {images: [{filepath, filename, set, labels}]}.
+
+    Raises:
+        RecipeError: if it is none.
+    """
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["images"]
+        for entry in entries:
+            str(entry["filename"]), list(entry["labels"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RecipeError(f"tagger.labelled={path}: cannot be read ({error!r})") from None
+    return list(entries)
 
 
 def _rows(data: Evidence, chosen: Tensor) -> Evidence:
-    return Evidence(data.seen[chosen], data.named[chosen])
+    return Evidence(data.seen[chosen], data.named[chosen], data.asked[chosen])
+
+
+def _joined(data: Evidence, other: Evidence | None) -> Evidence:
+    if other is None:
+        return data
+    pairs = ((data.seen, other.seen), (data.named, other.named), (data.asked, other.asked))
+    return Evidence(*(torch.cat(pair) for pair in pairs))
