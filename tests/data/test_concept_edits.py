@@ -25,7 +25,10 @@ def test_plain_words_replace_what_is_seen():
 def test_signed_words_change_it():
     assert edited("+cat, -dog") == [{"cat": 0.95, "tree": 0.4}, {"cat": 0.95}]
     assert edited("-tree") == [{"dog": 0.8}, {"cat": 0.3}]
-    assert edited("+cat,+window") == [{"cat": 0.95, "window": 0.95, "dog": 0.8}, {"cat": 0.95, "window": 0.95}]
+    assert edited("+cat,+window") == [
+        {"cat": 0.95, "window": 0.95, "dog": 0.8},
+        {"cat": 0.95, "window": 0.95},
+    ]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,9 @@ def test_they_are_the_same_after_saving(vocabulary, tmp_path):
     assert (again.words, again.forms) == (vocabulary.words, vocabulary.forms)
 
 
-@pytest.mark.parametrize("content", [None, "{", '{"words": ["cat"]}', '{"words": ["cat"], "forms": {"x": "y"}}'])
+@pytest.mark.parametrize(
+    "content", [None, "{", '{"words": ["cat"]}', '{"words": ["cat"], "forms": {"x": "y"}}']
+)
 def test_a_missing_or_damaged_file_is_one_line(tmp_path, content):
     if content is not None:
         (tmp_path / "concepts.json").write_text(content)

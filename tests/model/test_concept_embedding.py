@@ -63,7 +63,9 @@ def test_rows_without_a_concept_change_nothing(seeing, features, concepts):
         torch.cat([concepts.confidences, torch.full((2, 3), 0.7)], dim=1),
     )
     both = hidden(dataclasses.replace(features, concepts=concepts))
-    torch.testing.assert_close(hidden(dataclasses.replace(features, concepts=wider)), both, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        hidden(dataclasses.replace(features, concepts=wider)), both, rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("change", ["ids", "confidences"])

@@ -5,64 +5,17 @@ import json
 import pytest
 import torch
 import yaml
-from safetensors.torch import save_file
 
 from ddcap import Captioner
+from ddcap.data.batches import Draw
 from ddcap.data.concepts import NO_CONCEPT, ConceptVocabulary
-from ddcap.errors import CheckpointError, RecipeError
-from ddcap.model.detector import CenterNet
+from ddcap.data.records import load_records
+from ddcap.errors import CheckpointError, DDCapError, RecipeError
 from ddcap.recipe.file import load_recipe
 from ddcap.training.loop import train
 from ddcap.training.setup import prepare
 from ddcap.training.tagger import train_tagger
-
-WORDS = ["cat", "cup", "coffee", "woman", "rocket", "dog", "people", "wall", "light", "koala"]
-
-
-@pytest.fixture(scope="session")
-def tagger_recipe(tmp_path_factory, photos, captions_json):
-    folder = tmp_path_factory.mktemp("tagger")
-    ConceptVocabulary(WORDS, {"cats": "cat", "person": "people"}).save(folder)
-    names = {"281": {"words": {"cat": 0.9}}, "105": {"words": {"koala": 0.9, "bear": 0.5}}}
-    (folder / "class_words.json").write_text(json.dumps(names))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        save_file(CenterNet().state_dict(), folder / "detector.safetensors")
-    labelled = [
-        {"filename": photo.name, "set": "a", "labels": [label]}
-        for photo, label in zip(photos, ["koala", "dog", "cat", "wall", "a koala", "cup", "cats"], strict=True)
-    ]
-    (folder / "labelled.json").write_text(json.dumps({"images": labelled}))
-    recipe = {
-        "data": {
-            "root": str(photos[0].parent),
-            "json": str(captions_json),
-            "cache": str(folder / "cache"),
-            "views": 2,
-            "captions_per_image": 2,
-            "workers": 0,
-        },
-        "encoder": {"kind": "efficientnet_lite", "image_size": 32, "detector_size": 64, "concepts": 4},
-        "tagger": {
-            "concepts": str(folder / "concepts.json"),
-            "class_words": str(folder / "class_words.json"),
-            "detector": str(folder / "detector.safetensors"),
-            "labelled": str(folder / "labelled.json"),
-            "output": str(folder / "out"),
-            "epochs": 30,
-            "batch_size": 2,
-            "folds": 2,
-            "fewest": 1,
-        },
-    }
-    path = folder / "tagger.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    return path
-
-
-@pytest.fixture(scope="session")
-def tagger_folder(tagger_recipe):
-    return train_tagger(load_recipe(tagger_recipe))
+from ddcap.training.tags import StoredTags
 
 
 def model_recipe(tagger_recipe, tagger_folder, tmp_path, kind):
@@ -105,9 +58,51 @@ def test_a_model_learns_from_pictures_concepts_and_text_and_captions_a_photograp
     losses = [line["loss"] for line in lines if line["kind"] == "train"]
     assert losses[-1] < 0.8 * losses[0]
     captioner = Captioner.from_pretrained(folder, precision="float32")
-    assert captioner.model.vocabulary.words == tuple(WORDS)
+    assert captioner.model.vocabulary.words == ConceptVocabulary.load(tagger_folder).words
     concepts = captioner.features([photos[0]]).concepts
     assert concepts.ids.shape == (1, 4)
     assert captioner(photos[0])[0].text
     again = Captioner.from_pretrained(folder, precision="float32").features([photos[0]])
     assert torch.equal(again.concepts.ids, concepts.ids)
+    seen = captioner.concepts(photos[0])
+    assert [concept.word for concept in seen] == [
+        captioner.model.vocabulary.words[number]
+        for number in concepts.ids[0].tolist()
+        if number != NO_CONCEPT
+    ]
+    assert captioner(photos[:2], concepts="cat, wall")[1].text
+    assert captioner.infill(photos[0], "a ___ dog", concepts="+dog, -cat").text
+    with pytest.raises(DDCapError, match="does not know 'xylophone'"):
+        captioner(photos[0], concepts="xylophone")
+
+
+def test_text_beside_pictures_needs_a_tagger(tagger_recipe, tagger_folder, tmp_path):
+    path = model_recipe(tagger_recipe, tagger_folder, tmp_path, "diffusion")
+    with pytest.raises(RecipeError, match=r"data\.beside: .* set encoder\.tagger"):
+        prepare(load_recipe(path, ["encoder.tagger=null", "encoder.concepts=0"]), resume=False)
+
+
+def test_a_missing_tagger_is_one_line(tagger_recipe, tagger_folder, tmp_path):
+    path = model_recipe(tagger_recipe, tagger_folder, tmp_path, "diffusion")
+    with pytest.raises(CheckpointError, match="run ddcap tagger first"):
+        prepare(load_recipe(path, [f"encoder.tagger={tmp_path}"]), resume=False)
+
+
+@pytest.mark.parametrize("setting", ["concepts", "class_words", "detector"])
+def test_a_tagger_says_what_it_lacks(tagger_recipe, setting):
+    with pytest.raises(RecipeError, match=rf"tagger\.{setting} is not set"):
+        train_tagger(load_recipe(tagger_recipe, [f"tagger.{setting}=null"]))
+
+
+def test_training_pictures_are_tagged_by_others(tagger_recipe, tagger_folder):
+    recipe = load_recipe(tagger_recipe)
+    records = load_records(recipe.data.json, recipe.data.root, "train")
+    tags = StoredTags(tagger_folder / "tags.safetensors", records)
+    draws = [Draw(record, (0,), view, 0) for record in range(len(records)) for view in (0, 1, 7)]
+    read = tags.read(draws)
+    assert read.ids.shape == (3 * len(records), 4)
+    assert torch.equal(read.ids[0::3], read.ids[2::3])  # a view that was not tagged has the plain one's
+    by_id = {record.image_id: row for row, record in enumerate(records)}
+    turned = StoredTags(tagger_folder / "tags.safetensors", records[::-1])
+    first = turned.read([Draw(len(records) - 1, (0,), 0, 0)])
+    assert torch.equal(first.ids[0], read.ids[3 * by_id[records[0].image_id]])

@@ -78,6 +78,11 @@ class ModelConfig:
             }
         except RecipeError as error:
             raise CheckpointError(str(error)) from None
+        if bool(concepts) != bool(sections["encoder"].concepts):
+            raise CheckpointError(
+                f"{source}: concepts={concepts} but encoder.concepts={sections['encoder'].concepts}: both or "
+                "neither; copy the model again"
+            )
         return cls(vocabulary_size=size, concepts=concepts, **sections)
 
 

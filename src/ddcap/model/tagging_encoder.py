@@ -70,9 +70,16 @@ class TaggingEncoder(EfficientNetLiteEncoder):
             features.memory, features.summary, self.tagger.strongest(features.summary, self.kept)
         )
 
+    def _keep_frozen(self, before: int) -> None:
+        """Detector and tagger are trained by `ddcap tagger` only."""
+        super()._keep_frozen(before)
+        for part in (self.detector, self.tagger, self.network._fc):
+            part.requires_grad_(False)
+
     def _objects(self, pixels: Tensor) -> Tensor:
         """What the detector sees: (B, 2 * 80 + 480)."""
-        maps = self.detector(pixels.contiguous(memory_format=torch.channels_last))
+        with torch.autocast(pixels.device.type, enabled=False):  # half precision moves its scores by 0.05
+            maps = self.detector(pixels.float().contiguous(memory_format=torch.channels_last))
         heat, cells = maps.heat.float().flatten(2).max(dim=2)  # (B, 80)
         sides = maps.sizes.float().flatten(2)  # (B, 2, h w)
         boxes = sides.gather(2, cells.unsqueeze(1).expand(-1, 2, -1)).clamp(min=1) / pixels.shape[-1]
