@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ddcap.data.shard_file import ShardFile
 from ddcap.errors import DataError
+from ddcap.files import write_text
 
 NAME = "manifest.json"
 _FORMAT = "ddcap-shards-1"
@@ -87,9 +88,7 @@ def read_manifest(
 def write_manifest(folder: Path, counts: dict[str, list[int]], **more: Any) -> None:
     """Write a manifest for the tar files named in `counts`, with their captions per sample."""
     entries = [{"name": name, "captions": captions} for name, captions in sorted(counts.items())]
-    temporary = folder / f".{NAME}.tmp"
-    temporary.write_text(json.dumps({"format": _FORMAT, **more, "shards": entries}), encoding="utf-8")
-    temporary.replace(folder / NAME)
+    write_text(folder / NAME, json.dumps({"format": _FORMAT, **more, "shards": entries}))
 
 
 def _index(folder: Path, progress: Callable[[Sequence[Path], int], Iterable[Path]]) -> list[Shard]:

@@ -19,6 +19,7 @@ import fsspec  # type: ignore[import-untyped]
 
 from ddcap.data.images import EXTENSIONS
 from ddcap.errors import DataError
+from ddcap.files import replacing
 
 _ATTEMPTS = 3
 
@@ -124,7 +125,7 @@ def _whole_members(tar: tarfile.TarFile) -> Iterable[tarfile.TarInfo]:
 
 
 def write_shard(path: Path, samples: Iterable[tuple[str, str, bytes, Sequence[str]]]) -> list[int]:
-    """Write a shard aside, then rename it; captions per sample.
+    """Write a whole shard; captions per sample.
 
     Args:
         path: the tar file.
@@ -134,9 +135,8 @@ def write_shard(path: Path, samples: Iterable[tuple[str, str, bytes, Sequence[st
         DataError: if it cannot be written.
     """
     counts = []
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+        with replacing(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
             for key, suffix, picture, captions in samples:
                 lines = [" ".join(caption.split()) for caption in captions]
                 for name, content in ((f"{key}{suffix}", picture), (f"{key}.txt", "\n".join(lines).encode())):
@@ -144,9 +144,7 @@ def write_shard(path: Path, samples: Iterable[tuple[str, str, bytes, Sequence[st
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
                 counts.append(len(lines))
-        os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise DataError(f"{path}: cannot be written ({error.strerror or error}); make room") from None
     return counts
 
