@@ -12,6 +12,7 @@ import fsspec  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
 
+from ddcap.data.shard_cache import local_path
 from ddcap.data.shard_file import ShardFile
 from ddcap.errors import DataError
 from ddcap.files import write_text
@@ -63,10 +64,10 @@ def read_manifest(
     Raises:
         DataError: if there is no manifest, or it is damaged.
     """
-    source = source.rstrip("/")
-    is_local = "://" not in source
-    if is_local and not (Path(source) / NAME).is_file():
-        return _index(Path(source), progress)
+    folder = local_path(source)
+    source = source.rstrip("/") if folder is None else str(folder)
+    if folder is not None and not (folder / NAME).is_file():
+        return _index(folder, progress)
     try:
         with fsspec.open(f"{source}/{NAME}", "rt", encoding="utf-8") as file:
             values = json.load(file)

@@ -1,7 +1,7 @@
 """Copies of shards that are not on this disk, in a folder that is this cache's own.
 
-The folder is made here, or was empty, and carries a marker since. Nothing is deleted but the copies, which are
-named by a digest of their address.
+The folder is made here, or was empty, and carries a marker since. Nothing is deleted but the copies, which
+are named by a digest of their address.
 """
 
 from __future__ import annotations
@@ -79,7 +79,11 @@ class ShardCache:
                     temporary.open("wb") as target,
                 ):
                     shutil.copyfileobj(source, target, 1 << 20)
-            except (OSError, ImportError, ValueError) as error:  # ImportError: a protocol's package is missing
+            except (
+                OSError,
+                ImportError,
+                ValueError,
+            ) as error:  # ImportError: a protocol's package is missing
                 reason = error
         raise DataError(f"{url}: cannot be read ({reason}); check the address and your rights") from None
 
