@@ -82,6 +82,16 @@ def test_no_file_is_over_300_lines(source):
     assert len(source.read_text(encoding="utf-8").splitlines()) <= 300
 
 
+@pytest.mark.parametrize("source", SOURCES, ids=source_name)
+def test_pictures_are_opened_in_one_place(source):
+    """Pillow's `open` without a list of formats starts other programs for some."""
+    calls = [
+        node for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)
+    ]
+    if source_name(source) != "data/picture_formats.py":
+        assert not [call for call in calls if ast.unparse(call.func) == "Image.open"]
+
+
 WRITES_INTO_A_TEMPORARY_FOLDER = {"evaluation/spice.py"}
 
 

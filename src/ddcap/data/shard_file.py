@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ddcap.data.images import EXTENSIONS
+from ddcap.data.picture_formats import EXTENSIONS
 from ddcap.errors import DataError
 from ddcap.files import replacing
 
