@@ -1,6 +1,6 @@
 """Captions without pictures for the default: COCO's and Flickr30k's text, and COCO's with rarer things in it.
 
-    python recipes/default/make_text.py COCO.json.gz FLICKR30K.json.gz OUT [--more MORE.json] [--without HELD_OUT.json]
+    python recipes/default/make_text.py COCO.json.gz FLICKR30K.json.gz OUT [--more MORE.json] [--without OUT.json]
 
 Both are {picture: [captions]}. `--without` is a Karpathy JSON whose pictures' captions are left out. A class
 name that captions seldom or never use (koala, palace) is put in the place of one of its kind that they often
@@ -20,8 +20,8 @@ KINDS = {
     "dog cat bear horse cow sheep elephant": """koala panda pig hedgehog bison fox wolf rabbit squirrel monkey
     lion tiger leopard goat llama camel kangaroo hippo buffalo deer hamster mouse otter beaver gorilla donkey
     ram bull calf kitten puppy turtle lizard frog crab snake""",
-    "bird": """owl parrot hen chicken rooster duck swan goose pelican flamingo penguin eagle hawk vulture peacock
-    ostrich hummingbird kingfisher robin crow pigeon heron stork quail partridge""",
+    "bird": """owl parrot hen chicken rooster duck swan goose pelican flamingo penguin eagle hawk vulture
+    peacock ostrich hummingbird kingfisher robin crow pigeon heron stork quail partridge""",
     "building house tower": "palace castle church temple monastery lighthouse mosque barn greenhouse",
     "plane": "rocket shuttle balloon parachute",
     "boat": "ship canoe kayak sailboat yacht ferry submarine gondola",

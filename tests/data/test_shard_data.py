@@ -114,16 +114,35 @@ def web_server(tmp_path):
         server.shutdown()
 
 
-@pytest.mark.parametrize("protocol", ["file", "http"])
-def test_shards_elsewhere_are_copied_and_few_are_kept(
-    folders, tiny_tokenizer, tmp_path, web_server, protocol
-):
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_local_shards_are_neither_copied_nor_deleted(folders, tiny_tokenizer, tmp_path, scheme):
+    """Not even with their own folder for a cache."""
     records, places = folders
-    if protocol == "http":
-        pytest.importorskip("aiohttp")
-        elsewhere = (records, [f"{web_server}/{Path(place).name}" for place in places])
-    else:
-        elsewhere = (records, [f"file://{place}" for place in places])
+    write_shards(records, places[1], samples_per_shard=1)  # eight, of which a cache would keep four
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.tar")}
+    sources = (records, [f"{scheme}{place}" for place in places])
+    data = make(sources, tiny_tokenizer, shard_cache=places[1], shards_mixed=1)
+    for draw in data.draws(0, 0, views=1)[::3]:  # some of every shard
+        data[(draw,)]
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.tar")} == before
+    make(sources, tiny_tokenizer, shard_cache=str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_remote_shards_need_a_folder_for_copies_that_is_their_own(folders, tiny_tokenizer, web_server):
+    pytest.importorskip("aiohttp")
+    records, places = folders
+    mixed = (records, [f"{web_server}/first", places[1]])
+    with pytest.raises(DataError, match=r"first/000000\.tar: not on this disk; set data\.shard_cache"):
+        make(mixed, tiny_tokenizer)
+    with pytest.raises(DataError, match="holds files that are not copies of shards"):
+        make(mixed, tiny_tokenizer, shard_cache=places[1])
+
+
+def test_shards_elsewhere_are_copied_and_few_are_kept(folders, tiny_tokenizer, tmp_path, web_server):
+    pytest.importorskip("aiohttp")
+    records, places = folders
+    elsewhere = (records, [f"{web_server}/{Path(place).name}" for place in places])
     cache = tmp_path / "cache"
     data = make(elsewhere, tiny_tokenizer, shard_cache=str(cache), shards_mixed=1)
     near = make(folders, tiny_tokenizer, shards_mixed=1)
@@ -134,7 +153,7 @@ def test_shards_elsewhere_are_copied_and_few_are_kept(
         strict=True,
     ):
         assert torch.equal(far.pixels, here.pixels)
-    assert 1 <= len(list(cache.iterdir())) <= 4
+    assert 1 <= len(list(cache.glob("*.tar"))) <= 4
 
 
 def test_a_damaged_shard_is_left_out_and_said_so(folders, tiny_tokenizer, tmp_path):

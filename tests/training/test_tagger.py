@@ -1,4 +1,4 @@
-"""From captioned photographs to a tagger, and on to a model that sees concepts; small, but all real."""
+"""From captioned photographs to a tagger, and on to a model that sees concepts; small but all real."""
 
 import json
 

@@ -13,6 +13,7 @@ from ddcap.ablation.run import load_ablation
 from ddcap.captioner import Captioner
 from ddcap.data.karpathy import load_karpathy
 from ddcap.errors import DataError, MissingExtraError
+from ddcap.files import write_text
 
 _TEMPLATE = Path(__file__).parent / "report.html.j2"
 _METRICS = ("CIDEr", "BLEU-4", "METEOR", "ROUGE-L", "SPICE")
@@ -34,7 +35,7 @@ def write_report(folder: str | Path, output: str | Path, *, photos: int = 24) ->
     results = load_ablation(folder)
     page = render_report(results, _gallery(Path(folder), results, photos) if photos else [])
     try:
-        Path(output).write_text(page, encoding="utf-8")
+        write_text(output, page)
     except OSError as error:
         raise DataError(f"{output}: cannot be written ({error.strerror}); choose another place") from None
     return Path(output)

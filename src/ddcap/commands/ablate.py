@@ -32,6 +32,7 @@ def _ablate(options: argparse.Namespace) -> int:
     from ddcap.ablation.markdown import to_markdown
     from ddcap.ablation.plan import load_plan
     from ddcap.ablation.run import ablate, load_ablation
+    from ddcap.files import write_text
     from ddcap.processes import join_processes, leave, own_device
 
     plan = load_plan(options.plan, options.output, options.overrides)
@@ -53,7 +54,7 @@ def _ablate(options: argparse.Namespace) -> int:
         return leave(0)
     results = load_ablation(options.output)
     table = to_markdown(results)
-    (Path(options.output) / "results.md").write_text(table, encoding="utf-8")
+    write_text(Path(options.output) / "results.md", table)
     save_charts(results, options.output)
     print(table)
     return leave(0)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ddcap.errors import CheckpointError
+from ddcap.files import write_text
 
 FILE_NAME = "concepts.json"
 
@@ -92,7 +93,7 @@ class ConceptVocabulary:
     def save(self, folder: str | Path) -> None:
         """Write `concepts.json` into `folder`."""
         values = {"words": list(self.words), "forms": self.forms}
-        (Path(folder) / FILE_NAME).write_text(json.dumps(values), encoding="utf-8")
+        write_text(Path(folder) / FILE_NAME, json.dumps(values))
 
 
 def stack_concepts(rows: Iterable[Iterable[tuple[int, float]]], size: int) -> ConceptTokens:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from ddcap.data.concepts import ConceptVocabulary
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError, RecipeError
+from ddcap.files import replacing, write_text
 from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
 from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 from ddcap.settings import dump_settings, parse_settings
@@ -167,18 +167,13 @@ class StoredModel(nn.Module):
             name: (value.to(dtype) if value.is_floating_point() else value).contiguous()
             for name, value in self.stored_state().items()
         }
-        temporary = folder / f".writing_{WEIGHTS_NAME}"
-        save_file(state, temporary)
-        temporary.chmod(0o644)  # safetensors writes for the owner only, and packages are read by all
-        os.replace(temporary, folder / WEIGHTS_NAME)  # a model that was here before stays whole until then
-        (folder / CONFIG_NAME).write_text(
-            json.dumps((config or self.config).to_dict(), indent=2) + "\n", encoding="utf-8"
-        )
+        with replacing(folder / WEIGHTS_NAME) as temporary:
+            save_file(state, temporary)
+        write_text(folder / CONFIG_NAME, json.dumps((config or self.config).to_dict(), indent=2) + "\n")
         if self.vocabulary is not None:
             self.vocabulary.save(folder)
         if self.config.encoder.travels and self.encoder.architecture is not None:
-            architecture = json.dumps(self.encoder.architecture, indent=2) + "\n"
-            (folder / ENCODER_NAME).write_text(architecture, encoding="utf-8")
+            write_text(folder / ENCODER_NAME, json.dumps(self.encoder.architecture, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls: type[_Model], folder: str | Path) -> _Model:

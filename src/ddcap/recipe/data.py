@@ -57,7 +57,8 @@ class DataSettings:
     )
     shard_cache: str | None = Field(
         default=None,
-        description="folder for copies of shards that are not on this disk, while in use",
+        description="folder for copies of shards that are not on this disk, while in use: new, empty, or one "
+        "that was used for this before",
     )
     shards_mixed: int = Field(default=8, ge=1, description="shards whose pictures are shuffled together")
     val_share: float = Field(

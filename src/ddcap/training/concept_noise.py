@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ddcap.errors import CheckpointError
+from ddcap.files import replacing
 from ddcap.model.tagger import strongest
 
 FILE_NAME = "concept_noise.safetensors"
@@ -121,7 +122,8 @@ class ConceptNoise:
             "mistaken": torch.tensor(self.mistaken).float(),
             "confused": torch.tensor(self.confused).to(torch.int16),
         }
-        save_file(tensors, Path(folder) / FILE_NAME)
+        with replacing(Path(folder) / FILE_NAME) as temporary:
+            save_file(tensors, temporary)
 
     @classmethod
     def load(cls, folder: str | Path) -> ConceptNoise:

@@ -22,6 +22,7 @@ from ddcap.data.feature_cache import FeatureCache
 from ddcap.data.karpathy import CaptionedImage
 from ddcap.data.records import load_records
 from ddcap.errors import RecipeError
+from ddcap.files import replacing
 from ddcap.model.image_encoder import build_image_encoder
 from ddcap.model.tagger import Tagger, strongest
 from ddcap.model.tagging_encoder import TaggingEncoder
@@ -113,7 +114,8 @@ def train_tagger(recipe: Recipe, *, progress_bar: ProgressBar = iter) -> Path:
         for name, value in encoder.state_dict().items()
         if name.startswith(("detector.", "tagger."))
     }
-    save_file(weights, output / ENCODER_NAME)
+    with replacing(output / ENCODER_NAME) as temporary:
+        save_file(weights, temporary)
     vocabulary.save(output)
     save_tags(output / TAGS_NAME, train_records, probabilities, recipe.encoder.concepts)
     ConceptNoise.measure(probabilities[:, 0], train.named, recipe.encoder.concepts).save(output)
@@ -242,7 +244,8 @@ def save_tags(path: Path, records: Sequence[CaptionedImage], probabilities: Tens
         "ids": tags.ids.view(shape).to(torch.int16).contiguous(),
         "confidences": tags.confidences.view(shape).half().contiguous(),
     }
-    save_file(tensors, path, {"images": json.dumps([record.image_id for record in records])})
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {"images": json.dumps([record.image_id for record in records])})
 
 
 def named_shares(records: Sequence[CaptionedImage], vocabulary: ConceptVocabulary) -> Tensor:
