@@ -5,6 +5,7 @@ Nothing here keeps a random state: which pictures, captions and views an epoch d
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from functools import partial
@@ -44,8 +45,8 @@ class CaptionData(StepData):
         source: a feature cache (frozen encoder) or pixels, in the order of `records`; None for text alone.
         settings: the recipe's data section.
         max_length: longest caption in tokens.
-        weights: how often each caption of each record is to be drawn, relative to the record's others; None
-            draws every caption once an epoch.
+        agreement: of each caption of each record with the record's others: it is drawn in proportion to
+            exp(this / settings.consensus); None draws every caption once an epoch.
 
     Raises:
         DataError: if no caption is short enough.
@@ -58,7 +59,7 @@ class CaptionData(StepData):
         source: FeatureCache | PixelSource | None,
         settings: DataSettings,
         max_length: int,
-        weights: Sequence[Sequence[float]] | None = None,
+        agreement: Sequence[Sequence[float]] | None = None,
     ) -> None:
         self.records = records
         self.source = source
@@ -66,12 +67,11 @@ class CaptionData(StepData):
         self.padding_id = tokenizer.padding_id
         flat = iter(tokenizer.encode_batch([caption for record in records for caption in record.captions]))
         self.captions = [[next(flat) for _ in record.captions] for record in records]
-        self.weights = weights
         if settings.long_captions == "drop":
-            if weights is not None:
-                self.weights = [
-                    [weight for weight, ids in zip(*both, strict=True) if len(ids) <= max_length]
-                    for both in zip(weights, self.captions, strict=True)
+            if agreement is not None:
+                agreement = [
+                    [value for value, ids in zip(*both, strict=True) if len(ids) <= max_length]
+                    for both in zip(agreement, self.captions, strict=True)
                 ]
             self.captions = [
                 [ids for ids in captions if len(ids) <= max_length] for captions in self.captions
@@ -84,6 +84,8 @@ class CaptionData(StepData):
             learn_padding=settings.learn_padding,
         )
         self.captions = [[fit(ids) for ids in captions] for captions in self.captions]
+        # of those that are left, relative to the highest: a low temperature would overflow else, or leave none
+        self.weights = None if agreement is None else [_shares(row, settings.consensus) for row in agreement]
         if not any(self.captions):
             raise DataError(
                 f"no caption has at most {max_length} tokens; "
@@ -142,3 +144,8 @@ class CaptionData(StepData):
         if not found:
             raise DataError(f"{unreadable[0]}; so is every picture of this batch; check data.root")
         return {name: pictures}, found, unreadable
+
+
+def _shares(agreement: Sequence[float], temperature: float) -> list[float]:
+    """exp(agreement / temperature) of a record's captions, divided by the largest."""
+    return [math.exp((value - max(agreement)) / temperature) for value in agreement]

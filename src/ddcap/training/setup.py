@@ -25,7 +25,7 @@ from ddcap.model.stored_model import ModelConfig
 from ddcap.processes import ALONE, Processes
 from ddcap.recipe import DataSettings, Recipe
 from ddcap.training.checkpoint import list_checkpoints
-from ddcap.training.consensus import consensus_weights
+from ddcap.training.consensus import consensus
 from ddcap.training.initial import initial_encoder, load_initial
 
 ProgressBar = Callable[[list[int]], Iterable[int]]
@@ -98,20 +98,19 @@ def prepare(
     was_trained = recipe.encoder.travels or recipe.encoder.init is not None
 
     def data(
-        records: list[CaptionedImage], views: int, weights: list[list[float]] | None = None
+        records: list[CaptionedImage], views: int, agreement: list[list[float]] | None = None
     ) -> CaptionData:
         source = None
         if recipe.data.text is None:
             source = _source(recipe, encoder, records, views, progress, processes)
-        return CaptionData(records, tokenizer, source, recipe.data, recipe.model.max_length, weights)
+        return CaptionData(records, tokenizer, source, recipe.data, recipe.model.max_length, agreement)
 
-    consensus = recipe.data.consensus
-    weights = consensus_weights(train_records, consensus) if consensus else None
+    agreement = consensus(train_records) if recipe.data.consensus else None
     train_data: CaptionData | ShardData
     if recipe.data.shards:
         train_data = ShardData(recipe.data, tokenizer, encoder.preprocessing, recipe.model.max_length)
     else:
-        train_data = data(train_records, recipe.data.views, weights)
+        train_data = data(train_records, recipe.data.views, agreement)
     val_data = data(val_records, 1)
     config = ModelConfig(
         vocabulary_size=tokenizer.vocabulary_size,
