@@ -84,7 +84,7 @@ class CaptionData(StepData):
             learn_padding=settings.learn_padding,
         )
         self.captions = [[fit(ids) for ids in captions] for captions in self.captions]
-        # of those that are left, relative to the highest: a low temperature would overflow else, or leave none
+        # of those that are left, relative to the best: else a low temperature would overflow, or leave none
         self.weights = None if agreement is None else [_shares(row, settings.consensus) for row in agreement]
         if not any(self.captions):
             raise DataError(
