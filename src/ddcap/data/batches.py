@@ -28,6 +28,8 @@ class CaptionBatch:
         image_ids: of the I images.
         places: of the I images, each one's place in the part as it was drawn.
         unreadable: why pictures of the part are missing from it, a line each.
+        is_blank: whether not one of the part's pictures could be read: then it holds one made up, which is
+            computed, since other processes wait for that, and counts for nothing.
     """
 
     pixels: Tensor | None
@@ -39,6 +41,17 @@ class CaptionBatch:
     image_ids: tuple[str, ...]
     places: tuple[int, ...]
     unreadable: tuple[str, ...] = ()
+    is_blank: bool = False
+
+    @property
+    def words(self) -> int:
+        """Real positions that count."""
+        return 0 if self.is_blank else len(self.positions)
+
+    @property
+    def pictures(self) -> int:
+        """Images that count; with captions alone, what stands for them."""
+        return 0 if self.is_blank else len(self.image_ids)
 
     def to(self, device: torch.device) -> CaptionBatch:
         """The same batch with every tensor on `device`."""
@@ -81,6 +94,7 @@ def collate(
     features: Sequence[tuple[Tensor, Tensor]] | None = None,
     places: Sequence[int] | None = None,
     unreadable: Sequence[str] = (),
+    is_blank: bool = False,
 ) -> CaptionBatch:
     """One batch of captions (B token rows, grouped by image) and I images: pixels, features, or neither.
 
@@ -101,4 +115,5 @@ def collate(
         image_ids=tuple(image_ids),
         places=tuple(places if places is not None else range(len(image_ids))),
         unreadable=tuple(unreadable),
+        is_blank=is_blank,
     )

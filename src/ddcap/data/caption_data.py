@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ddcap.data.batches import CaptionBatch, Draw, Part, collate, fit_length
@@ -34,6 +35,10 @@ class PixelSource:
     def read(self, index: int, view: int, seed: object = 0) -> Tensor:
         """Pixels (3, H, W)."""
         return view_pixels(self.paths[index], view, self.preprocessing, seed)
+
+    def blank(self) -> Tensor:
+        """Pixels (3, H, W) of no picture."""
+        return torch.zeros(3, self.preprocessing.size, self.preprocessing.size)
 
 
 class CaptionData(StepData):
@@ -112,12 +117,12 @@ class CaptionData(StepData):
         return draws
 
     def __getitem__(self, part: Part) -> CaptionBatch:
-        """Read and pad one part, without the pictures that cannot be read.
-
-        Raises:
-            DataError: if not one of them can.
-        """
+        """Read and pad one part, without the pictures that cannot be read; a blank one if none can."""
         pictures, places, unreadable = self._read(part)
+        is_blank = not places
+        if is_blank:
+            assert self.source is not None  # captions alone can always be read
+            pictures, places = {name: [self.source.blank()] for name in pictures}, [0]
         draws = [part[place] for place in places]
         return collate(
             [self.captions[draw.record][caption] for draw in draws for caption in draw.captions],
@@ -125,6 +130,7 @@ class CaptionData(StepData):
             padding_id=self.padding_id,
             places=places,
             unreadable=unreadable,
+            is_blank=is_blank,
             **pictures,
         )
 
@@ -141,8 +147,6 @@ class CaptionData(StepData):
                 found.append(place)
             except ImageError as error:
                 unreadable.append(str(error))
-        if not found:
-            raise DataError(f"{unreadable[0]}; so is every picture of this batch; check data.root")
         return {name: pictures}, found, unreadable
 
 

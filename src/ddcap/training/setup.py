@@ -18,15 +18,16 @@ from ddcap.data.text_only import load_texts
 from ddcap.data.tokenizer import CaptionTokenizer, build_tokenizer
 from ddcap.errors import CheckpointError, DataError
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.image_encoder import ImageEncoder
+from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
 from ddcap.model.kinds import CaptioningModel, build_model
 from ddcap.model.recompute import recompute_blocks
 from ddcap.model.stored_model import ModelConfig
 from ddcap.processes import ALONE, Processes
 from ddcap.recipe import DataSettings, Recipe
-from ddcap.training.checkpoint import list_checkpoints
+from ddcap.training.checkpoint import list_checkpoints, load_progress
 from ddcap.training.consensus import consensus
-from ddcap.training.initial import initial_encoder, load_initial
+from ddcap.training.initial import load_initial
+from ddcap.training.resumption import check_unchanged
 
 ProgressBar = Callable[[list[int]], Iterable[int]]
 
@@ -72,9 +73,10 @@ def prepare(
     Raises:
         CheckpointError: if the output folder holds a run and `resume` is off, or none and it is on.
         DataError: if the data cannot be used.
+        RecipeError: if the recipe cannot be followed, or is not the one of the run to go on with.
     """
-    initial = load_initial(recipe) if recipe.model.init is not None else None
-    recipe = initial.recipe if initial is not None else recipe
+    initial = load_initial(recipe)
+    recipe = initial.recipe
     output = Path(recipe.training.output)
     checkpoints = list_checkpoints(output)
     if checkpoints and not resume:
@@ -83,6 +85,8 @@ def prepare(
         )
     if resume and not checkpoints:
         raise CheckpointError(f"{output}: holds no checkpoint to resume from; leave out --resume to start")
+    if resume:
+        check_unchanged(load_progress(checkpoints[-1]).recipe, recipe, output)
     train_records = [] if recipe.data.shards else _load_split(recipe.data, "train")
     val_records = _load_split(recipe.data, "val")
     if recipe.data.text is not None:
@@ -92,10 +96,9 @@ def prepare(
         tokenizer = CaptionTokenizer.load(output)
     else:
         texts = (text for record in train_records for text in record.captions)
-        tokenizer = initial.tokenizer if initial else build_tokenizer(recipe.tokenizer, texts)
+        tokenizer = initial.tokenizer or build_tokenizer(recipe.tokenizer, texts)
         tokenizer.save(output)
-    encoder = initial_encoder(recipe.encoder, initial.model if initial else None).to(device)
-    was_trained = recipe.encoder.travels or recipe.encoder.init is not None
+    encoder = (initial.encoder or build_image_encoder(recipe.encoder)).to(device)
 
     def data(
         records: list[CaptionedImage], views: int, agreement: list[list[float]] | None = None
@@ -114,14 +117,14 @@ def prepare(
     val_data = data(val_records, 1)
     config = ModelConfig(
         vocabulary_size=tokenizer.vocabulary_size,
-        encoder=replace(recipe.encoder, init=None, stored=was_trained),
+        encoder=replace(recipe.encoder, init=None, stored=recipe.encoder.travels),
         model=replace(recipe.model, init=None),  # the new model stands by itself
         diffusion=recipe.diffusion,
         decoding=recipe.decoding,
     )
     torch.manual_seed(recipe.training.seed)
     model = build_model(config, encoder).cpu()
-    if initial is not None:
+    if initial.model is not None:
         model.load_state_dict(initial.model.state_dict())
     _freeze_unused(model, recipe)
     if recipe.training.gradient_checkpointing:
