@@ -112,7 +112,7 @@ def test_the_human_captions_lengths_weigh_nothing(request, tmp_path, photos, cap
     losses = [by_hand.state.wrapped(part, None, generator) for part in parts]
     total = sum(loss.drawn for loss in losses) / 2
     total.backward()
-    assert line["loss"] == pytest.approx(float(total), abs=1e-5)
+    assert line["loss"] == pytest.approx(total.item(), abs=1e-5)
     assert line["gradient_norm"] == pytest.approx(float(by_hand.state.clip_gradients(0)), abs=2e-5)
     assert line["gradient_norm"] > 1e-3
-    assert line["reward"] == pytest.approx(float(sum(loss.reward for loss in losses) / 2), abs=1e-5)
+    assert line["reward"] == pytest.approx(sum(loss.reward.item() for loss in losses) / 2, abs=1e-5)
