@@ -1,6 +1,6 @@
-"""Captions without pictures for the default: COCO's and Flickr30k's text, and COCO's with rarer things in it.
+"""Captions without pictures for the default: COCO's and Flickr30k's, and COCO's with rarer things in them.
 
-    python recipes/default/make_text.py COCO.json.gz FLICKR30K.json.gz OUT [--more MORE.json] [--without OUT.json]
+    python recipes/default/make_text.py COCO.json.gz FLICKR30K.json.gz OUT [--without HELD_OUT.json]
 
 Both are {picture: [captions]}. `--without` is a Karpathy JSON whose pictures' captions are left out. A class
 name that captions seldom or never use (koala, palace) is put in the place of one of its kind that they often

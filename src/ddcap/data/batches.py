@@ -31,6 +31,8 @@ class CaptionBatch:
         places: of the I images, each one's place in the part as it was drawn.
         unreadable: why pictures of the part are missing from it, a line each.
         concepts: of the I images; None where the encoder finds them, or there are none.
+        is_blank: whether not one of the part's pictures could be read: then it holds one made up, which is
+            computed, since other processes wait for that, and counts for nothing.
     """
 
     pixels: Tensor | None
@@ -43,6 +45,17 @@ class CaptionBatch:
     places: tuple[int, ...]
     unreadable: tuple[str, ...] = ()
     concepts: ConceptTokens | None = None
+    is_blank: bool = False
+
+    @property
+    def words(self) -> int:
+        """Real positions that count."""
+        return 0 if self.is_blank else len(self.positions)
+
+    @property
+    def pictures(self) -> int:
+        """Images that count; with captions alone, what stands for them."""
+        return 0 if self.is_blank else len(self.image_ids)
 
     def to(self, device: torch.device) -> CaptionBatch:
         """The same batch with every tensor on `device`."""
@@ -86,6 +99,7 @@ def collate(
     places: Sequence[int] | None = None,
     unreadable: Sequence[str] = (),
     concepts: ConceptTokens | None = None,
+    is_blank: bool = False,
 ) -> CaptionBatch:
     """One batch of captions (B token rows, grouped by image) and I images: pixels, features, or neither.
 
@@ -107,4 +121,5 @@ def collate(
         places=tuple(places if places is not None else range(len(image_ids))),
         unreadable=tuple(unreadable),
         concepts=concepts,
+        is_blank=is_blank,
     )

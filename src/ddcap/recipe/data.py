@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ddcap.recipe.section import Section
 from ddcap.recipe.strictness import STRICT
 
 
@@ -21,7 +22,7 @@ class ShardSource:
 
 
 @dataclass(frozen=True, config=STRICT)
-class TextSource:
+class TextSource(Section):
     """Captions without pictures, for training beside pictures."""
 
     path: str = Field(
@@ -31,7 +32,7 @@ class TextSource:
 
 
 @dataclass(frozen=True, config=STRICT)
-class DataSettings:
+class DataSettings(Section):
     """Where the pictures and captions are, and how they are drawn into batches."""
 
     json: str = Field(

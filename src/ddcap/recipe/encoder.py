@@ -7,11 +7,12 @@ from typing import Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ddcap.recipe.section import Section
 from ddcap.recipe.strictness import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)
-class EncoderSettings:
+class EncoderSettings(Section):
     """The image encoder: pixels to memory and summary."""
 
     kind: Literal["efficientnet_lite", "clip"] = "efficientnet_lite"

@@ -42,8 +42,10 @@ class Recipe:
                 "take one of them out"
             )
         self._check_shards()
-        self.decoding.check_model(self.model)
-        if self.data.learn_padding and self.model.length_prediction:
+        if not self.model.is_open:
+            self.decoding.check_model(self.model)
+        predicts_length = self.model.length_prediction and not self.model.is_open
+        if self.data.learn_padding and predicts_length:
             raise ValueError(
                 "data.learn_padding=true makes every caption max_length tokens long: there is no length to "
                 "predict; set model.length_prediction=false"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ddcap.recipe.section import Section
 from ddcap.recipe.strictness import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)
-class TaggerSettings:
+class TaggerSettings(Section):
     """How the concepts of a picture are learned, see `ddcap tagger`."""
 
     concepts: str | None = Field(

@@ -18,15 +18,16 @@ from ddcap.data.text_only import load_text_groups, load_texts
 from ddcap.data.tokenizer import CaptionTokenizer, build_tokenizer
 from ddcap.errors import CheckpointError, DataError, RecipeError
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.image_encoder import ImageEncoder
+from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
 from ddcap.model.kinds import CaptioningModel, build_model
 from ddcap.model.recompute import recompute_blocks
 from ddcap.model.stored_model import ModelConfig
 from ddcap.processes import ALONE, Processes
 from ddcap.recipe import DataSettings, Recipe
-from ddcap.training.checkpoint import list_checkpoints
-from ddcap.training.consensus import consensus_weights
-from ddcap.training.initial import initial_encoder, load_initial
+from ddcap.training.checkpoint import list_checkpoints, load_progress
+from ddcap.training.consensus import consensus
+from ddcap.training.initial import load_initial
+from ddcap.training.resumption import check_unchanged
 from ddcap.training.tags import DrawnTags, StoredTags, load_tagging
 
 ProgressBar = Callable[[list[int]], Iterable[int]]
@@ -75,9 +76,10 @@ def prepare(
     Raises:
         CheckpointError: if the output folder holds a run and `resume` is off, or none and it is on.
         DataError: if the data cannot be used.
+        RecipeError: if the recipe cannot be followed, or is not the one of the run to go on with.
     """
-    initial = load_initial(recipe) if recipe.model.init is not None else None
-    recipe = initial.recipe if initial is not None else recipe
+    initial = load_initial(recipe)
+    recipe = initial.recipe
     output = Path(recipe.training.output)
     checkpoints = list_checkpoints(output)
     if checkpoints and not resume:
@@ -86,6 +88,8 @@ def prepare(
         )
     if resume and not checkpoints:
         raise CheckpointError(f"{output}: holds no checkpoint to resume from; leave out --resume to start")
+    if resume:
+        check_unchanged(load_progress(checkpoints[-1]).recipe, recipe, output)
     train_records = [] if recipe.data.shards else _load_split(recipe.data, "train")
     val_records = _load_split(recipe.data, "val")
     if recipe.data.text is not None:
@@ -100,34 +104,36 @@ def prepare(
         tokenizer = CaptionTokenizer.load(output)
     else:
         texts = (text for record in [*train_records, *beside] for text in record.captions)
-        tokenizer = initial.tokenizer if initial else build_tokenizer(recipe.tokenizer, texts)
+        tokenizer = initial.tokenizer or build_tokenizer(recipe.tokenizer, texts)
         tokenizer.save(output)
     tagging = load_tagging(recipe.encoder.tagger) if recipe.encoder.tagger is not None else None
-    encoder = initial_encoder(recipe.encoder, initial.model if initial else None, tagging).to(device)
-    vocabulary = tagging.vocabulary if tagging else initial.model.vocabulary if initial else None
-    was_trained = recipe.encoder.travels or recipe.encoder.init is not None
+    if tagging is not None:
+        encoder: ImageEncoder = tagging.encoder(recipe.encoder)
+    else:
+        encoder = initial.encoder or build_image_encoder(recipe.encoder)
+    encoder.to(device)
+    vocabulary = tagging.vocabulary if tagging else initial.model.vocabulary if initial.model else None
 
     def data(
         records: list[CaptionedImage],
         views: int,
-        weights: list[list[float]] | None = None,
+        agreement: list[list[float]] | None = None,
         concepts: ConceptSource | None = None,
     ) -> CaptionData:
         source = None
         if recipe.data.text is None and not isinstance(concepts, DrawnTags):
             source = _source(recipe, encoder, records, views, progress, processes)
         return CaptionData(
-            records, tokenizer, source, recipe.data, recipe.model.max_length, weights, concepts
+            records, tokenizer, source, recipe.data, recipe.model.max_length, agreement, concepts
         )
 
-    consensus = recipe.data.consensus
-    weights = consensus_weights(train_records, consensus) if consensus else None
+    agreement = consensus(train_records) if recipe.data.consensus else None
     train_data: CaptionData | ShardData
     if recipe.data.shards:
         train_data = ShardData(recipe.data, tokenizer, encoder.preprocessing, recipe.model.max_length)
     else:
         tags = StoredTags(tagging.tags_path, train_records) if tagging is not None else None
-        train_data = data(train_records, recipe.data.views, weights, tags)
+        train_data = data(train_records, recipe.data.views, agreement, tags)
     val_data = data(val_records, 1)
     beside_data = None
     if beside:
@@ -137,7 +143,7 @@ def prepare(
         beside_data = data(beside, 1, None, tags_of_text)
     config = ModelConfig(
         vocabulary_size=tokenizer.vocabulary_size,
-        encoder=replace(recipe.encoder, init=None, tagger=None, stored=was_trained),
+        encoder=replace(recipe.encoder, init=None, tagger=None, stored=recipe.encoder.travels),
         model=replace(recipe.model, init=None),  # the new model stands by itself
         diffusion=recipe.diffusion,
         decoding=recipe.decoding,
@@ -145,7 +151,7 @@ def prepare(
     )
     torch.manual_seed(recipe.training.seed)
     model = build_model(config, encoder).cpu()
-    if initial is not None:
+    if initial.model is not None:
         model.load_state_dict(initial.model.state_dict())
     elif vocabulary is not None:
         model.set_vocabulary(vocabulary, tokenizer)

@@ -20,6 +20,8 @@ from ddcap.data.batches import Draw
 from ddcap.data.concepts import ConceptTokens, ConceptVocabulary, stack_concepts
 from ddcap.data.karpathy import CaptionedImage
 from ddcap.errors import CheckpointError, DataError
+from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
+from ddcap.recipe import EncoderSettings
 from ddcap.training.concept_noise import ConceptNoise
 
 ENCODER_NAME = "encoder.safetensors"
@@ -41,6 +43,12 @@ class Tagging:
     weights: Mapping[str, Tensor]
     noise: ConceptNoise
     tags_path: Path
+
+    def encoder(self, settings: EncoderSettings) -> ImageEncoder:
+        """An encoder with these weights, frozen or trained as `settings` say."""
+        encoder = build_image_encoder(settings, concepts=len(self.vocabulary))
+        encoder.load_state_dict(dict(self.weights), strict=False)
+        return encoder
 
 
 def load_tagging(folder: str | Path) -> Tagging:
