@@ -193,13 +193,21 @@ class Captioner:
             template: given words with blanks: `___` of any width, `[3]` of three tokens.
             seed: of the decoders that draw.
             concepts: see `__call__`.
-            settings: decoding settings to change.
+            settings: decoding settings to change; `length` is that of the filled caption.
 
         Raises:
             ImageError: if the image cannot be read.
-            DDCapError: if the template has no blank or is too long.
+            DDCapError: if the template has no blank, is too long, or cannot get the length asked for.
+            RecipeError: if a decoding setting is unknown or wrong.
         """
+        if settings.get("candidates") not in (None, 1):
+            raise RecipeError(
+                f"candidates={settings['candidates']}: infilling chooses among the widths of its blanks; "
+                "leave candidates out"
+            )
         decoding = self.settings(**settings)
+        if settings.get("length") is None:  # the model's own length is for captions without a template
+            decoding = replace(decoding, exact_length=False)
         parsed = parse_template(template, self.tokenizer)
         features = self.features([image])
         if concepts is not None:
@@ -212,13 +220,19 @@ class Captioner:
     def settings(self, **changes: Any) -> DecodingSettings:
         """The model's decoding settings with `changes`; those that are None are left alone.
 
+        A length that is asked for is exact, also where the model's own settings choose among candidates of
+        several lengths. Asked for together with `candidates`, it is the middle of their lengths.
+
         Raises:
             RecipeError: if one is unknown or wrong.
         """
         given = {name: value for name, value in changes.items() if value is not None}
-        merged: DecodingSettings = parse_settings(
-            DecodingSettings, {**dump_settings(self.decoding), **given}, "decoding settings"
-        )
+        own = dump_settings(self.decoding)
+        if given.get("length", "predicted") != "predicted" and given.get("candidates", 1) == 1:
+            own.update(exact_length=True, candidates=1)
+        elif "length" in given or given.get("candidates", 1) != 1:
+            own.update(exact_length=False)
+        merged: DecodingSettings = parse_settings(DecodingSettings, {**own, **given}, "decoding settings")
         try:
             merged.check_model(self.model.config.model)
         except ValueError as error:

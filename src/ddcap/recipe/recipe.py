@@ -60,6 +60,11 @@ class Recipe:
             raise ValueError(
                 "training.objective=self_critical: an untrained model draws nothing of worth; set model.init"
             )
+        if self.training.objective == "self_critical" and self.decoding.exact_length:
+            raise ValueError(
+                "decoding.exact_length=true: self-critical training draws captions that end by themselves; "
+                "set it to false"
+            )
         if self.training.objective == "self_critical" and self.training.fsdp:
             raise ValueError(
                 "training.fsdp=true: self-critical training draws captions of unequal length, and processes "
