@@ -8,9 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,26 +27,12 @@ from ddcap.model.tagging_encoder import TaggingEncoder
 from ddcap.recipe import Recipe, TaggerSettings
 from ddcap.training.concept_noise import ConceptNoise
 from ddcap.training.setup import ProgressBar
+from ddcap.training.tagger_data import Evidence, captioned_evidence, labelled_evidence, read_class_words
 from ddcap.training.tags import ENCODER_NAME, TAGS_NAME
 
 logger = logging.getLogger("ddcap")
 
 _OFTEN = 0.4  # share of a picture's captions from which on a concept is plainly there
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """Pictures as the tagger sees them.
-
-    Attributes:
-        seen: (R, views, E).
-        named: (R, N) share of each picture's captions that name a concept.
-        asked: (R, N) True where that is known: a label says nothing of what it is not about.
-    """
-
-    seen: Tensor
-    named: Tensor
-    asked: Tensor
 
 
 def train_tagger(recipe: Recipe, *, progress_bar: ProgressBar = iter) -> Path:
@@ -93,18 +77,18 @@ def train_tagger(recipe: Recipe, *, progress_bar: ProgressBar = iter) -> Path:
             progress_bar,
             bf16=recipe.training.bf16,
         )
-        parts[split] = records, _evidence(records, cache, views, vocabulary)
+        parts[split] = records, captioned_evidence(records, cache, views, vocabulary)
     (train_records, train), (_, val) = parts["train"], parts["val"]
-    labelled = _labelled(recipe, encoder, vocabulary, progress_bar, views=train.seen.shape[1])
+    labelled = labelled_evidence(recipe, encoder, vocabulary, progress_bar, views=train.seen.shape[1])
     fold = torch.arange(len(train_records)) % settings.folds
     probabilities = torch.zeros(len(train_records), train.seen.shape[1], len(vocabulary))
     for number in range(settings.folds):
         inside, outside = fold != number, fold == number
-        tagger = fit(encoder.tagger, names, _joined(_rows(train, inside), labelled), settings)
+        tagger = fit(encoder.tagger, names, train.rows(inside).followed_by(labelled), settings)
         probabilities[outside] = predict(tagger, train.seen[outside])
-        held = _rows(train, outside)
+        held = train.rows(outside)
         logger.warning("fold %d: %s", number, describe(probabilities[outside][:, 0], held.named))
-    tagger = fit(encoder.tagger, names, _joined(train, labelled), settings)
+    tagger = fit(encoder.tagger, names, train.followed_by(labelled), settings)
     logger.warning("val: %s", describe(predict(tagger, val.seen)[:, 0], val.named))
     output = Path(settings.output)
     output.mkdir(parents=True, exist_ok=True)
@@ -222,20 +206,6 @@ def describe(probabilities: Tensor, named: Tensor) -> str:
     )
 
 
-def read_class_words(path: Path, vocabulary: ConceptVocabulary) -> list[tuple[int, int, float]]:
-    """Rows (class, concept, weight) of a JSON {class: {words: {word: weight}}} of concepts."""
-    try:
-        classes = json.loads(path.read_text(encoding="utf-8"))
-        rows = [
-            (int(number), vocabulary.number(word), float(weight))
-            for number, entry in classes.items()
-            for word, weight in entry["words"].items()
-        ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RecipeError(f"tagger.class_words={path}: cannot be read ({error})") from None
-    return [(number, concept, weight) for number, concept, weight in rows if concept is not None]
-
-
 def save_tags(path: Path, records: Sequence[CaptionedImage], probabilities: Tensor, count: int) -> None:
     """Write the `count` strongest tags of every view of every picture, by the pictures' ids."""
     tags = strongest(probabilities.flatten(0, 1), count)
@@ -246,75 +216,3 @@ def save_tags(path: Path, records: Sequence[CaptionedImage], probabilities: Tens
     }
     with replacing(path) as temporary:
         save_file(tensors, temporary, {"images": json.dumps([record.image_id for record in records])})
-
-
-def named_shares(records: Sequence[CaptionedImage], vocabulary: ConceptVocabulary) -> Tensor:
-    """(R, N) share of each record's captions that name a concept."""
-    named = torch.zeros(len(records), len(vocabulary))
-    for row, record in enumerate(records):
-        for caption in record.captions:
-            named[row, vocabulary.find(caption)] += 1 / len(record.captions)
-    return named
-
-
-def _evidence(
-    records: Sequence[CaptionedImage], cache: FeatureCache, views: int, vocabulary: ConceptVocabulary
-) -> Evidence:
-    seen = [torch.stack([cache.read(row, view)[1] for view in range(views)]) for row in range(len(records))]
-    named = named_shares(records, vocabulary)
-    return Evidence(torch.stack(seen), named, torch.ones_like(named, dtype=torch.bool))
-
-
-def _labelled(
-    recipe: Recipe,
-    encoder: TaggingEncoder,
-    vocabulary: ConceptVocabulary,
-    progress_bar: ProgressBar,
-    views: int,
-) -> Evidence | None:
-    """Pictures with labels; each set is asked about the concepts that any of its labels names."""
-    if recipe.tagger.labelled is None:
-        return None
-    assert recipe.data.cache is not None
-    root = Path(recipe.data.root)
-    entries = read_labelled(root / recipe.tagger.labelled)
-    folder = root / recipe.data.images
-    paths = [folder / entry.get("filepath", "") / entry["filename"] for entry in entries]
-    cache = FeatureCache(recipe.data.cache, encoder, paths, 1, progress_bar, bf16=recipe.training.bf16)
-    seen = torch.stack([cache.read(row, 0)[1] for row in range(len(paths))])
-    named = torch.zeros(len(entries), len(vocabulary))
-    for row, entry in enumerate(entries):
-        for label in entry["labels"]:
-            named[row, vocabulary.find(label)] = 1.0
-    asked = torch.zeros_like(named, dtype=torch.bool)
-    sets = [entry.get("set", "") for entry in entries]
-    for name in set(sets):
-        rows = torch.tensor([own == name for own in sets])
-        asked[rows] = (named[rows] > 0).any(dim=0)
-    return Evidence(seen.unsqueeze(1).expand(-1, views, -1), named, asked)
-
-
-def read_labelled(path: Path) -> list[dict[str, Any]]:
-    """The entries of a JSON {images: [{filepath, filename, set, labels}]}.
-
-    Raises:
-        RecipeError: if it is none.
-    """
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["images"]
-        for entry in entries:
-            str(entry["filename"]), list(entry["labels"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecipeError(f"tagger.labelled={path}: cannot be read ({error!r})") from None
-    return list(entries)
-
-
-def _rows(data: Evidence, chosen: Tensor) -> Evidence:
-    return Evidence(data.seen[chosen], data.named[chosen], data.asked[chosen])
-
-
-def _joined(data: Evidence, other: Evidence | None) -> Evidence:
-    if other is None:
-        return data
-    pairs = ((data.seen, other.seen), (data.named, other.named), (data.asked, other.asked))
-    return Evidence(*(torch.cat(pair) for pair in pairs))
