@@ -65,21 +65,28 @@ def training_command(*arguments):
 
 
 def start_and_wait(command, is_due):
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    child = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
     deadline = time.monotonic() + 120
     while not is_due() and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     return child
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_run_after_its_step_with_a_checkpoint(recipe_file, tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "reaches_loaders"), [(signal.SIGTERM, False), (signal.SIGINT, False), (signal.SIGTERM, True)]
+)
+def test_a_signal_ends_a_run_after_its_step_with_a_checkpoint(recipe_file, tmp_path, number, reaches_loaders):
     output = tmp_path / "run"
     rarely = ["training.epochs=400", "training.checkpoint_every=100000", "training.validate_every=400"]
-    command = training_command(recipe_file, *rarely)
+    command = training_command(recipe_file, *rarely, f"data.workers={int(reaches_loaders)}")
     log = output / "log.jsonl"
     child = start_and_wait(command, lambda: log.exists() and log.read_text().count("\n") > 1)
-    child.send_signal(number)
+    if reaches_loaders:  # schedulers signal every process of a job
+        os.killpg(child.pid, number)
+    else:
+        child.send_signal(number)
     message = child.communicate(timeout=60)[1].decode()
     assert child.returncode == 128 + number
     assert f"ddcap: stopped by {number.name} after step" in message and "--resume" in message

@@ -5,6 +5,7 @@ A resumed run reads exactly what an uninterrupted one would have read, with any 
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -119,7 +120,14 @@ def training_steps(
         batch_size=None,
         num_workers=data.settings.workers,
         prefetch_factor=4 if data.settings.workers else None,
+        worker_init_fn=_leave_signals_to_the_training,
     )
     batches = iter(loader)
     for _ in range(first_step, last_step):
         yield [next(batches) for _ in range(plan.accumulation)]
+
+
+def _leave_signals_to_the_training(_: int) -> None:
+    """A scheduler signals all processes of a job; the step that is under way still needs its loader."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
