@@ -78,10 +78,10 @@ class ModelConfig:
             }
         except RecipeError as error:
             raise CheckpointError(str(error)) from None
-        if bool(concepts) != bool(sections["encoder"].concepts):
+        if sections["encoder"].concepts and not concepts:
             raise CheckpointError(
-                f"{source}: concepts={concepts} but encoder.concepts={sections['encoder'].concepts}: both or "
-                "neither; copy the model again"
+                f"{source}: encoder.concepts={sections['encoder'].concepts}, but it does not say how many "
+                "concepts there are; copy the model again"
             )
         return cls(vocabulary_size=size, concepts=concepts, **sections)
 
