@@ -12,13 +12,14 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 
 # a module imports only from its left; modules of one rank do not import each other
 ORDER = [
-    {"errors", "machine", "processes"},
+    {"errors", "files", "machine", "processes"},
     {"settings"},
     {"recipe"},
     {"data", "diffusion"},
     {"model"},
     {"decoding"},
     {"model_folder", "publishing", "caption"},
+    {"loaded_model"},
     {"captioner"},
     {"evaluation", "display"},
     {"objective"},
@@ -80,6 +81,31 @@ def test_imports_come_from_the_left(source):
 @pytest.mark.parametrize("source", SOURCES, ids=source_name)
 def test_no_file_is_over_300_lines(source):
     assert len(source.read_text(encoding="utf-8").splitlines()) <= 300
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=source_name)
+def test_pictures_are_opened_in_one_place(source):
+    """Pillow's `open` without a list of formats starts other programs for some."""
+    calls = [
+        node for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)
+    ]
+    if source_name(source) != "data/picture_formats.py":
+        assert not [call for call in calls if ast.unparse(call.func) == "Image.open"]
+
+
+WRITES_INTO_A_TEMPORARY_FOLDER = {"evaluation/spice.py"}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=source_name)
+def test_only_the_one_helper_writes_whole_files(source):
+    """A file written past `ddcap.files` can be found half written, or be written by two processes at once."""
+    if source_name(source) == "files.py" or source_name(source) in WRITES_INTO_A_TEMPORARY_FOLDER:
+        return
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            name = ast.unparse(node.func)
+            assert node.func.attr not in ("write_text", "write_bytes", "rename"), f"{source}:{node.lineno}"
+            assert name not in ("os.replace", "temporary.replace"), f"{source}:{node.lineno}"
 
 
 def test_no_drawers():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddcap.errors import CheckpointError, DataError
+from ddcap.files import write_text
 from ddcap.model.stored_model import ModelConfig
 
 CARD_NAME = "README.md"
@@ -68,10 +69,8 @@ def write_card(
         model_name=model_name if results else None,
         eval_results=results,
     )
-    path.write_text(
-        f"---\n{head.to_yaml()}\n---\n\n{_body(model_name, config, parameters, figures, data)}",
-        encoding="utf-8",
-    )
+    body = _body(model_name, config, parameters, figures, data)
+    write_text(path, f"---\n{head.to_yaml()}\n---\n\n{body}")
     return path
 
 

@@ -197,7 +197,9 @@ def test_an_empty_file(tmp_path):
 
 def test_text_named_like_a_picture(tmp_path):
     (tmp_path / "a.jpg").write_text("<html>404 not found</html>" * 100)
-    assert "a.jpg: not an image in a format Pillow reads" in message(tmp_path / "a.jpg")
+    assert "a.jpg: of format HTML by its first bytes, which is not read here" in message(tmp_path / "a.jpg")
+    (tmp_path / "a.jpg").write_text("not found " * 100)
+    assert "a.jpg: not an image in a format that is read here" in message(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("form", ["jpg", "png", "webp", "bmp", "tif"])

@@ -1,9 +1,6 @@
-import os
-import shutil
-
 import pytest
 
-from ddcap.data.shard_file import ShardFile, fetch, make_room, write_shard
+from ddcap.data.shard_file import ShardFile, write_shard
 from ddcap.errors import DataError
 
 
@@ -80,32 +77,3 @@ def test_a_shard_that_cannot_be_written_leaves_nothing(samples, tmp_path):
     with pytest.raises(DataError, match="cannot be written"):
         write_shard(tmp_path / "000000.tar", samples)
     assert [path.name for path in tmp_path.iterdir()] == ["000000.tar"]
-
-
-def test_a_local_shard_is_read_in_place_and_another_is_copied(shard, tmp_path):
-    assert fetch(str(shard), None) == shard
-    url = f"file://{shard}"  # through fsspec, as s3:// or https:// would go
-    copy = fetch(url, tmp_path / "cache")
-    assert copy.parent == tmp_path / "cache" and copy.read_bytes() == shard.read_bytes()
-    shard.unlink()
-    assert fetch(url, tmp_path / "cache") == copy  # not asked for again
-    with pytest.raises(DataError, match=r"set data\.shard_cache"):
-        fetch(url, None)
-    with pytest.raises(DataError, match=r"other\.tar: cannot be read"):
-        fetch(f"file://{tmp_path}/other.tar", tmp_path / "cache")
-    with pytest.raises(DataError, match=r"nosuch://.*cannot be read"):
-        fetch("nosuch://a.tar", tmp_path / "cache")
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [copy.name]
-
-
-def test_room_is_made_by_the_longest_unused(shard, tmp_path):
-    folder = tmp_path / "cache"
-    copies = []
-    for number in range(4):
-        url = f"file://{shutil.copy(shard, tmp_path / f'{number}.tar')}"
-        copies.append(fetch(url, folder))
-    for age, path in enumerate(copies):
-        os.utime(path, (1000 + age, 1000 + age))
-    fetch(f"file://{tmp_path / '0.tar'}", folder)  # used again just now
-    make_room(folder, 2)
-    assert set(folder.iterdir()) == {copies[0], copies[3]}

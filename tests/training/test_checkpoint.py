@@ -29,9 +29,12 @@ def test_only_the_newest_are_kept(tmp_path):
 
 def test_a_half_written_checkpoint_is_not_listed_and_does_not_hinder_the_next(tmp_path):
     path = save_checkpoint(tmp_path, make(1), keep=2)
-    shutil.copytree(path, path.with_name(".writing_step_00000002"))
+    left = shutil.copytree(
+        path, path.with_name(".step_00000002.1-00000000.writing")
+    )  # of one that was killed
     assert list_checkpoints(tmp_path) == [path]
     save_checkpoint(tmp_path, make(2), keep=2)
+    assert not left.exists()  # it may be gigabytes
     assert load_checkpoint(list_checkpoints(tmp_path)[-1]).progress.step == 2
 
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ddcap.captioner import Captioner
 from ddcap.errors import CheckpointError, DataError, RecipeError, TrainingError, TrainingInterruptedError
@@ -91,13 +91,21 @@ def test_a_signal_ends_a_run_after_its_step_with_a_checkpoint(recipe_file, tmp_p
     train(load_recipe(recipe_file, changes), resume=True)  # goes on, if only to the end of that epoch
 
 
+def spoil_weights(checkpoint):
+    """As a training that diverges leaves them: every loss is infinite from now on."""
+    values = load_file(checkpoint / "weights.safetensors")
+    values["denoiser.token_embedding.weight"].fill_(1e30)
+    save_file(values, checkpoint / "weights.safetensors")
+
+
 def test_a_run_that_diverges_is_one_line_and_its_checkpoints_stay(recipe_file, tmp_path, caplog):
     train(load_recipe(recipe_file, ["training.epochs=1", "training.warmup_epochs=0"]))
     kept = list_checkpoints(tmp_path / "run")
+    spoil_weights(kept[-1])
     with pytest.raises(
         TrainingError, match=r"not finite for the 3rd time in a row \(pictures .*learning_rate"
     ):
-        changes = ["training.learning_rate=1e30", "training.checkpoint_every=1000", "training.epochs=40"]
+        changes = ["training.checkpoint_every=1000", "training.epochs=40"]
         train(load_recipe(recipe_file, ["training.warmup_epochs=0", *changes]), resume=True)
     assert list_checkpoints(tmp_path / "run") == kept
     assert caplog.text.count("left out, its gradient is not finite") == 2
@@ -142,7 +150,8 @@ def test_a_full_disk_costs_a_checkpoint_but_not_the_run(recipe_file, tmp_path, c
 
 def test_a_signal_while_the_disk_is_full_says_from_where_to_go_on(recipe_file, tmp_path):
     resource = pytest.importorskip("resource")
-    recipe = load_recipe(recipe_file, ["training.epochs=400", "training.checkpoint_every=40"])
+    rarely = ["training.checkpoint_every=40", "training.validate_every=400"]
+    recipe = load_recipe(recipe_file, ["training.epochs=400", *rarely])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     output = tmp_path / "run"
 
@@ -259,7 +268,7 @@ def test_a_warm_up_that_never_ends_is_told(recipe_file, caplog):
     assert "training.warmup_epochs=2 is over training.epochs=1" in caplog.text
 
 
-def test_mistakes_are_one_line(recipe_file):
+def test_mistakes_are_one_line(recipe_file, tmp_path):
     with pytest.raises(DataError, match=r"data\.root=.*no such folder"):
         train(load_recipe(recipe_file, ["data.root=/nowhere"]))
     with pytest.raises(CheckpointError, match="no checkpoint to resume from"):
@@ -269,6 +278,10 @@ def test_mistakes_are_one_line(recipe_file):
     train(load_recipe(recipe_file, ["training.epochs=1"]))
     with pytest.raises(CheckpointError, match="already holds a run; add --resume"):
         train(load_recipe(recipe_file))
+    with pytest.raises(RecipeError, match=r"model\.width was 16 and is now 32"):
+        train(load_recipe(recipe_file, ["model.width=32"]), resume=True)
+    progress = list_checkpoints(tmp_path / "run")[-1] / "progress.json"
+    progress.write_text(progress.read_text().replace('"width": 16', '"width": 32'))
     with pytest.raises(CheckpointError, match="made with other model settings"):
         train(load_recipe(recipe_file, ["model.width=32"]), resume=True)
 

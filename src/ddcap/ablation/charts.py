@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ddcap.ablation.markdown import NAMES
 from ddcap.ablation.paper import TABLE_1, TWIN_CIDER
 from ddcap.errors import MissingExtraError
+from ddcap.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +46,8 @@ def save_charts(results: dict[str, Any], folder: str | Path) -> list[Path]:
     paths = []
     for name, figure in draw_charts(results).items():
         paths.append(Path(folder) / f"{name}.png")
-        figure.savefig(paths[-1], dpi=130)
+        with replacing(paths[-1]) as temporary:
+            figure.savefig(temporary, dpi=130, format="png")
     return paths
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ddcap.errors import DataError
+from ddcap.files import write_text
 
 
 class Notebook:
@@ -43,10 +43,8 @@ class Notebook:
         if kept is not None and kept.get("made_from") == key:
             return kept
         result = {"made_from": key, **compute()}
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
         try:
-            temporary.write_text(json.dumps(result, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-            os.replace(temporary, path)
+            write_text(path, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
         except OSError as error:
             raise DataError(f"{path}: cannot be written ({error.strerror}); make room") from None
         return json.loads(json.dumps(result))  # the same as when it is read

@@ -9,6 +9,7 @@ from typing import Any
 
 from ddcap.ablation.plan import Trial, training_settings
 from ddcap.captioner import Captioner
+from ddcap.files import write_text
 from ddcap.processes import Processes
 from ddcap.training.checkpoint import list_checkpoints
 from ddcap.training.journal import LOG_NAME
@@ -50,7 +51,7 @@ def _train(trial: Trial, say: Callable[[str], None], *, resume: bool, is_main: b
     train(trial.recipe, resume=resume)
     if is_main:
         settings = json.dumps(training_settings(trial.recipe))
-        (output / _FINISHED).write_text(settings + "\n", encoding="utf-8")
+        write_text(output / _FINISHED, settings + "\n")
 
 
 def training_summary(output: str | Path) -> dict[str, Any]:

@@ -19,8 +19,10 @@ def add_parsers(commands: Any) -> None:
     ablate.set_defaults(run=_ablate)
 
     report = commands.add_parser("report", help="one HTML page about an ablation")
-    report.add_argument("folder", help="what `ddcap ablate` wrote (--output)")
-    report.add_argument("--output", default="report.html", help="the page (default: report.html)")
+    report.add_argument("folder", help="what `ddcap ablate` wrote (--output), or its metrics.json")
+    report.add_argument(
+        "--output", default="report.html", help="the page, or tables.md (default: report.html)"
+    )
     report.add_argument("--photos", type=int, default=24, help="test photographs shown (default: 24)")
     report.set_defaults(run=_report)
 
@@ -32,6 +34,7 @@ def _ablate(options: argparse.Namespace) -> int:
     from ddcap.ablation.markdown import to_markdown
     from ddcap.ablation.plan import load_plan
     from ddcap.ablation.run import ablate, load_ablation
+    from ddcap.files import write_text
     from ddcap.processes import join_processes, leave, own_device
 
     plan = load_plan(options.plan, options.output, options.overrides)
@@ -53,7 +56,7 @@ def _ablate(options: argparse.Namespace) -> int:
         return leave(0)
     results = load_ablation(options.output)
     table = to_markdown(results)
-    (Path(options.output) / "results.md").write_text(table, encoding="utf-8")
+    write_text(Path(options.output) / "results.md", table)
     save_charts(results, options.output)
     print(table)
     return leave(0)

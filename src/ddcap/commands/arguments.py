@@ -49,6 +49,10 @@ def decoding_arguments() -> argparse.ArgumentParser:
         "the lengths nearest to it",
     )
     group.add_argument("--temperature", type=float, help="0 takes the likeliest token, 1 samples")
+    decoding.add_argument(
+        "--concepts",
+        help="what the image shows, in place of what is seen: 'cat, window'; or changes to it: '+cat, -dog'",
+    )
     group.add_argument("--beams", type=int, help="autoregressive models: captions followed at once")
     return decoding
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ddcap.data.images import EXTENSIONS, load_image
+from ddcap.data.images import load_image
 from ddcap.data.karpathy import CaptionedImage
 from ddcap.data.parallel import map_in_processes
+from ddcap.data.picture_formats import EXTENSIONS
 from ddcap.data.records import load_records
 from ddcap.errors import ImageError
 

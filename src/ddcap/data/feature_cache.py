@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import random
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from ddcap.data.images import Preprocessing, load_image
 from ddcap.errors import DataError, ImageError
+from ddcap.files import remove_unfinished, replacing
 from ddcap.machine import computing
 
 logger = logging.getLogger("ddcap")
@@ -102,6 +102,7 @@ class FeatureCache:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(f"{folder}: cannot be made ({error.strerror}); change data.cache") from None
+        remove_unfinished(self.folder)
         shards = [list(paths[start : start + SHARD_SIZE]) for start in range(0, len(paths), SHARD_SIZE)]
         about = f"{encoder.cache_key}|{encoder.preprocessing}|{views}|{'bf16' if bf16 else 'float32'}"
         self._files = [self.folder / f"{_shard_key(about, shard)}.safetensors" for shard in shards]
@@ -120,6 +121,18 @@ class FeatureCache:
             DataError: if the file was removed or damaged since the start.
         """
         number, row = divmod(index, SHARD_SIZE)
+        memory, summary, unreadable, _ = self._opened(number)
+        if str(row) in unreadable:
+            raise ImageError(unreadable[str(row)])
+        return memory[row, view], summary[row, view]
+
+    def blank(self) -> tuple[Tensor, Tensor]:
+        """Memory (P, C) and summary (S,) of no picture."""
+        memory, summary, *_ = self._opened(0)
+        return torch.zeros_like(memory[0, 0]), torch.zeros_like(summary[0, 0])
+
+    def _opened(self, number: int) -> Any:
+        """A shard's slices of memory and summary, what could not be read, and the file's handle."""
         if number not in self._open:
             try:
                 handle = safe_open(self._files[number], framework="pt")
@@ -129,10 +142,7 @@ class FeatureCache:
                 ) from None
             unreadable = json.loads((handle.metadata() or {}).get("unreadable", "{}"))
             self._open[number] = (handle.get_slice("memory"), handle.get_slice("summary"), unreadable, handle)
-        memory, summary, unreadable, _ = self._open[number]
-        if str(row) in unreadable:
-            raise ImageError(unreadable[str(row)])
-        return memory[row, view], summary[row, view]
+        return self._open[number]
 
     def __getstate__(self) -> dict[str, Any]:
         """Loader processes open the files themselves."""
@@ -176,12 +186,10 @@ def _write_shard(file: Path, encoder: Encoder, paths: Sequence[Path], views: int
             features = encoder(pixels.to(encoder.device))
         memory.append(features.memory.half().cpu())  # (views, P, C)
         summary.append(features.summary.half().cpu())  # (views, S)
-    temporary = file.with_suffix(f".{os.getpid()}.tmp")
+    tensors = {"memory": torch.stack(memory), "summary": torch.stack(summary)}
     try:
-        tensors = {"memory": torch.stack(memory), "summary": torch.stack(summary)}
-        save_file(tensors, temporary, {"unreadable": json.dumps(unreadable)})
-        os.replace(temporary, file)
+        with replacing(file) as temporary:
+            save_file(tensors, temporary, {"unreadable": json.dumps(unreadable)})
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         reason = " ".join(str(error).split())
         raise DataError(f"{file}: cannot be written ({reason}); make room or change data.cache") from None

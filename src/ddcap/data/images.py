@@ -16,9 +16,10 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
+from ddcap.data.picture_formats import EXTENSIONS, check_open_picture, open_picture
 from ddcap.errors import ImageError
 
 logger = logging.getLogger("ddcap")
@@ -30,7 +31,6 @@ Box = tuple[float, float, float, float]
 SMALLEST_SIDE = 16  # pixels; below this there is nothing to describe
 LARGEST_AREA = 178_000_000  # pixels; above this, where Pillow itself gives up, lie decompression bombs
 LONGEST_STRIP = 100  # ratio of the sides; beyond it there is nothing to describe either
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 
 # Beyond this ratio of the sides, "squash" first cuts the long side around the centre: no photograph of the
 # training data is squashed harder than that, and a panorama squashed to a square shows people as pencils.
@@ -90,7 +90,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """The bytes of an image file that lies in no file of its own; `name` is for messages."""
+    """The bytes of an image file that is no file here (of a shard, an upload); `name` is for messages."""
 
     name: str
     content: bytes
@@ -100,7 +100,8 @@ def load_image(source: ImageSource | EncodedImage) -> Image.Image:
     """Open `source` as an upright 8-bit RGB image.
 
     EXIF orientation is applied; palette, grey, CMYK, 16-bit and alpha images are converted (alpha on white).
-    An animated file gives its first frame, an animated PIL image the frame it stands at.
+    An animated file gives its first frame, an animated PIL image the frame it stands at. Only the formats of
+    `picture_formats` are opened, whoever sent the file.
 
     Args:
         source: a path, a PIL image, or a file's content.
@@ -119,18 +120,14 @@ def load_image(source: ImageSource | EncodedImage) -> Image.Image:
             name = str(source)
         try:
             if isinstance(source, Image.Image):
+                check_open_picture(source, name)
                 return _to_rgb(source, name)
             if isinstance(source, EncodedImage):
-                with Image.open(io.BytesIO(source.content)) as image:
+                with open_picture(io.BytesIO(source.content), name) as image:
                     return _to_rgb(image, name)
             return _read_file(Path(source))
         except (ImageError, MemoryError):
             raise
-        except UnidentifiedImageError:
-            raise ImageError(
-                f"{name}: not an image in a format Pillow reads, whatever its name says; "
-                "convert it to JPEG or PNG"
-            ) from None
         except Image.DecompressionBombError:
             raise _too_large(name) from None
         except PermissionError:
@@ -171,7 +168,7 @@ def _read_file(path: Path) -> Image.Image:
         raise ImageError(f"{path}: is a folder, not an image; give a file")
     if path.stat().st_size == 0:
         raise ImageError(f"{path}: the file is empty (0 bytes); copy or download it again")
-    with Image.open(path) as image:
+    with open_picture(path, str(path)) as image:
         frames = getattr(image, "n_frames", 1)
         # phones put a second, hidden picture into their JPEG files; Pillow calls these MPO
         if frames > 1 and image.format != "MPO":

@@ -12,8 +12,10 @@ import fsspec  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import NDArray
 
+from ddcap.data.shard_cache import local_path
 from ddcap.data.shard_file import ShardFile
 from ddcap.errors import DataError
+from ddcap.files import write_text
 
 NAME = "manifest.json"
 _FORMAT = "ddcap-shards-1"
@@ -62,10 +64,10 @@ def read_manifest(
     Raises:
         DataError: if there is no manifest, or it is damaged.
     """
-    source = source.rstrip("/")
-    is_local = "://" not in source
-    if is_local and not (Path(source) / NAME).is_file():
-        return _index(Path(source), progress)
+    folder = local_path(source)
+    source = source.rstrip("/") if folder is None else str(folder)
+    if folder is not None and not (folder / NAME).is_file():
+        return _index(folder, progress)
     try:
         with fsspec.open(f"{source}/{NAME}", "rt", encoding="utf-8") as file:
             values = json.load(file)
@@ -87,9 +89,7 @@ def read_manifest(
 def write_manifest(folder: Path, counts: dict[str, list[int]], **more: Any) -> None:
     """Write a manifest for the tar files named in `counts`, with their captions per sample."""
     entries = [{"name": name, "captions": captions} for name, captions in sorted(counts.items())]
-    temporary = folder / f".{NAME}.tmp"
-    temporary.write_text(json.dumps({"format": _FORMAT, **more, "shards": entries}), encoding="utf-8")
-    temporary.replace(folder / NAME)
+    write_text(folder / NAME, json.dumps({"format": _FORMAT, **more, "shards": entries}))
 
 
 def _index(folder: Path, progress: Callable[[Sequence[Path], int], Iterable[Path]]) -> list[Shard]:

@@ -8,8 +8,8 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
-from ddcap.data.images import EXTENSIONS
 from ddcap.data.karpathy import SPLITS, CaptionedImage
+from ddcap.data.picture_formats import EXTENSIONS
 from ddcap.errors import DataError
 
 IMAGE_COLUMNS = ("image", "filename", "file", "path")

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import chain
-from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from ddcap.data.batches import CaptionBatch, Draw, Part, collate, fit_length
 from ddcap.data.feature_cache import image_view
 from ddcap.data.images import EncodedImage, Preprocessing, load_image
 from ddcap.data.manifest import SampleNumbers, Shard, read_manifest
-from ddcap.data.shard_file import Sample, ShardFile, fetch, make_room
+from ddcap.data.shard_cache import ShardCache, local_path
+from ddcap.data.shard_file import Sample, ShardFile
 from ddcap.data.shard_order import ShardOrder
 from ddcap.data.steps import StepData
 from ddcap.data.tokenizer import CaptionTokenizer
@@ -30,7 +33,7 @@ class ShardData(StepData):
         max_length: longest caption in tokens; longer ones are cut.
 
     Raises:
-        DataError: if a source cannot be read.
+        DataError: if a source cannot be read, or is not on this disk and there is no folder for copies.
     """
 
     def __init__(
@@ -49,7 +52,7 @@ class ShardData(StepData):
             self._shards += found
             self._weights += [source.weight] * len(found)
         self._numbers = SampleNumbers(self._shards)
-        self._cache = Path(settings.shard_cache) if settings.shard_cache is not None else None
+        self._cache = self._cache_for_remote()
         self._open: OrderedDict[int, ShardFile] = OrderedDict()
 
     def draws(self, seed: int, epoch: int, views: int) -> Sequence[Draw]:
@@ -65,12 +68,10 @@ class ShardData(StepData):
         )
 
     def __getitem__(self, part: Part) -> CaptionBatch:
-        """Read one part, without the samples that cannot be read.
-
-        Raises:
-            DataError: if not one of them can.
-        """
-        pixels, rows, ids, places, unreadable = [], [], [], [], []
+        """Read one part, without the samples that cannot be read; a blank one if none can."""
+        pixels: list[Tensor] = []
+        rows: list[Sequence[str]] = []
+        ids, places, unreadable = [], [], []
         for place, draw in enumerate(part):
             try:
                 sample, name = self._sample(draw.record)
@@ -85,8 +86,11 @@ class ShardData(StepData):
                 rows.append(captions)
                 ids.append(name)
                 places.append(place)
-        if not pixels:
-            raise DataError(f"{unreadable[0]}; so is every picture of this batch")
+        is_blank = not pixels
+        if is_blank:
+            size = self._preprocessing.size
+            pixels, rows = [torch.zeros(3, size, size)], [[""] * len(part[0].captions)]
+            ids, places = [""], [0]
         tokens = [
             fit_length(
                 row,
@@ -104,6 +108,7 @@ class ShardData(StepData):
             pixels=pixels,
             places=places,
             unreadable=unreadable,
+            is_blank=is_blank,
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -121,11 +126,24 @@ class ShardData(StepData):
             self._open.move_to_end(number)
             return self._open[number]
         url = self._shards[number].url
-        file = ShardFile(fetch(url, self._cache))
+        path = local_path(url)
+        if path is None:
+            assert self._cache is not None
+            path = self._cache.fetch(url)
+        file = ShardFile(path)
         self._open[number] = file
         # an epoch comes back to a shard only within its group; two groups touch where one ends
         while len(self._open) > 2 * self.settings.shards_mixed:
             self._open.popitem(last=False)[1].close()
         if self._cache is not None:
-            make_room(self._cache, 4 * self.settings.shards_mixed)
+            self._cache.make_room(4 * self.settings.shards_mixed)
         return file
+
+    def _cache_for_remote(self) -> ShardCache | None:
+        """None where every shard lies on this disk: nothing is copied then, and no folder touched."""
+        elsewhere = next((shard.url for shard in self._shards if local_path(shard.url) is None), None)
+        if elsewhere is None:
+            return None
+        if self.settings.shard_cache is None:
+            raise DataError(f"{elsewhere}: not on this disk; set data.shard_cache to a folder for copies")
+        return ShardCache(self.settings.shard_cache)

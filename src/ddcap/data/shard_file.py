@@ -6,21 +6,16 @@ A sample is a picture `KEY.jpg` (or another format) and `KEY.txt` with its capti
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
-import shutil
 import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import fsspec  # type: ignore[import-untyped]
-
-from ddcap.data.images import EXTENSIONS
+from ddcap.data.picture_formats import EXTENSIONS
 from ddcap.errors import DataError
-
-_ATTEMPTS = 3
+from ddcap.files import replacing
 
 
 @dataclass(frozen=True)
@@ -124,7 +119,7 @@ def _whole_members(tar: tarfile.TarFile) -> Iterable[tarfile.TarInfo]:
 
 
 def write_shard(path: Path, samples: Iterable[tuple[str, str, bytes, Sequence[str]]]) -> list[int]:
-    """Write a shard aside, then rename it; captions per sample.
+    """Write a whole shard; captions per sample.
 
     Args:
         path: the tar file.
@@ -134,9 +129,8 @@ def write_shard(path: Path, samples: Iterable[tuple[str, str, bytes, Sequence[st
         DataError: if it cannot be written.
     """
     counts = []
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+        with replacing(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
             for key, suffix, picture, captions in samples:
                 lines = [" ".join(caption.split()) for caption in captions]
                 for name, content in ((f"{key}{suffix}", picture), (f"{key}.txt", "\n".join(lines).encode())):
@@ -144,52 +138,6 @@ def write_shard(path: Path, samples: Iterable[tuple[str, str, bytes, Sequence[st
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
                 counts.append(len(lines))
-        os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise DataError(f"{path}: cannot be written ({error.strerror or error}); make room") from None
     return counts
-
-
-def fetch(url: str, folder: Path | None) -> Path:
-    """A local copy of a shard: the file itself if it is local, else a download into `folder`.
-
-    Args:
-        url: a path or whatever `fsspec` opens (http, s3, gs, hf, ...).
-        folder: where downloads go; several processes may share it.
-
-    Raises:
-        DataError: if it cannot be read after some attempts, or needs a folder and has none.
-    """
-    if "://" not in url:
-        return Path(url)
-    if folder is None:
-        raise DataError(f"{url}: not on this disk; set data.shard_cache to a folder for copies")
-    folder.mkdir(parents=True, exist_ok=True)
-    local = folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.tar"
-    reason: Exception | None = None
-    for _ in range(_ATTEMPTS):
-        if local.exists():
-            os.utime(local)  # for `make_room`: just used
-            return local
-        temporary = local.with_suffix(f".{os.getpid()}.tmp")
-        try:
-            with fsspec.open(url, "rb") as source, temporary.open("wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
-            os.replace(temporary, local)
-        except (OSError, ImportError, ValueError) as error:  # ImportError: a protocol's package is missing
-            temporary.unlink(missing_ok=True)
-            reason = error
-    raise DataError(f"{url}: cannot be read ({reason}); check the address and your rights") from None
-
-
-def make_room(folder: Path, keep: int) -> None:
-    """Delete all but the `keep` downloads used last; who still reads one keeps what it has open."""
-    used: list[tuple[float, Path]] = []
-    for path in folder.glob("*.tar"):
-        try:
-            used.append((path.stat().st_mtime, path))
-        except OSError:
-            continue  # another process was faster
-    for _, path in sorted(used, reverse=True)[keep:]:
-        path.unlink(missing_ok=True)

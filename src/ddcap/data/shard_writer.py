@@ -18,6 +18,7 @@ from ddcap.data.manifest import write_manifest
 from ddcap.data.parallel import map_in_processes
 from ddcap.data.shard_file import write_shard
 from ddcap.errors import DataError, ImageError
+from ddcap.files import remove_unfinished, write_text
 
 _QUALITY = 95  # of re-encoded JPEG files: invisible at the sizes a model sees
 
@@ -82,6 +83,7 @@ def write_shards(
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{output}: cannot be made ({error.strerror}); name another folder") from None
+    remove_unfinished(output)
     order = list(records)
     random.Random(0).shuffle(order)
     jobs = []
@@ -111,9 +113,7 @@ def _write(job: _Job) -> _Written:
             pass  # cut off: write both again
     unreadable: list[str] = []
     captions = write_shard(job.path, _samples(job, unreadable))
-    note.write_text(
-        json.dumps({"plan": job.plan, "captions": captions, "unreadable": unreadable}), encoding="utf-8"
-    )
+    write_text(note, json.dumps({"plan": job.plan, "captions": captions, "unreadable": unreadable}))
     return _Written(job.path.name, captions, unreadable)
 
 

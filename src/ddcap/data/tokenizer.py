@@ -14,6 +14,7 @@ import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
 from ddcap.errors import CheckpointError, MissingExtraError
+from ddcap.files import write_text
 from ddcap.recipe import TokenizerSettings
 
 FILE_NAME = "tokenizer.json"
@@ -123,7 +124,7 @@ class CaptionTokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Write `tokenizer.json` into `folder`."""
-        (Path(folder) / FILE_NAME).write_text(self.to_json(), encoding="utf-8")
+        write_text(Path(folder) / FILE_NAME, self.to_json())
 
     @property
     def kind(self) -> Literal["compact", "gpt2"]:

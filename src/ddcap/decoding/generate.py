@@ -30,7 +30,7 @@ def choose_lengths(
     Raises:
         RecipeError: if the fixed length is over the model's longest caption.
     """
-    images, longest = features.memory.shape[0], model.config.model.max_length
+    images, longest = features.images, model.config.model.max_length
     count = images * captions_per_image
     if isinstance(settings.length, int):
         if settings.length > longest:
@@ -128,7 +128,7 @@ def generate(
     wanted = captions_per_image
     captions_per_image = max(wanted, settings.candidates)
     lengths = choose_lengths(model, features, settings, captions_per_image)
-    captions_per_image = len(lengths) // features.memory.shape[0]
+    captions_per_image = len(lengths) // features.images
     tokens = start_tokens(lengths, model.mask_id)
     if settings.exact_length:
         tokens[:, -1] = end_id  # all captions have this length

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddcap.errors import DataError
+from ddcap.files import write_text
 
 
 def read_json(path: str | Path, remedy: str) -> Any:
@@ -34,7 +35,6 @@ def write_json(path: str | Path, content: Any, indent: int = 1) -> None:
         DataError: if it cannot be written.
     """
     try:
-        text = json.dumps(content, ensure_ascii=False, indent=indent) + "\n"
-        Path(path).write_text(text, encoding="utf-8")
+        write_text(path, json.dumps(content, ensure_ascii=False, indent=indent) + "\n")
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror}); choose another place") from None

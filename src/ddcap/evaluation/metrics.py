@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ddcap.errors import DataError, MissingExtraError
+from ddcap.errors import DataError, DDCapError, MissingExtraError
 from ddcap.evaluation.bootstrap import bootstrap_interval
 from ddcap.evaluation.document_frequencies import DocumentFrequencies
 from ddcap.evaluation.tokenization import Tokenization, tokenize
@@ -29,7 +29,7 @@ class MetricScore:
 
 
 Metric = Callable[[Mapping[str, str], Mapping[str, Sequence[str]]], dict[str, MetricScore]]
-"""(tokenised captions, tokenised references) to scores by name; raises where it cannot be run."""
+"""(tokenised captions, tokenised references) to scores by name; a DDCapError where it cannot be run."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def score_captions(
         references: image id to human captions; must cover the predictions.
         tokenization: see `tokenization.tokenize`.
         document_frequencies: for CIDEr; None counts the references of the predicted images.
-        others: further metrics by name, slow ones or such as need more than captions; one that fails is named
-            in `not_run`, and the rest goes on.
+        others: further metrics by name, slow ones or such as need more than captions; one that cannot be run
+            (a DDCapError) is named in `not_run`, and the rest goes on.
 
     Raises:
         DataError: if there is nothing to score, or a prediction has no references.
@@ -143,8 +143,8 @@ def score_tokenized(
     for name, metric in (others or {}).items():
         try:
             found.update(metric(captions, truth))
-        except Exception as error:  # whatever it is, the other scores are not to be lost
-            not_run[name] = next(iter(str(error).splitlines()), type(error).__name__)
+        except DDCapError as error:  # what a metric foresees; a mistake in its code is not to be hidden
+            not_run[name] = str(error).splitlines()[0]
     return Scores(
         metrics={name: 100 * score.value for name, score in found.items()},
         per_image={

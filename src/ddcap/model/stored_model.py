@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -13,7 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ddcap.data.concepts import ConceptVocabulary
+from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError, RecipeError
+from ddcap.files import replacing, write_text
 from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
 from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 from ddcap.settings import dump_settings, parse_settings
@@ -21,24 +23,33 @@ from ddcap.settings import dump_settings, parse_settings
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 ENCODER_NAME = "encoder.json"  # the architecture of a trained encoder that would else be asked of the Hub
-_ENCODER_PREFIX = "encoder."
+_PUBLISHED_PREFIX = (
+    "encoder.network."  # a frozen encoder's published weights: whoever loads the model has them
+)
 _Model = TypeVar("_Model", bound="StoredModel")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything a stored model must know about itself; `decoding` are its default decoding settings."""
+    """Everything a stored model must know about itself.
+
+    `decoding` are its default decoding settings, `concepts` is how many its tagger knows; 0 without one.
+    """
 
     vocabulary_size: int
     encoder: EncoderSettings
     model: ModelSettings
     diffusion: DiffusionSettings
     decoding: DecodingSettings
+    concepts: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for `config.json`."""
         sections = {name: dump_settings(getattr(self, name)) for name in _SECTIONS}
-        return {"format": "ddcap-1", "vocabulary_size": self.vocabulary_size, **sections}
+        sizes = {"vocabulary_size": self.vocabulary_size}
+        if self.concepts:
+            sizes["concepts"] = self.concepts
+        return {"format": "ddcap-1", **sizes, **sections}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str) -> ModelConfig:
@@ -54,6 +65,9 @@ class ModelConfig:
             raise CheckpointError(
                 f"{source}: vocabulary_size={size!r} is not a number of words; copy the model again"
             )
+        concepts = values.get("concepts", 0)
+        if not isinstance(concepts, int) or concepts < 0:
+            raise CheckpointError(f"{source}: concepts={concepts!r} is not a number; copy the model again")
         missing = _SECTIONS.keys() - values.keys()
         if missing:
             raise CheckpointError(f"{source}: has no section {min(missing)!r}; copy the model again")
@@ -64,7 +78,12 @@ class ModelConfig:
             }
         except RecipeError as error:
             raise CheckpointError(str(error)) from None
-        return cls(vocabulary_size=size, **sections)
+        if bool(concepts) != bool(sections["encoder"].concepts):
+            raise CheckpointError(
+                f"{source}: concepts={concepts} but encoder.concepts={sections['encoder'].concepts}: both or "
+                "neither; copy the model again"
+            )
+        return cls(vocabulary_size=size, concepts=concepts, **sections)
 
 
 _SECTIONS: dict[str, type] = {
@@ -88,7 +107,14 @@ class StoredModel(nn.Module):
     def __init__(self, config: ModelConfig, encoder: ImageEncoder | None = None) -> None:
         super().__init__()
         self.config = config
-        self.encoder = encoder or build_image_encoder(config.encoder)
+        self.vocabulary: ConceptVocabulary | None = None
+        self.encoder = encoder or build_image_encoder(config.encoder, concepts=config.concepts)
+
+    def set_vocabulary(self, vocabulary: ConceptVocabulary, tokenizer: CaptionTokenizer) -> None:
+        """Take over the words of the concepts, and how the tokenizer spells them."""
+        self.vocabulary = vocabulary
+        embedding: Any = self.concept_embedding
+        embedding.set_pieces([tokenizer.encode_part(word) for word in vocabulary.words])
 
     @property
     def mask_id(self) -> int:
@@ -106,7 +132,7 @@ class StoredModel(nn.Module):
         return {
             name: value
             for name, value in self.state_dict().items()
-            if trained or not name.startswith(_ENCODER_PREFIX)
+            if trained or not name.startswith(_PUBLISHED_PREFIX)
         }
 
     def load_stored_state(self, state: dict[str, Tensor]) -> None:
@@ -141,16 +167,13 @@ class StoredModel(nn.Module):
             name: (value.to(dtype) if value.is_floating_point() else value).contiguous()
             for name, value in self.stored_state().items()
         }
-        temporary = folder / f".writing_{WEIGHTS_NAME}"
-        save_file(state, temporary)
-        temporary.chmod(0o644)  # safetensors writes for the owner only, and packages are read by all
-        os.replace(temporary, folder / WEIGHTS_NAME)  # a model that was here before stays whole until then
-        (folder / CONFIG_NAME).write_text(
-            json.dumps((config or self.config).to_dict(), indent=2) + "\n", encoding="utf-8"
-        )
+        with replacing(folder / WEIGHTS_NAME) as temporary:
+            save_file(state, temporary)
+        write_text(folder / CONFIG_NAME, json.dumps((config or self.config).to_dict(), indent=2) + "\n")
+        if self.vocabulary is not None:
+            self.vocabulary.save(folder)
         if self.config.encoder.travels and self.encoder.architecture is not None:
-            architecture = json.dumps(self.encoder.architecture, indent=2) + "\n"
-            (folder / ENCODER_NAME).write_text(architecture, encoding="utf-8")
+            write_text(folder / ENCODER_NAME, json.dumps(self.encoder.architecture, indent=2) + "\n")
 
     @classmethod
     def from_pretrained(cls: type[_Model], folder: str | Path) -> _Model:
@@ -169,18 +192,23 @@ class StoredModel(nn.Module):
             raise CheckpointError(
                 f"{weights_path}: damaged or cut short ({error}); copy the model again"
             ) from None
-        model = cls(config, _build_encoder(config.encoder, folder / ENCODER_NAME))
+        model = cls(config, _build_encoder(config, folder / ENCODER_NAME))
         try:
-            model.load_stored_state({name: value.float() for name, value in state.items()})
+            model.load_stored_state(
+                {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+            )
         except RuntimeError as error:
             raise CheckpointError(f"{weights_path}: does not fit {config_path} ({error})") from None
+        if config.concepts:
+            model.vocabulary = ConceptVocabulary.load(folder)
         return model.eval()
 
 
-def _build_encoder(settings: EncoderSettings, architecture_path: Path) -> ImageEncoder:
+def _build_encoder(config: ModelConfig, architecture_path: Path) -> ImageEncoder:
     """A frozen encoder with its published weights, or a trained one to be filled from the model's file."""
+    settings = config.encoder
     if not settings.travels or settings.kind != "clip":
-        return build_image_encoder(settings, pretrained=not settings.travels)
+        return build_image_encoder(settings, pretrained=not settings.travels, concepts=config.concepts)
     architecture = None
     if architecture_path.exists():
         try:

@@ -8,11 +8,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ddcap.recipe.model import ModelSettings
+from ddcap.recipe.section import Section
 from ddcap.recipe.strictness import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)
-class DecodingSettings:
+class DecodingSettings(Section):
     """How a caption is made from a trained model."""
 
     method: Literal["best_first", "ancestral", "left_to_right"] = Field(

@@ -1,14 +1,13 @@
 """Checkpoints: self-describing, atomic, exact to resume from; a frozen encoder is left out.
 
 A checkpoint is a folder `checkpoints/step_00001500/` with the trained weights and their moving average
-(safetensors), the optimizer (`weights_only`) and a small JSON. It is written aside first, then renamed.
+(safetensors), the optimizer (`weights_only`) and a small JSON, whole or not there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError, TrainingError
+from ddcap.files import remove_unfinished, replacing_folder, write_text
 from ddcap.model.kinds import CaptioningModel
 
 _FILES = ("progress.json", "weights.safetensors", "average.safetensors", "optimizer.pt")
@@ -36,12 +36,14 @@ class Progress:
             there are too few pictures to choose by.
         best_step: the step of the model that is kept as the best.
         recipe: the recipe as plain values.
+        validated_step: the step of the last validation that was finished.
     """
 
     step: int
     best_score: float | None
     best_step: int | None
     recipe: dict[str, object]
+    validated_step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,20 +69,12 @@ def save_checkpoint(output: Path, checkpoint: Checkpoint, keep: int) -> Path:
     """
     folder = checkpoint_folder(output)
     final = folder / f"step_{checkpoint.progress.step:08d}"
-    temporary = folder / f".writing_{final.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    with _told_if_full(final):
-        try:
-            temporary.mkdir(parents=True)
-            save_file(_contiguous(checkpoint.weights), temporary / "weights.safetensors")
-            save_file(_contiguous(checkpoint.average), temporary / "average.safetensors")
-            torch.save(checkpoint.optimizer, temporary / "optimizer.pt")
-            (temporary / "progress.json").write_text(_to_json(checkpoint.progress), encoding="utf-8")
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise
-    shutil.rmtree(final, ignore_errors=True)
-    os.replace(temporary, final)
+    remove_unfinished(folder, older_than=0)  # a run has one writer
+    with _told_if_full(final), replacing_folder(final) as temporary:
+        save_file(_contiguous(checkpoint.weights), temporary / "weights.safetensors")
+        save_file(_contiguous(checkpoint.average), temporary / "average.safetensors")
+        torch.save(checkpoint.optimizer, temporary / "optimizer.pt")
+        write_text(temporary / "progress.json", _to_json(checkpoint.progress))
     for old in list_checkpoints(output)[:-keep]:
         shutil.rmtree(old)
     return final
@@ -94,10 +88,8 @@ def save_progress(output: Path, progress: Progress) -> None:
     """
     path = checkpoint_folder(output) / f"step_{progress.step:08d}" / "progress.json"
     if path.exists():
-        temporary = path.with_name(f".writing_{path.name}")
         with _told_if_full(path):
-            temporary.write_text(_to_json(progress), encoding="utf-8")
-            os.replace(temporary, path)
+            write_text(path, _to_json(progress))
 
 
 def save_best(folder: Path, model: CaptioningModel, tokenizer: CaptionTokenizer) -> None:
@@ -114,6 +106,20 @@ def save_best(folder: Path, model: CaptioningModel, tokenizer: CaptionTokenizer)
 def list_checkpoints(output: Path) -> list[Path]:
     """The finished checkpoints of a run, oldest first."""
     return sorted(checkpoint_folder(output).glob("step_*"))
+
+
+def load_progress(path: Path) -> Progress:
+    """How far a checkpoint is, without its weights.
+
+    Raises:
+        CheckpointError: if that cannot be read.
+    """
+    try:
+        return Progress(**json.loads((path / "progress.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: damaged or cut short ({error}); delete this folder to resume from the one before"
+        ) from None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
