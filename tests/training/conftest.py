@@ -64,11 +64,11 @@ def tagger_folder(tagger_recipe):
 
 
 @pytest.fixture
-def recipe_file(tmp_path, photos, captions_json, tiny_clip_folder):
+def recipe_file(tmp_path, small_photos, captions_json, tiny_clip_folder):
     """A tiny but complete training on real photographs: trainable CLIP, dropout, image-free training, EMA."""
     recipe = {
         "data": {
-            "root": str(photos[0].parent),
+            "root": str(small_photos[0].parent),
             "json": str(captions_json),
             "captions_per_image": 2,
             "views": 3,

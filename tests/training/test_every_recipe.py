@@ -14,9 +14,9 @@ PATHS = sorted(path for path in RECIPES.rglob("*.yaml") if not path.stem.startsw
 PAPER = sorted(path.stem for path in RECIPES.glob("*.yaml") if path.stem.startswith(("coco", "pretrain")))
 
 
-def places_for(recipe, tmp_path, photos, captions_json, tagger_folder):
+def places_for(recipe, tmp_path, small_photos, captions_json, tagger_folder):
     """Where a recipe's data and output are, for a test."""
-    places = [f"data.root={photos[0].parent}", f"data.json={captions_json}", "data.images=."]
+    places = [f"data.root={small_photos[0].parent}", f"data.json={captions_json}", "data.images=."]
     places += ["data.long_captions=truncate", f"training.output={tmp_path / 'run'}"]
     if recipe.data.cache is not None:
         places.append(f"data.cache={tmp_path / 'cache'}")
@@ -52,16 +52,23 @@ def sizes_of(folder):
     ids=lambda path: f"{path.parent.name}/{path.stem}",
 )
 def test_it_trains(
-    path, tmp_path, photos, captions_json, tagger_folder, tiny_model_folder, tiny_twin_folder, small_sizes
+    path,
+    tmp_path,
+    small_photos,
+    captions_json,
+    tagger_folder,
+    tiny_model_folder,
+    tiny_twin_folder,
+    small_sizes,
 ):
     recipe = load_recipe(path)
-    changes = [*small_sizes, *places_for(recipe, tmp_path, photos, captions_json, tagger_folder)]
+    changes = [*small_sizes, *places_for(recipe, tmp_path, small_photos, captions_json, tagger_folder)]
     changes.append(f"training.batch_size={2 * recipe.data.captions_per_image}")
     if recipe.model.init is not None:
         folder = tiny_model_folder if recipe.model.kind == "diffusion" else tiny_twin_folder
         changes += [*sizes_of(folder), f"model.init={folder}"]
     trained = train(load_recipe(path, changes))
-    assert Captioner.from_pretrained(trained)(photos[0])[0].length >= 1
+    assert Captioner.from_pretrained(trained)(small_photos[0])[0].length >= 1
 
 
 def test_the_papers_recipes_are_tested_elsewhere():

@@ -12,7 +12,7 @@ import numpy as np
 from ddcap.errors import DataError, DDCapError, MissingExtraError
 from ddcap.evaluation.bootstrap import bootstrap_interval
 from ddcap.evaluation.document_frequencies import DocumentFrequencies
-from ddcap.evaluation.tokenization import Tokenization, tokenize
+from ddcap.evaluation.tokenization import Tokenization, tokenize_with_references
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,10 @@ def score_captions(
         MissingExtraError: if pycocoevalcap is not installed.
     """
     check_covered(predictions, references)
-    truth, used = tokenize({image: references[image] for image in predictions}, tokenization)
-    captions, _ = tokenize({image: [caption] for image, caption in predictions.items()}, used)
+    of_predicted = {image: references[image] for image in predictions}
+    captions, truth, used = tokenize_with_references(predictions, of_predicted, tokenization)
     return score_tokenized(
-        {image: texts[0] for image, texts in captions.items()},
+        captions,
         truth,
         used,
         document_frequencies=document_frequencies,
