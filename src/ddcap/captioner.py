@@ -17,10 +17,11 @@ from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.generate import generate
 from ddcap.decoding.infilling import infill, parse_template
 from ddcap.errors import CheckpointError, DDCapError, ImageError, RecipeError
+from ddcap.hub import is_folder_name
 from ddcap.machine import computes_bfloat16, computing
 from ddcap.model.image_encoder import ImageFeatures
 from ddcap.model.kinds import CaptioningModel, load_model
-from ddcap.model_folder import DEFAULT_MODEL, find_model, is_folder_name
+from ddcap.model_folder import DEFAULT_MODEL, find_model
 from ddcap.publishing import upload, write_card
 from ddcap.recipe import DecodingSettings
 from ddcap.settings import dump_settings, parse_settings
@@ -200,7 +201,8 @@ class Captioner:
         """Write model, tokenizer and a generated model card to the Hub or into a folder; where they are now.
 
         Args:
-            target: a Hub id ("owner/name"), or a folder: a path that exists or begins with ".", "/" or "~".
+            target: a Hub id ("owner/name"), or a folder: a `Path`, or a path that exists or begins with ".",
+                "/", "~" or a drive ("C:").
             private: of a new Hub repository.
             card: `evaluation`, `licence`, `data`, see `publishing.write_card`.
 
