@@ -12,7 +12,7 @@ SOURCES = sorted(ROOT.rglob("*.py"))
 
 # a module imports only from its left; modules of one rank do not import each other
 ORDER = [
-    {"errors", "files", "machine", "processes"},
+    {"errors", "files", "hub", "machine", "processes"},
     {"settings"},
     {"recipe"},
     {"data", "diffusion"},

@@ -16,10 +16,11 @@ from ddcap.data.concepts import NO_CONCEPT
 from ddcap.data.images import ImageSource, load_image
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError, DDCapError, RecipeError
+from ddcap.hub import is_folder_name
 from ddcap.machine import computes_bfloat16, computing
 from ddcap.model.image_encoder import ImageFeatures
 from ddcap.model.kinds import CaptioningModel, load_model
-from ddcap.model_folder import DEFAULT_MODEL, find_model, is_folder_name
+from ddcap.model_folder import DEFAULT_MODEL, find_model
 from ddcap.publishing import upload, write_card
 from ddcap.recipe import DecodingSettings
 from ddcap.settings import dump_settings, parse_settings
@@ -123,7 +124,8 @@ class LoadedModel:
         """Write model, tokenizer and a generated model card to the Hub or into a folder; where they are now.
 
         Args:
-            target: a Hub id ("owner/name"), or a folder: a path that exists or begins with ".", "/" or "~".
+            target: a Hub id ("owner/name"), or a folder: a `Path`, or a path that exists or begins with ".",
+                "/", "~" or a drive ("C:").
             private: of a new Hub repository.
             card: `evaluation`, `licence`, `data`, see `publishing.write_card`.
 

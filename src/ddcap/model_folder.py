@@ -5,15 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ddcap.errors import CheckpointError
+from ddcap.hub import is_folder_name
 from ddcap.model.stored_model import CONFIG_NAME, ENCODER_NAME, WEIGHTS_NAME
 
 DEFAULT_MODEL = "default"
 _EMBEDDED = Path(__file__).parent / "pretrained" / "default"
-
-
-def is_folder_name(model: str | Path) -> bool:
-    """Whether a name is of a folder, there or not, rather than a Hub id or "default"."""
-    return Path(model).exists() or str(model).startswith((".", "/", "~"))
 
 
 def find_model(model: str | Path) -> Path:

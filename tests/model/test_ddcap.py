@@ -239,9 +239,94 @@ def test_file_of_something_else(model, tmp_path, name):
 )
 def test_config_that_does_not_fit(model, tmp_path, change, match):
     model.save_pretrained(tmp_path)
-    values = json.loads((tmp_path / CONFIG_NAME).read_text())
-    (tmp_path / CONFIG_NAME).write_text(json.dumps({**values, **change}))
+    change_config(tmp_path, change)
     refused(tmp_path, match)
+
+
+def change_config(folder, change):
+    """Change whole sections, or single settings of them by `section.key`."""
+    values = json.loads((folder / CONFIG_NAME).read_text())
+    for name, value in change.items():
+        section, _, key = name.partition(".")
+        if key:
+            values[section][key] = value
+        else:
+            values[section] = value
+    (folder / CONFIG_NAME).write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"vocabulary_size": 10**12}, r"misshapen .*10{12}"),
+        ({"model.width": 2 * 10**6}, "misshapen"),
+        ({"model.width": 10**12}, "does not fit"),
+        ({"model.width": 10**30}, "does not fit"),
+        ({"model.layers": 10**9}, "10{9} layers for"),
+        ({"model.positions": 10**12}, "misshapen"),
+        ({"model.max_length": 10**12, "model.positions": None}, "misshapen"),
+        ({"model.projection_hidden": 10**12}, "misshapen"),
+        ({"model.length_hidden": 10**12}, "misshapen"),
+        ({"model.length_difference": True, "model.concentrated_attention": True}, "missing"),
+        ({"diffusion.steps": 10**12}, "steps=10{12}"),
+        ({"decoding.candidates": 10**9}, "candidates=10{9}"),
+        ({"encoder.image_size": 10**9}, "image_size=10{9}"),
+    ],
+)
+def test_sizes_of_a_config_are_compared_before_anything_is_built_or_downloaded(
+    model, tmp_path, change, match
+):
+    """The sizes could not be allocated, and there is no such encoder; both go unnoticed."""
+    model.save_pretrained(tmp_path)
+    change_config(tmp_path, {"encoder.name": str(tmp_path / "nowhere"), **change})
+    refused(tmp_path, match)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"hidden_size": 10**12}, "does not fit"),
+        ({"intermediate_size": 10**12}, "misshapen"),
+        ({"num_hidden_layers": 10**9}, "10{9} layers for"),
+        ({"num_hidden_layers": "many"}, "no model is made like this"),
+        ({"patch_size": 0}, "no model is made like this"),
+        ({"num_channels": 10**9}, "misshapen"),
+        ({"hidden_act": "none of these"}, "no model is made like this"),
+    ],
+)
+def test_so_are_those_of_a_trained_encoder(trainable_model, tmp_path, change, match):
+    trainable_model.save_pretrained(tmp_path)
+    values = json.loads((tmp_path / ENCODER_NAME).read_text())
+    (tmp_path / ENCODER_NAME).write_text(json.dumps({**values, **change}))
+    refused(tmp_path, match)
+
+
+def test_of_a_trained_encoder_only_the_architecture_is_read(trainable_model, tmp_path):
+    """Other keys may make transformers download code."""
+    trainable_model.save_pretrained(tmp_path)
+    values = json.loads((tmp_path / ENCODER_NAME).read_text())
+    others = {"attn_implementation": "somebody/kernels", "auto_map": {"AutoModel": "somebody/code--a.B"}}
+    (tmp_path / ENCODER_NAME).write_text(json.dumps({**values, **others}))
+    shape = DDCapModel.from_pretrained(tmp_path).encoder.network.config
+    assert not hasattr(shape, "auto_map") and "somebody" not in str(shape._attn_implementation)
+
+
+def test_a_published_encoder_of_another_size_is_refused_before_its_weights_are_read(
+    model, tiny_clip_folder, tmp_path
+):
+    clip = shutil.copytree(tiny_clip_folder, tmp_path / "clip")
+    values = json.loads((clip / "config.json").read_text())
+    (clip / "config.json").write_text(json.dumps({**values, "hidden_size": 2 * 10**6}))
+    (clip / "model.safetensors").unlink()
+    model.save_pretrained(tmp_path / "model")
+    change_config(tmp_path / "model", {"encoder.name": str(clip)})
+    refused(tmp_path / "model", "its encoder gives a memory width of 2000000 where the weights take 32")
+
+
+def test_a_deeply_nested_config_is_one_line(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    (tmp_path / CONFIG_NAME).write_text("[" * 100_000)
+    refused(tmp_path, "not valid JSON")
 
 
 @pytest.mark.parametrize("section", ["encoder", "model", "diffusion", "decoding"])

@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ddcap.data.images import load_image
 from ddcap.errors import CheckpointError, RecipeError
@@ -199,6 +200,23 @@ def test_cut_clip_weights(tmp_path, tiny_clip_folder, kept):
     with pytest.raises(CheckpointError, match="cut") as error:
         build_image_encoder(EncoderSettings(kind="clip", name=str(folder), image_size=32))
     assert_one_line(error)
+
+
+def test_a_clip_without_all_its_weights_is_refused(tmp_path, tiny_clip_folder):
+    """transformers would fill what is missing with random numbers."""
+    folder = shutil.copytree(tiny_clip_folder, tmp_path / "part")
+    state = load_file(folder / "model.safetensors")
+    del state["visual_projection.weight"]
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"it has no visual_projection\.weight") as error:
+        build_image_encoder(EncoderSettings(kind="clip", name=str(folder), image_size=32))
+    assert_one_line(error)
+
+
+def test_a_revision_is_of_a_clip_only(clip_settings):
+    assert dataclasses.replace(clip_settings, revision="0123abc").revision == "0123abc"
+    with pytest.raises(ValueError, match=r"encoder\.revision=0123abc: only a CLIP is from the Hub"):
+        EncoderSettings(revision="0123abc")
 
 
 def test_features_move_together():

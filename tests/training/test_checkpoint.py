@@ -1,3 +1,5 @@
+import pickle
+import random
 import shutil
 
 import pytest
@@ -48,6 +50,55 @@ def test_a_file_cut_in_half_is_one_clear_line(tmp_path, name):
     with pytest.raises(CheckpointError, match="damaged or cut short") as caught:
         load_checkpoint(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("optimizer.pt", b"no pickle"),
+        ("optimizer.pt", b"\x80\x04\x95\xff\xff\xff\xff"),
+        ("optimizer.pt", pickle.dumps(print)),
+        ("optimizer.pt", b""),
+        ("progress.json", b'{"step": "soon", "best_score": null, "best_step": null, "recipe": {}}'),
+        ("progress.json", b"[1, 2]"),
+        ("progress.json", b"{}"),
+    ],
+)
+def test_a_damaged_file_is_one_clear_line(tmp_path, name, content):
+    path = save_checkpoint(tmp_path, make(1), keep=2)
+    (path / name).write_bytes(content)
+    refused(path)
+
+
+@pytest.mark.parametrize("value", [[1, 2], torch.zeros(2)])
+def test_an_optimizer_that_is_none_is_one_clear_line(tmp_path, value):
+    path = save_checkpoint(tmp_path, make(1), keep=2)
+    torch.save(value, path / "optimizer.pt")
+    refused(path)
+
+
+def test_random_damage_is_read_or_one_clear_line(tmp_path):
+    path = save_checkpoint(tmp_path, make(1), keep=2)
+    whole = (path / "optimizer.pt").read_bytes()
+    generator, failures = random.Random(0), 0
+    for _ in range(100):
+        damaged = bytearray(whole)
+        for _ in range(8):
+            damaged[generator.randrange(len(damaged))] = generator.randrange(256)
+        (path / "optimizer.pt").write_bytes(damaged)
+        try:
+            load_checkpoint(path)
+        except CheckpointError as error:
+            failures += 1
+            assert "\n" not in str(error)
+    assert failures
+
+
+def refused(path):
+    with pytest.raises(CheckpointError, match="damaged or cut short") as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value) and "delete this folder" in str(caught.value)
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -36,6 +36,7 @@ def add_parsers(commands: Any) -> None:
     convert.add_argument("checkpoint", help="the released .pt file")
     convert.add_argument("output", help="folder to write")
     convert.add_argument("--encoder", default="openai/clip-vit-base-patch16", help="CLIP folder or Hub id")
+    convert.add_argument("--revision", help="of the Hub's CLIP: branch, tag or commit (default: the newest)")
     convert.add_argument("--tokenizer", help="folder or Hub id of GPT-2's tokenizer")
     convert.add_argument("--heads", type=int, help="attention heads (default: width / 64, as in GPT-2)")
     convert.set_defaults(run=_convert)
@@ -91,6 +92,7 @@ def _convert(options: argparse.Namespace) -> int:
         options.checkpoint,
         options.output,
         encoder=options.encoder,
+        revision=options.revision,
         tokenizer=options.tokenizer,
         heads=options.heads,
     )

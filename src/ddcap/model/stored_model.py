@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -16,7 +15,15 @@ from ddcap.data.concepts import ConceptVocabulary
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError, RecipeError
 from ddcap.files import replacing, write_text
-from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
+from ddcap.hub import announce_download
+from ddcap.model.image_encoder import (
+    CLIP_ARCHITECTURE,
+    ImageEncoder,
+    build_image_encoder,
+    read_clip_architecture,
+)
+from ddcap.model.outline import FrozenEncoderOutline, check_outline
+from ddcap.model.weights_file import Shapes, check_shapes, read_shapes
 from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 from ddcap.settings import dump_settings, parse_settings
 
@@ -141,17 +148,7 @@ class StoredModel(nn.Module):
         Raises:
             RuntimeError: if names or shapes do not fit.
         """
-        expected = self.stored_state()
-        missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
-        misshapen = [
-            f"{name} {tuple(state[name].shape)} for {tuple(value.shape)}"
-            for name, value in expected.items()
-            if name in state and state[name].shape != value.shape
-        ]
-        if missing or unexpected or misshapen:
-            raise RuntimeError(
-                f"missing {missing[:3]}, unexpected {unexpected[:3]}, misshapen {misshapen[:3]}"
-            )
+        check_shapes(*(_shapes(either) for either in (self.stored_state(), state)))
         self.load_state_dict(state, strict=False)  # not strict: a frozen encoder has its weights already
 
     def save_pretrained(
@@ -179,6 +176,9 @@ class StoredModel(nn.Module):
     def from_pretrained(cls: type[_Model], folder: str | Path) -> _Model:
         """Read what `save_pretrained` wrote; evaluation mode, float32.
 
+        The folder may be from a stranger: what its config describes is compared with the weights that are
+        there before anything is downloaded or allocated, and an encoder from elsewhere is announced.
+
         Raises:
             CheckpointError: if a file is missing, damaged, does not fit, or is of another kind of model.
         """
@@ -186,14 +186,30 @@ class StoredModel(nn.Module):
         config, config_path, weights_path = read_config(folder), folder / CONFIG_NAME, folder / WEIGHTS_NAME
         if config.model.kind != cls.kind:
             raise CheckpointError(f"{config_path}: a model of kind {config.model.kind!r}, not {cls.kind!r}")
+        shapes = read_shapes(weights_path)
+        architecture = _read_architecture(config.encoder, folder)
         try:
+            check_outline(
+                lambda encoder: cls(config, encoder),
+                config.encoder,
+                config.model,
+                shapes,
+                architecture,
+                config.concepts,
+            )
+            if config.encoder.kind == "clip" and not config.encoder.travels:
+                announce_download(str(folder), "image encoder", config.encoder.name, config.encoder.revision)
+                FrozenEncoderOutline(shapes).check_clip(read_clip_architecture(config.encoder))
+            model = cls(
+                config,
+                build_image_encoder(
+                    config.encoder,
+                    pretrained=not config.encoder.travels,
+                    architecture=architecture,
+                    concepts=config.concepts,
+                ),
+            )
             state = load_file(weights_path)
-        except SafetensorError as error:
-            raise CheckpointError(
-                f"{weights_path}: damaged or cut short ({error}); copy the model again"
-            ) from None
-        model = cls(config, _build_encoder(config, folder / ENCODER_NAME))
-        try:
             model.load_stored_state(
                 {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
             )
@@ -204,18 +220,26 @@ class StoredModel(nn.Module):
         return model.eval()
 
 
-def _build_encoder(config: ModelConfig, architecture_path: Path) -> ImageEncoder:
-    """A frozen encoder with its published weights, or a trained one to be filled from the model's file."""
-    settings = config.encoder
+def _read_architecture(settings: EncoderSettings, folder: Path) -> dict[str, Any] | None:
+    """Of a CLIP whose weights travel with the model; None of other encoders.
+
+    An early model has no file of it; its CLIP is asked for by name then.
+    """
     if not settings.travels or settings.kind != "clip":
-        return build_image_encoder(settings, pretrained=not settings.travels, concepts=config.concepts)
-    architecture = None
-    if architecture_path.exists():
-        try:
-            architecture = dict(json.loads(architecture_path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            raise CheckpointError(f"{architecture_path}: damaged; copy the model again") from None
-    return build_image_encoder(settings, pretrained=False, architecture=architecture)
+        return None
+    path = folder / ENCODER_NAME
+    if not path.exists():
+        announce_download(str(folder), "image encoder", settings.name, settings.revision)
+        return read_clip_architecture(settings)
+    try:
+        values = dict(json.loads(path.read_text(encoding="utf-8")))
+        return {name: values[name] for name in CLIP_ARCHITECTURE if name in values}
+    except (OSError, ValueError, TypeError, RecursionError):
+        raise CheckpointError(f"{path}: damaged; copy the model again") from None
+
+
+def _shapes(state: dict[str, Tensor]) -> Shapes:
+    return {name: tuple(value.shape) for name, value in state.items()}
 
 
 def read_config(folder: str | Path) -> ModelConfig:
@@ -230,6 +254,6 @@ def read_config(folder: str | Path) -> ModelConfig:
             raise CheckpointError(f"{path}: no such file; give a folder that ddcap saved a model in")
     try:
         values = json.loads(config_path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         raise CheckpointError(f"{config_path}: not valid JSON; copy the model again") from None
     return ModelConfig.from_dict(values, str(config_path))

@@ -40,6 +40,7 @@ class DecodingSettings(Section):
     candidates: int = Field(
         default=1,
         ge=1,
+        le=1000,
         description="captions decoded for each picture, of which the likeliest is kept: of its likeliest "
         "lengths, or of those around a fixed one",
     )
@@ -50,7 +51,9 @@ class DecodingSettings(Section):
         "tokens ** length_penalty; a higher penalty prefers longer captions",
     )
     temperature: float = Field(default=0.0, ge=0, description="0 takes the likeliest token, 1 samples")
-    beams: int = Field(default=1, ge=1, description="left_to_right: captions followed at once; 1 is greedy")
+    beams: int = Field(
+        default=1, ge=1, le=1000, description="left_to_right: captions followed at once; 1 is greedy"
+    )
 
     def __post_init__(self) -> None:
         """Check what single fields cannot."""

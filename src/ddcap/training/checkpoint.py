@@ -22,7 +22,10 @@ from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError, TrainingError
 from ddcap.files import remove_unfinished, replacing_folder, write_text
 from ddcap.model.kinds import CaptioningModel
+from ddcap.model.weights_file import load_pickle
+from ddcap.settings import parse_settings
 
+_REMEDY = "delete this folder to resume from the one before"
 _FILES = ("progress.json", "weights.safetensors", "average.safetensors", "optimizer.pt")
 
 
@@ -130,20 +133,20 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     for name in _FILES:
         if not (path / name).is_file():
-            raise CheckpointError(f"{path / name}: missing; delete this folder to resume from the one before")
+            raise CheckpointError(f"{path / name}: missing; {_REMEDY}")
     try:
         values = json.loads((path / "progress.json").read_text(encoding="utf-8"))
         return Checkpoint(
-            progress=Progress(**values),
+            progress=parse_settings(Progress, values, "progress.json"),
             weights=load_file(path / "weights.safetensors"),
             average=load_file(path / "average.safetensors"),
-            optimizer=torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True),
+            optimizer=_state(path / "optimizer.pt"),
         )
+    except CheckpointError:
+        raise
     except (SafetensorError, ValueError, TypeError, RuntimeError, EOFError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(
-            f"{path}: damaged or cut short ({reason}); delete this folder to resume from the one before"
-        ) from None
+        raise CheckpointError(f"{path}: damaged or cut short ({reason}); {_REMEDY}") from None
 
 
 @contextlib.contextmanager
@@ -155,6 +158,13 @@ def _told_if_full(path: Path) -> Iterator[None]:
         raise TrainingError(
             f"{path}: cannot be written ({reason}); make room; what was written before is kept"
         ) from None
+
+
+def _state(path: Path) -> dict[str, object]:
+    state = load_pickle(path, _REMEDY)
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: damaged or cut short (it holds no state by name); {_REMEDY}")
+    return state
 
 
 def _to_json(progress: Progress) -> str:

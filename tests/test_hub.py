@@ -1,0 +1,108 @@
+import http.server
+import json
+import logging
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from ddcap.captioner import Captioner
+from ddcap.errors import CheckpointError
+from ddcap.hub import is_folder_name
+from ddcap.model_folder import find_model
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "./a",
+        "../a/b",
+        "/a/b",
+        "~/a",
+        "~",
+        r"C:\folder",
+        "C:/folder",
+        "c:folder",
+        r"a\b",
+        r"\\server\a",
+        Path("a/b"),
+    ],
+)
+def test_folders(name):
+    assert is_folder_name(name)
+
+
+@pytest.mark.parametrize("name", ["openai/clip-vit-base-patch16", "owner/name", "name", "default", "a.b/c_d"])
+def test_names_on_the_hub(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert not is_folder_name(name)
+    (tmp_path / name).mkdir(parents=True)
+    assert is_folder_name(name)
+
+
+@pytest.mark.parametrize("name", [r"C:\models\mine", "C:/mine", r"models\mine"])
+def test_a_folder_that_is_not_there_is_not_asked_of_the_hub(name, hub):
+    with pytest.raises(CheckpointError, match="no such model"):
+        find_model(name)
+    assert hub == []
+
+
+def test_a_model_goes_into_a_folder_of_another_system(tiny_model_folder, tmp_path, monkeypatch, hub):
+    monkeypatch.chdir(tmp_path)
+    captioner = Captioner.from_pretrained(tiny_model_folder)
+    assert captioner.push_to_hub(r"C:\mine") == r"C:\mine"
+    assert hub == [] and (tmp_path / r"C:\mine" / "config.json").exists()
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub on this machine that has nothing; what it is asked for."""
+    from huggingface_hub import constants
+
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            logging.getLogger("ddcap").info("asked")  # to see what was said before
+            self.send_error(404)
+
+        do_HEAD = do_POST = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        yield asked
+        server.shutdown()
+
+
+@pytest.mark.parametrize("revision", [None, "0123abc"])
+def test_an_encoder_from_elsewhere_is_announced_before_anything_is_downloaded(
+    tiny_model_folder, tmp_path, hub, caplog, revision
+):
+    folder = shutil.copytree(tiny_model_folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    config["encoder"].update(name="somebody/else", revision=revision)
+    (folder / "config.json").write_text(json.dumps(config))
+    with caplog.at_level(logging.INFO, "ddcap"), pytest.raises(CheckpointError) as caught:
+        Captioner.from_pretrained(folder)
+    assert "encoder.name='somebody/else'" in str(caught.value) and "\n" not in str(caught.value)
+    said = [record.getMessage() for record in caplog.records if record.name == "ddcap"]
+    assert said[0].startswith(f"{folder}: its image encoder is somebody/else on the Hub, ")
+    assert (revision or "newest state") in said[0] and "asked" in said[1:]
+    asked = [path for path in hub if "somebody/else" in path]
+    assert asked and all(f"/{revision or 'main'}" in path for path in asked)
+
+
+def test_a_local_encoder_is_not_announced(tiny_model_folder, hub, caplog):
+    Captioner.from_pretrained(tiny_model_folder)
+    assert hub == [] and not [record for record in caplog.records if record.name == "ddcap"]
