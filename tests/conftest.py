@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.model.ddcap import DDCapModel
@@ -29,6 +30,17 @@ ENDINGS = [
 def photos() -> list[Path]:
     """Real photographs, in sorted order; they lie in one folder."""
     return sorted(PHOTOS.glob("*.jpg"))
+
+
+@pytest.fixture(scope="session")
+def small_photos(photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The same photographs, 96 pixels wide or high, by the same names: a training reads them many times."""
+    folder = tmp_path_factory.mktemp("small_photos")
+    for photo in photos:
+        with Image.open(photo) as image:
+            image.thumbnail((96, 96))
+            image.save(folder / photo.name, quality=95)
+    return sorted(folder.iterdir())
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ ORDER = [
     {"model"},
     {"decoding"},
     {"model_folder", "publishing", "caption"},
+    {"loaded_model"},
     {"captioner"},
     {"evaluation", "display"},
     {"objective"},

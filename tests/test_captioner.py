@@ -43,9 +43,48 @@ def test_a_caption_is_consistent(captioner, photos):
         assert caption.confidences == pytest.approx([by_position[i] for i in range(caption.length)])
 
 
-def test_length_is_respected(captioner, photos):
-    for length in (1, 5, 20):
-        assert [caption.length for caption in captioner(photos[:2], length=length)] == [length, length]
+@pytest.mark.parametrize(
+    ("folder", "own", "asked"),
+    [
+        ("tiny_model_folder", {}, {}),
+        ("tiny_model_folder", {"length": 11, "candidates": 5, "length_penalty": 1.2}, {}),
+        ("tiny_model_folder", {"candidates": 5}, {"candidates": 1}),
+        ("tiny_model_folder", {}, {"method": "ancestral"}),
+        ("tiny_model_folder", {}, {"temperature": 1.0}),
+        ("tiny_model_folder", {}, {"steps": 3}),
+        ("tiny_twin_folder", {}, {}),
+        ("tiny_twin_folder", {"beams": 3}, {}),
+        ("tiny_twin_folder", {}, {"temperature": 1.0}),
+    ],
+)
+def test_a_length_that_is_asked_for_is_exact(request, photos, tmp_path, folder, own, asked):
+    Captioner.from_pretrained(request.getfixturevalue(folder)).save(tmp_path / "model", **own)
+    captioner = Captioner.from_pretrained(tmp_path / "model")
+    for length in (2, 5, 20):
+        for caption in captioner(photos[:3], length=length, **asked):
+            assert len(caption.tokens) == caption.length == length
+            assert caption.tokens.index("") == length - 1  # the end token last, and nowhere else
+    captioner.save(tmp_path / "exact", length=6, **asked)  # as the model's own
+    exact = Captioner.from_pretrained(tmp_path / "exact")
+    assert [caption.tokens.index("") for caption in exact(photos[:3])] == [5] * 3
+
+
+def test_a_length_together_with_candidates_is_the_middle_of_theirs(captioner, photos):
+    (result,) = captioner.caption_each(photos[:1], num=5, length=6, candidates=5)
+    assert sorted(caption.length for caption in result.captions) == [4, 5, 6, 7, 8]
+    with pytest.raises(RecipeError, match="exact_length=true with candidates=5: candidates differ in their"):
+        captioner(photos[0], length=6, candidates=5, exact_length=True)
+
+
+def test_a_length_of_the_end_token_alone_is_refused(captioner, photos):
+    with pytest.raises(RecipeError, match="length=1: the end token counts"):
+        captioner(photos[0], length=1)
+
+
+def test_whoever_wants_may_let_the_caption_end_by_itself(captioner, photos):
+    free = captioner(photos, length=12, exact_length=False)
+    assert {caption.length for caption in free} == {12}
+    assert {caption.tokens.index("") if "" in caption.tokens else None for caption in free} != {11}
 
 
 def test_a_model_with_a_length_of_its_own_can_be_told_to_predict_it(captioner, photos, tmp_path):
@@ -56,7 +95,7 @@ def test_a_model_with_a_length_of_its_own_can_be_told_to_predict_it(captioner, p
 
 
 def test_fewer_steps_commit_several_words_at_once(captioner, photos):
-    caption = captioner(photos[0], length=10, steps=3)[0]
+    caption = captioner(photos[0], length=11, steps=3)[0]  # ten words and the end token, which is given
     steps = [event.step for event in caption.trace.events]
     assert [steps.count(step) for step in range(3)] == [3, 3, 4]
 
@@ -129,6 +168,27 @@ def test_infill_keeps_the_given_words(captioner, photos):
     assert words[:2] == ["a", "cat"] and words[-1] == "camera" and "the" in words
     given = [confidence for confidence in caption.confidences if confidence == 1.0]
     assert len(given) >= 4
+
+
+@pytest.mark.parametrize("folder", ["tiny_model_folder", "tiny_twin_folder"])
+@pytest.mark.parametrize("template", ["a cat ___", "___ cat ___", "a [3] cat ___ the camera"])
+def test_infill_to_a_length_that_is_asked_for(request, photos, folder, template):
+    captioner = Captioner.from_pretrained(request.getfixturevalue(folder))
+    for length in (9, 15):
+        caption = captioner.infill(photos[0], template, length=length)
+        assert caption.length == length and caption.tokens.index("") == length - 1
+
+
+def test_infill_says_which_lengths_a_template_can_have(captioner, photos, tmp_path):
+    with pytest.raises(DDCapError, match="length=9: the template makes a caption of 5 tokens"):
+        captioner.infill(photos[0], "a [2] cat", length=9)
+    with pytest.raises(DDCapError, match="length=3: the template makes a caption of at least 4 tokens"):
+        captioner.infill(photos[0], "a ___ cat", length=3)
+    with pytest.raises(RecipeError, match="candidates=5: infilling chooses among the widths of its blanks"):
+        captioner.infill(photos[0], "a [2] cat", length=5, candidates=5)
+    assert captioner.infill(photos[0], "a [2] cat", length=5).length == 5
+    captioner.save(tmp_path / "model", length=9)  # the model's own length is for captions without a template
+    assert Captioner.from_pretrained(tmp_path / "model").infill(photos[0], "a [2] cat").length == 5
 
 
 def test_wrong_settings_are_named(captioner, photos):

@@ -47,12 +47,12 @@ def test_a_bad_image_gives_its_error_and_exit_status_1(model, photos, tmp_path, 
 def test_trace_shows_every_step(model, photos, capsys):
     assert main(["caption", *model, "--trace", "--length", "6", str(photos[0])]) == 0
     shown = capsys.readouterr().out
-    for step in range(1, 7):
+    for step in range(1, 6):  # the end token is given
         assert f" {step} " in shown
     assert "%" in shown
     assert main(["caption", *model, "--trace", "--length", "6", "--format", "jsonl", str(photos[0])]) == 0
     trace = json.loads(capsys.readouterr().out)["trace"]
-    assert [event["step"] for event in trace] == list(range(6))
+    assert [event["step"] for event in trace] == list(range(5))
     assert trace[0].keys() == {"step", "timestep", "position", "token_id", "token", "probability"}
 
 
@@ -152,6 +152,10 @@ def test_compare_two_settings(tiny_model_folder, train_split, tmp_path, capsys):
     found = json.loads(capsys.readouterr().out)
     first, second = (json.loads(Path(file).read_text()) for file in files)
     assert found["images"] == first["images"]
+    assert [(one["decoding"]["length"], one["decoding"]["exact_length"]) for one in (first, second)] == [
+        (4, True),
+        (9, True),
+    ]
     for name, row in found["metrics"].items():
         assert row["first"] == pytest.approx(first["metrics"][name], abs=2e-3)
         assert row["second"] == pytest.approx(second["metrics"][name], abs=2e-3)

@@ -1,5 +1,6 @@
 """The model that is shipped inside the package."""
 
+import json
 import socket
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from PIL import Image
 
 import ddcap
 from ddcap import Captioner
+from ddcap.cli import main
 from ddcap.data.images import load_image
 
 FOLDER = Path(ddcap.__file__).parent / "pretrained" / "default"
@@ -38,6 +40,19 @@ def test_it_sees_what_is_in_the_pictures(default, photos):
     assert {"man", "woman", "boy", "girl", "person", "child"} & set(said["astronaut"])
     assert len({tuple(words) for words in said.values()}) > len(photos) // 2  # not one caption for everything
     assert all(3 <= len(words) <= 20 for words in said.values())
+
+
+def test_a_length_that_a_person_asks_for_is_exact(default, photos, capsys):
+    assert default.decoding.candidates > 1  # of several lengths, when nobody asks for one
+    for length in (2, 9, 20):
+        for caption in default(photos, length=length):
+            assert len(caption.tokens) == caption.length == length
+            assert caption.tokens.index("") == length - 1  # the end token last, and nowhere else
+    (several,) = default.caption_each(photos[:1], num=3, length=7)
+    assert [caption.tokens.index("") for caption in several.captions] == [6] * 3
+    assert main(["caption", "--length", "9", "--format", "jsonl", *map(str, photos[:3])]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["length"], line["tokens"].index("")) for line in lines] == [(9, 8)] * 3
 
 
 def test_every_shape_of_a_photograph_is_accepted(default, photos):

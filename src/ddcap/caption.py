@@ -33,6 +33,14 @@ class Caption:
 
 
 @dataclass(frozen=True)
+class Concept:
+    """A word for something that a model sees in an image, and the probability that a person would say it."""
+
+    word: str
+    confidence: float
+
+
+@dataclass(frozen=True)
 class ImageResult:
     """What became of one image of a large job: its captions, or why there are none."""
 

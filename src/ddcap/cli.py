@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ddcap import __version__
-from ddcap.commands import ablate, caption, compare, data, evaluate, export, train
+from ddcap.commands import ablate, caption, compare, data, evaluate, export, tagger, train
 from ddcap.errors import DDCapError, TrainingInterruptedError, remedy
 
 
@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ddcap", description="Discrete diffusion for image captioning.")
     parser.add_argument("--version", action="version", version=f"ddcap {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for command in (caption, data, train, evaluate, compare, ablate, export):
+    for command in (caption, data, tagger, train, evaluate, compare, ablate, export):
         command.add_parsers(commands)
     return parser
 

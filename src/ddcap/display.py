@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console, Group
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ddcap.caption import Caption, ImageResult
+from ddcap.caption import Caption, Concept, ImageResult
 from ddcap.decoding.trace import Trace
 
 _BLANK = "·"
@@ -34,6 +36,15 @@ def caption_table(results: list[ImageResult]) -> Table:
             name = str(result.source) if number == 0 else ""
             table.add_row(name, coloured(caption), f"{2.718281828**caption.score:.0%}")
     return table
+
+
+def concept_line(name: str, concepts: Sequence[Concept]) -> Text:
+    """An image's concepts, each in the colour of its confidence."""
+    text = Text(f"{name}  ", style="cyan")
+    for concept in concepts:
+        text.append(f"{concept.word} ", style=confidence_style(concept.confidence))
+        text.append(f"{concept.confidence:.2f}  ", style="dim")
+    return text
 
 
 def coloured(caption: Caption) -> Text:

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 from collections import Counter
 from itertools import chain
 
@@ -92,26 +93,37 @@ def test_views_are_all_used_and_never_more(uneven, tiny_tokenizer):
 def test_processes_and_parts_share_a_step_without_rest(processes, accumulation, uneven, tiny_tokenizer):
     data = make(uneven, tiny_tokenizer, captions_per_image=2)
     (alone,) = {StepPlan(5, 4).steps_per_epoch(data)}
-    whole = StepPlan(5, 4).parts(data, epoch=1)
+    whole = StepPlan(5, 4).parts(data, 7, 20)
     plans = [StepPlan(5, 4, processes, process, accumulation) for process in range(processes)]
-    shares = [plan.parts(data, epoch=1) for plan in plans]
-    assert all(plan.steps_per_epoch(data) == alone == len(whole) for plan in plans)
+    shares = [plan.parts(data, 7, 20) for plan in plans]
+    assert all(plan.steps_per_epoch(data) == alone for plan in plans) and len(whole) == 13
     for step, expected in enumerate(whole):
         parts = [part for share in shares for part in share[step * accumulation :][:accumulation]]
         assert len(parts) == processes * accumulation
         assert tuple(chain.from_iterable(parts)) == expected
 
 
-def test_an_epoch_has_whole_steps_only(uneven, tiny_tokenizer):
+def test_an_epoch_has_so_many_steps(uneven, tiny_tokenizer):
     data = make(uneven, tiny_tokenizer)  # 56 captions
     assert StepPlan(0, 8).steps_per_epoch(data) == 7
-    assert StepPlan(0, 9).steps_per_epoch(data) == 6
+    assert StepPlan(0, 9).steps_per_epoch(data) == 56 / 9
     assert StepPlan(0, 56).steps_per_epoch(data) == 1
-    assert len(StepPlan(0, 9).parts(data, 0, first_step=4)) == 2
+    assert len(StepPlan(0, 9).parts(data, 4, 11)) == 7
     with pytest.raises(
         DataError, match=r"fills 56 captions, less than one step of 57; lower training\.batch_size"
     ):
         StepPlan(0, 57).steps_per_epoch(data)
+
+
+@pytest.mark.parametrize("images", [4, 9, 25])
+def test_no_caption_is_lost_at_the_end_of_an_epoch(images, uneven, tiny_tokenizer):
+    """Steps go on from one epoch into the next: after n epochs' draws every caption has come n times."""
+    data = make(uneven, tiny_tokenizer)
+    stream = list(chain.from_iterable(StepPlan(3, images).parts(data, 0, -(-3 * 56 // images))))
+    for epoch in range(3):
+        draws = stream[56 * epoch : 56 * (epoch + 1)]
+        assert draws == data.draws(3, epoch, 1)
+        assert set(Counter((draw.record, draw.captions) for draw in draws).values()) == {1}
 
 
 def same(left, right):
@@ -128,7 +140,7 @@ def steps(data, first, last, **plan):
 def test_a_step_is_a_list_of_its_parts_with_pixels(records, tiny_tokenizer):
     data = make(records, tiny_tokenizer, captions_per_image=2, views=3)
     (step,) = steps(data, 0, 1, accumulation=2)
-    part, draws = step[0], StepPlan(7, 4, accumulation=2).parts(data, 0)[0]
+    part, draws = step[0], StepPlan(7, 4, accumulation=2).parts(data, 0, 1)[0]
     assert len(step) == 2 and len(draws) == 2
     assert part.tokens.shape[0] == 4 and part.pixels.shape == (2, 3, 16, 16)
     assert part.memory is None and part.summary is None
@@ -148,7 +160,7 @@ def test_a_resumed_run_reads_the_tail_of_an_uninterrupted_one(start, accumulatio
     assert len(whole) == 18 and len(tail) == 18 - start
     for left, right in zip(whole[start:], tail, strict=True):
         assert all(same(a, b) for a, b in zip(left, right, strict=True))
-    assert not same(whole[0][0], whole[per_epoch][0])
+    assert not same(whole[0][0], whole[int(per_epoch)][0])
 
 
 def test_a_range_may_end_within_an_epoch_and_be_empty(uneven, tiny_tokenizer):
@@ -166,7 +178,7 @@ def test_loader_processes_change_nothing(records, tiny_tokenizer):
 
 def test_fresh_crops_in_every_epoch(records, tiny_tokenizer):
     data = make(records[:1], tiny_tokenizer)
-    first = StepPlan(0, 1).parts(data, epoch=0)[0]
+    first = StepPlan(0, 1).parts(data, 0, 1)[0]
     (draw,) = first
     crops = [data[(dataclasses.replace(draw, view=2, epoch=epoch),)].pixels for epoch in (0, 1, 0)]
     assert torch.equal(crops[0], crops[2]) and not torch.equal(crops[0], crops[1])
@@ -174,7 +186,7 @@ def test_fresh_crops_in_every_epoch(records, tiny_tokenizer):
 
 def test_padding_lengths_and_positions(uneven, tiny_tokenizer):
     data = make(uneven, tiny_tokenizer, captions_per_image=2)
-    for part in StepPlan(0, 4).parts(data, epoch=0):
+    for part in StepPlan(0, 4).parts(data, 0, 5):
         batch = data[part]
         rows = [
             tiny_tokenizer.encode(uneven[draw.record].captions[caption])
@@ -200,7 +212,7 @@ def test_cached_features_come_instead_of_pixels(records, tiny_tokenizer, tiny_cl
         tmp_path, build_image_encoder(settings), [record.path for record in records], views=2
     )
     data = CaptionData(records, tiny_tokenizer, cache, DataSettings(views=2, workers=0), 40)
-    (part, *_) = StepPlan(0, 4).parts(data, epoch=0)
+    (part, *_) = StepPlan(0, 4).parts(data, 0, 2)
     batch = data[part]
     assert batch.pixels is None
     assert batch.memory.dtype == batch.summary.dtype == torch.float32
@@ -266,17 +278,22 @@ def test_learned_padding_makes_end_tokens_real_positions(uneven, tiny_tokenizer)
             assert filled[: len(ids)] == ids
             assert len(filled) == longest
             assert set(filled[len(ids) :]) <= {tiny_tokenizer.end_id}
-    part = StepPlan(seed=0, images_per_step=4).parts(padded, epoch=0)[0]
+    part = StepPlan(seed=0, images_per_step=4).parts(padded, 0, 1)[0]
     batch = padded[part]
     assert batch.lengths.tolist() == [longest] * 4
     assert len(batch.positions) == 4 * longest
 
 
-def test_weights_say_how_often_a_caption_is_drawn(uneven, tiny_tokenizer):
+def agreeing(records, tokenizer, agreement, max_length=40, **settings):
+    source = PixelSource([record.path for record in records], PREPROCESSING)
+    return CaptionData(records, tokenizer, source, DataSettings(workers=0, **settings), max_length, agreement)
+
+
+def test_captions_are_drawn_by_how_they_agree(uneven, tiny_tokenizer):
     source = PixelSource([record.path for record in uneven], PREPROCESSING)
     settings = DataSettings(captions_per_image=5, workers=0)
-    weights = [[9.0] + [1.0] * (len(record.captions) - 1) for record in uneven]
-    data = CaptionData(uneven, tiny_tokenizer, source, settings, 40, weights)
+    agreement = [[0.5 * math.log(9)] + [0.0] * (len(record.captions) - 1) for record in uneven]
+    data = agreeing(uneven, tiny_tokenizer, agreement, consensus=0.5, captions_per_image=5)
     plain = CaptionData(uneven, tiny_tokenizer, source, settings, 40)
     drawn = [draw for epoch in range(200) for draw in data.draws(0, epoch, 1)]
     assert len(data.draws(0, 0, 1)) == len(plain.draws(0, 0, 1))  # an epoch stays as long
@@ -285,12 +302,35 @@ def test_weights_say_how_often_a_caption_is_drawn(uneven, tiny_tokenizer):
         assert counted[0] / sum(counted.values()) == pytest.approx(9 / (8 + captions), abs=0.05)
 
 
+def test_a_high_temperature_makes_captions_alike(uneven, tiny_tokenizer):
+    agreement = [[number / 2 for number in range(len(record.captions))] for record in uneven]
+    sharp, flat = (
+        agreeing(uneven, tiny_tokenizer, agreement, consensus=temperature).weights[6]
+        for temperature in (0.3, 30.0)
+    )
+    assert max(sharp) / min(sharp) > 5 * max(flat) / min(flat)
+    assert max(flat) / min(flat) < 1.2
+
+
 def test_weights_follow_the_captions_that_are_short_enough(uneven, tiny_tokenizer):
-    source = PixelSource([record.path for record in uneven], PREPROCESSING)
-    weights = [list(range(1, len(record.captions) + 1)) for record in uneven]
-    whole = CaptionData(uneven, tiny_tokenizer, source, DataSettings(), 40)
+    agreement = [[math.log(1 + number) for number in range(len(record.captions))] for record in uneven]
+    whole = agreeing(uneven, tiny_tokenizer, None)
     longest = len(whole.captions[6][3])
-    data = CaptionData(uneven, tiny_tokenizer, source, DataSettings(), longest, weights)
+    data = agreeing(uneven, tiny_tokenizer, agreement, longest, consensus=1)
     assert [len(row) for row in data.weights] == [len(row) for row in data.captions]
     kept = [whole.captions[6].index(ids) + 1 for ids in data.captions[6]]
-    assert data.weights[6] == kept and len(kept) < 7
+    assert data.weights[6] == pytest.approx([number / max(kept) for number in kept]) and len(kept) < 7
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-320])
+def test_however_low_the_temperature_the_best_caption_that_is_left_is_drawn(
+    uneven, tiny_tokenizer, temperature
+):
+    """A CIDEr of 10 over a temperature of 0.001 is more than exp can hold."""
+    agreement = [[10.0 - number for number in range(len(record.captions))][::-1] for record in uneven]
+    whole = agreeing(uneven, tiny_tokenizer, None)
+    longest = len(whole.captions[6][3])  # the best, which is the longest, is dropped
+    data = agreeing(uneven, tiny_tokenizer, agreement, longest, consensus=temperature, captions_per_image=5)
+    assert len(data.captions[6]) < 7
+    for draw in data.draws(0, 0, 1):
+        assert set(draw.captions) == {len(data.captions[draw.record]) - 1}

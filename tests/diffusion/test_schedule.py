@@ -60,6 +60,16 @@ def test_end_points_are_the_settings():
     torch.testing.assert_close(shared, torch.tensor([0.01, 0.09, 0.0], dtype=torch.float64))
 
 
+def test_a_single_step_is_the_last_one():
+    """Decoding starts from MASK alone, so with T = 1 the only step has to lead there."""
+    for mask_end in (0.99999, 0.8):
+        schedule = linear_schedule(DiffusionSettings(steps=1, mask_end=mask_end), V)
+        assert schedule.cumulative_mask.tolist() == [mask_end, 0.0]
+        assert schedule.mask.tolist() == pytest.approx([mask_end])
+        assert schedule.cumulative_keep.tolist() == [0.000009, 1.0]
+        assert schedule.cumulative_replace[0] * V == pytest.approx(1 - mask_end - 0.000009, abs=1e-12)
+
+
 def test_cumulative_lines_are_straight(schedule):
     for table in (schedule.cumulative_keep[:T], schedule.cumulative_mask[:T]):
         differences = table.diff()
@@ -73,12 +83,6 @@ def test_replacement_shared_with_mask_as_in_the_release():
     torch.testing.assert_close(total, torch.ones(T + 1, dtype=torch.float64))
     t = torch.arange(T)
     torch.testing.assert_close(between(schedule, t - 1, t)[1], schedule.replace, rtol=0, atol=1e-12)
-
-
-def test_a_single_step():
-    schedule = linear_schedule(DiffusionSettings(steps=1, keep_start=0.1, mask_start=0.9), V)
-    assert schedule.keep.tolist() == schedule.cumulative_keep[:1].tolist() == [0.1]
-    assert schedule.mask.tolist() == pytest.approx([0.9])
 
 
 @pytest.mark.parametrize(

@@ -94,20 +94,26 @@ def test_other_metrics_join_in_and_a_failing_one_leaves_the_rest():
     def broken(captions, references):
         raise DDCapError(f"cannot score {len(captions)} of {len(references)}")
 
-    def surprising(captions, _):
-        return captions["ship"]
-
     scores = score_captions(
         PREDICTIONS,
         REFERENCES,
         "ptb-python",
-        others={"broken": broken, "surprising": surprising, "words": words},
+        others={"broken": broken, "words": words},
     )
-    assert scores.not_run == {"broken": "cannot score 4 of 4", "surprising": "'ship'"}
+    assert scores.not_run == {"broken": "cannot score 4 of 4"}
     assert scores.per_image["words"] == pytest.approx([7, 6, 0, 8])
     assert scores.metrics["words"] == pytest.approx(5.25)
     assert scores.intervals.keys() == {"CIDEr", "ROUGE-L", "words"}
     assert set(scores.metrics) == NAMES | {"words"}
+
+
+@pytest.mark.parametrize("error", [TypeError, KeyError, AttributeError, RuntimeError, AssertionError])
+def test_a_mistake_in_a_metrics_code_surfaces(error):
+    def wrong(*_):
+        raise error("of the programmer")
+
+    with pytest.raises(error, match="of the programmer"):
+        score_captions(PREDICTIONS, REFERENCES, "ptb-python", others={"wrong": wrong})
 
 
 def test_scores_per_image_average_to_the_mean():

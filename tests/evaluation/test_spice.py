@@ -63,6 +63,16 @@ def test_the_program_is_started_and_misses_corenlp_in_empty_jars(tmp_path):
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("answer", [None, "{", "[{}]", '[{"image_id": "cat", "scores": {"All": {"f": 1}}}]'])
+def test_an_answer_that_cannot_be_read_is_a_failure_of_the_program(tmp_path, fake_java, answer):
+    write = "open(sys.argv[sys.argv.index('-out') + 1], 'w')"
+    fake_java("" if answer is None else f"{write}.write({answer!r})")
+    for jar in (*JARS, "nashorn-core.jar"):
+        (tmp_path / jar).touch()
+    with pytest.raises(DDCapError, match=r"SPICE's Java program left no scores \(.*\); check the jars in"):
+        spice(CAPTIONS, REFERENCES, tmp_path)
+
+
 @pytest.mark.skipif(shutil.which("javac") is None, reason="javac is not on the path: it compiles the check")
 def test_the_mean_is_read_from_what_the_program_prints(tmp_path, monkeypatch):
     (tmp_path / "Show.java").write_text(PRINT_TWO_IMAGES)

@@ -190,6 +190,19 @@ def test_wrong_types_and_values_are_named_with_their_value(override, reason, wri
         ([*TWIN, "decoding.method=best_first"], ["method=best_first", "left_to_right"]),
         ([*TWIN, "decoding.guidance=1.5"], ["guidance=1.5", "1.0"]),
         ([*TWIN, "decoding.steps=3"], ["steps=3", "None"]),
+        ([*TWIN, "decoding.length=9"], ["length=9", "exact_length=true"]),
+        (["decoding.exact_length=true"], ["exact_length=true", "give the length"]),
+        (["decoding.exact_length=true", "decoding.length=1"], ["length=1", "at least 2"]),
+        (["decoding.exact_length=true", "decoding.candidates=3"], ["exact_length=true", "candidates=3"]),
+        (
+            [
+                "decoding.exact_length=true",
+                "decoding.length=9",
+                "training.objective=self_critical",
+                "model.init=default",
+            ],
+            ["decoding.exact_length=true", "self-critical"],
+        ),
         ([*TWIN, "training.image_free_probability=0.2"], ["image_free_probability=0.2", "0"]),
         (["data.learn_padding=true"], ["data.learn_padding=true", "model.length_prediction=false"]),
         (["decoding.method=left_to_right"], ["method=left_to_right", "diffusion", "best_first"]),
@@ -210,6 +223,7 @@ def test_cross_checks_let_the_limits_pass(write):
     edge = ["model.positions=20", "decoding.length=20", "training.batch_size=15", "data.captions_per_image=5"]
     load_recipe(write(""), [*edge, "diffusion.keep_end=0.1", "diffusion.mask_end=0.9"])
     load_recipe(write(""), [*TWIN, "decoding.beams=3"])
+    load_recipe(write(""), [*TWIN, "decoding.exact_length=true", "decoding.length=9"])
 
 
 def test_a_missing_file_and_a_folder(tmp_path):

@@ -1,15 +1,74 @@
 """What several tests of training share."""
 
+import json
+
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
+
+from ddcap.data.concepts import ConceptVocabulary
+from ddcap.model.detector import CenterNet
+from ddcap.recipe.file import load_recipe
+from ddcap.training.tagger import train_tagger
+
+CONCEPTS = ["cat", "cup", "coffee", "woman", "rocket", "dog", "people", "wall", "light", "koala"]
 
 
-@pytest.fixture
-def recipe_file(tmp_path, photos, captions_json, tiny_clip_folder):
-    """A tiny but complete training on real photographs: trainable CLIP, dropout, image-free training, EMA."""
+@pytest.fixture(scope="session")
+def tagger_recipe(tmp_path_factory, photos, captions_json):
+    folder = tmp_path_factory.mktemp("tagger")
+    ConceptVocabulary(CONCEPTS, {"cats": "cat", "person": "people"}).save(folder)
+    names = {"281": {"words": {"cat": 0.9}}, "105": {"words": {"koala": 0.9, "bear": 0.5}}}
+    (folder / "class_words.json").write_text(json.dumps(names))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        save_file(CenterNet().state_dict(), folder / "detector.safetensors")
+    labelled = [
+        {"filename": photo.name, "set": "a", "labels": [label]}
+        for photo, label in zip(
+            photos, ["koala", "dog", "cat", "wall", "a koala", "cup", "cats"], strict=True
+        )
+    ]
+    (folder / "labelled.json").write_text(json.dumps({"images": labelled}))
     recipe = {
         "data": {
             "root": str(photos[0].parent),
+            "json": str(captions_json),
+            "cache": str(folder / "cache"),
+            "views": 2,
+            "captions_per_image": 2,
+            "workers": 0,
+        },
+        "encoder": {"kind": "efficientnet_lite", "image_size": 32, "detector_size": 64, "concepts": 4},
+        "tagger": {
+            "concepts": str(folder / "concepts.json"),
+            "class_words": str(folder / "class_words.json"),
+            "detector": str(folder / "detector.safetensors"),
+            "labelled": str(folder / "labelled.json"),
+            "output": str(folder / "out"),
+            "epochs": 30,
+            "batch_size": 2,
+            "folds": 2,
+            "fewest": 1,
+        },
+    }
+    path = folder / "tagger.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tagger_folder(tagger_recipe):
+    return train_tagger(load_recipe(tagger_recipe))
+
+
+@pytest.fixture
+def recipe_file(tmp_path, small_photos, captions_json, tiny_clip_folder):
+    """A tiny but complete training on real photographs: trainable CLIP, dropout, image-free training, EMA."""
+    recipe = {
+        "data": {
+            "root": str(small_photos[0].parent),
             "json": str(captions_json),
             "captions_per_image": 2,
             "views": 3,

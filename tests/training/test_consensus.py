@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from ddcap.data.karpathy import CaptionedImage
-from ddcap.training.consensus import consensus_weights
+from ddcap.training.consensus import consensus
 
 TEXTS = [
     ["A dog runs on the grass .", "A dog runs over the grass .", "What a day !"],
@@ -15,19 +15,13 @@ RECORDS = [
 ]
 
 
-def test_a_caption_unlike_the_others_weighs_least():
-    weights = consensus_weights(RECORDS, 0.5)
-    assert [len(row) for row in weights] == [3, 3, 1]
-    assert min(weights[0]) == weights[0][2] == pytest.approx(1.0)  # shares no word with the others
-    assert min(weights[0][:2]) > 2
-    assert weights[2] == [1.0]
-
-
-def test_a_high_temperature_makes_them_alike():
-    sharp, flat = (consensus_weights(RECORDS, temperature)[0] for temperature in (0.3, 30.0))
-    assert max(sharp) / min(sharp) > 5 * max(flat) / min(flat)
-    assert max(flat) / min(flat) < 1.2
+def test_a_caption_unlike_the_others_agrees_least():
+    agreement = consensus(RECORDS)
+    assert [len(row) for row in agreement] == [3, 3, 1]
+    assert min(agreement[0]) == agreement[0][2] == pytest.approx(0.0)  # shares no word with the others
+    assert min(agreement[0][:2]) > 0.4
+    assert agreement[2] == [0.0]
 
 
 def test_pictures_with_one_caption_need_no_scores():
-    assert consensus_weights(RECORDS[2:], 0.5) == [[1.0]]
+    assert consensus(RECORDS[2:]) == [[0.0]]

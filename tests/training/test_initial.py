@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -91,7 +92,7 @@ def test_an_encoder_can_be_trained_from_there_on(recipe_file):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("model.width=96", r"model\.width=96: the model of model\.init has 32"),
+        ("model.width=96", r"model\.width=96: the model of model\.init=\S+ has 32"),
         ("diffusion.steps=10", r"diffusion\.steps=10"),
         ("encoder.image_size=64", r"encoder\.image_size=64"),
         ("tokenizer.vocabulary_size=100", "brings its tokenizer"),
@@ -127,3 +128,66 @@ def test_recipes_in_turn_and_resumed_where_they_stopped(recipe_file, tmp_path, c
     # overrides hold for all recipes, and a slip is seen before anything runs
     assert main([*command, "training.epoch=2"]) == 1
     assert "did you mean" in capsys.readouterr().err
+
+
+@pytest.fixture
+def unlike_the_defaults(tiny_model_folder, tmp_path):
+    """A model with dropout and decoding of its own."""
+    folder = tmp_path / "unlike"
+    shutil.copytree(tiny_model_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["model"]["dropout"] = 0.3
+    config["decoding"].update(guidance=2.0, candidates=3)
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "default",
+    [
+        "model.width=768",
+        "model.layers=12",
+        "encoder.kind=efficientnet_lite",
+        "encoder.image_size=288",
+        "encoder.fit=squash",
+    ],
+)
+def test_a_default_that_is_asked_for_is_refused_like_any_value(recipe_file, default):
+    setting, _, value = default.partition("=")
+    with pytest.raises(RecipeError, match=rf"^{setting}={value}: the model of model\.init=\S+ has "):
+        prepare(load_recipe(recipe_file, [default]), resume=False)
+
+
+def test_what_may_be_chosen_is_chosen_by_a_default_too(recipe_file, unlike_the_defaults):
+    init = f"model.init={unlike_the_defaults}"
+    silent = prepare(load_recipe(recipe_file, [init]), resume=False)
+    assert silent.recipe.model.dropout == silent.model.config.model.dropout == 0.3
+    assert (silent.recipe.decoding.guidance, silent.recipe.decoding.candidates) == (2.0, 3)
+    said = prepare(
+        load_recipe(recipe_file, [init, "model.dropout=0.1", "decoding.guidance=1.17"]), resume=False
+    )
+    assert said.recipe.model.dropout == said.model.config.model.dropout == 0.1
+    assert (said.recipe.decoding.guidance, said.recipe.decoding.candidates) == (1.17, 3)
+
+
+def test_what_is_left_open_is_not_held_against_the_recipe(recipe_file, tiny_twin_folder):
+    """A method of the twin's, and padding to learn: both need settings that the model of model.init has."""
+    changes = [f"model.init={tiny_twin_folder}", "training.image_free_probability=0"]
+    changes += ["decoding.method=left_to_right", "decoding.beams=2", "data.learn_padding=true"]
+    recipe = prepare(load_recipe(recipe_file, changes), resume=False).recipe
+    assert recipe.model.kind == "autoregressive" and recipe.decoding.beams == 2
+    asked = prepare(load_recipe(recipe_file, [*changes, "model.kind=autoregressive"]), resume=False).recipe
+    assert asked == recipe
+    with pytest.raises(RecipeError, match=r"model\.init=.*training\.image_free_probability=0\.2"):
+        prepare(load_recipe(recipe_file, [changes[0]]), resume=False)
+
+
+def test_an_encoder_to_start_from_is_named_as_what_it_is(recipe_file, tiny_model_folder):
+    changes = ["model.init=null", f"encoder.init={tiny_model_folder}", "model.width=16", "model.heads=2"]
+    changes += ["model.layers=1"]
+    recipe = prepare(load_recipe(recipe_file, changes), resume=False).recipe
+    theirs = load_model(tiny_model_folder).config.encoder
+    assert (recipe.encoder.kind, recipe.encoder.name) == (theirs.kind, theirs.name)
+    for setting in ("kind=efficientnet_lite", "image_size=64"):
+        with pytest.raises(RecipeError, match=r"^encoder\.\w+=\w+: the model of encoder\.init=\S+ has "):
+            prepare(load_recipe(recipe_file, [*changes, f"encoder.{setting}"]), resume=False)

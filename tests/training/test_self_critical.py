@@ -52,12 +52,12 @@ def test_an_advantage_is_over_the_other_captions_of_the_picture():
 
 
 @pytest.fixture(params=["tiny_model_folder", "tiny_twin_folder"])
-def recipe_file(request, photos, captions_json, tmp_path):
+def recipe_file(request, small_photos, captions_json, tmp_path):
     """A model that already knows a little, and its self-critical training."""
     kind = "diffusion" if request.param == "tiny_model_folder" else "autoregressive"
     recipe = {
         "data": {
-            "root": str(photos[0].parent),
+            "root": str(small_photos[0].parent),
             "json": str(captions_json),
             "captions_per_image": 2,
             "workers": 0,

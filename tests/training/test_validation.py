@@ -47,7 +47,7 @@ def test_processes_share_the_pictures_and_each_counts_once(tiny_model, tiny_toke
         thread.start()
     for thread in threads:
         thread.join()
-    assert [len(captions) for _, captions in mine] == [2, 2, 1]  # no picture twice
+    assert [len(captions) for _, captions, _ in mine] == [2, 2, 1]  # no picture twice
     for result in results:
         assert result.samples == alone.samples and result.cider == alone.cider
         assert result.loss == pytest.approx(alone.loss) and result.length_loss == pytest.approx(

@@ -99,11 +99,13 @@ def _claims(results: dict[str, Any]) -> str:
             claim["what"],
             _signed(paper_difference(claim)),
             f"{_signed(claim['difference'])} {_interval(claim['interval_95'], signed=True)}",
+            with_seeds(claim),
             claim["verdict"],
         ]
         for claim in results["claims"]
     ]
-    return _table(["claim", "in words", "paper, COCO", "here [95 %, paired]", "verdict"], rows)
+    header = ["claim", "in words", "paper, COCO", "here [95 %, paired]", "with the seeds [95 %]", "verdict"]
+    return f"{_table(header, rows)}\n\n{how_it_is_settled(results)}"
 
 
 def _infilling(results: dict[str, Any]) -> str:
@@ -159,6 +161,31 @@ def paper_difference(claim: dict[str, Any]) -> float | None:
     """The paper's difference in CIDEr between the two rows of a claim, None if it does not have both."""
     better, worse = paper_cider(claim["better"]), paper_cider(claim["worse"])
     return None if better is None or worse is None else better - worse
+
+
+def with_seeds(claim: dict[str, Any]) -> str:
+    """The interval of a claim over pictures and seeds, or why there is none."""
+    interval = claim["interval_95_seeds"]
+    return "one seed only" if interval is None else _interval(interval, signed=True)
+
+
+def how_it_is_settled(results: dict[str, Any]) -> str:
+    """What the verdicts of a page rest on, and how many comparisons it makes."""
+    claims = len(results["claims"])
+    text = (
+        "The first interval is a bootstrap over pictures of the mean over seeds. The second adds what the "
+        "seeds differ by (Student's t), and it alone gives the verdict: not settled where it holds 0, or "
+        f"where a row has one seed. These are {claims} comparisons, each at 95 %, which nothing corrects for "
+        f"their number: if no rows differed, {claims / 20:.1f} of them would on average seem settled by "
+        "chance."
+    )
+    infilling = 6 * len(results["infilling"])
+    if infilling:
+        text += (
+            f" Caption infilling below makes {infilling} more, of one seed each and over pictures only: they "
+            "have no verdict."
+        )
+    return text
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

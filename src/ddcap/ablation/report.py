@@ -8,7 +8,14 @@ from typing import Any
 
 from ddcap.ablation.charts import draw_charts, to_svg
 from ddcap.ablation.gallery import Exhibit, choose_evenly, make_gallery
-from ddcap.ablation.markdown import NAMES, paper_cider, paper_difference
+from ddcap.ablation.markdown import (
+    NAMES,
+    how_it_is_settled,
+    paper_cider,
+    paper_difference,
+    to_markdown,
+    with_seeds,
+)
 from ddcap.ablation.run import load_ablation
 from ddcap.captioner import Captioner
 from ddcap.data.karpathy import load_karpathy
@@ -24,7 +31,7 @@ def write_report(folder: str | Path, output: str | Path, *, photos: int = 24) ->
 
     Args:
         folder: what `ablate` wrote; its models caption the gallery.
-        output: the HTML file.
+        output: the HTML file, or `.md` for the tables alone.
         photos: of the split that was scored, evenly spread; 0 leaves the gallery out.
 
     Raises:
@@ -33,7 +40,10 @@ def write_report(folder: str | Path, output: str | Path, *, photos: int = 24) ->
         MissingExtraError: if matplotlib or jinja2 is not installed.
     """
     results = load_ablation(folder)
-    page = render_report(results, _gallery(Path(folder), results, photos) if photos else [])
+    if Path(output).suffix == ".md":
+        page = to_markdown(results)
+    else:
+        page = render_report(results, _gallery(Path(folder), results, photos) if photos else [])
     try:
         write_text(output, page)
     except OSError as error:
@@ -58,6 +68,8 @@ def render_report(results: dict[str, Any], gallery: Sequence[Exhibit]) -> str:
         gallery=gallery,
         paper_cider=paper_cider,
         paper_difference=paper_difference,
+        with_seeds=with_seeds,
+        how_it_is_settled=how_it_is_settled,
     )
 
 

@@ -14,6 +14,7 @@ from ddcap.ablation.split import load_split
 from ddcap.ablation.sweeps import decoding_sweep, training_sweep
 from ddcap.ablation.table1 import check_claims, decodings_of, gather_rows, score_humans, score_row
 from ddcap.ablation.trainings import train_together, training_summary
+from ddcap.ablation.verdict import settle
 from ddcap.errors import DataError
 from ddcap.evaluation.json_file import write_json
 from ddcap.machine import describe_machine
@@ -79,6 +80,7 @@ def ablate(
         "sweeps": {},
         "infilling": compare_infilling(plan, test, notebook, say),
     }
+    content = settle(content)
     write_json(output / METRICS_NAME, content)  # the sweeps below may take hours
     for name, values in plan.file.decoding_sweeps.items():
         content["sweeps"][name] = decoding_sweep(plan, name, values, val, notebook, say)
@@ -102,16 +104,20 @@ def _models(plan: Plan, output: Path) -> dict[str, str]:
 
 
 def load_ablation(folder: str | Path) -> dict[str, Any]:
-    """Read what `ablate` wrote.
+    """Read what `ablate` wrote; its claims are judged anew.
+
+    Args:
+        folder: the output of `ablate`, or its `metrics.json`, wherever that lies.
 
     Raises:
         DataError: if there is none.
     """
-    path = Path(folder) / METRICS_NAME
+    path = Path(folder)
+    path = path if path.suffix == ".json" else path / METRICS_NAME
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise DataError(f"{path}: no ablation's results; run `ddcap ablate` with --output {folder}") from None
     if not isinstance(content, dict) or content.get("format") != "ddcap-ablation-1":
         raise DataError(f"{path}: not an ablation's results; run `ddcap ablate` with --output {folder}")
-    return content
+    return settle(content)

@@ -97,7 +97,7 @@ def caption_split(
     generator = torch.Generator(captioner.model.device).manual_seed(seed)
     captions: dict[str, str] = {}
     for records, features in split.batches():
-        features = features.to(captioner.model.device)
+        features = captioner.model.encoder.with_concepts(features.to(captioner.model.device))
         if true_lengths:
             lengths = _first_lengths(captioner, records)
             tokens = start_tokens(lengths, captioner.model.mask_id)

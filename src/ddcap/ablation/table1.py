@@ -118,7 +118,7 @@ def _mean_per_image(contents: Sequence[dict[str, Any]]) -> list[float]:
 
 
 def check_claims(rows: Scored) -> list[dict[str, Any]]:
-    """Each claim of the paper against our paired difference in CIDEr."""
+    """Each claim of the paper against our paired difference in CIDEr, to be judged by `verdict.settle`."""
     per_image = {
         name: _mean_per_image([content for (row, _), content in rows.items() if row == name])
         for name in dict.fromkeys(name for name, _ in rows)
@@ -132,16 +132,13 @@ def check_claims(rows: Scored) -> list[dict[str, Any]]:
         if better not in per_image or worse not in per_image:
             continue
         differences = [a - b for a, b in zip(per_image[better], per_image[worse], strict=True)]
-        low, high = bootstrap_interval(differences)
-        verdict = "agrees" if low > 0 else "disagrees" if high < 0 else "not settled"
         checked.append(
             {
                 "better": better,
                 "worse": worse,
                 "what": what,
                 "difference": sum(differences) / len(differences),
-                "interval_95": [low, high],
-                "verdict": verdict,
+                "interval_95": list(bootstrap_interval(differences)),
             }
         )
     return checked

@@ -19,8 +19,10 @@ def add_parsers(commands: Any) -> None:
     ablate.set_defaults(run=_ablate)
 
     report = commands.add_parser("report", help="one HTML page about an ablation")
-    report.add_argument("folder", help="what `ddcap ablate` wrote (--output)")
-    report.add_argument("--output", default="report.html", help="the page (default: report.html)")
+    report.add_argument("folder", help="what `ddcap ablate` wrote (--output), or its metrics.json")
+    report.add_argument(
+        "--output", default="report.html", help="the page, or tables.md (default: report.html)"
+    )
     report.add_argument("--photos", type=int, default=24, help="test photographs shown (default: 24)")
     report.set_defaults(run=_report)
 

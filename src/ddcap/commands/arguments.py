@@ -38,14 +38,21 @@ def decoding_arguments() -> argparse.ArgumentParser:
     group.add_argument("--steps", type=int, help="denoising steps; fewer is faster")
     group.add_argument("--guidance", type=float, help="s of equation 8; over 1 follows the image more")
     group.add_argument(
-        "--length", type=_length, help="tokens of the caption, end token included, or 'predicted'"
+        "--length",
+        type=_length,
+        help="exactly so many tokens, end token included, or 'predicted' from the picture",
     )
     group.add_argument(
         "--candidates",
         type=int,
-        help="captions of several lengths decoded for each picture; the likeliest wins",
+        help="captions of so many lengths decoded for each picture; the likeliest wins. With --length, of "
+        "the lengths nearest to it",
     )
     group.add_argument("--temperature", type=float, help="0 takes the likeliest token, 1 samples")
+    decoding.add_argument(
+        "--concepts",
+        help="what the image shows, in place of what is seen: 'cat, window'; or changes to it: '+cat, -dog'",
+    )
     group.add_argument("--beams", type=int, help="autoregressive models: captions followed at once")
     return decoding
 

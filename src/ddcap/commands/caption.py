@@ -9,6 +9,7 @@ from typing import Any
 
 from ddcap.commands.arguments import decoding_arguments, decoding_changes, model_arguments, output_arguments
 from ddcap.commands.progress import progress_bar
+from ddcap.errors import ImageError
 
 
 def add_parsers(commands: Any) -> None:
@@ -19,6 +20,13 @@ def add_parsers(commands: Any) -> None:
     caption.add_argument("--num", type=int, default=1, help="captions per image (default: 1)")
     caption.add_argument("--batch-size", type=int, default=16, help="images computed at once (default: 16)")
     caption.set_defaults(run=_caption)
+
+    concepts = commands.add_parser(
+        "concepts", parents=[model_arguments()], help="what is seen in images, before it is put into words"
+    )
+    concepts.add_argument("images", nargs="+", help="image files and folders")
+    concepts.add_argument("--format", choices=["table", "jsonl"], default="table")
+    concepts.set_defaults(run=_concepts)
 
     infill = commands.add_parser("infill", parents=shared, help="fill the blanks of a caption")
     infill.add_argument("image", help="image file")
@@ -36,7 +44,12 @@ def _caption(options: argparse.Namespace) -> int:
     images = find_images(options.images)
     captioner = Captioner.from_pretrained(options.model, options.device, options.precision)
     results = captioner.caption_each(
-        images, num=options.num, seed=options.seed, batch_size=options.batch_size, **decoding_changes(options)
+        images,
+        num=options.num,
+        seed=options.seed,
+        batch_size=options.batch_size,
+        concepts=options.concepts,
+        **decoding_changes(options),
     )
     failed = False
     shown = []
@@ -58,6 +71,33 @@ def _caption(options: argparse.Namespace) -> int:
     return int(failed)
 
 
+def _concepts(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from ddcap.captioner import Captioner
+    from ddcap.data.images import find_images
+    from ddcap.display import concept_line
+
+    captioner = Captioner.from_pretrained(options.model, options.device, options.precision)
+    console, failed = Console(highlight=False, soft_wrap=True), False
+    for image in find_images(options.images):
+        try:
+            seen = captioner.concepts(image)
+        except ImageError as error:
+            failed = True
+            if options.format == "jsonl":
+                print(json.dumps({"image": str(image), "error": str(error)}, ensure_ascii=False), flush=True)
+            else:
+                print(error, file=sys.stderr)
+            continue
+        if options.format == "jsonl":
+            pairs = {concept.word: round(concept.confidence, 4) for concept in seen}
+            print(json.dumps({"image": str(image), "concepts": pairs}, ensure_ascii=False), flush=True)
+        else:
+            console.print(concept_line(str(image), seen))
+    return int(failed)
+
+
 def _infill(options: argparse.Namespace) -> int:
     from rich.console import Console
 
@@ -66,7 +106,11 @@ def _infill(options: argparse.Namespace) -> int:
 
     captioner = Captioner.from_pretrained(options.model, options.device, options.precision)
     caption = captioner.infill(
-        options.image, options.template, seed=options.seed, **decoding_changes(options)
+        options.image,
+        options.template,
+        seed=options.seed,
+        concepts=options.concepts,
+        **decoding_changes(options),
     )
     if options.format == "jsonl":
         line = {"image": options.image, "template": options.template, **_json_caption(caption, options.trace)}

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ddcap.data.concepts import ConceptTokens
+
 
 @dataclass(frozen=True)
 class CaptionBatch:
@@ -28,6 +30,9 @@ class CaptionBatch:
         image_ids: of the I images.
         places: of the I images, each one's place in the part as it was drawn.
         unreadable: why pictures of the part are missing from it, a line each.
+        concepts: of the I images; None where the encoder finds them, or there are none.
+        is_blank: whether not one of the part's pictures could be read: then it holds one made up, which is
+            computed, since other processes wait for that, and counts for nothing.
     """
 
     pixels: Tensor | None
@@ -39,11 +44,23 @@ class CaptionBatch:
     image_ids: tuple[str, ...]
     places: tuple[int, ...]
     unreadable: tuple[str, ...] = ()
+    concepts: ConceptTokens | None = None
+    is_blank: bool = False
+
+    @property
+    def words(self) -> int:
+        """Real positions that count."""
+        return 0 if self.is_blank else len(self.positions)
+
+    @property
+    def pictures(self) -> int:
+        """Images that count; with captions alone, what stands for them."""
+        return 0 if self.is_blank else len(self.image_ids)
 
     def to(self, device: torch.device) -> CaptionBatch:
         """The same batch with every tensor on `device`."""
         moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            name: value.to(device, non_blocking=True) if isinstance(value, Tensor | ConceptTokens) else value
             for name, value in vars(self).items()
         }
         return dataclasses.replace(self, **moved)
@@ -81,6 +98,8 @@ def collate(
     features: Sequence[tuple[Tensor, Tensor]] | None = None,
     places: Sequence[int] | None = None,
     unreadable: Sequence[str] = (),
+    concepts: ConceptTokens | None = None,
+    is_blank: bool = False,
 ) -> CaptionBatch:
     """One batch of captions (B token rows, grouped by image) and I images: pixels, features, or neither.
 
@@ -101,4 +120,6 @@ def collate(
         image_ids=tuple(image_ids),
         places=tuple(places if places is not None else range(len(image_ids))),
         unreadable=tuple(unreadable),
+        concepts=concepts,
+        is_blank=is_blank,
     )

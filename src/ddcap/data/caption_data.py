@@ -5,15 +5,18 @@ Nothing here keeps a random state: which pictures, captions and views an epoch d
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from ddcap.data.batches import CaptionBatch, Draw, Part, collate, fit_length
+from ddcap.data.concepts import ConceptTokens
 from ddcap.data.feature_cache import FeatureCache, view_pixels
 from ddcap.data.images import Preprocessing
 from ddcap.data.karpathy import CaptionedImage
@@ -34,6 +37,17 @@ class PixelSource:
         """Pixels (3, H, W)."""
         return view_pixels(self.paths[index], view, self.preprocessing, seed)
 
+    def blank(self) -> Tensor:
+        """Pixels (3, H, W) of no picture."""
+        return torch.zeros(3, self.preprocessing.size, self.preprocessing.size)
+
+
+class ConceptSource(Protocol):
+    """Where the concepts of pictures come from, if not from the encoder."""
+
+    def read(self, draws: Sequence[Draw]) -> ConceptTokens:
+        """Of each draw's picture."""
+
 
 class CaptionData(StepData):
     """Tokenized captions beside their pictures; item = a `Part`, as a `CaptionBatch`.
@@ -44,8 +58,9 @@ class CaptionData(StepData):
         source: a feature cache (frozen encoder) or pixels, in the order of `records`; None for text alone.
         settings: the recipe's data section.
         max_length: longest caption in tokens.
-        weights: how often each caption of each record is to be drawn, relative to the record's others; None
-            draws every caption once an epoch.
+        agreement: of each caption of each record with the record's others: it is drawn in proportion to
+            exp(this / settings.consensus); None draws every caption once an epoch.
+        concepts: what the pictures show, where the encoder is not asked.
 
     Raises:
         DataError: if no caption is short enough.
@@ -58,20 +73,21 @@ class CaptionData(StepData):
         source: FeatureCache | PixelSource | None,
         settings: DataSettings,
         max_length: int,
-        weights: Sequence[Sequence[float]] | None = None,
+        agreement: Sequence[Sequence[float]] | None = None,
+        concepts: ConceptSource | None = None,
     ) -> None:
         self.records = records
+        self.concepts = concepts
         self.source = source
         self.settings = settings
         self.padding_id = tokenizer.padding_id
         flat = iter(tokenizer.encode_batch([caption for record in records for caption in record.captions]))
         self.captions = [[next(flat) for _ in record.captions] for record in records]
-        self.weights = weights
         if settings.long_captions == "drop":
-            if weights is not None:
-                self.weights = [
-                    [weight for weight, ids in zip(*both, strict=True) if len(ids) <= max_length]
-                    for both in zip(weights, self.captions, strict=True)
+            if agreement is not None:
+                agreement = [
+                    [value for value, ids in zip(*both, strict=True) if len(ids) <= max_length]
+                    for both in zip(agreement, self.captions, strict=True)
                 ]
             self.captions = [
                 [ids for ids in captions if len(ids) <= max_length] for captions in self.captions
@@ -84,6 +100,8 @@ class CaptionData(StepData):
             learn_padding=settings.learn_padding,
         )
         self.captions = [[fit(ids) for ids in captions] for captions in self.captions]
+        # of those that are left, relative to the best: else a low temperature would overflow, or leave none
+        self.weights = None if agreement is None else [_shares(row, settings.consensus) for row in agreement]
         if not any(self.captions):
             raise DataError(
                 f"no caption has at most {max_length} tokens; "
@@ -110,12 +128,12 @@ class CaptionData(StepData):
         return draws
 
     def __getitem__(self, part: Part) -> CaptionBatch:
-        """Read and pad one part, without the pictures that cannot be read.
-
-        Raises:
-            DataError: if not one of them can.
-        """
+        """Read and pad one part, without the pictures that cannot be read; a blank one if none can."""
         pictures, places, unreadable = self._read(part)
+        is_blank = not places
+        if is_blank:
+            assert self.source is not None  # captions alone can always be read
+            pictures, places = {name: [self.source.blank()] for name in pictures}, [0]
         draws = [part[place] for place in places]
         return collate(
             [self.captions[draw.record][caption] for draw in draws for caption in draw.captions],
@@ -123,6 +141,8 @@ class CaptionData(StepData):
             padding_id=self.padding_id,
             places=places,
             unreadable=unreadable,
+            concepts=self.concepts.read(draws) if self.concepts is not None else None,
+            is_blank=is_blank,
             **pictures,
         )
 
@@ -139,6 +159,9 @@ class CaptionData(StepData):
                 found.append(place)
             except ImageError as error:
                 unreadable.append(str(error))
-        if not found:
-            raise DataError(f"{unreadable[0]}; so is every picture of this batch; check data.root")
         return {name: pictures}, found, unreadable
+
+
+def _shares(agreement: Sequence[float], temperature: float) -> list[float]:
+    """exp(agreement / temperature) of a record's captions, divided by the largest."""
+    return [math.exp((value - max(agreement)) / temperature) for value in agreement]

@@ -121,6 +121,18 @@ class FeatureCache:
             DataError: if the file was removed or damaged since the start.
         """
         number, row = divmod(index, SHARD_SIZE)
+        memory, summary, unreadable, _ = self._opened(number)
+        if str(row) in unreadable:
+            raise ImageError(unreadable[str(row)])
+        return memory[row, view], summary[row, view]
+
+    def blank(self) -> tuple[Tensor, Tensor]:
+        """Memory (P, C) and summary (S,) of no picture."""
+        memory, summary, *_ = self._opened(0)
+        return torch.zeros_like(memory[0, 0]), torch.zeros_like(summary[0, 0])
+
+    def _opened(self, number: int) -> Any:
+        """A shard's slices of memory and summary, what could not be read, and the file's handle."""
         if number not in self._open:
             try:
                 handle = safe_open(self._files[number], framework="pt")
@@ -130,10 +142,7 @@ class FeatureCache:
                 ) from None
             unreadable = json.loads((handle.metadata() or {}).get("unreadable", "{}"))
             self._open[number] = (handle.get_slice("memory"), handle.get_slice("summary"), unreadable, handle)
-        memory, summary, unreadable, _ = self._open[number]
-        if str(row) in unreadable:
-            raise ImageError(unreadable[str(row)])
-        return memory[row, view], summary[row, view]
+        return self._open[number]
 
     def __getstate__(self) -> dict[str, Any]:
         """Loader processes open the files themselves."""

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ddcap.data.batches import CaptionBatch, Draw, Part, collate, fit_length
 from ddcap.data.feature_cache import image_view
 from ddcap.data.images import EncodedImage, Preprocessing, load_image
@@ -65,12 +68,10 @@ class ShardData(StepData):
         )
 
     def __getitem__(self, part: Part) -> CaptionBatch:
-        """Read one part, without the samples that cannot be read.
-
-        Raises:
-            DataError: if not one of them can.
-        """
-        pixels, rows, ids, places, unreadable = [], [], [], [], []
+        """Read one part, without the samples that cannot be read; a blank one if none can."""
+        pixels: list[Tensor] = []
+        rows: list[Sequence[str]] = []
+        ids, places, unreadable = [], [], []
         for place, draw in enumerate(part):
             try:
                 sample, name = self._sample(draw.record)
@@ -85,8 +86,11 @@ class ShardData(StepData):
                 rows.append(captions)
                 ids.append(name)
                 places.append(place)
-        if not pixels:
-            raise DataError(f"{unreadable[0]}; so is every picture of this batch")
+        is_blank = not pixels
+        if is_blank:
+            size = self._preprocessing.size
+            pixels, rows = [torch.zeros(3, size, size)], [[""] * len(part[0].captions)]
+            ids, places = [""], [0]
         tokens = [
             fit_length(
                 row,
@@ -104,6 +108,7 @@ class ShardData(StepData):
             pixels=pixels,
             places=places,
             unreadable=unreadable,
+            is_blank=is_blank,
         )
 
     def __getstate__(self) -> dict[str, Any]:

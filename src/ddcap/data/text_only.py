@@ -23,11 +23,31 @@ def load_texts(path: str | Path) -> list[CaptionedImage]:
         DataError: if the file is missing, is neither, or holds no caption.
     """
     path = Path(path)
+    captions = (caption for group in _groups(_read(path)) for caption in group)
+    return [_record(path, number, (caption,)) for number, caption in enumerate(captions)]
+
+
+def load_text_groups(path: str | Path) -> list[CaptionedImage]:
+    """The same with captions that stand in one list of a JSON together: they are of one picture.
+
+    Raises:
+        DataError: as `load_texts`.
+    """
+    path = Path(path)
+    return [_record(path, number, tuple(group)) for number, group in enumerate(_groups(_read(path)))]
+
+
+def _record(path: Path, number: int, captions: tuple[str, ...]) -> CaptionedImage:
+    return CaptionedImage(f"{path.name}:{number}", path, "train", captions)
+
+
+def _read(path: Path) -> Any:
+    """What a JSON holds, or a list with a list for each line of a text file."""
     try:
         content = path.read_bytes()
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
         is_json = ".json" in path.suffixes[-2:]
-        captions = list(_strings(json.loads(text))) if is_json else text.splitlines()
+        found = json.loads(text) if is_json else [[line] for line in text.splitlines()]
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; data.text names captions without pictures") from None
     except (OSError, EOFError, ValueError) as error:
@@ -35,21 +55,22 @@ def load_texts(path: str | Path) -> list[CaptionedImage]:
         raise DataError(
             f"{path}: cannot be read ({reason}); give a .txt with a caption a line, or a .json of captions"
         ) from None
-    captions = [caption.strip() for caption in captions if caption.strip()]
-    if not captions:
+    if not any(_groups(found)):
         raise DataError(
             f"{path}: holds no caption; give a .txt with a caption a line, or a .json of captions"
         )
-    return [
-        CaptionedImage(f"{path.name}:{number}", path, "train", (caption,))
-        for number, caption in enumerate(captions)
-    ]
+    return found
 
 
-def _strings(value: Any) -> Iterator[str]:
-    """All strings of nested lists and dictionaries, keys left out."""
+def _groups(value: Any) -> Iterator[list[str]]:
+    """The strings that stand in one list or dictionary of nested ones, without blank ones and keys."""
     if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _strings(inner)
+        value = [value]
+    if isinstance(value, dict | list):
+        inside = list(value.values() if isinstance(value, dict) else value)
+        captions = [text.strip() for text in inside if isinstance(text, str) and text.strip()]
+        if captions:
+            yield captions
+        for inner in inside:
+            if isinstance(inner, dict | list):
+                yield from _groups(inner)

@@ -19,7 +19,7 @@ from ddcap.recipe import DecodingSettings
 
 
 def choose_lengths(
-    model: DDCapModel, features: ImageFeatures, settings: DecodingSettings, captions_per_image: int = 1
+    model: CaptioningModel, features: ImageFeatures, settings: DecodingSettings, captions_per_image: int = 1
 ) -> Tensor:
     """Caption lengths (I * captions_per_image,), grouped by image, end token included.
 
@@ -30,7 +30,7 @@ def choose_lengths(
     Raises:
         RecipeError: if the fixed length is over the model's longest caption.
     """
-    images, longest = features.memory.shape[0], model.config.model.max_length
+    images, longest = features.images, model.config.model.max_length
     count = images * captions_per_image
     if isinstance(settings.length, int):
         if settings.length > longest:
@@ -41,7 +41,7 @@ def choose_lengths(
             return torch.full((count,), settings.length, device=model.device)
         near = nearest_lengths(settings.length, captions_per_image, longest)
         return torch.tensor(near, device=model.device).repeat(images)
-    logits = model.length_logits(features)
+    logits = model.length_logits(features) if isinstance(model, DDCapModel) else None
     if logits is None:
         return torch.full((count,), longest, device=model.device)
     if captions_per_image > 1:
@@ -127,13 +127,11 @@ def generate(
     """
     wanted = captions_per_image
     captions_per_image = max(wanted, settings.candidates)
-    if isinstance(model, AutoregressiveModel):
-        count = features.memory.shape[0] * captions_per_image
-        lengths = torch.full((count,), model.config.model.max_length, device=model.device)
-    else:
-        lengths = choose_lengths(model, features, settings, captions_per_image)
-    captions_per_image = len(lengths) // features.memory.shape[0]
+    lengths = choose_lengths(model, features, settings, captions_per_image)
+    captions_per_image = len(lengths) // features.images
     tokens = start_tokens(lengths, model.mask_id)
+    if settings.exact_length:
+        tokens[:, -1] = end_id  # all captions have this length
     result = decode(
         model,
         features,
@@ -141,6 +139,7 @@ def generate(
         lengths,
         settings,
         end_id,
+        may_end=not settings.exact_length,
         generator=generator,
         captions_per_image=captions_per_image,
     )

@@ -104,20 +104,20 @@ def infill(
 ) -> Infilling:
     """Fill a template for one image.
 
-    Blanks of unknown width are tried at 1 to WIDEST_BLANK tokens, all combinations in one batch. The best has
-    the highest mean log-probability of its filled tokens plus log-probability of its length (where the model
-    predicts one).
+    Blanks of unknown width are tried at 1 to WIDEST_BLANK tokens, all combinations in one batch; where the
+    settings ask for an exact length, at all widths that give it. The best has the highest mean
+    log-probability of its filled tokens plus log-probability of its length (where the model predicts one).
 
     Args:
         model: in evaluation mode.
         features: of one image.
         template: see `parse_template`.
-        settings: decoding; its `length` is not used, since the template gives it.
+        settings: decoding; its `length` is followed where `exact_length` says so, else the template gives it.
         end_id: of the tokenizer; it never fills a blank, and pads shorter candidates.
         generator: source of randomness.
 
     Raises:
-        DDCapError: if the caption would be too long.
+        DDCapError: if the caption would be too long, or cannot have the length asked for.
     """
     longest = model.config.model.max_length
     if template.shortest > longest:
@@ -125,7 +125,12 @@ def infill(
             f"the template makes a caption of at least {template.shortest} tokens, but this model's longest "
             f"has {longest}; shorten it"
         )
-    rows = [template.fill_widths(widths, model.mask_id) for widths in _width_combinations(template.blanks)]
+    if settings.exact_length:
+        assert isinstance(settings.length, int)  # the settings see to it
+        combinations = _widths_of_length(template, settings.length)
+    else:
+        combinations = _width_combinations(template.blanks)
+    rows = [template.fill_widths(widths, model.mask_id) for widths in combinations]
     rows = [row for row in rows if len(row) <= longest]
     lengths = torch.tensor([len(row) for row in rows], device=model.device)
     widest = int(lengths.max())
@@ -153,6 +158,35 @@ def _width_combinations(blanks: Sequence[int | None]) -> list[tuple[int, ...]]:
     choices = [[blank] if blank is not None else list(range(1, WIDEST_BLANK + 1)) for blank in blanks]
     combinations = sorted(itertools.islice(itertools.product(*choices), 100_000), key=sum)
     return combinations[:MOST_CANDIDATES]
+
+
+def _widths_of_length(template: Template, length: int) -> list[tuple[int, ...]]:
+    """Width combinations that make a caption of `length` tokens, even ones first, at most MOST_CANDIDATES.
+
+    Raises:
+        DDCapError: if there is none.
+    """
+    spare, count = length - template.shortest, template.blanks.count(None)
+    if spare < 0 or (spare > 0 and count == 0):
+        at_least = "at least " if count else ""
+        raise DDCapError(
+            f"length={length}: the template makes a caption of {at_least}{template.shortest} tokens, end "
+            "token included; ask for another length or change the template"
+        )
+    if count == 0:
+        return [tuple(blank or 1 for blank in template.blanks)]
+    # the spare tokens in a row, with a wall between each blank's share and the next one's
+    places = range(spare + count - 1)
+    walls = itertools.islice(itertools.combinations(places, count - 1), 100_000)
+    shares = [
+        [after - before for before, after in itertools.pairwise((-1, *chosen, len(places)))]
+        for chosen in walls
+    ]
+    combinations = []
+    for widths in sorted(shares, key=max)[:MOST_CANDIDATES]:
+        remaining = iter(widths)
+        combinations.append(tuple(next(remaining) if blank is None else blank for blank in template.blanks))
+    return combinations
 
 
 def _fill_score(is_blank: Tensor, confidences: Tensor) -> Tensor:

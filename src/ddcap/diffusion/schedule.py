@@ -66,8 +66,8 @@ def linear_schedule(
         RecipeError: if the end points give a negative one-step probability.
     """
     states = vocabulary_size + 1 if count_mask_as_replacement else vocabulary_size
-    keep_line = torch.linspace(settings.keep_start, settings.keep_end, settings.steps, dtype=torch.float64)
-    mask_line = torch.linspace(settings.mask_start, settings.mask_end, settings.steps, dtype=torch.float64)
+    keep_line = _line(settings.keep_start, settings.keep_end, settings.steps)
+    mask_line = _line(settings.mask_start, settings.mask_end, settings.steps)
     clean_keep, clean_mask = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     from_clean_keep = torch.cat([clean_keep, keep_line])  # t = -1, 0, ..., T - 1
     from_clean_mask = torch.cat([clean_mask, mask_line])
@@ -110,6 +110,13 @@ def between(schedule: Schedule, earlier: Tensor, later: Tensor) -> tuple[Tensor,
     mask = 1 - (1 - schedule.cumulative_mask[later]) / (1 - schedule.cumulative_mask[earlier])
     replace = _without_rounding(1 - keep - mask) / schedule.replacement_states
     return keep, replace, mask
+
+
+def _line(start: float, end: float, steps: int) -> Tensor:
+    """(T,) from `start` to `end`; a single step is the last one, since there decoding begins."""
+    if steps == 1:
+        return torch.tensor([end], dtype=torch.float64)
+    return torch.linspace(start, end, steps, dtype=torch.float64)
 
 
 def _without_rounding(mass: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ddcap.errors import DataError, MissingExtraError
+from ddcap.errors import DataError, DDCapError, MissingExtraError
 from ddcap.evaluation.bootstrap import bootstrap_interval
 from ddcap.evaluation.document_frequencies import DocumentFrequencies
-from ddcap.evaluation.tokenization import Tokenization, tokenize
+from ddcap.evaluation.tokenization import Tokenization, tokenize_with_references
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class MetricScore:
 
 
 Metric = Callable[[Mapping[str, str], Mapping[str, Sequence[str]]], dict[str, MetricScore]]
-"""(tokenised captions, tokenised references) to scores by name; raises where it cannot be run."""
+"""(tokenised captions, tokenised references) to scores by name; a DDCapError where it cannot be run."""
 
 
 @dataclass(frozen=True)
@@ -82,18 +82,18 @@ def score_captions(
         references: image id to human captions; must cover the predictions.
         tokenization: see `tokenization.tokenize`.
         document_frequencies: for CIDEr; None counts the references of the predicted images.
-        others: further metrics by name, slow ones or such as need more than captions; one that fails is named
-            in `not_run`, and the rest goes on.
+        others: further metrics by name, slow ones or such as need more than captions; one that cannot be run
+            (a DDCapError) is named in `not_run`, and the rest goes on.
 
     Raises:
         DataError: if there is nothing to score, or a prediction has no references.
         MissingExtraError: if pycocoevalcap is not installed.
     """
     check_covered(predictions, references)
-    truth, used = tokenize({image: references[image] for image in predictions}, tokenization)
-    captions, _ = tokenize({image: [caption] for image, caption in predictions.items()}, used)
+    of_predicted = {image: references[image] for image in predictions}
+    captions, truth, used = tokenize_with_references(predictions, of_predicted, tokenization)
     return score_tokenized(
-        {image: texts[0] for image, texts in captions.items()},
+        captions,
         truth,
         used,
         document_frequencies=document_frequencies,
@@ -143,8 +143,8 @@ def score_tokenized(
     for name, metric in (others or {}).items():
         try:
             found.update(metric(captions, truth))
-        except Exception as error:  # whatever it is, the other scores are not to be lost
-            not_run[name] = next(iter(str(error).splitlines()), type(error).__name__)
+        except DDCapError as error:  # what a metric foresees; a mistake in its code is not to be hidden
+            not_run[name] = str(error).splitlines()[0]
     return Scores(
         metrics={name: 100 * score.value for name, score in found.items()},
         per_image={

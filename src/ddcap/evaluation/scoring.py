@@ -20,7 +20,7 @@ from ddcap.evaluation.meteor import meteor
 from ddcap.evaluation.metrics import Metric, check_covered, score_tokenized
 from ddcap.evaluation.result import Evaluation
 from ddcap.evaluation.spice import spice
-from ddcap.evaluation.tokenization import Tokenization, tokenize
+from ddcap.evaluation.tokenization import Tokenization, tokenize_with_references
 
 if TYPE_CHECKING:
     from ddcap.evaluation.clip_score import ClipScorer
@@ -77,9 +77,7 @@ def score_predictions(
     images = {record.image_id: record.path for record in records}
     check_covered(predictions, references)
     split = records[0].split
-    truth, used = tokenize(references, settings.tokenization)
-    tokenized, _ = tokenize({image: [caption] for image, caption in predictions.items()}, used)
-    captions = {image: texts[0] for image, texts in tokenized.items()}
+    captions, truth, used = tokenize_with_references(predictions, references, settings.tokenization)
     frequencies = settings.document_frequencies or DocumentFrequencies.count(
         truth, f"all {len(records)} images of split {split}"
     )

@@ -70,9 +70,15 @@ def spice(
             )
         if not has_javascript:
             return {"SPICE": MetricScore(read_printed_mean(done.stdout))}
-        results = json.loads(answer.read_text(encoding="utf-8"))
-    scores = {entry["image_id"]: float(entry["scores"]["All"]["f"]) for entry in results}
-    each = [scores[image] for image in captions]
+        try:
+            results = json.loads(answer.read_text(encoding="utf-8"))
+            scores = {entry["image_id"]: float(entry["scores"]["All"]["f"]) for entry in results}
+            each = [scores[image] for image in captions]
+        except (OSError, ValueError, KeyError, TypeError) as error:  # a file of another's making
+            reason = f"{type(error).__name__}: {error}"
+            raise DDCapError(
+                f"SPICE's Java program left no scores ({reason}); check the jars in {corenlp}"
+            ) from None
     return {"SPICE": MetricScore(sum(each) / len(each), each)}
 
 

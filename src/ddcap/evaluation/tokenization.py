@@ -50,6 +50,29 @@ def tokenize(
     return {image: [_tokenize_python(caption) for caption in texts] for image, texts in captions.items()}, how
 
 
+def tokenize_with_references(
+    predictions: Mapping[str, str], references: Captions, how: Tokenization | None = None
+) -> tuple[dict[str, str], dict[str, list[str]], Tokenization]:
+    """Predictions and references tokenised at once: of what it takes, Java's start takes the longest.
+
+    Args:
+        predictions: image id to caption; every one has references.
+        references: image id to captions, also of images without a prediction.
+        how: see `tokenize`.
+
+    Returns:
+        Tokenised predictions, tokenised references, and which tokenisation was used.
+
+    Raises:
+        MissingExtraError: if Java is to be used and pycocoevalcap is not installed.
+        DDCapError: if Java fails.
+    """
+    own = {image: [predictions[image]] if image in predictions else [] for image in references}
+    together, used = tokenize({image: [*own[image], *texts] for image, texts in references.items()}, how)
+    captions = {image: together[image][0] for image in predictions}
+    return captions, {image: texts[len(own[image]) :] for image, texts in together.items()}, used
+
+
 def _tokenize_java(captions: Captions) -> dict[str, list[str]]:
     try:
         from pycocoevalcap.tokenizer import ptbtokenizer

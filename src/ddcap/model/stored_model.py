@@ -11,6 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ddcap.data.concepts import ConceptVocabulary
+from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError, RecipeError
 from ddcap.files import replacing, write_text
 from ddcap.hub import announce_download
@@ -28,24 +30,33 @@ from ddcap.settings import dump_settings, parse_settings
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 ENCODER_NAME = "encoder.json"  # the architecture of a trained encoder that would else be asked of the Hub
-_ENCODER_PREFIX = "encoder."
+_PUBLISHED_PREFIX = (
+    "encoder.network."  # a frozen encoder's published weights: whoever loads the model has them
+)
 _Model = TypeVar("_Model", bound="StoredModel")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Everything a stored model must know about itself; `decoding` are its default decoding settings."""
+    """Everything a stored model must know about itself.
+
+    `decoding` are its default decoding settings, `concepts` is how many its tagger knows; 0 without one.
+    """
 
     vocabulary_size: int
     encoder: EncoderSettings
     model: ModelSettings
     diffusion: DiffusionSettings
     decoding: DecodingSettings
+    concepts: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for `config.json`."""
         sections = {name: dump_settings(getattr(self, name)) for name in _SECTIONS}
-        return {"format": "ddcap-1", "vocabulary_size": self.vocabulary_size, **sections}
+        sizes = {"vocabulary_size": self.vocabulary_size}
+        if self.concepts:
+            sizes["concepts"] = self.concepts
+        return {"format": "ddcap-1", **sizes, **sections}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], source: str) -> ModelConfig:
@@ -61,6 +72,9 @@ class ModelConfig:
             raise CheckpointError(
                 f"{source}: vocabulary_size={size!r} is not a number of words; copy the model again"
             )
+        concepts = values.get("concepts", 0)
+        if not isinstance(concepts, int) or concepts < 0:
+            raise CheckpointError(f"{source}: concepts={concepts!r} is not a number; copy the model again")
         missing = _SECTIONS.keys() - values.keys()
         if missing:
             raise CheckpointError(f"{source}: has no section {min(missing)!r}; copy the model again")
@@ -71,7 +85,12 @@ class ModelConfig:
             }
         except RecipeError as error:
             raise CheckpointError(str(error)) from None
-        return cls(vocabulary_size=size, **sections)
+        if sections["encoder"].concepts and not concepts:
+            raise CheckpointError(
+                f"{source}: encoder.concepts={sections['encoder'].concepts}, but it does not say how many "
+                "concepts there are; copy the model again"
+            )
+        return cls(vocabulary_size=size, concepts=concepts, **sections)
 
 
 _SECTIONS: dict[str, type] = {
@@ -95,7 +114,14 @@ class StoredModel(nn.Module):
     def __init__(self, config: ModelConfig, encoder: ImageEncoder | None = None) -> None:
         super().__init__()
         self.config = config
-        self.encoder = encoder or build_image_encoder(config.encoder)
+        self.vocabulary: ConceptVocabulary | None = None
+        self.encoder = encoder or build_image_encoder(config.encoder, concepts=config.concepts)
+
+    def set_vocabulary(self, vocabulary: ConceptVocabulary, tokenizer: CaptionTokenizer) -> None:
+        """Take over the words of the concepts, and how the tokenizer spells them."""
+        self.vocabulary = vocabulary
+        embedding: Any = self.concept_embedding
+        embedding.set_pieces([tokenizer.encode_part(word) for word in vocabulary.words])
 
     @property
     def mask_id(self) -> int:
@@ -113,7 +139,7 @@ class StoredModel(nn.Module):
         return {
             name: value
             for name, value in self.state_dict().items()
-            if trained or not name.startswith(_ENCODER_PREFIX)
+            if trained or not name.startswith(_PUBLISHED_PREFIX)
         }
 
     def load_stored_state(self, state: dict[str, Tensor]) -> None:
@@ -141,6 +167,8 @@ class StoredModel(nn.Module):
         with replacing(folder / WEIGHTS_NAME) as temporary:
             save_file(state, temporary)
         write_text(folder / CONFIG_NAME, json.dumps((config or self.config).to_dict(), indent=2) + "\n")
+        if self.vocabulary is not None:
+            self.vocabulary.save(folder)
         if self.config.encoder.travels and self.encoder.architecture is not None:
             write_text(folder / ENCODER_NAME, json.dumps(self.encoder.architecture, indent=2) + "\n")
 
@@ -162,7 +190,12 @@ class StoredModel(nn.Module):
         architecture = _read_architecture(config.encoder, folder)
         try:
             check_outline(
-                lambda encoder: cls(config, encoder), config.encoder, config.model, shapes, architecture
+                lambda encoder: cls(config, encoder),
+                config.encoder,
+                config.model,
+                shapes,
+                architecture,
+                config.concepts,
             )
             if config.encoder.kind == "clip" and not config.encoder.travels:
                 announce_download(str(folder), "image encoder", config.encoder.name, config.encoder.revision)
@@ -170,13 +203,20 @@ class StoredModel(nn.Module):
             model = cls(
                 config,
                 build_image_encoder(
-                    config.encoder, pretrained=not config.encoder.travels, architecture=architecture
+                    config.encoder,
+                    pretrained=not config.encoder.travels,
+                    architecture=architecture,
+                    concepts=config.concepts,
                 ),
             )
             state = load_file(weights_path)
-            model.load_stored_state({name: value.float() for name, value in state.items()})
+            model.load_stored_state(
+                {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+            )
         except RuntimeError as error:
             raise CheckpointError(f"{weights_path}: does not fit {config_path} ({error})") from None
+        if config.concepts:
+            model.vocabulary = ConceptVocabulary.load(folder)
         return model.eval()
 
 

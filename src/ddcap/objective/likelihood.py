@@ -6,6 +6,7 @@ The autoregressive twin's is -log p(word | words before it, y) over the same pos
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import torch
@@ -28,11 +29,13 @@ class Losses(NamedTuple):
     Attributes:
         token: mean over the batch's real positions.
         length: mean over its captions; 0 without a length head.
-        reward: mean over the captions drawn, in self-critical training.
+        drawn: mean over the captions drawn, in self-critical training.
+        reward: the same of what they are worth.
     """
 
     token: Tensor
     length: Tensor
+    drawn: Tensor | None = None
     reward: Tensor | None = None
 
 
@@ -56,14 +59,14 @@ def caption_loss(
         label_smoothing: share of the target spread over the vocabulary.
     """
     length_logits = None
+    use_image = None
+    if image_free_probability and features is not None and features.memory is not None and noise is not None:
+        use_image = noise.image >= image_free_probability
     if isinstance(model, AutoregressiveModel):
-        hidden = model.hidden(batch.tokens, features)  # (B, L, D)
+        hidden = model.hidden(batch.tokens, features, use_image)  # (B, L, D)
         weight = model.decoder.token_embedding.weight
     else:
         assert noise is not None
-        use_image = None
-        if image_free_probability and features is not None:
-            use_image = noise.image >= image_free_probability
         noised, timestep = noise.add_to(batch.tokens, model.schedule), noise.timestep.flatten()
         keys_values = model.keys_values(features, use_image)
         hidden = model.hidden(noised, timestep, batch.lengths, keys_values)  # (B, L, D)
@@ -85,9 +88,10 @@ def batch_features(model: CaptioningModel, batch: CaptionBatch) -> ImageFeatures
     None for captions without pictures.
     """
     if batch.memory is not None and batch.summary is not None:
-        return ImageFeatures(batch.memory, batch.summary)
+        features = ImageFeatures(batch.memory, batch.summary, batch.concepts)
+        return features if batch.concepts is not None else model.encoder.with_concepts(features)
     if batch.pixels is None:
-        return None
+        return None if batch.concepts is None else ImageFeatures(None, None, batch.concepts)
     with torch.set_grad_enabled(torch.is_grad_enabled() and model.config.encoder.trainable):
-        features: ImageFeatures = model.encoder(batch.pixels)
-    return features
+        features = model.encoder(batch.pixels)
+    return features if batch.concepts is None else dataclasses.replace(features, concepts=batch.concepts)

@@ -45,8 +45,7 @@ class Objective(nn.Module):
         """
         model, settings, critical = self.model, self._recipe.training, self._recipe.self_critical
         features = batch_features(model, batch)
-        is_critical = settings.objective == "self_critical"
-        if not is_critical or critical.likelihood:
+        if settings.objective == "likelihood" or critical.likelihood:
             human = caption_loss(
                 model,
                 batch,
@@ -55,7 +54,7 @@ class Objective(nn.Module):
                 image_free_probability=settings.image_free_probability,
                 label_smoothing=settings.label_smoothing,
             )
-        if not is_critical:
+        if settings.objective == "likelihood":
             return human
         assert features is not None and self._reward is not None  # the recipe sees to it
         drawn = self_critical_loss(
@@ -70,8 +69,6 @@ class Objective(nn.Module):
         )
         if not critical.likelihood:
             return drawn
-        return Losses(
-            drawn.token + critical.likelihood * human.token,
-            drawn.length + critical.likelihood * human.length,
-            drawn.reward,
+        return drawn._replace(
+            token=critical.likelihood * human.token, length=critical.likelihood * human.length
         )

@@ -30,11 +30,13 @@ class DrawnCaptions:
         tokens: (B, L).
         log_probabilities: (N,) of every word when it was drawn, with gradient.
         caption_of: (N,) which caption the word belongs to.
+        share: of the steps, how many these words are from: every word is here with this probability.
     """
 
     tokens: Tensor
     log_probabilities: Tensor
     caption_of: Tensor
+    share: float = 1.0
 
 
 def draw_captions(
@@ -61,7 +63,7 @@ def draw_captions(
         learned_steps: ask again about the words of so many of the steps only, drawn at random; None: of all.
             An autoregressive model does not read it.
     """
-    images = features.memory.shape[0]
+    images = features.images
     if isinstance(model, AutoregressiveModel):
         longest = model.config.model.max_length
         lengths = torch.full((images * captions_per_image,), longest, device=model.device)
@@ -108,7 +110,8 @@ def draw_captions(
         positions=positions,
     )
     caption_of = by_image(captions)[positions // final.shape[1]]
-    return _drawn(final, output.logits, after.flatten()[positions], caption_of)
+    share = len(taken) / len(plan.timesteps)
+    return _drawn(final, output.logits, after.flatten()[positions], caption_of, share)
 
 
 def draw_best_first(
@@ -132,6 +135,8 @@ def draw_best_first(
     return torch.stack(states)
 
 
-def _drawn(tokens: Tensor, logits: Tensor, words: Tensor, caption_of: Tensor) -> DrawnCaptions:
+def _drawn(
+    tokens: Tensor, logits: Tensor, words: Tensor, caption_of: Tensor, share: float = 1.0
+) -> DrawnCaptions:
     log_probabilities = -F.cross_entropy(logits.float(), words, reduction="none")  # (N,)
-    return DrawnCaptions(tokens, log_probabilities, caption_of)
+    return DrawnCaptions(tokens, log_probabilities, caption_of, share)

@@ -24,7 +24,7 @@ from ddcap.evaluation.tokenization import tokenize
 from ddcap.model.image_encoder import ImageFeatures
 from ddcap.model.kinds import CaptioningModel
 from ddcap.objective.likelihood import Losses
-from ddcap.objective.policy import draw_captions
+from ddcap.objective.policy import DrawnCaptions, draw_captions
 from ddcap.recipe import DecodingSettings, SelfCriticalSettings
 
 _END = "</s>"
@@ -104,7 +104,7 @@ def self_critical_loss(
         generator: draws the words; on the batch's device.
 
     Returns:
-        `token` is the loss, a mean over all drawn words; `reward` the mean reward.
+        `drawn` is the loss, see `policy_loss`; `reward` the mean reward.
     """
     was_training = model.training
     model.eval()
@@ -120,6 +120,21 @@ def self_critical_loss(
     )
     model.train(was_training)
     rewards = reward(drawn.tokens, batch.image_ids)
-    weight = advantages(rewards, settings.captions)[drawn.caption_of]  # (N,)
-    loss = -(weight * drawn.log_probabilities).mean()
-    return Losses(loss, torch.zeros((), device=loss.device), reward=rewards.mean())
+    loss = policy_loss(drawn, advantages(rewards, settings.captions), model.config.model.max_length)
+    none = torch.zeros((), device=loss.device)
+    return Losses(none, none, loss, rewards.mean())
+
+
+def policy_loss(drawn: DrawnCaptions, advantage: Tensor, longest: int) -> Tensor:
+    """Mean over captions of -advantage x log-probability of the caption, / `longest`.
+
+    Its gradient is that of the expected reward, and it is the same however the captions are divided into
+    batches: a mean over words would count a caption less the longer those beside it are.
+
+    Args:
+        drawn: B captions.
+        advantage: (B,).
+        longest: tokens of the longest caption, so that the loss is of the size of a word's.
+    """
+    words = -(advantage[drawn.caption_of] * drawn.log_probabilities).sum()
+    return words / (drawn.share * len(drawn.tokens) * longest)

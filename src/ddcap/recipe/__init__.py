@@ -6,12 +6,13 @@ own section, never the whole recipe. An unknown key fails.
 
 from __future__ import annotations
 
-from ddcap.recipe.data import DataSettings, ShardSource
+from ddcap.recipe.data import DataSettings, ShardSource, TextSource
 from ddcap.recipe.decoding import DecodingSettings
 from ddcap.recipe.diffusion import DiffusionSettings
 from ddcap.recipe.encoder import EncoderSettings
 from ddcap.recipe.model import ModelSettings
 from ddcap.recipe.recipe import Recipe
+from ddcap.recipe.tagger import TaggerSettings
 from ddcap.recipe.tokenizer import TokenizerSettings
 from ddcap.recipe.training import SelfCriticalSettings, TrainingSettings
 
@@ -24,6 +25,8 @@ __all__ = [
     "Recipe",
     "SelfCriticalSettings",
     "ShardSource",
+    "TaggerSettings",
+    "TextSource",
     "TokenizerSettings",
     "TrainingSettings",
 ]

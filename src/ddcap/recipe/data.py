@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ddcap.recipe.section import Section
 from ddcap.recipe.strictness import STRICT
 
 
@@ -21,7 +22,17 @@ class ShardSource:
 
 
 @dataclass(frozen=True, config=STRICT)
-class DataSettings:
+class TextSource(Section):
+    """Captions without pictures, for training beside pictures."""
+
+    path: str = Field(
+        description="JSON in which a picture's captions stand in one list, or .txt with a caption a line; .gz"
+    )
+    weight: int = Field(default=1, ge=1, description="how often an epoch over the text has each caption")
+
+
+@dataclass(frozen=True, config=STRICT)
+class DataSettings(Section):
     """Where the pictures and captions are, and how they are drawn into batches."""
 
     json: str = Field(
@@ -33,6 +44,13 @@ class DataSettings:
     images: str = Field(default=".", description="folder of the pictures, relative to `root`")
     text: str | None = Field(
         default=None, description="captions without pictures (.txt, .json, .gz): learn from text alone"
+    )
+    beside: tuple[TextSource, ...] = Field(
+        default=(),
+        description="captions without pictures, learned beside the pictures from the concepts that they name",
+    )
+    beside_captions: int = Field(
+        default=0, ge=0, description="so many of them in every step, beside training.batch_size"
     )
     shards: tuple[ShardSource, ...] = Field(
         default=(),

@@ -8,11 +8,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ddcap.recipe.model import ModelSettings
+from ddcap.recipe.section import Section
 from ddcap.recipe.strictness import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)
-class DecodingSettings:
+class DecodingSettings(Section):
     """How a caption is made from a trained model."""
 
     method: Literal["best_first", "ancestral", "left_to_right"] = Field(
@@ -27,6 +28,11 @@ class DecodingSettings:
         default="predicted",
         union_mode="left_to_right",
         description="tokens of every caption, or 'predicted' from the picture",
+    )
+    exact_length: bool = Field(
+        default=False,
+        description="a caption has exactly `length` tokens: the end token comes last and nowhere else; "
+        "otherwise it may end early, or not at all. Who asks a captioner for a length gets it exactly",
     )
     length_rule: Literal["argmax", "expected"] = Field(
         default="argmax", description="predicted length: the likeliest class, or the rounded mean"
@@ -53,6 +59,15 @@ class DecodingSettings:
         """Check what single fields cannot."""
         if self.length != "predicted" and (isinstance(self.length, str) or self.length < 1):
             raise ValueError(f"length={self.length!r}: give a number of tokens from 1, or 'predicted'")
+        if self.exact_length and self.candidates > 1:
+            raise ValueError(
+                f"exact_length=true with candidates={self.candidates}: candidates differ in their lengths; "
+                "take one of them out"
+            )
+        if self.exact_length and self.length == "predicted":
+            raise ValueError("exact_length=true: give the length, a number of tokens")
+        if self.exact_length and self.length == 1:
+            raise ValueError("length=1: the end token counts, so that no word is left; give at least 2")
         if self.beams > 1 and (self.method != "left_to_right" or self.temperature):
             raise ValueError(
                 f"beams={self.beams} needs method=left_to_right and temperature=0; change them, or beams=1"
@@ -77,7 +92,12 @@ class DecodingSettings:
             raise ValueError(f"method={self.method}: a model of kind {model.kind} decodes by {own}; say so")
         if is_twin:
             plain = DecodingSettings(method="left_to_right", guidance=1.0)
-            for name in ("guidance", "steps", "schedule", "length", "length_rule", "candidates"):
+            if self.length != "predicted" and not self.exact_length and self.candidates == 1:
+                raise ValueError(
+                    f"length={self.length}: an autoregressive model ends its captions by itself, unless you "
+                    "also say exact_length=true"
+                )
+            for name in ("guidance", "steps", "schedule", "length_rule", "candidates"):
                 if getattr(self, name) != getattr(plain, name):
                     raise ValueError(
                         f"{name}={getattr(self, name)}: means nothing to an autoregressive model; "

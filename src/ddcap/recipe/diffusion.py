@@ -5,11 +5,12 @@ from __future__ import annotations
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ddcap.recipe.section import Section
 from ddcap.recipe.strictness import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)
-class DiffusionSettings:
+class DiffusionSettings(Section):
     """The forward process: mask-and-replace with linear cumulative probabilities."""
 
     steps: int = Field(default=20, ge=1, le=100_000, description="T")

@@ -7,11 +7,12 @@ from typing import Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ddcap.recipe.section import Section
 from ddcap.recipe.strictness import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)
-class EncoderSettings:
+class EncoderSettings(Section):
     """The image encoder: pixels to memory and summary."""
 
     kind: Literal["efficientnet_lite", "clip"] = "efficientnet_lite"
@@ -22,6 +23,22 @@ class EncoderSettings:
     )
     image_size: int = Field(
         default=288, ge=32, le=4096, description="side of the square the picture is brought to"
+    )
+    concepts: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="concepts of a picture that stand in the memory beside its positions; 0: none",
+    )
+    tagger: str | None = Field(
+        default=None, description="folder of `ddcap tagger`: what sees the concepts, for a new model"
+    )
+    detector_size: int = Field(
+        default=384,
+        ge=64,
+        le=4096,
+        multiple_of=32,
+        description="side of the square in which objects are looked for",
     )
     fit: Literal["squash", "crop"] = Field(
         default="squash", description="squash: both sides to image_size; crop: short side, then centre crop"

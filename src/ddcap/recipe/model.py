@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ddcap.recipe.section import Section
 from ddcap.recipe.strictness import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)
-class ModelSettings:
+class ModelSettings(Section):
     """The denoiser and the heads around it."""
 
     kind: Literal["diffusion", "autoregressive"] = Field(
@@ -35,8 +37,15 @@ class ModelSettings:
         description="every position also knows how many tokens follow it, which special design 2 hides",
     )
 
+    @property
+    def is_open(self) -> bool:
+        """Whether settings that were not given are still to be taken over from the model of `init`."""
+        return self.init is not None and len(self.given) < len(dataclasses.fields(self))
+
     def __post_init__(self) -> None:
         """Check what single fields cannot."""
+        if self.init is not None:
+            return  # what is given has to be as in that model, which was checked when it was made
         if self.width % self.heads:
             raise ValueError(f"model.width={self.width}: no multiple of model.heads={self.heads}; change one")
         if self.kind == "autoregressive":

@@ -11,6 +11,7 @@ from ddcap.recipe.diffusion import DiffusionSettings
 from ddcap.recipe.encoder import EncoderSettings
 from ddcap.recipe.model import ModelSettings
 from ddcap.recipe.strictness import STRICT
+from ddcap.recipe.tagger import TaggerSettings
 from ddcap.recipe.tokenizer import TokenizerSettings
 from ddcap.recipe.training import SelfCriticalSettings, TrainingSettings
 
@@ -24,6 +25,7 @@ class Recipe:
     tokenizer: TokenizerSettings = Field(default_factory=TokenizerSettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
     diffusion: DiffusionSettings = Field(default_factory=DiffusionSettings)
+    tagger: TaggerSettings = Field(default_factory=TaggerSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
     self_critical: SelfCriticalSettings = Field(default_factory=SelfCriticalSettings)
     decoding: DecodingSettings = Field(default_factory=DecodingSettings)
@@ -40,13 +42,16 @@ class Recipe:
                 "take one of them out"
             )
         self._check_shards()
-        self.decoding.check_model(self.model)
-        if self.data.learn_padding and self.model.length_prediction:
+        if not self.model.is_open:
+            self.decoding.check_model(self.model)
+        predicts_length = self.model.length_prediction and not self.model.is_open
+        if self.data.learn_padding and predicts_length:
             raise ValueError(
                 "data.learn_padding=true makes every caption max_length tokens long: there is no length to "
                 "predict; set model.length_prediction=false"
             )
-        if self.model.kind == "autoregressive" and self.training.image_free_probability:
+        drops = self.training.image_free_probability
+        if self.model.kind == "autoregressive" and drops and not self.encoder.concepts:
             raise ValueError(
                 f"training.image_free_probability={self.training.image_free_probability}: an autoregressive "
                 "model has no image-free memory; set it to 0"
@@ -54,6 +59,11 @@ class Recipe:
         if self.training.objective == "self_critical" and self.model.init is None:
             raise ValueError(
                 "training.objective=self_critical: an untrained model draws nothing of worth; set model.init"
+            )
+        if self.training.objective == "self_critical" and self.decoding.exact_length:
+            raise ValueError(
+                "decoding.exact_length=true: self-critical training draws captions that end by themselves; "
+                "set it to false"
             )
         if self.training.objective == "self_critical" and self.training.fsdp:
             raise ValueError(

@@ -7,11 +7,12 @@ from typing import Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ddcap.recipe.section import Section
 from ddcap.recipe.strictness import STRICT
 
 
 @dataclass(frozen=True, config=STRICT)
-class TokenizerSettings:
+class TokenizerSettings(Section):
     """How captions become tokens."""
 
     kind: Literal["compact", "gpt2"] = "compact"

@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from ddcap.recipe.section import Section
 from ddcap.recipe.strictness import STRICT
 
 _Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True, config=STRICT)
-class TrainingSettings:
+class TrainingSettings(Section):
     """Optimisation, regularisation, checkpoints and logs."""
 
     objective: Literal["likelihood", "self_critical"] = Field(
@@ -62,7 +63,7 @@ class TrainingSettings:
 
 
 @dataclass(frozen=True, config=STRICT)
-class SelfCriticalSettings:
+class SelfCriticalSettings(Section):
     """How captions are drawn for `training.objective=self_critical`."""
 
     captions: int = Field(default=5, ge=2, description="captions drawn for each picture of a batch")

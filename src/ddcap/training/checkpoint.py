@@ -39,12 +39,14 @@ class Progress:
             there are too few pictures to choose by.
         best_step: the step of the model that is kept as the best.
         recipe: the recipe as plain values.
+        validated_step: the step of the last validation that was finished.
     """
 
     step: int
     best_score: float | None
     best_step: int | None
     recipe: dict[str, object]
+    validated_step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,20 @@ def save_best(folder: Path, model: CaptioningModel, tokenizer: CaptionTokenizer)
 def list_checkpoints(output: Path) -> list[Path]:
     """The finished checkpoints of a run, oldest first."""
     return sorted(checkpoint_folder(output).glob("step_*"))
+
+
+def load_progress(path: Path) -> Progress:
+    """How far a checkpoint is, without its weights.
+
+    Raises:
+        CheckpointError: if that cannot be read.
+    """
+    try:
+        return Progress(**json.loads((path / "progress.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{path}: damaged or cut short ({error}); delete this folder to resume from the one before"
+        ) from None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -8,7 +8,6 @@ Source: the consensus of Vedantam et al. 2015 (CIDEr); as a weight of training c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from ddcap.data.karpathy import CaptionedImage
@@ -17,14 +16,13 @@ from ddcap.evaluation.metrics import score_cider
 from ddcap.evaluation.tokenization import tokenize
 
 
-def consensus_weights(records: Sequence[CaptionedImage], temperature: float) -> list[list[float]]:
-    """A weight for every caption, in the order of the records: exp(CIDEr-D against the others / temperature).
+def consensus(records: Sequence[CaptionedImage]) -> list[list[float]]:
+    """CIDEr-D (1 for 100) of every caption against its picture's others, in the order of the records.
 
-    A picture with one caption gives it the weight 1.
+    That of a picture's only caption is 0.
 
     Args:
         records: of the training split.
-        temperature: CIDEr (1 for 100) over which a caption gets e times as likely.
 
     Raises:
         MissingExtraError: if pycocoevalcap is not installed.
@@ -39,6 +37,6 @@ def consensus_weights(records: Sequence[CaptionedImage], temperature: float) -> 
     scores = score_cider(truth, guesses, frequencies).per_image if truth else None
     score_of = dict(zip(truth, scores or [], strict=True))
     return [
-        [math.exp(score_of.get(f"{picture}/{number}", 0.0) / temperature) for number in range(len(captions))]
+        [score_of.get(f"{picture}/{number}", 0.0) for number in range(len(captions))]
         for picture, captions in plain.items()
     ]

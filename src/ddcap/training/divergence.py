@@ -48,7 +48,8 @@ class DivergenceGuard:
         if self.in_a_row == MOST_IN_A_ROW:
             raise TrainingError(
                 f"step {step}: the gradient is not finite for the {MOST_IN_A_ROW}rd time in a row (pictures "
-                f"{shown}); go on with --resume and a lower training.learning_rate, or look at these pictures"
+                f"{shown}); look at these pictures, or start another run with a lower training.learning_rate "
+                "(model.init=... goes on from this one's best model)"
             )
         logger.warning("step %d: left out, its gradient is not finite (pictures %s)", step, shown)
         return False

@@ -1,4 +1,7 @@
-"""Training that starts from a trained model (`model.init`): its architecture and tokenizer are taken over."""
+"""Training that starts from a trained model (`model.init`) or its encoder (`encoder.init`).
+
+The architecture is taken over, and the tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,13 @@ from typing import Any
 
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import RecipeError
-from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
+from ddcap.model.image_encoder import ImageEncoder
 from ddcap.model.kinds import CaptioningModel, load_model
 from ddcap.model_folder import find_model
-from ddcap.recipe import EncoderSettings, ModelSettings, Recipe, TokenizerSettings
+from ddcap.recipe import EncoderSettings, Recipe, TokenizerSettings
+from ddcap.recipe.section import Section
 
-_TRAINING_OF_ENCODER = ("trainable", "trainable_from", "init", "stored")
+_TRAINING_OF_ENCODER = ("trainable", "trainable_from", "init", "tagger")
 
 
 @dataclass(frozen=True)
@@ -22,84 +26,99 @@ class Initial:
 
     Attributes:
         recipe: with the architecture of the model to start from filled in.
-        model: the trained model.
+        model: the model of `model.init`, if there is one.
         tokenizer: its tokenizer.
+        encoder: that of `model.init` or `encoder.init`, if there is one.
     """
 
     recipe: Recipe
-    model: CaptioningModel
-    tokenizer: CaptionTokenizer
+    model: CaptioningModel | None = None
+    tokenizer: CaptionTokenizer | None = None
+    encoder: ImageEncoder | None = None
 
 
 def load_initial(recipe: Recipe) -> Initial:
-    """Read the model that `recipe.model.init` names and fit the recipe to it.
+    """Read the model that `model.init` or `encoder.init` names, and fit the recipe to it.
 
-    A recipe may choose `model.dropout` and what of the encoder trains anew, and `decoding`; what else it says
-    of the architecture has to be left out or be the same. The weights of an encoder that was trained before
-    travel with the new model, too, whether it trains any further or not.
+    What a recipe leaves open is that model's. It may choose `model.dropout`, `decoding` and what of the
+    encoder trains; whatever else it gives has to be the same, also where it gives a default. The weights of
+    an encoder that was trained before travel with the new model, too, whether it trains any further or not.
 
     Raises:
         CheckpointError: if there is no such model.
         RecipeError: if the recipe asks for another architecture.
     """
-    assert recipe.model.init is not None
-    folder = find_model(recipe.model.init)
+    if recipe.model.init is not None:
+        return _load_model(recipe, recipe.model.init)
+    if recipe.encoder.init is not None:
+        source = f"encoder.init={recipe.encoder.init}"
+        model = load_model(find_model(recipe.encoder.init))
+        encoder = _fit_encoder(recipe.encoder, model, source)
+        return Initial(_fitted(recipe, source, encoder=encoder), encoder=model.encoder)
+    return Initial(recipe)
+
+
+def _load_model(recipe: Recipe, init: str) -> Initial:
+    source, folder = f"model.init={init}", find_model(init)
     model, tokenizer = load_model(folder), CaptionTokenizer.load(folder)
     theirs = model.config
-    _check_same("model", recipe.model, ModelSettings(), theirs.model, free=("init", "dropout"))
-    _check_same("encoder", recipe.encoder, EncoderSettings(), theirs.encoder, free=_TRAINING_OF_ENCODER)
-    _check_same("diffusion", recipe.diffusion, type(recipe.diffusion)(), theirs.diffusion)
-    asked = recipe.tokenizer  # one of the same kind, if compact of at most so many entries, may be theirs
-    fits = asked.kind == tokenizer.kind
-    fits = fits and (asked.kind == "gpt2" or tokenizer.vocabulary_size <= asked.vocabulary_size)
-    if asked != TokenizerSettings() and not fits:
-        raise RecipeError(
-            f"model.init={recipe.model.init} brings its tokenizer; leave out the tokenizer section"
-        )
-    dropout = (
-        recipe.model.dropout if recipe.model.dropout != ModelSettings().dropout else theirs.model.dropout
+    _check_same("model", recipe.model, theirs.model, source, free=("init", "dropout"))
+    _check_same("diffusion", recipe.diffusion, theirs.diffusion, source)
+    _check_tokenizer(recipe.tokenizer, tokenizer, source)
+    encoder = _fit_encoder(recipe.encoder, model, source)
+    fitted = _fitted(
+        recipe,
+        source,
+        model=dataclasses.replace(theirs.model, init=init, **_given(recipe.model, "dropout")),
+        encoder=encoder,
+        diffusion=theirs.diffusion,
+        decoding=_changed(theirs.decoding, source, **_given(recipe.decoding, *recipe.decoding.given)),
     )
+    return Initial(fitted, model, tokenizer, model.encoder)
+
+
+def _fit_encoder(ours: EncoderSettings, model: CaptioningModel, source: str) -> EncoderSettings:
+    """The settings of the model's encoder, which trains from now on as ours say."""
+    theirs = dataclasses.replace(model.config.encoder, stored=model.config.encoder.travels)
+    _check_same("encoder", ours, theirs, source, free=_TRAINING_OF_ENCODER)
+    fitted = dataclasses.replace(theirs, **{name: getattr(ours, name) for name in _TRAINING_OF_ENCODER})
+    model.encoder.set_trainable(fitted)
+    return fitted
+
+
+def _fitted(recipe: Recipe, source: str, **sections: Section) -> Recipe:
+    """The recipe with other sections, if they go together."""
+    fitted: Recipe = _changed(recipe, source, **sections)
+    return fitted
+
+
+def _changed(settings: Any, source: str, **changes: Any) -> Any:
     try:
-        fitted = dataclasses.replace(
-            recipe,
-            model=dataclasses.replace(theirs.model, dropout=dropout, init=recipe.model.init),
-            encoder=dataclasses.replace(
-                theirs.encoder,
-                trainable=recipe.encoder.trainable,
-                trainable_from=recipe.encoder.trainable_from,
-                stored=theirs.encoder.travels,
-            ),
-            diffusion=theirs.diffusion,
-            decoding=recipe.decoding if recipe.decoding != type(recipe.decoding)() else theirs.decoding,
-        )
+        return dataclasses.replace(settings, **changes)
     except ValueError as error:
-        raise RecipeError(f"model.init={recipe.model.init}: {_first_reason(error)}") from None
-    return Initial(fitted, model, tokenizer)
+        raise RecipeError(f"{source}: {_first_reason(error)}") from None
 
 
-def initial_encoder(settings: EncoderSettings, model: CaptioningModel | None) -> ImageEncoder:
-    """The encoder to start from: that of `model`, that of `encoder.init`, or the published one.
-
-    Raises:
-        CheckpointError: if there is no such model.
-        RecipeError: if its encoder is of another architecture.
-    """
-    if model is None and settings.init is not None:
-        model = load_model(find_model(settings.init))
-        _check_same("encoder", settings, EncoderSettings(), model.config.encoder, free=_TRAINING_OF_ENCODER)
-    if model is None:
-        return build_image_encoder(settings)
-    model.encoder.set_trainable(settings)
-    return model.encoder
+def _given(section: Section, *names: str) -> dict[str, Any]:
+    """Those of the named settings that the recipe gives."""
+    return {name: getattr(section, name) for name in names if name in section.given}
 
 
-def _check_same(section: str, ours: Any, default: Any, theirs: Any, free: tuple[str, ...] = ()) -> None:
-    for field in dataclasses.fields(ours):
-        wanted, given = getattr(ours, field.name), getattr(theirs, field.name)
-        if field.name not in free and wanted not in (getattr(default, field.name), given):
+def _check_same(name: str, ours: Section, theirs: Section, source: str, free: tuple[str, ...] = ()) -> None:
+    for setting in sorted(ours.given.difference(free)):
+        wanted, has = getattr(ours, setting), getattr(theirs, setting)
+        if wanted != has:
             raise RecipeError(
-                f"{section}.{field.name}={wanted}: the model of model.init has {given}; leave the setting out"
+                f"{name}.{setting}={wanted}: the model of {source} has {has}; leave the setting out"
             )
+
+
+def _check_tokenizer(asked: TokenizerSettings, theirs: CaptionTokenizer, source: str) -> None:
+    """Of the same kind, if compact of at most so many entries."""
+    wrong_kind = "kind" in asked.given and asked.kind != theirs.kind
+    too_large = "vocabulary_size" in asked.given and theirs.vocabulary_size > asked.vocabulary_size
+    if wrong_kind or (too_large and theirs.kind == "compact"):
+        raise RecipeError(f"{source} brings its tokenizer; leave out the tokenizer section")
 
 
 def _first_reason(error: ValueError) -> str:

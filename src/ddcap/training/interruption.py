@@ -1,10 +1,15 @@
-"""SIGTERM and SIGINT end a training after the step it is in, with a checkpoint, instead of in the middle."""
+"""SIGTERM and SIGINT end a training after the step it is in, with a checkpoint, instead of in the middle.
+
+A validation, before which all is saved, they end at once: schedulers soon kill what they have warned.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
@@ -16,6 +21,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ddcap")
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)  # what schedulers send before they kill, and Ctrl-C
+
+
+class Stopped(BaseException):
+    """A signal ends the training where it is; no error, so that nobody takes it for one."""
+
+    def __init__(self, by: signal.Signals) -> None:
+        super().__init__(by.name)
+        self.by = by
 
 
 class Interruption:
@@ -30,6 +43,7 @@ class Interruption:
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
         self._before: dict[signal.Signals, object] = {}
+        self._acts_at_once = False
         self.signal: signal.Signals | None = None
 
     def __enter__(self) -> Interruption:
@@ -50,10 +64,36 @@ class Interruption:
         highest = int(self._accelerator.gather(number).max())
         return signal.Signals(highest) if highest else None
 
+    def check(self) -> None:
+        """Stop if a signal has reached any process; all processes have to check together.
+
+        Raises:
+            Stopped: in all of them.
+        """
+        by = self.agreed()
+        if by is not None:
+            raise Stopped(by)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Where all is saved: a signal does not wait. Of several processes each learns of it by `check`.
+
+        Raises:
+            Stopped: wherever the signal comes in, and if one came in before.
+        """
+        self._acts_at_once = self._accelerator.num_processes == 1
+        try:
+            self.check()
+            yield
+        finally:
+            self._acts_at_once = False
+
     def _remember(self, number: int, _frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
         self._restore()
-        logger.warning("%s: stopping after this step", self.signal.name)
+        if self._acts_at_once:
+            raise Stopped(self.signal)
+        logger.warning("%s: stopping as soon as all is saved", self.signal.name)
 
     def _restore(self) -> None:
         for one, handler in self._before.items():

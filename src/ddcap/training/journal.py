@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from ddcap.objective.likelihood import Losses
+from ddcap.training.share import Share
 
 LOG_NAME = "log.jsonl"
 
@@ -73,11 +74,15 @@ class Journal:
         if self._board is not None:
             self._board.close()
 
-    def add(self, losses: Losses, share: float, parts: int) -> None:
+    def add(self, losses: Losses, share: Share) -> None:
         """Add the losses of one part of a step; nothing is read back from the device here."""
-        values = {"loss": losses.token.detach() * share, "length_loss": losses.length.detach() / parts}
-        if losses.reward is not None:
-            values["reward"] = losses.reward / parts
+        values = {
+            "loss": losses.token.detach() * share.words,
+            "length_loss": losses.length.detach() * share.pictures,
+        }
+        if losses.drawn is not None and losses.reward is not None:
+            values["loss"] = values["loss"] + losses.drawn.detach() * share.pictures
+            values["reward"] = losses.reward * share.pictures
         for name, value in values.items():
             self._step_sums[name] = self._step_sums.get(name, torch.zeros_like(value)) + value
 

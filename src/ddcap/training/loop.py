@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from ddcap.data.batches import CaptionBatch
-from ddcap.data.steps import training_steps
+from ddcap.data.steps import steps_beside, training_steps
 from ddcap.errors import TrainingInterruptedError
 from ddcap.recipe import Recipe
 from ddcap.training.divergence import DivergenceGuard
-from ddcap.training.interruption import Interruption
+from ddcap.training.interruption import Interruption, Stopped
 from ddcap.training.optimizer import learning_rate_at, set_learning_rate
 from ddcap.training.run import Run, step_seed
 from ddcap.training.setup import ProgressBar
-from ddcap.training.unreadable import UnreadablePictures
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from ddcap.training.share import shares
 
 logger = logging.getLogger("ddcap")
 
@@ -39,27 +35,40 @@ def train(recipe: Recipe, *, resume: bool = False, progress_bar: ProgressBar = i
     Raises:
         DDCapError: if the data, the settings or a checkpoint are not usable.
         TrainingError: if the gradient is not finite three times in a row.
-        TrainingInterruptedError: if SIGTERM or SIGINT ended it; the step it was in is done and saved.
+        TrainingInterruptedError: if SIGTERM or SIGINT ended it; the step it was in is done and saved, a
+            validation that it was in comes first when the run goes on.
     """
     run = Run(recipe, resume=resume, progress_bar=progress_bar)
-    guard, unreadable = DivergenceGuard(), UnreadablePictures()
-    steps = training_steps(run.inputs.train_data, run.plan, run.progress.step, run.total_steps)
+    guard = DivergenceGuard()
+    span = run.progress.step, run.total_steps
+    steps = training_steps(run.inputs.train_data, run.plan, *span)
+    if run.inputs.beside_data is not None and run.beside_plan is not None:
+        steps = steps_beside(steps, training_steps(run.inputs.beside_data, run.beside_plan, *span))
     with run.journal, Interruption(run.accelerator) as interruption:
-        for step, parts in enumerate(steps, start=run.progress.step):
-            for part in parts:
-                unreadable.note(part.unreadable)
-            _take_step(run, step, parts, guard)
-            if guard.in_a_row == 0 or step + 1 == run.total_steps:  # else the weights may be what is wrong
-                run.save_and_validate(step + 1)
-            stopped_by = interruption.agreed()
-            if stopped_by is not None and step + 1 < run.total_steps:
-                run.save(step + 1)
-                raise TrainingInterruptedError(
-                    f"stopped by {stopped_by.name} after step {step + 1} of {run.total_steps}, "
-                    f"{run.what_is_saved()}",
-                    128 + stopped_by,
-                )
-    unreadable.report()
+        try:
+            if run.validation_is_missing():
+                with interruption.at_once():
+                    run.validate(interruption.check)
+            for step, parts in enumerate(steps, start=run.progress.step):
+                _take_step(run, step, parts, guard)
+                done = step + 1
+                # after a step that was left out the weights may be what is wrong
+                is_sound = guard.in_a_row == 0 or done == run.total_steps
+                stopped_by = interruption.agreed()
+                if stopped_by is not None or (is_sound and run.save_is_due(done)):
+                    run.save(done)
+                if stopped_by is not None:
+                    raise Stopped(stopped_by)
+                if is_sound and run.validation_is_due(done):
+                    with interruption.at_once():
+                        run.validate(interruption.check)
+        except Stopped as stop:
+            raise TrainingInterruptedError(
+                f"stopped by {stop.by.name} after step {run.progress.step} of {run.total_steps}, "
+                f"{run.what_is_saved()}",
+                128 + stop.by,
+            ) from None
+    run.unreadable.report()
     if guard.skipped:
         logger.warning("%d steps were left out, their gradients were not finite", guard.skipped)
     return run.best_folder
@@ -76,28 +85,19 @@ def _take_step(run: Run, step: int, parts: list[CaptionBatch], guard: Divergence
     learning_rate = learning_rate_at(step, run.total_steps, run.warmup_steps, settings.learning_rate)
     set_learning_rate(state.optimizer, learning_rate)
     state.wrapped.train()
-    real_positions = _real_positions(parts, accelerator)
-    for number, part in enumerate(parts):
-        batch, first = part.to(accelerator.device), run.plan.first_image(number)
+    step_shares, has_pictures = shares(parts, accelerator)
+    for number, (part, share) in enumerate(zip(parts, step_shares, strict=True)):
+        run.unreadable.note(part.unreadable)
+        batch, first = part.to(accelerator.device), run.first_image(number)
         mine = noise and noise.of([first + place for place in batch.places], accelerator.device)
         with state.exchange_gradients(enabled=number + 1 == len(parts)):
             with run.precision():
                 losses = state.wrapped(batch, mine, generator)
-            # a part counts by its share of the step's tokens; gradients are averaged over processes
-            share = len(batch.positions) * run.processes.count / real_positions
-            loss = share * losses.token + settings.length_loss_weight * losses.length / len(parts)
-            loss.backward()
-        run.journal.add(losses, share, len(parts))
+            share.of(losses, settings.length_loss_weight).backward()
+        run.journal.add(losses, share)
+    run.unreadable.count_step(is_blank=not has_pictures)
     gradient_norm = state.clip_gradients(settings.gradient_clip)
     images = [image_id for part in parts for image_id in part.image_ids]
-    is_taken = guard.allows(step + 1, gradient_norm, images)
+    is_taken = guard.allows(step + 1, gradient_norm, images) and has_pictures
     state.step(is_taken=is_taken)
     run.journal.step(step + 1, learning_rate, gradient_norm, is_taken=is_taken)
-
-
-def _real_positions(parts: list[CaptionBatch], accelerator: Accelerator) -> float:
-    """Words of all parts and processes of a step, for the mean loss."""
-    mine = sum(len(part.positions) for part in parts)
-    if accelerator.num_processes == 1:
-        return mine
-    return float(accelerator.reduce(torch.tensor(float(mine), device=accelerator.device), "sum"))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
 from ddcap.data.caption_data import CaptionData
 from ddcap.data.steps import StepPlan
+from ddcap.diffusion.schedule import linear_schedule
 from ddcap.errors import CheckpointError, MissingExtraError, RecipeError, TrainingError
 from ddcap.machine import computing
 from ddcap.model.ddcap import DDCapModel
@@ -31,8 +32,10 @@ from ddcap.training.checkpoint import (
     save_progress,
 )
 from ddcap.training.journal import Journal
+from ddcap.training.resumption import changes
 from ddcap.training.setup import ProgressBar, prepare
 from ddcap.training.state import TrainingState
+from ddcap.training.unreadable import UnreadablePictures
 from ddcap.training.validation import FEWEST_TO_CHOOSE_BY, Validation, validate
 
 try:
@@ -75,6 +78,10 @@ class Run:
             settings.seed, images, processes.count, processes.index, settings.gradient_accumulation
         )
         per_epoch = self.plan.steps_per_epoch(self.inputs.train_data)
+        self.beside_plan: StepPlan | None = None
+        if self.inputs.beside_data is not None:
+            groups = recipe.data.beside_captions // recipe.data.captions_per_image
+            self.beside_plan = dataclasses.replace(self.plan, seed=settings.seed + 1, images_per_step=groups)
         self.total_steps = max(1, round(settings.epochs * per_epoch))
         self.warmup_steps = round(settings.warmup_epochs * per_epoch)
         if self.warmup_steps > self.total_steps:
@@ -83,7 +90,8 @@ class Run:
                 settings.warmup_epochs,
                 settings.epochs,
             )
-        self.validate_every = max(1, round(settings.validate_every * per_epoch))
+        self._validate_every = max(1.0, settings.validate_every * per_epoch)
+        self.unreadable = UnreadablePictures(per_epoch, processes)
         self._tell_of_few_pictures()
         self.progress = Progress(0, None, None, dump_settings(recipe))
         self.saved: int | None = None
@@ -117,33 +125,66 @@ class Run:
     def noise(self, step: int) -> Noise | None:
         """What a step draws for all its pictures, whoever computes them; None where it draws none."""
         model, data = self.inputs.model, self.recipe.data
-        if not isinstance(model, DDCapModel):
+        if not isinstance(model, DDCapModel) and not self.recipe.training.image_free_probability:
             return None
         return draw_noise(
             torch.Generator().manual_seed(step_seed(self.recipe.training.seed, step)),
-            model.schedule,
-            images=self.plan.images_per_step,
+            linear_schedule(model.config.diffusion, model.config.vocabulary_size),
+            images=self.plan.images_per_step
+            + (self.beside_plan.images_per_step if self.beside_plan is not None else 0),
             captions_per_image=data.captions_per_image,
             length=model.config.model.max_length,
         )
+
+    def first_image(self, part: int) -> int:
+        """Where a part of a step begins among all that the step reads, captions without pictures last."""
+        if part < self.plan.accumulation or self.beside_plan is None:
+            return self.plan.first_image(part)
+        return self.plan.images_per_step + self.beside_plan.first_image(part - self.plan.accumulation)
 
     @property
     def best_folder(self) -> Path:
         """Where the best model so far lies."""
         return self.inputs.output / "best"
 
-    def save_and_validate(self, done: int) -> None:
-        """What is due after `done` steps. Save first, then validate what was saved; the best is kept."""
+    def validation_is_due(self, done: int) -> bool:
+        """Whether the model is validated after `done` steps: every so many epochs, and in the end."""
+        times = round(done / self._validate_every)
+        return done == self.total_steps or (times > 0 and done == round(times * self._validate_every))
+
+    def save_is_due(self, done: int) -> bool:
+        """Whether a checkpoint is written after `done` steps; what is validated is saved first."""
+        return self.validation_is_due(done) or done % self.recipe.training.checkpoint_every == 0
+
+    def validation_is_missing(self) -> bool:
+        """Whether the run that goes on was ended between its newest checkpoint and that one's validation."""
+        step = self.progress.step
+        is_missing = self.progress.validated_step != step or not self.best_folder.exists()
+        return self.processes.gather(step > 0 and self.validation_is_due(step) and is_missing)[0]
+
+    def validate(self, between: Callable[[], None]) -> None:
+        """Validate what was saved last; the best is kept.
+
+        Args:
+            between: is called by all processes between batches of pictures.
+        """
         settings = self.recipe.training
-        validation_due = done % self.validate_every == 0 or done == self.total_steps
-        if validation_due or done % settings.checkpoint_every == 0:
-            self.save(done)
-        if validation_due:
-            with self.state.shipped_model() as model:
-                result = self._validate(model)
-                if self.accelerator.is_main_process:
-                    self._keep_if_best(model, result)
-            self.accelerator.wait_for_everyone()
+        with self.state.shipped_model() as model:
+            result = validate(
+                model,
+                self.inputs.val_data,
+                self.inputs.tokenizer,
+                self.recipe.decoding,
+                images=settings.validate_images,
+                samples=settings.sample_captions,
+                device=self.accelerator.device,
+                processes=self.processes,
+                between=between,
+            )
+            if self.accelerator.is_main_process:
+                self.unreadable.note(result.unreadable)
+                self._keep_if_best(model, result)
+        self.accelerator.wait_for_everyone()
 
     def save(self, done: int) -> None:
         """Write a checkpoint after `done` steps, unless there is one; the main process does, the others wait.
@@ -171,27 +212,15 @@ class Run:
             return "nothing could be saved"
         return f"which could not be saved; go on from step {self.saved} in {self.inputs.output} with --resume"
 
-    def _validate(self, model: CaptioningModel) -> Validation:
-        settings = self.recipe.training
-        return validate(
-            model,
-            self.inputs.val_data,
-            self.inputs.tokenizer,
-            self.recipe.decoding,
-            images=settings.validate_images,
-            samples=settings.sample_captions,
-            device=self.accelerator.device,
-            processes=self.processes,
-        )
-
     def _keep_if_best(self, model: CaptioningModel, result: Validation) -> None:
         step, best = self.progress.step, self.progress.best_score
         self.journal.write(step, "validation", dataclasses.asdict(result))
-        if best is not None and result.score is not None and result.score <= best:
-            return
+        is_best = best is None or result.score is None or result.score > best
         with self._unless_the_disk_is_full():
-            save_best(self.best_folder, model, self.inputs.tokenizer)
-            self.progress = dataclasses.replace(self.progress, best_score=result.score, best_step=step)
+            if is_best or not self.best_folder.exists():
+                save_best(self.best_folder, model, self.inputs.tokenizer)
+                self.progress = dataclasses.replace(self.progress, best_score=result.score, best_step=step)
+            self.progress = dataclasses.replace(self.progress, validated_step=step)
             save_progress(self.inputs.output, self.progress)  # belongs to the checkpoint, too
 
     @contextlib.contextmanager
@@ -225,9 +254,19 @@ class Run:
                 "resume with the recipe it was started with"
             ) from None
         if checkpoint is not None:
-            self.progress = dataclasses.replace(checkpoint.progress, recipe=dump_settings(self.recipe))
-            self.saved = self.progress.step
+            self._go_on_from(checkpoint.progress)
         return state
+
+    def _go_on_from(self, progress: Progress) -> None:
+        changed = changes(progress.recipe, self.recipe)
+        self.progress = dataclasses.replace(progress, recipe=dump_settings(self.recipe))
+        self.saved = progress.step
+        if "training.validate_images" in changed:  # a score of other pictures says nothing about the next one
+            before, now = changed["training.validate_images"]
+            logger.warning(
+                "training.validate_images was %s and is now %s: the best model is chosen anew", before, now
+            )
+            self.progress = dataclasses.replace(self.progress, best_score=None)
 
 
 def step_seed(seed: int, step: int, process: int = 0) -> int:

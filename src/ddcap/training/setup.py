@@ -8,25 +8,27 @@ from pathlib import Path
 
 import torch
 
-from ddcap.data.caption_data import CaptionData, PixelSource
+from ddcap.data.caption_data import CaptionData, ConceptSource, PixelSource
 from ddcap.data.coco import check_folders
 from ddcap.data.feature_cache import FeatureCache
 from ddcap.data.karpathy import CaptionedImage
 from ddcap.data.records import load_records
 from ddcap.data.shard_data import ShardData
-from ddcap.data.text_only import load_texts
+from ddcap.data.text_only import load_text_groups, load_texts
 from ddcap.data.tokenizer import CaptionTokenizer, build_tokenizer
-from ddcap.errors import CheckpointError, DataError
+from ddcap.errors import CheckpointError, DataError, RecipeError
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.image_encoder import ImageEncoder
+from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
 from ddcap.model.kinds import CaptioningModel, build_model
 from ddcap.model.recompute import recompute_blocks
 from ddcap.model.stored_model import ModelConfig
 from ddcap.processes import ALONE, Processes
 from ddcap.recipe import DataSettings, Recipe
-from ddcap.training.checkpoint import list_checkpoints
-from ddcap.training.consensus import consensus_weights
-from ddcap.training.initial import initial_encoder, load_initial
+from ddcap.training.checkpoint import list_checkpoints, load_progress
+from ddcap.training.consensus import consensus
+from ddcap.training.initial import load_initial
+from ddcap.training.resumption import check_unchanged
+from ddcap.training.tags import DrawnTags, StoredTags, load_tagging
 
 ProgressBar = Callable[[list[int]], Iterable[int]]
 
@@ -42,6 +44,7 @@ class TrainingInputs:
         train_data: the training split.
         val_data: the validation split, plain views.
         output: the run's folder.
+        beside_data: captions without pictures, read beside them.
     """
 
     recipe: Recipe
@@ -50,6 +53,7 @@ class TrainingInputs:
     train_data: CaptionData | ShardData
     val_data: CaptionData
     output: Path
+    beside_data: CaptionData | None = None
 
 
 def prepare(
@@ -72,9 +76,10 @@ def prepare(
     Raises:
         CheckpointError: if the output folder holds a run and `resume` is off, or none and it is on.
         DataError: if the data cannot be used.
+        RecipeError: if the recipe cannot be followed, or is not the one of the run to go on with.
     """
-    initial = load_initial(recipe) if recipe.model.init is not None else None
-    recipe = initial.recipe if initial is not None else recipe
+    initial = load_initial(recipe)
+    recipe = initial.recipe
     output = Path(recipe.training.output)
     checkpoints = list_checkpoints(output)
     if checkpoints and not resume:
@@ -83,51 +88,77 @@ def prepare(
         )
     if resume and not checkpoints:
         raise CheckpointError(f"{output}: holds no checkpoint to resume from; leave out --resume to start")
+    if resume:
+        check_unchanged(load_progress(checkpoints[-1]).recipe, recipe, output)
     train_records = [] if recipe.data.shards else _load_split(recipe.data, "train")
     val_records = _load_split(recipe.data, "val")
     if recipe.data.text is not None:
         train_records += load_texts(Path(recipe.data.root) / recipe.data.text)
+    beside = [
+        record
+        for source in recipe.data.beside
+        for record in load_text_groups(Path(recipe.data.root) / source.path) * source.weight
+    ]
     output.mkdir(parents=True, exist_ok=True)
     if resume:
         tokenizer = CaptionTokenizer.load(output)
     else:
-        texts = (text for record in train_records for text in record.captions)
-        tokenizer = initial.tokenizer if initial else build_tokenizer(recipe.tokenizer, texts)
+        texts = (text for record in [*train_records, *beside] for text in record.captions)
+        tokenizer = initial.tokenizer or build_tokenizer(recipe.tokenizer, texts)
         tokenizer.save(output)
-    encoder = initial_encoder(recipe.encoder, initial.model if initial else None).to(device)
-    was_trained = recipe.encoder.travels or recipe.encoder.init is not None
+    tagging = load_tagging(recipe.encoder.tagger) if recipe.encoder.tagger is not None else None
+    if tagging is not None:
+        encoder: ImageEncoder = tagging.encoder(recipe.encoder)
+    else:
+        encoder = initial.encoder or build_image_encoder(recipe.encoder)
+    encoder.to(device)
+    vocabulary = tagging.vocabulary if tagging else initial.model.vocabulary if initial.model else None
 
     def data(
-        records: list[CaptionedImage], views: int, weights: list[list[float]] | None = None
+        records: list[CaptionedImage],
+        views: int,
+        agreement: list[list[float]] | None = None,
+        concepts: ConceptSource | None = None,
     ) -> CaptionData:
         source = None
-        if recipe.data.text is None:
+        if recipe.data.text is None and not isinstance(concepts, DrawnTags):
             source = _source(recipe, encoder, records, views, progress, processes)
-        return CaptionData(records, tokenizer, source, recipe.data, recipe.model.max_length, weights)
+        return CaptionData(
+            records, tokenizer, source, recipe.data, recipe.model.max_length, agreement, concepts
+        )
 
-    consensus = recipe.data.consensus
-    weights = consensus_weights(train_records, consensus) if consensus else None
+    agreement = consensus(train_records) if recipe.data.consensus else None
     train_data: CaptionData | ShardData
     if recipe.data.shards:
         train_data = ShardData(recipe.data, tokenizer, encoder.preprocessing, recipe.model.max_length)
     else:
-        train_data = data(train_records, recipe.data.views, weights)
+        tags = StoredTags(tagging.tags_path, train_records) if tagging is not None else None
+        train_data = data(train_records, recipe.data.views, agreement, tags)
     val_data = data(val_records, 1)
+    beside_data = None
+    if beside:
+        if tagging is None:
+            raise RecipeError("data.beside: concepts of captions are drawn as a tagger's; set encoder.tagger")
+        tags_of_text = DrawnTags(tagging.noise, tagging.vocabulary, beside, recipe.encoder.concepts)
+        beside_data = data(beside, 1, None, tags_of_text)
     config = ModelConfig(
         vocabulary_size=tokenizer.vocabulary_size,
-        encoder=replace(recipe.encoder, init=None, stored=was_trained),
+        encoder=replace(recipe.encoder, init=None, tagger=None, stored=recipe.encoder.travels),
         model=replace(recipe.model, init=None),  # the new model stands by itself
         diffusion=recipe.diffusion,
         decoding=recipe.decoding,
+        concepts=len(vocabulary) if vocabulary is not None else 0,
     )
     torch.manual_seed(recipe.training.seed)
     model = build_model(config, encoder).cpu()
-    if initial is not None:
+    if initial.model is not None:
         model.load_state_dict(initial.model.state_dict())
+    elif vocabulary is not None:
+        model.set_vocabulary(vocabulary, tokenizer)
     _freeze_unused(model, recipe)
     if recipe.training.gradient_checkpointing:
         recompute_blocks(model)
-    return TrainingInputs(recipe, model, tokenizer, train_data, val_data, output)
+    return TrainingInputs(recipe, model, tokenizer, train_data, val_data, output, beside_data)
 
 
 def _freeze_unused(model: CaptioningModel, recipe: Recipe) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -13,7 +13,7 @@ from ddcap.data.caption_data import CaptionData
 from ddcap.data.karpathy import CaptionedImage
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.generate import generate
-from ddcap.errors import MissingExtraError
+from ddcap.errors import DataError, MissingExtraError
 from ddcap.evaluation.metrics import score_captions
 from ddcap.model.ddcap import DDCapModel
 from ddcap.model.kinds import CaptioningModel
@@ -39,6 +39,7 @@ class Validation:
             training on text alone.
         samples: (image id, caption) of the first pictures.
         pictures: how many were validated on.
+        unreadable: why others were not, a line each.
     """
 
     loss: float
@@ -46,6 +47,7 @@ class Validation:
     cider: float | None
     samples: list[tuple[str, str]]
     pictures: int
+    unreadable: Sequence[str] = ()
 
     @property
     def score(self) -> float | None:
@@ -69,50 +71,77 @@ def validate(
     samples: int,
     device: torch.device,
     processes: Processes = ALONE,
+    between: Callable[[], None] = lambda: None,
 ) -> Validation:
     """Validate `model` (in evaluation mode) on the first pictures of `data`, always with the same noise.
 
     Several processes share the pictures; each has to call this, and each gets the result of all.
+
+    Args:
+        model: of either kind.
+        data: of the validation split.
+        tokenizer: of the model.
+        decoding: how captions are made.
+        images: pictures to validate on, at most.
+        samples: captions that are kept.
+        device: where the model is.
+        processes: this one and the others.
+        between: is called before every batch of pictures, by all processes as often.
+
+    Raises:
+        DataError: if none of the pictures can be read.
     """
-    totals = torch.zeros(3, dtype=torch.float64)  # loss x tokens, tokens, length loss x captions
+    totals = torch.zeros(4, dtype=torch.float64)  # loss x tokens, tokens, length loss x captions, captions
     captions: dict[str, str] = {}
+    unreadable: list[str] = []
     usable = [record for record, texts in enumerate(data.captions) if texts][:images]
-    for number, start in enumerate(range(0, len(usable), _IMAGES_AT_ONCE)):
-        if number % processes.count != processes.index:
+    batches = [usable[start : start + _IMAGES_AT_ONCE] for start in range(0, len(usable), _IMAGES_AT_ONCE)]
+    for first in range(0, len(batches), processes.count):
+        between()
+        number = first + processes.index
+        if number >= len(batches):
             continue
-        batch = _validation_batch(data, usable[start : start + _IMAGES_AT_ONCE]).to(device)
+        batch = _validation_batch(data, batches[number]).to(device)
+        unreadable += batch.unreadable
+        if batch.is_blank:
+            continue
         features = batch_features(model, batch)
         noise = None
         if isinstance(model, DDCapModel):
-            rows = range(len(batch.image_ids))
             drawn = draw_noise(
                 torch.Generator().manual_seed(number),  # the same whoever computes it
                 model.schedule,
-                images=len(rows),
+                images=len(batches[number]),
                 captions_per_image=1,
                 length=batch.tokens.shape[1],
             )
-            noise = drawn.of(rows, device)
+            noise = drawn.of(batch.places, device)
         losses = caption_loss(model, batch, features, noise)
         tokens, count = len(batch.positions), len(batch.lengths)
-        totals += torch.tensor([losses.token * tokens, tokens, losses.length * count], dtype=torch.float64)
+        totals += torch.tensor(
+            [losses.token * tokens, tokens, losses.length * count, count], dtype=torch.float64
+        )
         if features is None:
             continue  # there is no picture to caption
         generator = torch.Generator(device).manual_seed(number)
         result = generate(model, features, decoding, tokenizer.end_id, generator=generator)
         texts = [tokenizer.decode(ids) for ids in result.tokens.tolist()]
         captions.update(zip(batch.image_ids, texts, strict=True))
-    everyones = processes.gather((totals, captions))
-    totals = torch.stack([theirs for theirs, _ in everyones]).sum(dim=0)
-    found = {image: text for _, theirs in everyones for image, text in theirs.items()}
+    everyones = processes.gather((totals, captions, unreadable))
+    totals = torch.stack([theirs for theirs, _, _ in everyones]).sum(dim=0)
+    found = {image: text for _, theirs, _ in everyones for image, text in theirs.items()}
+    unreadable = [reason for _, _, theirs in everyones for reason in theirs]
+    if not totals[3]:
+        raise DataError(f"{unreadable[0]}; so is every other validation picture; check data.root")
     ids = [data.records[record].image_id for record in usable]
     captions = {image: found[image] for image in ids if image in found}
     return Validation(
         loss=float(totals[0] / totals[1]),
-        length_loss=float(totals[2] / sum(len(data.captions[record][:1]) for record in usable)),
+        length_loss=float(totals[2] / totals[3]),
         cider=_cider(captions, data.records),
         samples=list(islice(captions.items(), samples)),
-        pictures=len(usable),
+        pictures=int(totals[3]),
+        unreadable=unreadable,
     )
 
 
@@ -126,6 +155,7 @@ def _cider(captions: dict[str, str], records: Sequence[CaptionedImage]) -> float
         return None
     references = {record.image_id: record.captions for record in records}
     try:
-        return score_captions(captions, references).metrics["CIDEr"]
+        # the same words as Java's, whose start would cost as much as the validation of a few pictures
+        return score_captions(captions, references, "ptb-python").metrics["CIDEr"]
     except MissingExtraError:
         return None

@@ -1,0 +1,218 @@
+"""Training of the tagger: evidence about captioned pictures to the words of their captions.
+
+Shapes: R pictures, E numbers of evidence, N concepts, K concepts kept.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ddcap.data.concepts import ConceptVocabulary
+from ddcap.data.feature_cache import FeatureCache
+from ddcap.data.karpathy import CaptionedImage
+from ddcap.data.records import load_records
+from ddcap.errors import RecipeError
+from ddcap.files import replacing
+from ddcap.model.image_encoder import build_image_encoder
+from ddcap.model.tagger import Tagger, strongest
+from ddcap.model.tagging_encoder import TaggingEncoder
+from ddcap.recipe import Recipe, TaggerSettings
+from ddcap.training.concept_noise import ConceptNoise
+from ddcap.training.setup import ProgressBar
+from ddcap.training.tagger_data import Evidence, captioned_evidence, labelled_evidence, read_class_words
+from ddcap.training.tags import ENCODER_NAME, TAGS_NAME
+
+logger = logging.getLogger("ddcap")
+
+_OFTEN = 0.4  # share of a picture's captions from which on a concept is plainly there
+
+
+def train_tagger(recipe: Recipe, *, progress_bar: ProgressBar = iter) -> Path:
+    """Train the tagger that a recipe describes.
+
+    Writes into `tagger.output`: the weights of tagger and detector, the concepts' words, the tags of the
+    training pictures (each by a tagger that has not seen it), and how tags are wrong, which training on text
+    imitates.
+
+    Args:
+        recipe: sections data, encoder and tagger are read.
+        progress_bar: wraps the feature cache's missing shards.
+
+    Returns:
+        The folder.
+
+    Raises:
+        RecipeError: if a setting is missing.
+        DataError: if the data cannot be used.
+    """
+    settings = recipe.tagger
+    for name in ("concepts", "class_words", "detector"):
+        if getattr(settings, name) is None:
+            raise RecipeError(f"tagger.{name} is not set; recipes/default/tagger.yaml shows what it takes")
+    if not recipe.encoder.concepts or recipe.data.cache is None:
+        raise RecipeError("a tagger needs encoder.concepts (how many a picture keeps) and data.cache")
+    assert settings.concepts and settings.class_words and settings.detector
+    vocabulary = ConceptVocabulary.load(Path(settings.concepts).parent)
+    encoder = build_image_encoder(recipe.encoder, concepts=len(vocabulary))
+    assert isinstance(encoder, TaggingEncoder)
+    encoder.detector.load_state_dict({k: v.float() for k, v in load_file(settings.detector).items()})
+    names = read_class_words(Path(settings.class_words), vocabulary)
+    root = Path(recipe.data.root)
+    parts: dict[str, tuple[list[CaptionedImage], Evidence]] = {}
+    for split, views in (("train", recipe.data.views), ("val", 1)):
+        records = load_records(root / recipe.data.json, root / recipe.data.images, split)
+        cache = FeatureCache(
+            recipe.data.cache,
+            encoder,
+            [record.path for record in records],
+            views,
+            progress_bar,
+            bf16=recipe.training.bf16,
+        )
+        parts[split] = records, captioned_evidence(records, cache, views, vocabulary)
+    (train_records, train), (_, val) = parts["train"], parts["val"]
+    labelled = labelled_evidence(recipe, encoder, vocabulary, progress_bar, views=train.seen.shape[1])
+    fold = torch.arange(len(train_records)) % settings.folds
+    probabilities = torch.zeros(len(train_records), train.seen.shape[1], len(vocabulary))
+    for number in range(settings.folds):
+        inside, outside = fold != number, fold == number
+        tagger = fit(encoder.tagger, names, train.rows(inside).followed_by(labelled), settings)
+        probabilities[outside] = predict(tagger, train.seen[outside])
+        held = train.rows(outside)
+        logger.warning("fold %d: %s", number, describe(probabilities[outside][:, 0], held.named))
+    tagger = fit(encoder.tagger, names, train.followed_by(labelled), settings)
+    logger.warning("val: %s", describe(predict(tagger, val.seen)[:, 0], val.named))
+    output = Path(settings.output)
+    output.mkdir(parents=True, exist_ok=True)
+    encoder.tagger.load_state_dict(tagger.state_dict())
+    weights = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in encoder.state_dict().items()
+        if name.startswith(("detector.", "tagger."))
+    }
+    with replacing(output / ENCODER_NAME) as temporary:
+        save_file(weights, temporary)
+    vocabulary.save(output)
+    save_tags(output / TAGS_NAME, train_records, probabilities, recipe.encoder.concepts)
+    ConceptNoise.measure(probabilities[:, 0], train.named, recipe.encoder.concepts).save(output)
+    return output
+
+
+def fit(
+    like: Tagger, names: Sequence[tuple[int, int, float]], data: Evidence, settings: TaggerSettings
+) -> Tagger:
+    """A tagger of the shape of `like`, trained on `data`."""
+    torch.manual_seed(settings.seed)
+    concepts, evidence = data.named.shape[1], data.seen.shape[2]
+    tagger = Tagger(evidence, concepts, classes_at=like.classes_at, width=settings.width)
+    tagger.set_names(names)
+    tagger.dropout_in.p, tagger.dropout.p = settings.dropout_in, settings.dropout
+    flat = data.seen.flatten(0, 1).float()
+    tagger.mean.copy_(flat.mean(dim=0))
+    tagger.scale.copy_(1 / (flat.std(dim=0) + 1e-3))
+    learned = (data.named > 0).sum(dim=0) >= settings.fewest  # (N,)
+    asked = data.asked & learned
+    share = (data.named.sum(dim=0) / asked.sum(dim=0).clamp(min=1)).clamp(1e-5, 1 - 1e-5)
+    with torch.no_grad():
+        tagger.output.bias.copy_(
+            share.logit() + 3.0
+        )  # what names say is about -7 times 0.5 where there is none
+    own = [tagger.hidden.weight, tagger.output.weight]
+    rest = [tagger.hidden.bias, tagger.output.bias, tagger.from_names]
+    optimizer = torch.optim.AdamW(
+        [{"params": own, "weight_decay": settings.weight_decay}, {"params": rest, "weight_decay": 0.0}],
+        lr=settings.learning_rate,
+    )
+    rows, views = data.seen.shape[:2]
+    steps = settings.epochs * (rows // settings.batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, max(steps, 1))
+    generator = torch.Generator().manual_seed(settings.seed)
+    tagger.train()
+    for _ in range(settings.epochs):
+        order = torch.randperm(rows, generator=generator)
+        for chosen in order[: rows // settings.batch_size * settings.batch_size].split(settings.batch_size):
+            view = torch.randint(views, (len(chosen),), generator=generator)
+            loss = F.binary_cross_entropy_with_logits(
+                tagger(data.seen[chosen, view]),
+                data.named[chosen],
+                weight=asked[chosen].float(),
+                reduction="sum",
+            )
+            (loss / len(chosen)).backward()
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+    tagger.eval()
+    _name_the_rest(tagger, data, learned)
+    return tagger
+
+
+@torch.no_grad()
+def _name_the_rest(tagger: Tagger, data: Evidence, learned: Tensor) -> None:
+    """Concepts that too few captions name are believed as others of which a class name speaks."""
+    named = torch.zeros_like(learned)
+    named[tagger.name_concept[tagger.name_weight > 0.5]] = True
+    said = tagger.named(data.seen[:, 0].float())
+    both = learned & named & data.asked.all(dim=0)
+    with torch.enable_grad():
+        line = torch.tensor([0.7, -0.5], requires_grad=True)
+        optimizer = torch.optim.LBFGS([line], max_iter=50)
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            # any caption that names it counts: of rare words a person's captions seldom all agree
+            value = F.binary_cross_entropy_with_logits(line[0] * said[:, both] + line[1], data.named[:, both])
+            value.backward()
+            return value
+
+        optimizer.step(loss)
+    slope, offset = line.detach()
+    tagger.output.weight[~learned] = 0
+    tagger.output.bias[~learned] = torch.where(named[~learned], offset, torch.tensor(-12.0))
+    tagger.from_names[~learned] = slope
+
+
+@torch.inference_mode()
+def predict(tagger: Tagger, seen: Tensor) -> Tensor:
+    """Probabilities (R, views, N) for `seen` (R, views, E)."""
+    return torch.stack([tagger(part.float()).sigmoid() for part in seen.unbind(dim=1)], dim=1)
+
+
+def describe(probabilities: Tensor, named: Tensor) -> str:
+    """How good tags are: precision of the strongest, mean average precision, calibration."""
+    there = named > 0
+    order = probabilities.argsort(dim=1, descending=True)
+    top = [there.gather(1, order[:, :count]).float().mean() for count in (3, 5, 10)]
+    plain = named >= _OFTEN
+    kept = plain.sum(dim=0) >= 3
+    scores = []
+    for number in kept.nonzero().flatten().tolist():
+        hits = plain[probabilities[:, number].argsort(descending=True), number]
+        scores.append((hits.cumsum(0) / torch.arange(1, len(hits) + 1))[hits].mean())
+    mean = torch.stack(scores).mean() if scores else torch.tensor(float("nan"))
+    expected, observed = probabilities.sum(dim=1).mean(), named.sum(dim=1).mean()
+    return (
+        f"of the 3, 5, 10 strongest {100 * top[0]:.1f}, {100 * top[1]:.1f}, {100 * top[2]:.1f} % were named, "
+        f"mean average precision {100 * mean:.1f} of {int(kept.sum())} concepts, "
+        f"{expected:.2f} concepts expected and {observed:.2f} named by a caption"
+    )
+
+
+def save_tags(path: Path, records: Sequence[CaptionedImage], probabilities: Tensor, count: int) -> None:
+    """Write the `count` strongest tags of every view of every picture, by the pictures' ids."""
+    tags = strongest(probabilities.flatten(0, 1), count)
+    shape = (*probabilities.shape[:2], -1)
+    tensors = {
+        "ids": tags.ids.view(shape).to(torch.int16).contiguous(),
+        "confidences": tags.confidences.view(shape).half().contiguous(),
+    }
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {"images": json.dumps([record.image_id for record in records])})
