@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -6,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ddcap.cli import main
+from ddcap.errors import remedy
 
 
 @pytest.fixture
@@ -83,6 +86,35 @@ def test_evaluate_writes_predictions_and_prints_metrics(
     assert len(per_image["CIDEr"]) == printed["images"]
     assert main(["evaluate", str(tiny_model_folder), *arguments]) == 0
     assert "CIDEr" in capsys.readouterr().out
+
+
+def test_evaluate_writes_nothing_that_it_is_not_asked_for(
+    tiny_model_folder, train_split, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["evaluate", str(tiny_model_folder), *train_split, "--fast", "--limit", "1"]
+    assert main(arguments) == 0
+    assert list(tmp_path.iterdir()) == []
+    assert main([*arguments, "--output", "scores.json"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
+    assert json.loads(Path("scores.json").read_text())["metrics"]
+    capsys.readouterr()
+
+
+def test_captions_are_kept_where_output_says_if_scoring_fails(
+    tiny_model_folder, train_split, tmp_path, monkeypatch, capsys
+):
+    """Without them the hours of captioning would be lost; without --output nothing is captioned first."""
+    loaded = [name for name in sys.modules if name.startswith("pycocoevalcap.")]
+    for name in ("pycocoevalcap", *loaded):
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    arguments = ["evaluate", str(tiny_model_folder), *train_split, "--fast", "--limit", "1"]
+    assert main([*arguments, "--output", str(tmp_path / "scores.json")]) == 1
+    assert "pip install 'ddcap[eval]'" in capsys.readouterr().err
+    assert main(arguments) == 1
+    assert "pip install 'ddcap[eval]'" in capsys.readouterr().err
+    (entry,) = json.loads((tmp_path / "scores.json").read_text())
+    assert entry.keys() == {"image_id", "caption"}
 
 
 def test_score_gives_what_evaluate_gave(tiny_model_folder, train_split, tmp_path, capsys):
@@ -165,7 +197,7 @@ def test_export_halves_the_file_and_keeps_the_captions(tiny_model_folder, photos
         (["convert", "no.pt", "out"], "no.pt: no such file"),
         (["caption", "--device", "cuda:77", "x.jpg"], "device 'cuda:77': not to be had here"),
         (["export", "default", "out", "guidance"], "'guidance' is not of the form setting=value"),
-        (["export", "default", "/proc/out"], "/proc/out: "),
+        (["export", "default", "/proc/out"], "/proc/out: No such file or directory; check the path"),
         (
             ["evaluate", "default", "--data", "x", "--images", "x", "--predictions", "/no/such/p.json"],
             "/no/such/p.json: its folder does not exist",
@@ -190,6 +222,36 @@ def test_a_mistake_is_one_line_on_standard_error(arguments, words, capsys):
     assert main(arguments) == 1
     output = capsys.readouterr()
     assert output.out == "" and words in output.err and output.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOENT, "check the path"),
+        (errno.EACCES, "change the permissions, or choose another place"),
+        (errno.ENOSPC, "make room"),
+        (errno.EROFS, "the disk is for reading only; choose another place"),
+        (errno.EMFILE, "open fewer files"),
+        (errno.ECONNREFUSED, "check the network"),
+        (errno.ETIMEDOUT, "check the network"),
+        (errno.ENOMEM, "free memory"),
+        (errno.EPIPE, "check the network"),
+        (errno.ENOTTY, "try again"),
+    ],
+)
+def test_each_error_of_the_system_has_its_own_remedy(number, words):
+    assert remedy(OSError(number, os.strerror(number))).startswith(words)
+    assert remedy(RuntimeError("disk full?"), "make room") == "make room"
+
+
+def test_a_full_disk_is_told_to_make_room(train_split, captions_json, tmp_path, capsys):
+    if not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full here")
+    entries = json.loads(captions_json.read_text())["images"]
+    captions = [{"image_id": str(entry["imgid"]), "caption": "a dog"} for entry in entries[:1]]
+    (tmp_path / "p.json").write_text(json.dumps(captions))
+    assert main(["score", str(tmp_path / "p.json"), *train_split, "--fast", "--save-idf", "/dev/full"]) == 1
+    assert "/dev/full: cannot be written (No space left on device); make room" in capsys.readouterr().err
 
 
 def test_an_unknown_recipe_key_and_a_json_without_sentences(tmp_path, capsys, photos):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ddcap import __version__
 from ddcap.commands import ablate, caption, compare, data, evaluate, export, tagger, train
-from ddcap.errors import DDCapError, TrainingInterruptedError
+from ddcap.errors import DDCapError, TrainingInterruptedError, remedy
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,10 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(
-            f"ddcap: {where}{error.strerror or error}; check path, permissions and free space",
-            file=sys.stderr,
-        )
+        print(f"ddcap: {where}{error.strerror or error}; {remedy(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("ddcap: interrupted", file=sys.stderr)

@@ -1,5 +1,10 @@
 """The error types a user can meet: one line that names the thing, the reason and the remedy."""
 
+from __future__ import annotations
+
+import errno
+import socket
+
 
 class DDCapError(ValueError):
     """A mistake in what the user gave us; the command line prints its message and no traceback."""
@@ -40,3 +45,33 @@ class MissingExtraError(DDCapError):
         super().__init__(
             f"{feature} needs packages that are not installed; run: pip install 'ddcap[{extra}]'"
         )
+
+
+_REMEDIES = {
+    "check the path": (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
+    "change the permissions, or choose another place": (errno.EACCES, errno.EPERM),
+    "the disk is for reading only; choose another place": (errno.EROFS,),
+    "make room": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    "choose another name": (errno.EEXIST, errno.ENOTEMPTY),
+    "open fewer files (data.workers, data.shards_mixed), or raise the limit (ulimit -n)": (
+        errno.EMFILE,
+        errno.ENFILE,
+    ),
+    "free memory": (errno.ENOMEM,),
+    "check the disk": (errno.EIO,),
+    "check the network": (errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.ETIMEDOUT),
+    "choose another port": (errno.EADDRINUSE,),
+}
+
+
+def remedy(error: BaseException, otherwise: str = "try again") -> str:
+    """What helps against an error of the operating system, by its number.
+
+    Args:
+        error: any; only an `OSError` has a number.
+        otherwise: where nothing is known of the number, or there is none.
+    """
+    if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
+        return "check the network"
+    number = error.errno if isinstance(error, OSError) else None
+    return next((words for words, numbers in _REMEDIES.items() if number in numbers), otherwise)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ddcap.errors import DataError
+from ddcap.errors import DataError, remedy
 from ddcap.files import write_text
 
 
@@ -46,7 +46,7 @@ class Notebook:
         try:
             write_text(path, json.dumps(result, ensure_ascii=False, indent=1) + "\n")
         except OSError as error:
-            raise DataError(f"{path}: cannot be written ({error.strerror}); make room") from None
+            raise DataError(f"{path}: cannot be written ({error.strerror}); {remedy(error)}") from None
         return json.loads(json.dumps(result))  # the same as when it is read
 
     def _read(self, path: Path) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from ddcap.ablation.markdown import (
 from ddcap.ablation.run import load_ablation
 from ddcap.captioner import Captioner
 from ddcap.data.karpathy import load_karpathy
-from ddcap.errors import DataError, MissingExtraError
+from ddcap.errors import DataError, MissingExtraError, remedy
 from ddcap.files import write_text
 
 _TEMPLATE = Path(__file__).parent / "report.html.j2"
@@ -47,7 +47,7 @@ def write_report(folder: str | Path, output: str | Path, *, photos: int = 24) ->
     try:
         write_text(output, page)
     except OSError as error:
-        raise DataError(f"{output}: cannot be written ({error.strerror}); choose another place") from None
+        raise DataError(f"{output}: cannot be written ({error.strerror}); {remedy(error)}") from None
     return Path(output)
 
 

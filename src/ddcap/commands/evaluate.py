@@ -22,7 +22,7 @@ def add_parsers(commands: Any) -> None:
     add_precision(evaluate)
     evaluate.add_argument("--seed", type=int, default=0, help="for decoding that draws (default: 0)")
     evaluate.add_argument(
-        "--predictions", default="predictions.json", help="where the captions are written before scoring"
+        "--predictions", help="write the captions to this JSON file (else to --output, until it is scored)"
     )
     evaluate.set_defaults(run=_evaluate)
 
@@ -51,7 +51,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         limit=options.limit,
         seed=options.seed,
         batch_size=options.batch_size,
-        predictions_path=options.predictions,
+        predictions_path=options.predictions or options.output,
         scoring=scoring,
         progress=progress_bar,
         processes=processes,

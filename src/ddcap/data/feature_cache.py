@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ddcap.data.images import Preprocessing, load_image
-from ddcap.errors import DataError, ImageError
+from ddcap.errors import DataError, ImageError, remedy
 from ddcap.files import remove_unfinished, replacing
 from ddcap.machine import computing
 
@@ -191,5 +191,5 @@ def _write_shard(file: Path, encoder: Encoder, paths: Sequence[Path], views: int
         with replacing(file) as temporary:
             save_file(tensors, temporary, {"unreadable": json.dumps(unreadable)})
     except (OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{file}: cannot be written ({reason}); make room or change data.cache") from None
+        reason, advice = " ".join(str(error).split()), remedy(error, "make room")
+        raise DataError(f"{file}: cannot be written ({reason}); {advice}, or change data.cache") from None

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ddcap.data.picture_formats import EXTENSIONS, check_open_picture, open_picture
-from ddcap.errors import ImageError
+from ddcap.errors import ImageError, remedy
 
 logger = logging.getLogger("ddcap")
 
@@ -134,7 +134,7 @@ def load_image(source: ImageSource | EncodedImage) -> Image.Image:
             raise ImageError(f"{name}: may not be read; change its permissions") from None
         except Exception as error:  # a damaged file makes Pillow raise whatever its decoder trips over
             if isinstance(error, OSError) and error.strerror:
-                raise ImageError(f"{name}: cannot be read ({error.strerror}); check the path") from None
+                raise ImageError(f"{name}: cannot be read ({error.strerror}); {remedy(error)}") from None
             reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             raise ImageError(f"{name}: damaged or cut short ({reason}); copy or download it again") from None
 

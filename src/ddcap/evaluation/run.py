@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from ddcap.captioner import Captioner
 from ddcap.data.karpathy import CaptionedImage
 from ddcap.data.records import load_records
-from ddcap.errors import DataError
+from ddcap.errors import DataError, MissingExtraError
 from ddcap.evaluation.json_file import write_json
 from ddcap.evaluation.result import Evaluation
 from ddcap.evaluation.scoring import ScoringSettings, score_predictions
@@ -44,7 +45,8 @@ def evaluate(
         limit: only the first so many pictures.
         seed: for decoders that draw.
         batch_size: images computed at once.
-        predictions_path: where the captions are written before scoring; None writes none.
+        predictions_path: where the captions are written before scoring; None writes none, and they are lost
+            if scoring fails.
         scoring: how to score.
         progress: wraps the results and their number.
         processes: this one and the others, if there are any; every one has to call this.
@@ -55,10 +57,12 @@ def evaluate(
 
     Raises:
         DataError: if the data cannot be used, or not one picture can be read.
-        MissingExtraError: if pycocoevalcap is not installed; the predictions are written by then.
+        MissingExtraError: if pycocoevalcap is not installed; predictions that are to be written are by then.
     """
     if predictions_path is not None and not Path(predictions_path).absolute().parent.is_dir():
         raise DataError(f"{predictions_path}: its folder does not exist; make it, or choose another place")
+    if predictions_path is None and find_spec("pycocoevalcap") is None:
+        raise MissingExtraError("scoring captions", "eval")
     if limit is not None and limit < 1:
         raise DataError(f"limit {limit}: at least one picture has to be captioned")
     split_records, training_captions = load_split(json_path, image_folder, split)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ddcap.data.tokenizer import CaptionTokenizer
-from ddcap.errors import CheckpointError, TrainingError
+from ddcap.errors import CheckpointError, TrainingError, remedy
 from ddcap.files import remove_unfinished, replacing_folder, write_text
 from ddcap.model.kinds import CaptioningModel
 from ddcap.model.weights_file import load_pickle
@@ -154,9 +154,9 @@ def _told_if_full(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:  # each library tells of a full disk in its way
-        reason = " ".join(str(error).split())
+        reason, advice = " ".join(str(error).split()), remedy(error, "make room")
         raise TrainingError(
-            f"{path}: cannot be written ({reason}); make room; what was written before is kept"
+            f"{path}: cannot be written ({reason}); {advice}; what was written before is kept"
         ) from None
 
 

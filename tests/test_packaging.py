@@ -1,0 +1,116 @@
+"""What pyproject.toml and constraints.txt promise to who installs the package."""
+
+import ast
+import importlib.metadata
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import ddcap
+
+ROOT = Path(__file__).parents[1]
+SOURCES = sorted(Path(ddcap.__file__).parent.rglob("*.py"))
+
+
+@pytest.fixture(scope="module")
+def project():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 has no TOML reader")
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def requirements(project, *extras):
+    """What the package and its extras ask for, extras of extras included."""
+    found = [Requirement(text) for text in project["dependencies"]]
+    for extra in extras:
+        for requirement in map(Requirement, project["optional-dependencies"][extra]):
+            own = requirement.name == project["name"]
+            found += requirements(project, *requirement.extras) if own else [requirement]
+    return found
+
+
+def extras_told():
+    """Every extra that a message tells to install, with the packages whose import had failed."""
+    for source in SOURCES:
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Try):
+                continue
+            for handler in node.handlers:
+                for call in ast.walk(handler):
+                    if isinstance(call, ast.Call) and ast.unparse(call.func) == "MissingExtraError":
+                        imports = [one for body in node.body for one in ast.walk(body)]
+                        names = {one.module for one in imports if isinstance(one, ast.ImportFrom)}
+                        plain = [one for one in imports if isinstance(one, ast.Import)]
+                        names |= {alias.name for one in plain for alias in one.names}
+                        yield source.name, call.args[1].value, {name.partition(".")[0] for name in names}
+
+
+def test_the_extra_that_a_message_names_holds_what_is_missing_and_is_for_users(project):
+    distributions = importlib.metadata.packages_distributions()
+    told = list(extras_told())
+    assert len(told) > 8 and {"clip", "eval", "report"} <= {extra for _, extra, _ in told}
+    for source, extra, modules in told:
+        assert extra != "dev", f"{source}: dev is for who works on ddcap"
+        given = {canonicalize_name(requirement.name) for requirement in requirements(project, extra)}
+        for module in modules:
+            names = {canonicalize_name(name) for name in distributions.get(module, [module])}
+            assert names & given, f"{source}: the extra {extra!r} does not bring {module}"
+
+
+def test_types_are_for_users_too(project):
+    assert (Path(ddcap.__file__).parent / "py.typed").is_file()
+    assert "Typing :: Typed" in project["classifiers"]
+
+
+# --- constraints.txt against what the README's two set-up commands install
+
+
+def installed(wanted):
+    """Names of all packages that requirements bring, and of those whose version the one that asks pins."""
+    names, pinned, seen, left = set(), set(), set(), [(requirement, "") for requirement in wanted]
+    while left:
+        requirement, extra = left.pop()
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        name = canonicalize_name(requirement.name)
+        names.add(name)
+        if any(part.operator == "==" and "*" not in part.version for part in requirement.specifier):
+            pinned.add(name)
+        distribution = importlib.metadata.distribution(requirement.name)
+        for extra in ("", *requirement.extras):
+            if (name, extra) not in seen:
+                seen.add((name, extra))
+                left += [(Requirement(text), extra) for text in distribution.requires or []]
+    return names, pinned
+
+
+def constrained():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+@pytest.mark.skipif(
+    sys.version_info[:2] != (3, 11), reason="constraints.txt is what Python 3.11 was tested with"
+)
+def test_constraints_name_every_package_that_the_two_commands_install_and_no_other(project):
+    block = (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- set-up -->")[1]
+    assert re.findall(r'pip install -c constraints.txt "?(\.\S*?)"? &&', block) == [".", ".[dev]"]
+    names, pinned = installed(requirements(project, "dev"))
+    listed = {canonicalize_name(requirement.name) for requirement in constrained()}
+    assert len(listed) == len(constrained())
+    follows_torch = re.compile(r"nvidia-|cuda-|triton")  # its builds for GPUs choose these
+    missing = {name for name in names - pinned - listed if not follows_torch.match(name)}
+    assert not missing, f"not in constraints.txt: {sorted(missing)}"
+    assert not listed - names, f"installed by nothing: {sorted(listed - names)}"
+
+
+def test_constraints_are_pins_that_the_requirements_allow(project):
+    wanted = {canonicalize_name(one.name): one.specifier for one in requirements(project, "dev")}
+    for requirement in constrained():
+        (pin,) = requirement.specifier
+        assert pin.operator == "=="
+        specifier = wanted.get(canonicalize_name(requirement.name))
+        assert specifier is None or specifier.contains(pin.version), requirement
