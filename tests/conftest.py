@@ -1,7 +1,10 @@
 """What several test files share: real photographs with captions, and real but tiny components."""
 
 import json
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, and tensors this small gain nothing
 
 import pytest
 import torch

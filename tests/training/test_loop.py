@@ -246,7 +246,8 @@ def test_replacement_noise_trains(recipe_file, tmp_path):
     trained = {}
     for keep_end in (0.1, 9e-6):
         output = tmp_path / f"keep{keep_end}"
-        changes = [f"diffusion.keep_end={keep_end}", "diffusion.mask_end=0.9", f"training.output={output}"]
+        same_share = ["diffusion.keep_start=1", "diffusion.mask_start=0", "diffusion.mask_end=0.9"]
+        changes = [*same_share, f"diffusion.keep_end={keep_end}", f"training.output={output}"]
         folder = train(load_recipe(recipe_file, changes))
         assert read_config(folder).diffusion.keep_end == keep_end
         lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]

@@ -51,10 +51,11 @@ def test_an_advantage_is_over_the_other_captions_of_the_picture():
     assert advantages(rewards, 3).tolist() == [-1.5, 0.0, 1.5, 0.0, 0.0, 0.0]
 
 
-@pytest.fixture(params=["tiny_model_folder", "tiny_twin_folder"])
-def recipe_file(request, small_photos, captions_json, tmp_path):
-    """A model that already knows a little, and its self-critical training."""
+@pytest.fixture(scope="module", params=["tiny_model_folder", "tiny_twin_folder"])
+def learned(request, small_photos, captions_json, tmp_path_factory):
+    """A recipe, as a dictionary, that goes on from a model that already knows a little."""
     kind = "diffusion" if request.param == "tiny_model_folder" else "autoregressive"
+    folder = tmp_path_factory.mktemp(kind)
     recipe = {
         "data": {
             "root": str(small_photos[0].parent),
@@ -64,7 +65,7 @@ def recipe_file(request, small_photos, captions_json, tmp_path):
         },
         "model": {"init": str(request.getfixturevalue(request.param))},
         "training": {
-            "output": str(tmp_path / "likelihood"),
+            "output": str(folder / "likelihood"),
             "epochs": 60,
             "warmup_epochs": 0,
             "batch_size": 4,
@@ -74,14 +75,24 @@ def recipe_file(request, small_photos, captions_json, tmp_path):
             "validate_every": 1000,
         },
     }
-    path = tmp_path / "recipe.yaml"
+    path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
     first = train(load_recipe(path))
-    recipe["model"]["init"] = str(first)
+    return {**recipe, "model": {"init": str(first)}}
+
+
+@pytest.fixture
+def recipe_file(learned, tmp_path):
+    """Its self-critical training."""
+    changes = {
+        "objective": "self_critical",
+        "output": str(tmp_path / "run"),
+        "epochs": 20,
+        "learning_rate": 1e-3,
+    }
+    recipe = {**learned, "training": {**learned["training"], **changes}}
     recipe["self_critical"] = {"captions": 4, "steps": 4}
-    recipe["training"].update(
-        objective="self_critical", output=str(tmp_path / "run"), epochs=20, learning_rate=1e-3
-    )
+    path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return path
 
