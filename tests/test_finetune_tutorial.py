@@ -57,7 +57,7 @@ def test_the_tutorial_teaches_the_default_model_a_dozen_animals(capsys):
     caption, check, train, caption_again, score, score_again, unseen = commands(section("tutorial"))
     jsonl = ["--format", "jsonl"]  # the same captions, for programs
     before = named(run(caption, capsys, *jsonl).out)
-    assert len(before) <= 2, before
+    assert 3 <= len(before) <= 12, before  # it knows some of them, under their common names
 
     assert "train: 16 pictures, 32 captions" in run(check, capsys).err
 
@@ -65,7 +65,7 @@ def test_the_tutorial_teaches_the_default_model_a_dozen_animals(capsys):
     assert run(train, capsys, "training.epochs=20").out.split() == ["runs/animals/best"]
 
     after = named(run(caption_again, capsys, *jsonl).out)
-    assert len(after) >= 9, after  # of sixteen
+    assert len(after) >= max(9, len(before) + 1), after  # of sixteen
 
     ciders = [
         json.loads(run(command, capsys, "--json").out)["metrics"]["CIDEr"] for command in (score, score_again)

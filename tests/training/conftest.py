@@ -3,12 +3,9 @@
 import json
 
 import pytest
-import torch
 import yaml
-from safetensors.torch import save_file
 
 from ddcap.data.concepts import ConceptVocabulary
-from ddcap.model.detector import CenterNet
 from ddcap.recipe.file import load_recipe
 from ddcap.training.tagger import train_tagger
 
@@ -21,9 +18,6 @@ def tagger_recipe(tmp_path_factory, photos, captions_json):
     ConceptVocabulary(CONCEPTS, {"cats": "cat", "person": "people"}).save(folder)
     names = {"281": {"words": {"cat": 0.9}}, "105": {"words": {"koala": 0.9, "bear": 0.5}}}
     (folder / "class_words.json").write_text(json.dumps(names))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        save_file(CenterNet().state_dict(), folder / "detector.safetensors")
     labelled = [
         {"filename": photo.name, "set": "a", "labels": [label]}
         for photo, label in zip(
@@ -40,11 +34,10 @@ def tagger_recipe(tmp_path_factory, photos, captions_json):
             "captions_per_image": 2,
             "workers": 0,
         },
-        "encoder": {"kind": "efficientnet_lite", "image_size": 32, "detector_size": 64, "concepts": 4},
+        "encoder": {"kind": "efficientnet_lite", "image_size": 32, "picture_size": 64, "concepts": 4},
         "tagger": {
             "concepts": str(folder / "concepts.json"),
             "class_words": str(folder / "class_words.json"),
-            "detector": str(folder / "detector.safetensors"),
             "labelled": str(folder / "labelled.json"),
             "output": str(folder / "out"),
             "epochs": 30,

@@ -88,7 +88,7 @@ def test_a_missing_tagger_is_one_line(tagger_recipe, tagger_folder, tmp_path):
         prepare(load_recipe(path, [f"encoder.tagger={tmp_path}"]), resume=False)
 
 
-@pytest.mark.parametrize("setting", ["concepts", "class_words", "detector"])
+@pytest.mark.parametrize("setting", ["concepts", "class_words"])
 def test_a_tagger_says_what_it_lacks(tagger_recipe, setting):
     with pytest.raises(RecipeError, match=rf"tagger\.{setting} is not set"):
         train_tagger(load_recipe(tagger_recipe, [f"tagger.{setting}=null"]))

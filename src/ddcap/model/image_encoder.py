@@ -287,7 +287,7 @@ def build_image_encoder(
         settings: the recipe's encoder section.
         pretrained: False gives random weights, to be filled from a checkpoint that carries them.
         architecture: of a CLIP that is not pretrained; None asks for it by the name.
-        concepts: how many its tagger knows; the weights of tagger and detector come from a checkpoint.
+        concepts: how many its tagger knows; the tagger's weights come from a checkpoint.
     """
     encoder: ImageEncoder
     if settings.kind == "clip":

@@ -64,7 +64,7 @@ def check_outline(
         model: the config's section.
         shapes: of the model's file of weights.
         architecture: of an encoder that travels with the model, if its name alone is not enough.
-        concepts: how many its tagger knows; detector and tagger are always in the model's file.
+        concepts: how many its tagger knows; the tagger is always in the model's file.
 
     Raises:
         RuntimeError: if they do not fit, or the config describes no model at all.

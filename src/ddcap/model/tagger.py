@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddcap.data.concepts import NO_CONCEPT, ConceptTokens
-from ddcap.model.object_classes import CLASS_NAMES
 
 IMAGENET_CLASSES = 1000
 FAINTEST = 0.02
@@ -25,14 +24,14 @@ _LEAST = 1e-3  # of a probability, before its logarithm
 class Tagger(nn.Module):
     """A logit for every concept, from two ways that meet.
 
-    What the class names say by themselves (ImageNet's classes, the detector's objects) counts with a learned
-    weight: so that a word that no training caption uses is named all the same. A narrow network over all the
-    evidence adds what captions call things that are no class.
+    What the names of ImageNet's classes say by themselves counts with a learned weight, so that a word that
+    no training caption uses is named all the same. A narrow network over all the evidence adds what captions
+    call things that are no class.
 
     Args:
         evidence: E.
         concepts: N.
-        classes_at: where in the evidence the ImageNet log-probabilities begin; the objects' logits follow.
+        classes_at: where in the evidence the ImageNet log-probabilities begin.
         width: of the hidden layer.
     """
 
@@ -60,7 +59,7 @@ class Tagger(nn.Module):
         """Say what the classes are called.
 
         Args:
-            names: (class, concept, weight from 0 to 1); classes are ImageNet's, then the detector's.
+            names: (ImageNet class, concept, weight from 0 to 1).
         """
         self.name_weight.zero_()
         for row, (number, concept, weight) in enumerate(names):
@@ -68,10 +67,7 @@ class Tagger(nn.Module):
 
     def named(self, evidence: Tensor) -> Tensor:
         """Logits (B, N) of what class names alone say; very low for concepts that no class is called."""
-        objects = self.classes_at + IMAGENET_CLASSES
-        seen = evidence[:, self.classes_at : objects].float().exp()
-        found = evidence[:, objects : objects + len(CLASS_NAMES)].float().sigmoid()
-        classes = torch.cat([seen, found], dim=1)
+        classes = evidence[:, self.classes_at : self.classes_at + IMAGENET_CLASSES].float().exp()
         # probability that at least one of a concept's classes is there
         missed = torch.log1p(-(classes[:, self.name_class] * self.name_weight).clamp(max=1 - _LEAST))
         total = missed.new_zeros(len(evidence), self.output.out_features)

@@ -33,12 +33,11 @@ class EncoderSettings(Section):
     tagger: str | None = Field(
         default=None, description="folder of `ddcap tagger`: what sees the concepts, for a new model"
     )
-    detector_size: int = Field(
+    picture_size: int = Field(
         default=384,
-        ge=64,
+        ge=32,
         le=4096,
-        multiple_of=32,
-        description="side of the square in which objects are looked for",
+        description="with concepts: side of the square that the picture is brought to before image_size",
     )
     fit: Literal["squash", "crop"] = Field(
         default="squash", description="squash: both sides to image_size; crop: short side, then centre crop"

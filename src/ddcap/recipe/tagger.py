@@ -16,10 +16,7 @@ class TaggerSettings(Section):
     concepts: str | None = Field(
         default=None, description="concepts.json: the words, and the forms in which captions use them"
     )
-    class_words: str | None = Field(
-        default=None, description="JSON: what ImageNet's classes and the detector's objects are called"
-    )
-    detector: str | None = Field(default=None, description="safetensors with the detector's weights")
+    class_words: str | None = Field(default=None, description="JSON: what ImageNet's classes are called")
     labelled: str | None = Field(
         default=None,
         description="JSON of pictures with labels in place of captions, relative to data.root: {images: "

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ddcap.data.concepts import ConceptVocabulary
@@ -38,7 +38,7 @@ _OFTEN = 0.4  # share of a picture's captions from which on a concept is plainly
 def train_tagger(recipe: Recipe, *, progress_bar: ProgressBar = iter) -> Path:
     """Train the tagger that a recipe describes.
 
-    Writes into `tagger.output`: the weights of tagger and detector, the concepts' words, the tags of the
+    Writes into `tagger.output`: the weights of the tagger, the concepts' words, the tags of the
     training pictures (each by a tagger that has not seen it), and how tags are wrong, which training on text
     imitates.
 
@@ -54,16 +54,15 @@ def train_tagger(recipe: Recipe, *, progress_bar: ProgressBar = iter) -> Path:
         DataError: if the data cannot be used.
     """
     settings = recipe.tagger
-    for name in ("concepts", "class_words", "detector"):
+    for name in ("concepts", "class_words"):
         if getattr(settings, name) is None:
             raise RecipeError(f"tagger.{name} is not set; recipes/default/tagger.yaml shows what it takes")
     if not recipe.encoder.concepts or recipe.data.cache is None:
         raise RecipeError("a tagger needs encoder.concepts (how many a picture keeps) and data.cache")
-    assert settings.concepts and settings.class_words and settings.detector
+    assert settings.concepts and settings.class_words
     vocabulary = ConceptVocabulary.load(Path(settings.concepts).parent)
     encoder = build_image_encoder(recipe.encoder, concepts=len(vocabulary))
     assert isinstance(encoder, TaggingEncoder)
-    encoder.detector.load_state_dict({k: v.float() for k, v in load_file(settings.detector).items()})
     names = read_class_words(Path(settings.class_words), vocabulary)
     root = Path(recipe.data.root)
     parts: dict[str, tuple[list[CaptionedImage], Evidence]] = {}
@@ -96,7 +95,7 @@ def train_tagger(recipe: Recipe, *, progress_bar: ProgressBar = iter) -> Path:
     weights = {
         name: (value.half() if value.is_floating_point() else value).contiguous()
         for name, value in encoder.state_dict().items()
-        if name.startswith(("detector.", "tagger."))
+        if name.startswith("tagger.")
     }
     with replacing(output / ENCODER_NAME) as temporary:
         save_file(weights, temporary)

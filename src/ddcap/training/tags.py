@@ -34,7 +34,7 @@ class Tagging:
 
     Attributes:
         vocabulary: the concepts' words.
-        weights: of detector and tagger, by their names in the encoder.
+        weights: of the tagger, by their names in the encoder.
         noise: how tags are wrong.
         tags_path: tags of the training pictures.
     """
