@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from ddcap.cli import main
 from ddcap.errors import remedy
@@ -242,6 +243,13 @@ def test_a_mistake_is_one_line_on_standard_error(arguments, words, capsys):
 def test_each_error_of_the_system_has_its_own_remedy(number, words):
     assert remedy(OSError(number, os.strerror(number))).startswith(words)
     assert remedy(RuntimeError("disk full?"), "make room") == "make room"
+
+
+def test_an_error_without_a_number_has_the_remedy_of_its_class(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught:
+        load_file(tmp_path / "none.safetensors")
+    assert caught.value.errno is None and remedy(caught.value) == "check the path"
+    assert remedy(PermissionError("no")).startswith("change the permissions")
 
 
 def test_a_full_disk_is_told_to_make_room(train_split, captions_json, tmp_path, capsys):

@@ -74,4 +74,11 @@ def remedy(error: BaseException, otherwise: str = "try again") -> str:
     if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
         return "check the network"
     number = error.errno if isinstance(error, OSError) else None
+    if number is None:  # of a library that raises Python's classes itself
+        kinds = {
+            FileNotFoundError: errno.ENOENT,
+            PermissionError: errno.EACCES,
+            FileExistsError: errno.EEXIST,
+        }
+        number = next((code for kind, code in kinds.items() if isinstance(error, kind)), None)
     return next((words for words, numbers in _REMEDIES.items() if number in numbers), otherwise)

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError
+from ddcap.model.clip_encoder import read_clip_architecture
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.image_encoder import ImageEncoder, build_image_encoder, read_clip_architecture
+from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
 from ddcap.model.stored_model import ModelConfig
 from ddcap.model.weights_file import load_pickle
 from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings

@@ -16,12 +16,8 @@ from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError, RecipeError
 from ddcap.files import replacing, write_text
 from ddcap.hub import announce_download
-from ddcap.model.image_encoder import (
-    CLIP_ARCHITECTURE,
-    ImageEncoder,
-    build_image_encoder,
-    read_clip_architecture,
-)
+from ddcap.model.clip_encoder import CLIP_ARCHITECTURE, read_clip_architecture
+from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
 from ddcap.model.outline import FrozenEncoderOutline, check_outline
 from ddcap.model.weights_file import Shapes, check_shapes, read_shapes
 from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
