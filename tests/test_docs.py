@@ -90,10 +90,10 @@ def test_every_command_in_the_documents_runs(command, workplace, monkeypatch, ca
     words = [{"MODEL": "default", "cuda": "cpu"}.get(word, word) for word in shlex.split(command)]
     words = [word.replace("owner/name", str(tmp_path / "pushed")) for word in words[1:]]
     options = build_parser().parse_args(words)
-    if words[0] == "train":
-        paths = [options.recipe, *(word for word in options.more if "=" not in word)]
-        for path in paths:
-            assert load_recipe(path, [word for word in options.more if "=" in word])
+    if words[0] in ("train", "tagger"):
+        changes = [word for word in words[1:] if "=" in word]
+        for path in (word for word in words[1:] if word.endswith(".yaml")):
+            assert load_recipe(path, changes)
     elif words[0] == "ablate":
         assert load_plan(options.plan, options.output, options.overrides).rows
     elif words[0] == "report":

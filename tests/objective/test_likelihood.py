@@ -23,7 +23,12 @@ def model(tiny_model_folder):
 
 @pytest.fixture(scope="module")
 def twin(tiny_twin_folder):
-    return load_model(tiny_twin_folder).eval()
+    twin = load_model(tiny_twin_folder).eval()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():  # as it comes, its pictures hardly matter
+        for parameter in twin.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return twin
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +155,9 @@ def test_captions_without_pictures_see_the_image_free_memory(model, batch, featu
 
 def test_without_a_length_head_there_is_no_length_loss(model, batch, features, noise):
     with_head = caption_loss(model, batch, features, noise)
+    assert_close(
+        with_head.token, slow_loss(model, features, noise, [False] * 3, 0.0)[0]
+    )  # nothing is dropped
     headless = copy.deepcopy(model)
     headless.length_head = None
     losses = caption_loss(headless, batch, features, noise)
@@ -172,6 +180,9 @@ def test_of_an_autoregressive_model(twin, batch, features, smoothing):
     losses = caption_loss(twin, batch, features, None, label_smoothing=smoothing)
     assert_close(losses.token, sum(token_losses) / len(token_losses))
     assert float(losses.length) == 0
+    others = ImageFeatures(features.memory.flip(0), features.summary)
+    changed = caption_loss(twin, batch, others, None, label_smoothing=smoothing)
+    assert abs(float(changed.token.detach() - losses.token.detach())) > 0.01
 
 
 def test_padding_counts_for_nothing(model, batch, features, noise):

@@ -45,3 +45,14 @@ def test_it_follows_the_forward_process(noise, schedule):
         float(schedule.cumulative_replace[timestep].mean() * (V - 1)), abs=0.02
     )
     assert float(noise.image.mean()) == pytest.approx(0.5, abs=0.05)
+
+
+def test_it_follows_from_the_seed_alone(schedule, noise):
+    def draw(seed):
+        torch.manual_seed(seed + 100)  # of no account
+        generator = torch.Generator().manual_seed(seed)
+        return draw_noise(generator, schedule, images=IMAGES, captions_per_image=CAPTIONS, length=LENGTH)
+
+    for name, numbers in vars(noise).items():
+        assert torch.equal(getattr(draw(0), name), numbers), name
+        assert not torch.equal(getattr(draw(1), name), numbers), name
