@@ -28,7 +28,9 @@ class FrozenEncoderOutline(ImageEncoder):
     def __init__(self, shapes: Shapes) -> None:
         super().__init__()
         self.memory_width = _size(shapes, "memory_projection.0.weight", 1)
-        self.memory_positions = _size(shapes, "image_free_memory", 0)
+        # with concepts the image-free memory is one position, whatever an image has
+        sees_concepts = "concept_embedding.pieces" in shapes
+        self.memory_positions = 0 if sees_concepts else _size(shapes, "image_free_memory", 0)
         self.summary_width = _size(shapes, "length_head.mlp.0.weight", 1)
 
     def check_clip(self, architecture: dict[str, Any]) -> None:

@@ -153,6 +153,7 @@ def prepare(
     model = build_model(config, encoder).cpu()
     if initial.model is not None:
         model.load_state_dict(initial.model.state_dict())
+        model.vocabulary = vocabulary
     elif vocabulary is not None:
         model.set_vocabulary(vocabulary, tokenizer)
     _freeze_unused(model, recipe)
