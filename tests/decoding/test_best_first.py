@@ -73,6 +73,11 @@ def test_a_caption_is_planned_by_itself():
         assert (together.quotas[own:, column] == 0).all()
 
 
+def test_a_caption_without_blanks_commits_nothing():
+    plan = plan_steps(torch.tensor([0, 2]), torch.tensor([4, 4]), T)
+    assert plan.quotas.T.tolist() == [[0, 0], [1, 1]]
+
+
 def test_given_words_lower_the_timestep():
     plan = plan_steps(torch.tensor([2]), torch.tensor([10]), T)
     assert plan.timesteps[:, 0].tolist() == [4, 2]
