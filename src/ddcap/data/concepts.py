@@ -72,6 +72,14 @@ class ConceptVocabulary:
         numbers = (self._number.get(word) for word in _WORD.findall(caption.lower().replace("'s", "")))
         return list(dict.fromkeys(number for number in numbers if number is not None))
 
+    def shares(self, captions: Sequence[str]) -> dict[int, float]:
+        """The concepts that captions of one picture name, with the share of the captions that do."""
+        shares: dict[int, float] = {}
+        for caption in captions:
+            for concept in self.find(caption):
+                shares[concept] = shares.get(concept, 0.0) + 1 / len(captions)
+        return shares
+
     @classmethod
     def load(cls, folder: str | Path) -> ConceptVocabulary:
         """Read `concepts.json` from a folder.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -106,13 +107,9 @@ class ConceptNoise:
                 return concept
         return None
 
-    @property
+    @cached_property
     def _cumulative(self) -> np.ndarray:
-        cached = self.__dict__.get("_sums")
-        if cached is None:
-            cached = np.cumsum(self.mistaken)
-            object.__setattr__(self, "_sums", cached)
-        return cached
+        return np.cumsum(self.mistaken)
 
     def save(self, folder: str | Path) -> None:
         """Write `concept_noise.safetensors` into `folder`."""

@@ -67,8 +67,8 @@ def named_shares(records: Sequence[CaptionedImage], vocabulary: ConceptVocabular
     """(R, N) share of each record's captions that name a concept."""
     named = torch.zeros(len(records), len(vocabulary))
     for row, record in enumerate(records):
-        for caption in record.captions:
-            named[row, vocabulary.find(caption)] += 1 / len(record.captions)
+        for concept, share in vocabulary.shares(record.captions).items():
+            named[row, concept] = share
     return named
 
 

@@ -119,13 +119,7 @@ class DrawnTags:
         count: int,
     ) -> None:
         self._noise, self._count = noise, count
-        self._named: list[dict[int, float]] = []
-        for record in records:
-            named: dict[int, float] = {}
-            for caption in record.captions:
-                for concept in vocabulary.find(caption):
-                    named[concept] = named.get(concept, 0.0) + 1 / len(record.captions)
-            self._named.append(named)
+        self._named = [vocabulary.shares(record.captions) for record in records]
 
     def read(self, draws: Sequence[Draw]) -> ConceptTokens:
         """Of each draw."""
