@@ -114,7 +114,7 @@ def evaluate_infilling(
     """
     tokenizer = captioner.tokenizer
     filled, kept, blanks, truth, exact = {}, {}, {}, {}, {}
-    for records, features in split.batches():
+    for records, features in split.batches(captioner):
         chosen = [_choose(record.captions, captioner, share, seed) for record in records]
         rows = _fill(captioner, features, [one or _EMPTY for one in chosen], settings)
         for record, blanked, tokens in zip(records, chosen, rows, strict=True):
@@ -167,7 +167,6 @@ def _fill(
     rows = [caption.masked(model.mask_id) for caption in captions]
     tokens = torch.tensor([row + [end_id] * (longest - len(row)) for row in rows], device=model.device)
     generator = torch.Generator(model.device).manual_seed(0)
-    features = features.to(model.device)
     result = decode(model, features, tokens, lengths, settings, end_id, may_end=False, generator=generator)
     filled: list[list[int]] = result.tokens.tolist()
     return filled

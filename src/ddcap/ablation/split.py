@@ -44,13 +44,14 @@ class Split:
         """Image id to human captions."""
         return {record.image_id: record.captions for record in self.records}
 
-    def batches(self) -> Iterator[tuple[Sequence[CaptionedImage], ImageFeatures]]:
-        """Some pictures and their features, at most IMAGES_AT_ONCE at a time, in order."""
+    def batches(self, captioner: Captioner) -> Iterator[tuple[Sequence[CaptionedImage], ImageFeatures]]:
+        """Some pictures and what the captioner's model sees of them, at most IMAGES_AT_ONCE, in order."""
+        model = captioner.model
         for start in range(0, len(self.records), IMAGES_AT_ONCE):
             records = self.records[start : start + IMAGES_AT_ONCE]
             features = [self.cache.read(start + row, 0) for row in range(len(records))]
             memory, summary = (torch.stack([one[part] for one in features]).float() for part in (0, 1))
-            yield records, ImageFeatures(memory, summary)
+            yield records, model.encoder.with_concepts(ImageFeatures(memory, summary).to(model.device))
 
 
 def load_split(recipe: Recipe, name: str, limit: int | None = None, device: str = "cpu") -> Split:
@@ -96,8 +97,7 @@ def caption_split(
     """
     generator = torch.Generator(captioner.model.device).manual_seed(seed)
     captions: dict[str, str] = {}
-    for records, features in split.batches():
-        features = captioner.model.encoder.with_concepts(features.to(captioner.model.device))
+    for records, features in split.batches(captioner):
         if true_lengths:
             lengths = _first_lengths(captioner, records)
             tokens = start_tokens(lengths, captioner.model.mask_id)
