@@ -34,7 +34,7 @@ def tagger_recipe(tmp_path_factory, photos, captions_json):
             "captions_per_image": 2,
             "workers": 0,
         },
-        "encoder": {"kind": "efficientnet_lite", "image_size": 32, "picture_size": 64, "concepts": 4},
+        "encoder": {"kind": "efficientnet_lite", "image_size": 32, "concepts": 4},
         "tagger": {
             "concepts": str(folder / "concepts.json"),
             "class_words": str(folder / "class_words.json"),

@@ -30,7 +30,7 @@ def places_for(recipe, tmp_path, small_photos, captions_json, tagger_folder):
             f"data.beside=[{{path: {text}}}]",
             f"data.beside_captions={recipe.data.captions_per_image}",
         ]
-        places += [f"encoder.tagger={tagger_folder}", "encoder.picture_size=64", "encoder.concepts=4"]
+        places += [f"encoder.tagger={tagger_folder}", "encoder.concepts=4"]
     return places
 
 

@@ -6,15 +6,11 @@ Shapes: B pictures, P image positions, C channels, E numbers of evidence, N conc
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ddcap.data.images import Preprocessing
 from ddcap.model.image_encoder import EfficientNetLiteEncoder, ImageFeatures, digest
 from ddcap.model.tagger import IMAGENET_CLASSES, Tagger
 from ddcap.recipe import EncoderSettings
-
-_MEAN, _SCALE = 127.0, 128.0  # EfficientNet-Lite's own
 
 
 class TaggingEncoder(EfficientNetLiteEncoder):
@@ -30,11 +26,6 @@ class TaggingEncoder(EfficientNetLiteEncoder):
 
     def __init__(self, settings: EncoderSettings, concepts: int, *, pretrained: bool = True) -> None:
         super().__init__(settings, pretrained=pretrained, classifier=True)
-        # a larger picture, brought to size here: what other networks than this one would look at, too
-        self.preprocessing = Preprocessing(
-            settings.picture_size, settings.fit, mean=(0.0,) * 3, std=(1 / 255,) * 3
-        )
-        self.image_size = settings.image_size
         self.kept = settings.concepts
         self.summary_width = self.memory_width + IMAGENET_CLASSES
         self.tagger = Tagger(self.summary_width, concepts, classes_at=self.memory_width)
@@ -42,13 +33,11 @@ class TaggingEncoder(EfficientNetLiteEncoder):
     @property
     def cache_key(self) -> str:
         """Of what memory and evidence depend on; the tagger is computed anew, whatever the cache holds."""
-        return f"{type(self).__name__}-{digest(self.network)}-{self.image_size}"
+        return f"{type(self).__name__}-{digest(self.network)}"
 
     def forward(self, pixels: Tensor) -> ImageFeatures:
-        """Encode `pixels` (B, 3, H, W) from 0 to 255."""
-        size = (self.image_size, self.image_size)
-        small = F.interpolate(pixels.float(), size, mode="bicubic", antialias=True, align_corners=False)
-        features = super().forward((small.clamp(0, 255) - _MEAN) / _SCALE)
+        """Encode `pixels` (B, 3, H, W)."""
+        features = super().forward(pixels)
         assert features.memory is not None and features.summary is not None
         classes = self.network._fc(features.summary).float().log_softmax(dim=1)
         evidence = torch.cat([features.summary.float(), classes], dim=1)

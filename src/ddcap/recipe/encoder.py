@@ -33,12 +33,6 @@ class EncoderSettings(Section):
     tagger: str | None = Field(
         default=None, description="folder of `ddcap tagger`: what sees the concepts, for a new model"
     )
-    picture_size: int = Field(
-        default=384,
-        ge=32,
-        le=4096,
-        description="with concepts: side of the square that the picture is brought to before image_size",
-    )
     fit: Literal["squash", "crop"] = Field(
         default="squash", description="squash: both sides to image_size; crop: short side, then centre crop"
     )
