@@ -142,6 +142,30 @@ def test_given_words_and_padding_stay(schedule):
     assert (result.confidences[~given] < 1).all()
 
 
+def test_a_confidence_is_what_the_model_gave_the_word_when_it_came():
+    """Words are replaced here; the model's opinion changes with every step."""
+    table = torch.randn(T, V, generator=torch.Generator().manual_seed(3)).softmax(dim=1)
+
+    def predict(tokens, timestep):
+        return table[timestep].log().unsqueeze(1).expand(*tokens.shape, V)
+
+    result = decode_ancestral(
+        predict,
+        torch.full((50, 4), MASK),
+        torch.full((50,), 4),
+        linear_schedule(SETTINGS["replacement"], V),
+        generator=torch.Generator().manual_seed(4),
+    )
+    assert (result.tokens == V - 1).any()
+    for row in range(50):
+        for place in range(4):
+            words = result.history[:, row, place].tolist()
+            came = max(step for step in range(T) if words[step] != words[step + 1])
+            expected = float(table[T - 1 - came, words[-1]])
+            assert result.confidences[row, place].item() == pytest.approx(expected)
+            assert result.step_confidences[came, row, place].item() == pytest.approx(expected)
+
+
 def test_same_seed_same_captions(schedule):
     def draw(seed):
         predict = undecided(torch.full((V,), 1 / V))

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from ddcap.decoding.guidance import build_predictor, guide
+from ddcap.decoding.guidance import build_predictor, forbid, guide
 from ddcap.model.image_encoder import ImageFeatures
 
 
@@ -70,12 +70,14 @@ def test_scale_zero_is_the_image_free_model(tiny_model, features, tokens):
     assert not torch.allclose(expected, log_probabilities(tiny_model, tokens, features), atol=0.01)
 
 
-def test_one_doubled_batch_equals_two_passes(tiny_model, features, tokens):
+@pytest.mark.parametrize("scale", [1.17, 2.0])
+def test_one_doubled_batch_equals_two_passes(tiny_model, features, tokens, scale):
     keys_values = keys_values_of(tiny_model, features)
     image = log_probabilities(tiny_model, tokens, features)
     image_free = log_probabilities(tiny_model, tokens, features, use_image=torch.zeros(3, dtype=torch.bool))
-    expected = (image_free + 1.17 * (image - image_free)).log_softmax(dim=2)
-    torch.testing.assert_close(predict(tiny_model, tokens, keys_values, 1.17), expected, rtol=1e-4, atol=1e-4)
+    expected = (image_free + scale * (image - image_free)).log_softmax(dim=2)
+    found = predict(tiny_model, tokens, keys_values, scale)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [1, 1.5])
@@ -96,3 +98,21 @@ def test_captions_of_one_image_side_by_side(tiny_model, features, tokens, scale)
 def test_predictions_are_normalised(tiny_model, features, tokens):
     found = predict(tiny_model, tokens, keys_values_of(tiny_model, features), 2.0)
     torch.testing.assert_close(found.exp().sum(dim=2), torch.ones(3, 6))
+
+
+def test_what_a_forbidden_token_had_is_shared_among_the_others():
+    table = torch.randn(10, 5, generator=torch.Generator().manual_seed(0)).log_softmax(dim=1)
+    answers = []
+
+    def predict(tokens, timestep):
+        answers.append(table[(tokens + timestep.unsqueeze(1)) % 10])
+        return answers[-1]
+
+    tokens, timestep = torch.tensor([[3, 1, 4], [1, 5, 9]]), torch.tensor([2, 6])
+    found = forbid(predict, 3)(tokens, timestep).exp()
+    for row in range(2):
+        for place in range(3):
+            left = table[(tokens[row, place] + timestep[row]) % 10].exp().tolist()
+            left[3] = 0.0
+            assert found[row, place].tolist() == pytest.approx([value / sum(left) for value in left])
+    assert torch.equal(answers[0], table[(tokens + timestep.unsqueeze(1)) % 10])  # left as it was

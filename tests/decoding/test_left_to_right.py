@@ -83,6 +83,78 @@ def test_enough_beams_find_the_best_caption_there_is(tiny_twin, features, penalt
     assert words_of(found, 0) == best
 
 
+@torch.no_grad()
+def slow_search(model, image, template, end, may_end, beams, penalty):
+    """Words and their log-probabilities of the best caption: beam search with lists, nothing cached.
+
+    `template` has a word where one is given, None where one is wanted.
+    """
+    followed = [([], [])]
+    for given in template:
+        grown = []
+        for words, gains in followed:
+            if end in words:
+                grown.append((words, gains))
+                continue
+            log_probabilities = model(torch.tensor([[*words, end]]), image)[0, -1].log_softmax(dim=0).tolist()
+            for word, gain in enumerate(log_probabilities):
+                if (word == given) if given is not None else (may_end or word != end):
+                    grown.append(([*words, word], [*gains, gain]))
+        followed = sorted(grown, key=lambda one: -sum(one[1]) / len(one[1]) ** penalty)[:beams]
+    return followed[0]
+
+
+@pytest.mark.parametrize("beams", [1, 2, 5])
+@pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("templates", ["open", "given"])
+def test_it_is_the_slow_search(tiny_twin, features, templates, penalty, beams):
+    """Three pictures at once, of unequal length; the end token is one that the model likes to say."""
+    mask, last = tiny_twin.mask_id, tiny_twin.mask_id - 1
+    lengths = torch.tensor([9, 4, 7])
+    tokens = torch.full((3, 9), mask)
+    first = generate(tiny_twin, features, settings(beams=2), END)
+    end = int(first.tokens[:, 2:].flatten().mode().values)
+    if templates == "given":
+        tokens[0, 4], tokens[1, 1], tokens[2, 2] = 5, last, 3
+        tokens[[0, 1], lengths[:2] - 1] = end  # the third just stops at its length
+    with torch.no_grad():
+        found = decode_left_to_right(
+            tiny_twin,
+            tiny_twin.project_memory(features),
+            tokens,
+            lengths,
+            end,
+            may_end=templates == "open",
+            beams=beams,
+            length_penalty=penalty,
+        )
+    for row in range(3):
+        template = [None if word == mask else word for word in tokens[row, : int(lengths[row])].tolist()]
+        image = one_of(features, row)
+        words, gains = slow_search(tiny_twin, image, template, end, templates == "open", beams, penalty)
+        assert words_of(found, row) == words
+        is_wanted = torch.tensor([given is None for given in template[: len(words)]])
+        expected = torch.where(is_wanted, torch.tensor(gains).exp(), 1.0)  # given words are certain
+        torch.testing.assert_close(found.confidences[row, : len(words)], expected, rtol=1e-3, atol=1e-6)
+        assert (found.confidences[row, len(words) :] == 1).all()
+        assert found.history[0, row, : len(words)].tolist() == tokens[row, : len(words)].tolist()
+        assert torch.equal(found.history[-1], found.tokens)
+
+
+def test_unless_asked_it_follows_one_caption_and_draws_nothing(tiny_twin, features):
+    with torch.no_grad():
+        found = decode_left_to_right(
+            tiny_twin,
+            tiny_twin.project_memory(features),
+            torch.full((3, 12), tiny_twin.mask_id),
+            torch.full((3,), 12),
+            END,
+            may_end=True,
+        )
+    greedy = generate(tiny_twin, features, settings(), END)
+    assert torch.equal(found.tokens, greedy.tokens) and torch.equal(found.confidences, greedy.confidences)
+
+
 def test_beams_keep_the_best_mean(tiny_twin, features):
     """At least one picture gains from following several captions, and gains what the model says."""
 

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -69,3 +71,31 @@ def test_events_in_a_batch_of_unequal_captions():
     assert (event.step, event.timestep, event.position, event.token_id) == (0, 6, 0, 4)
     assert event.probability == 0.75
     assert second.frames == ((" w4", " w5"),)
+
+
+BATCH = DecodingResult(
+    tokens=torch.tensor([[4, 5, 6, 0], [7, 0, 1, 1], [2, 3, 0, 1]]),
+    lengths=torch.tensor([4, 2, 3]),
+    confidences=torch.tensor([[0.5, 0.25, 1.0, 0.75], [0.5, 0.0, 0.25, 0.5], [0.5, 0.5, 0.5, 0.25]]),
+    history=torch.arange(36).view(3, 3, 4),
+    step_confidences=torch.linspace(0, 1, 24).view(2, 3, 4),
+    timesteps=torch.tensor([[7, 6, 5], [3, 2, 1]]),
+)
+
+
+def test_evidence_sums_over_the_tokens_and_is_divided_by_the_penalty():
+    totals = [math.log(0.5 * 0.25 * 0.75), math.log(0.5) + math.log(1e-30), 3 * math.log(0.5)]
+    for penalty in (0.0, 1.0, 2.0):
+        expected = [total / count**penalty for total, count in zip(totals, (4, 2, 3), strict=True)]
+        assert BATCH.evidence(penalty).tolist() == pytest.approx(expected)
+    assert torch.equal(BATCH.evidence(), BATCH.evidence(1.0))
+
+
+def test_selected_rows_lose_the_padding_that_only_others_need():
+    found = BATCH.select(torch.tensor([2, 1]))
+    assert found.tokens.tolist() == [[2, 3, 0], [7, 0, 1]]
+    assert found.lengths.tolist() == [3, 2]
+    assert found.confidences.tolist() == [[0.5, 0.5, 0.5], [0.5, 0.0, 0.25]]
+    assert torch.equal(found.history, BATCH.history[:, [2, 1], :3])
+    assert torch.equal(found.step_confidences, BATCH.step_confidences[:, [2, 1], :3])
+    assert found.timesteps.tolist() == [[5, 6], [1, 2]]
