@@ -173,6 +173,8 @@ def test_confidence_is_that_of_the_step_of_the_commit():
     lengths = torch.tensor([6])
     plan = plan_steps(lengths, lengths, T)
     result = decode_best_first(scripted(6), torch.full((1, 6), MASK), lengths, plan, MASK)
+    undrawn = decode_best_first(scripted(6), torch.full((1, 6), MASK), lengths, plan, MASK, temperature=0.0)
+    assert torch.equal(result.history, undrawn.history)  # nothing is drawn unless asked for
     for position in range(6):
         step = (result.history[:, 0, position] == MASK).sum() - 1
         assert result.confidences[0, position] == result.step_confidences[step, 0, position]

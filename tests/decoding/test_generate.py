@@ -232,6 +232,23 @@ def test_ancestral_temperature_zero_means_not_set(tiny_model, features):
 
 
 @pytest.mark.parametrize("method", ["best_first", "ancestral"])
+def test_the_end_token_fills_a_blank_only_where_it_may(tiny_model, features, method):
+    def decoded(end_id, **changes):
+        tokens, lengths = torch.full((3, 6), tiny_model.mask_id), torch.full((3,), 6)
+        chosen = settings(method=method)
+        with torch.no_grad():
+            return decode(
+                tiny_model, features, tokens, lengths, chosen, end_id, generator=seeded(), **changes
+            ).tokens
+
+    free = decoded(END)
+    favourite = int(free.flatten().mode().values)
+    assert torch.equal(decoded(favourite), free)
+    assert torch.equal(decoded(favourite, may_end=True), free)
+    assert (decoded(favourite, may_end=False) != favourite).all()
+
+
+@pytest.mark.parametrize("method", ["best_first", "ancestral"])
 def test_decode_keeps_given_words(tiny_model, features, method):
     mask = tiny_model.mask_id
     tokens = torch.tensor([[mask, 5, mask, 7], [9, mask, 3, 3], [mask, mask, mask, 8]])

@@ -183,3 +183,74 @@ def test_an_absurd_width_is_refused_at_once(tiny_model, tiny_tokenizer, image):
     with pytest.raises(DDCapError, match="at least 100000"):
         infill(tiny_model, image, template, SETTINGS, tiny_tokenizer.end_id)
     assert time.monotonic() - start < 5
+
+
+# an exact length
+
+
+def widths_of(result, template, mask_id):
+    """The widths of the blanks in each row of a result, in the order that they were tried in."""
+    found = []
+    for row, length in zip(result.history[0].tolist(), result.lengths.tolist(), strict=True):
+        runs = [
+            len(list(group)) for is_mask, group in itertools.groupby(row[:length], mask_id.__eq__) if is_mask
+        ]
+        assert template.fill_widths(runs, mask_id) == row[:length]
+        found.append(tuple(runs))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("parts", "length"),
+    [
+        (((5,), None, (7,), None, (0,)), 8),
+        (((5,), None, (7,), None, (0,)), 5),  # nothing to spare
+        ((None, (7,), 2, (9,), None, (3,), None, (0,)), 12),
+        ((None, (0,)), 12),
+        ((2, (7, 4), 3, (0,)), 8),  # all is given
+    ],
+)
+def test_an_exact_length_is_made_in_every_way_even_ones_first(tiny_model, image, parts, length):
+    template = Template(parts)
+    settings = DecodingSettings(length=length, exact_length=True)
+    result = infill(tiny_model, image, template, settings, 0).result
+    assert (result.lengths == length).all()
+    found = widths_of(result, template, tiny_model.mask_id)
+    choices = [[part] if part else range(1, length) for part in template.blanks]
+    given = sum(len(part) for part in parts if isinstance(part, tuple))
+    assert sorted(found) == [row for row in itertools.product(*choices) if sum(row) + given == length]
+    open_blanks = [number for number, blank in enumerate(template.blanks) if blank is None]
+    widest = [max((row[number] for number in open_blanks), default=0) for row in found]
+    assert widest == sorted(widest)
+
+
+def test_of_very_many_ways_to_an_exact_length_not_all_are_tried(tiny_model, image):
+    settings = DecodingSettings(length=12, exact_length=True)
+    some = infill(tiny_model, image, Template((*[None] * 6, (0,))), settings, 0)  # 252 ways
+    assert len(some.result.tokens) == MOST_CANDIDATES
+    full = Template((*[None] * 11, (0,)))
+    with pytest.raises(DDCapError, match=r"length=11: the template makes a caption of at least 12 tokens"):
+        infill(tiny_model, image, full, DecodingSettings(length=11, exact_length=True), 0)
+
+
+def test_no_blank_ends_the_caption(tiny_model, image):
+    """Whatever the end token is: here, the words that blanks are filled with where they may end."""
+    template = Template((4, (5,), 3, (0,)))
+    free = infill(tiny_model, image, template, SETTINGS, 0).result.tokens[0]
+    for end in free[[0, 2, 5]].tolist():
+        found = infill(tiny_model, image, template, SETTINGS, end).result.tokens[0]
+        assert end not in found[:4] and end not in found[5:8]
+
+
+def test_an_exact_length_that_given_widths_do_not_make_is_refused(tiny_model, image):
+    template = Template((2, (7, 4), 3, (0,)))
+    for length in (7, 9):
+        settings = DecodingSettings(length=length, exact_length=True)
+        with pytest.raises(DDCapError, match=f"length={length}: the template makes a caption of 8 tokens"):
+            infill(tiny_model, image, template, settings, 0)
+
+
+def test_a_length_that_is_not_exact_leaves_the_widths_open(tiny_model, image):
+    template = Template(((5,), None, (0,)))
+    result = infill(tiny_model, image, template, DecodingSettings(length=9), 0).result
+    assert widths_of(result, template, tiny_model.mask_id) == [(1,), (2,), (3,), (4,)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddcap.diffusion.schedule import linear_schedule
-from ddcap.diffusion.transition import marginal, posterior, q_sample
+from ddcap.diffusion.transition import marginal, noise_tokens, posterior, q_sample
 from ddcap.recipe import DiffusionSettings
 
 V, T = 5, 8
@@ -109,6 +109,16 @@ def test_without_replacement_words_stay_or_become_mask(masking_schedule):
     noised = q_sample(tokens, torch.arange(T), masking_schedule, torch.Generator().manual_seed(2))
     assert ((noised == tokens) | (noised == V)).all()
     assert (noised == V).any() and (noised != V).any()
+
+
+def test_a_share_of_fates_is_exactly_the_probability():
+    """Of four fates from 0 on, as many fall under 1/4 and 1/2 as should: the ends belong to what follows."""
+    settings = DiffusionSettings(steps=2, keep_start=1.0, keep_end=0.5, mask_start=0.0, mask_end=0.25)
+    schedule = linear_schedule(settings, V)
+    tokens, words = torch.full((2, 4), 2), torch.full((2, 4), 4)
+    fate = torch.tensor([0.0, 0.25, 0.5, 0.75]).expand(2, 4)
+    noised = noise_tokens(tokens, torch.tensor([0, 1]), schedule, fate, words)
+    assert noised.tolist() == [[2, 2, 2, 2], [V, 4, 2, 2]]
 
 
 def test_same_seed_same_sample(replacing_schedule):

@@ -107,6 +107,7 @@ def assert_close(found, expected):
     [
         (0.0, [False, False, False]),
         (0.2, [True, False, False]),  # an image's number is under p with probability p
+        (0.3, [True, False, False]),
         (0.5, [True, False, True]),
         (1.0, [True, True, True]),
     ],
