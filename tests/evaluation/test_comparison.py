@@ -5,7 +5,7 @@ import pytest
 
 from ddcap.errors import DataError
 from ddcap.evaluation.bootstrap import bootstrap_interval
-from ddcap.evaluation.comparison import compare
+from ddcap.evaluation.comparison import Comparison, Difference, compare
 
 
 @pytest.fixture
@@ -74,6 +74,89 @@ def test_a_metric_that_is_no_mean_has_no_interval(write):
 
 
 @pytest.mark.parametrize(
+    ("interval", "excludes"),
+    [
+        ((0.2, 0.9), True),
+        ((-0.9, -0.2), True),
+        ((-0.2, 0.9), False),
+        ((-0.9, 0.2), False),
+        ((0.0, 0.9), False),
+        ((-0.9, 0.0), False),
+        ((0.0, 0.0), False),
+    ],
+)
+def test_an_interval_excludes_zero_where_it_lies_on_one_side(interval, excludes):
+    assert Difference(30.0, 31.0, interval).excludes_zero is excludes
+
+
+def test_an_evaluation_does_not_differ_from_itself(write):
+    row = compare(write("a", SCORES), write("b", SCORES)).differences["CIDEr"]
+    assert row.first == row.second and row.interval == (0, 0) and row.excludes_zero is False
+
+
+def test_what_is_written_and_what_is_printed():
+    rows = {
+        "CIDEr": Difference(50.12345, 52.45678, (-0.98765, 4.56789)),
+        "ROUGE-L": Difference(40.25, 38.0, (-3.14159, -1.41421)),
+        "BLEU-4": Difference(20.98765, 10.0, None),
+    }
+    found = Comparison(7, rows)
+    assert found.to_dict() == {
+        "images": 7,
+        "metrics": {
+            "CIDEr": {
+                "first": 50.123,
+                "second": 52.457,
+                "difference": 2.333,
+                "interval_95": [-0.988, 4.568],
+                "excludes_zero": False,
+            },
+            "ROUGE-L": {
+                "first": 40.25,
+                "second": 38.0,
+                "difference": -2.25,
+                "interval_95": [-3.142, -1.414],
+                "excludes_zero": True,
+            },
+            "BLEU-4": {
+                "first": 20.988,
+                "second": 10.0,
+                "difference": -10.988,
+                "interval_95": None,
+                "excludes_zero": None,
+            },
+        },
+    }
+    lines = [line.split() for line in found.to_text().splitlines()]
+    assert lines[1:4] == [
+        ["CIDEr", "50.1", "52.5", "+2.33", "[-0.99,", "+4.57]", "may", "be", "chance"],
+        ["ROUGE-L", "40.2", "38.0", "-2.25", "[-3.14,", "-1.41]", "differs"],
+        ["BLEU-4", "21.0", "10.0", "-10.99"],
+    ]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_only_what_both_have_is_compared(write, order):
+    """Metrics of the first alone are passed over; one that is no mean needs the very same images."""
+    per_image = {"image_ids": ["x", "y"], "CIDEr": [1.0, 2.0], "ROUGE-L": [5.0, 6.0]}
+    metrics = {"SPICE": 3.0, "CIDEr": 1.5, "ROUGE-L": 5.5, "BLEU-4": 9.0}
+    pair = [
+        write("a", [1, 2], ["x", "y"], metrics=metrics, per_image=per_image),
+        write("b", [2, 4], ["x", "y"]),
+    ]
+    found = compare(*pair[::order]).differences
+    assert list(found) == ["CIDEr", "BLEU-4"]
+    assert (found["CIDEr"].first, found["CIDEr"].second) == ((1.5, 3.0) if order == 1 else (3.0, 1.5))
+    more = [pair[1], write("c", [1, 2, 3], ["x", "y", "z"])]
+    assert list(compare(*more[::order]).differences) == ["CIDEr"]
+
+
+def test_two_with_one_common_image_and_the_same_frequencies_by_another_name(write):
+    one, two = write("a", [3], ["x"]), write("b", [5], ["x"], idf={"digest": "d", "source": "a file"})
+    assert compare(one, two).differences["CIDEr"].interval == (2, 2)
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ({"split": "test"}, "different split (val, test)"),
@@ -111,8 +194,19 @@ def test_another_file_is_refused(text, words, write, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "per_image", [{"image_ids": ["1"], "CIDEr": [1, 2]}, {"image_ids": ["1"], "CIDEr": ["x"]}]
+    "changes",
+    [
+        {"per_image": {"image_ids": ["1"], "CIDEr": [1, 2]}},
+        {"per_image": {"image_ids": ["1"], "CIDEr": ["x"]}},
+        {"per_image": {"image_ids": ["1"], "CIDEr": 7}},
+        {"per_image": {"image_ids": "1", "CIDEr": [1]}},
+        {"per_image": [1]},
+        {"metrics": {"CIDEr": "high"}},
+        {"metrics": [50.0]},
+        {"idf": {"source": "all images"}},
+        {"idf": "d"},
+    ],
 )
-def test_damaged_scores_are_refused(per_image, write):
+def test_damaged_scores_are_refused(changes, write):
     with pytest.raises(DataError, match="its scores are damaged"):
-        compare(write("a", SCORES), write("b", SCORES, per_image=per_image))
+        compare(write("a", SCORES), write("b", SCORES, **changes))

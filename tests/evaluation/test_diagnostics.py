@@ -37,3 +37,15 @@ def test_plain_values_and_one_line():
     line = found.to_text()
     assert "(0 ▄  █▄▄ 5)" in line and "20.0% copied from training" in line and "\n" not in line
     assert "copied" not in diagnose(CAPTIONS).to_text()
+
+
+def test_shares_are_rounded_to_a_hundredth_of_a_percent():
+    found = diagnose(["a a", "a dog a dog", "", "a dog", "two cats", "", "a"], ["two cats"]).to_dict()
+    lengths = {"0": 2, "1": 1, "2": 3, "4": 1}
+    one_in_seven = dict.fromkeys(["copied_from_training", "repeated_word", "repeated_bigram"], 0.1429)
+    plain = {"mean_length": 1.57, "lengths": lengths, "distinct_words": 4, "empty": 0.2857}
+    assert found == {**plain, **one_in_seven}
+
+
+def test_the_bars_begin_at_the_shortest():
+    assert diagnose(["one two", "one two three", "one two"]).to_text().startswith("2.3 words (2 █▄ 3), 3 ")

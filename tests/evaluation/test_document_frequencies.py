@@ -1,5 +1,7 @@
+import hashlib
 import json
 import math
+from collections import Counter
 
 import pytest
 
@@ -83,6 +85,44 @@ def test_the_digest_tells_frequencies_apart_by_their_counts(frequencies):
     assert DocumentFrequencies.count(some, "two").digest != frequencies.digest
     more = DocumentFrequencies.count({**REFERENCES, "blank": [""]}, "a fifth image without words")
     assert more.counts == frequencies.counts and more.digest != frequencies.digest
+
+
+def test_the_digest_is_that_of_files_written_before():
+    """Results are compared by it, also with those of earlier versions."""
+    counts = Counter({("a",): 3, ("a", "dog"): 2, ("the", "sea"): 1})
+    frequencies = DocumentFrequencies(counts, 4, "four images")
+    text = "4\na\t3\na dog\t2\nthe sea\t1"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    assert frequencies.digest == digest
+    assert frequencies.summary() == {"source": "four images", "images": 4, "digest": digest}
+
+
+def test_a_file_that_does_not_say_whose_they_are_is_named_by_its_path(frequencies, tmp_path):
+    path = tmp_path / "idf.json"
+    frequencies.save(path)
+    content = json.loads(path.read_text())
+    del content["source"]
+    path.write_text(json.dumps(content))
+    assert DocumentFrequencies.load(path).source == str(path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"images": 0},
+        {"images": "2"},
+        {"images": True},
+        {"document_frequencies": {"a": 0}},
+        {"document_frequencies": {"a": 1.5}},
+        {"document_frequencies": ["a"]},
+    ],
+)
+def test_counts_that_could_not_be_are_refused(frequencies, tmp_path, changes):
+    path = tmp_path / "idf.json"
+    frequencies.save(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(DataError, match="its counts are damaged"):
+        DocumentFrequencies.load(path)
 
 
 @pytest.mark.parametrize(

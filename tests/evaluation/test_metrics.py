@@ -6,8 +6,10 @@ import pytest
 
 from ddcap.data.karpathy import load_karpathy
 from ddcap.errors import DataError, DDCapError
+from ddcap.evaluation.bootstrap import bootstrap_interval
+from ddcap.evaluation.document_frequencies import DocumentFrequencies
 from ddcap.evaluation.human import leave_one_out
-from ddcap.evaluation.metrics import MetricScore, score_captions
+from ddcap.evaluation.metrics import MetricScore, Scores, score_captions
 
 FLICKR8K = Path(__file__).parents[3] / "shared" / "data" / "flickr8k"
 
@@ -142,6 +144,17 @@ def test_a_recited_reference_is_perfect_and_nonsense_is_worthless():
     assert perfect["CIDEr"] > 100
     nonsense = score_captions(dict.fromkeys(REFERENCES, "zzz"), REFERENCES, "ptb-python").metrics
     assert all(value == pytest.approx(0, abs=0.01) for value in nonsense.values())
+
+
+def test_scores_are_written_with_three_decimals_and_intervals_with_two():
+    values = [12.34567, 45.6789, 78.9123, 3.14159]
+    frequencies = DocumentFrequencies.count({"1": ["a dog"]}, "one image")
+    metrics = {"CIDEr": 35.0196, "BLEU-4": 20.98765}
+    scores = Scores(metrics, {"CIDEr": values}, list("abcd"), "ptb-python", frequencies)
+    assert scores.rounded() == {"CIDEr": 35.02, "BLEU-4": 20.988}
+    low, high = bootstrap_interval(values)
+    assert scores.rounded_intervals() == {"CIDEr": [float(f"{low:.2f}"), float(f"{high:.2f}")]}
+    assert scores.rounded_intervals()["CIDEr"] != [float(f"{low:.3f}"), float(f"{high:.3f}")]
 
 
 def test_case_and_punctuation_do_not_count():

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -6,6 +7,7 @@ import pytest
 
 from ddcap.data.karpathy import CaptionedImage
 from ddcap.errors import DataError
+from ddcap.evaluation.diagnostics import diagnose
 from ddcap.evaluation.document_frequencies import DocumentFrequencies
 from ddcap.evaluation.metrics import score_captions
 from ddcap.evaluation.result import save_evaluation
@@ -83,6 +85,74 @@ def test_the_human_caption_of_an_image_does_not_depend_on_the_part():
     assert part.per_image["ROUGE-L"] == [of_whole["cup"]]
 
 
+def test_people_are_left_out_where_they_are_not_asked_for():
+    quiet = ScoringSettings("ptb-python", fast=True, human=False)
+    assert score_predictions(PREDICTIONS, RECORDS, quiet).human is None
+
+
+def test_what_programs_read():
+    """Keys are an interface: other programs and comparisons look for them."""
+    settings = {"method": "best_first", "steps": 4}
+    evaluation = score_predictions(
+        {image: PREDICTIONS[image] for image in ("dog", "cup")}, RECORDS, FAST, decoding=settings
+    )
+    scores, human = evaluation.scores, evaluation.human
+    lines = [json.dumps([image, list(TEXTS[image])]) for image in sorted(TEXTS)]
+    assert (
+        evaluation.to_dict()
+        == {
+            "metrics": scores.rounded(),
+            "intervals_95": scores.rounded_intervals(),
+            "not_run": {},
+            "human": {
+                "metrics": human.scores.rounded(),
+                "intervals_95": human.scores.rounded_intervals(),
+                "model_with_the_same_references": human.model.rounded(),
+                "references": [2, 2],
+                "images": 2,
+                "not_run": {},
+                "diagnostics": diagnose(
+                    [TEXTS["dog"][0], TEXTS["cup"][2]]
+                ).to_dict(),  # numbers 0 and 2 of the split
+            },
+            "diagnostics": diagnose([PREDICTIONS["dog"], PREDICTIONS["cup"]]).to_dict(),
+            "images": 2,
+            "failed": {},
+            "split": "val",
+            "split_images": 4,
+            "tokenization": "ptb-python",
+            "idf": scores.document_frequencies.summary(),
+            "references": hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16],
+            "clip": None,
+            "decoding": settings,
+        }
+    )
+    assert human.model.metrics != human.scores.metrics != scores.metrics
+
+
+def test_what_people_read():
+    evaluation = score_predictions(PREDICTIONS, RECORDS, FAST)
+    scores, human = evaluation.scores, evaluation.human
+    head, *lines = evaluation.to_text().splitlines()
+    assert head.split() == ["score", "95", "%", "interval", "human", "alike"]
+    for line, (name, value) in zip(lines, scores.metrics.items(), strict=False):
+        ends = scores.intervals.get(name)
+        interval = [] if ends is None else [f"[{ends[0]:.1f},", f"{ends[1]:.1f}]"]
+        others = [f"{part.metrics[name]:.1f}" for part in (human.scores, human.model)]
+        assert line.split() == [name, f"{value:.1f}", *interval, *others]
+    assert lines[len(scores.metrics)].startswith("4 images of split val, tokenised by ptb-python; ")
+    assert "against its other 2; alike: the model against the same 2" in evaluation.to_text()
+
+
+def test_one_image_and_unequal_numbers_of_references():
+    alone = score_predictions({"dog": "a dog"}, RECORDS[:1], FAST)
+    assert (alone.split, alone.split_images) == ("val", 1)
+    records = [*RECORDS[:3], CaptionedImage("boat", Path("boat.jpg"), "val", TEXTS["boat"][:2])]
+    evaluation = score_predictions(PREDICTIONS, records, FAST)
+    assert evaluation.human.references == (1, 2)
+    assert "against its other 1 to 2; alike: the model against the same 1 to 2" in evaluation.to_text()
+
+
 def test_single_references_leave_no_human():
     records = [CaptionedImage(image, Path("x"), "val", texts[:1]) for image, texts in TEXTS.items()]
     evaluation = score_predictions(PREDICTIONS, records, FAST)
@@ -155,6 +225,9 @@ def test_predictions_are_read(tmp_path):
         ("[", "not valid JSON"),
         ("{}", "is no list; give a list of"),
         ('[{"image_id": 1}]', "entry 0 has no image_id or no caption"),
+        ('[{"image_id": 1, "caption": 7}]', "entry 0 has no image_id or no caption"),
+        ('[{"image_id": 1, "caption": ""}, {"caption": "a"}]', "entry 1 has no image_id or no caption"),
+        ('["a dog"]', "entry 0 has no image_id or no caption"),
         (
             '[{"image_id": 1, "caption": "a"}, {"image_id": "1", "caption": "b"}]',
             "image '1' has two captions",

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from ddcap.data.batches import collate
+from ddcap.data.concepts import ConceptTokens, ConceptVocabulary
 from ddcap.model.image_encoder import ImageFeatures
-from ddcap.model.kinds import load_model
+from ddcap.model.kinds import build_model, load_model
 from ddcap.objective.likelihood import caption_loss
 from ddcap.objective.noise import Noise
 
@@ -184,6 +185,31 @@ def test_of_an_autoregressive_model(twin, batch, features, smoothing):
     others = ImageFeatures(features.memory.flip(0), features.summary)
     changed = caption_loss(twin, batch, others, None, label_smoothing=smoothing)
     assert abs(float(changed.token.detach() - losses.token.detach())) > 0.01
+
+
+def test_an_autoregressive_model_with_concepts_does_without_a_dropped_picture(
+    twin, tiny_tokenizer, batch, noise
+):
+    generator = torch.Generator().manual_seed(5)
+    seeing = build_model(dataclasses.replace(twin.config, concepts=3)).eval()
+    with torch.no_grad():
+        for parameter in seeing.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    seeing.set_vocabulary(ConceptVocabulary(("cat", "cup", "dog"), {}), tiny_tokenizer)
+    concepts = ConceptTokens(torch.tensor([[2, 0], [1, 2], [0, 1]]), torch.tensor([[0.9, 0.3]] * 3))
+    token_losses = []
+    for row, words in enumerate(ROWS):
+        image = slice(row // 2, row // 2 + 1)
+        own = ConceptTokens(*(part[image] for part in vars(concepts).values()))
+        is_dropped = noise.image[image] < 0.5
+        picture = (None, None) if is_dropped else (batch.memory[image], batch.summary[image])
+        logits = seeing(torch.tensor([words]), ImageFeatures(*picture, own))[0]
+        token_losses += slow_word_losses(logits, words, 0.0)
+    both = ImageFeatures(batch.memory, batch.summary, concepts)
+    losses = caption_loss(seeing, batch, both, noise, image_free_probability=0.5)
+    assert_close(losses.token, sum(token_losses) / len(token_losses))
+    seen = caption_loss(seeing, batch, both, noise)
+    assert abs(float(seen.token.detach() - losses.token.detach())) > 0.01
 
 
 def test_padding_counts_for_nothing(model, batch, features, noise):
