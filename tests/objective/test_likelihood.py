@@ -190,11 +190,11 @@ def test_of_an_autoregressive_model(twin, batch, features, smoothing):
 def test_an_autoregressive_model_with_concepts_does_without_a_dropped_picture(
     twin, tiny_tokenizer, batch, noise
 ):
-    generator = torch.Generator().manual_seed(5)
-    seeing = build_model(dataclasses.replace(twin.config, concepts=3)).eval()
-    with torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(5)
+        seeing = build_model(dataclasses.replace(twin.config, concepts=3)).eval()
         for parameter in seeing.parameters():
-            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+            parameter += 0.5 * torch.randn_like(parameter)
     seeing.set_vocabulary(ConceptVocabulary(("cat", "cup", "dog"), {}), tiny_tokenizer)
     concepts = ConceptTokens(torch.tensor([[2, 0], [1, 2], [0, 1]]), torch.tensor([[0.9, 0.3]] * 3))
     token_losses = []
