@@ -237,9 +237,11 @@ def test_the_end_token_fills_a_blank_only_where_it_may(tiny_model, features, met
         tokens, lengths = torch.full((3, 6), tiny_model.mask_id), torch.full((3,), 6)
         chosen = settings(method=method)
         with torch.no_grad():
-            return decode(
+            result = decode(
                 tiny_model, features, tokens, lengths, chosen, end_id, generator=seeded(), **changes
-            ).tokens
+            )
+        assert result.confidences.isfinite().all()
+        return result.tokens
 
     free = decoded(END)
     favourite = int(free.flatten().mode().values)

@@ -222,3 +222,27 @@ def test_greedy_infilling_sees_its_left_context_only(tiny_twin, tiny_tokenizer, 
         for ending in ("cat", "very bright wall")
     )
     assert one.result.tokens[0, :3].tolist() == other.result.tokens[0, :3].tolist()
+
+
+def test_settings_reach_the_search(tiny_twin, features):
+    first = generate(tiny_twin, features, settings(beams=2), END)
+    ends = first.tokens[:, 2:].flatten().bincount().topk(4).indices.tolist()  # words that it likes to say
+
+    def searched(end, penalty, may_end):
+        with torch.no_grad():
+            return decode_left_to_right(
+                tiny_twin,
+                tiny_twin.project_memory(features),
+                torch.full((3, 12), tiny_twin.mask_id),
+                torch.full((3,), 12),
+                end,
+                may_end=may_end,
+                beams=5,
+                length_penalty=penalty,
+            ).tokens.tolist()
+
+    chosen = settings(beams=5, length_penalty=0.5)
+    found = [generate(tiny_twin, features, chosen, end).tokens.tolist() for end in ends]
+    assert found == [searched(end, 0.5, True) for end in ends]
+    assert found != [searched(end, 1.0, True) for end in ends]
+    assert found != [searched(end, 0.5, False) for end in ends]
