@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from ddcap import Captioner
 from ddcap.data.batches import Draw
@@ -74,6 +75,29 @@ def test_a_model_learns_from_pictures_concepts_and_text_and_captions_a_photograp
     assert captioner.infill(photos[0], "a ___ dog", concepts="+dog, -cat").text
     with pytest.raises(DDCapError, match="does not know 'xylophone'"):
         captioner(photos[0], concepts="xylophone")
+
+
+def test_a_model_that_goes_on_sees_by_the_tagger_that_the_recipe_names(
+    tagger_recipe, tagger_folder, tmp_path
+):
+    path = model_recipe(tagger_recipe, tagger_folder, tmp_path, "diffusion")
+    first = train(load_recipe(path))
+    other = train_tagger(load_recipe(tagger_recipe, ["tagger.seed=1", f"tagger.output={tmp_path / 'other'}"]))
+    changes = [f"model.init={first}", f"encoder.tagger={other}", f"training.output={tmp_path / 'second'}"]
+    begun = prepare(load_recipe(path, changes), resume=False).model
+    wanted, before = (load_file(folder / "encoder.safetensors") for folder in (other, tagger_folder))
+    name = "tagger.hidden.weight"
+    assert not torch.equal(wanted[name], before[name])
+    assert torch.equal(begun.encoder.state_dict()[name], wanted[name].float())
+    trained = Captioner.from_pretrained(first).model
+    assert torch.equal(begun.concept_embedding.levels, trained.concept_embedding.levels)
+    words = ConceptVocabulary.load(tagger_folder).words
+    ConceptVocabulary(words[::-1], {}).save(other)
+    with pytest.raises(RecipeError, match=r"encoder\.tagger=.* other concepts .* model\.init="):
+        prepare(load_recipe(path, changes), resume=False)
+    ConceptVocabulary(words[:2], {}).save(other)
+    with pytest.raises(CheckpointError, match=r"concepts\.json has 2 words, the tagger .* run ddcap tagger"):
+        prepare(load_recipe(path, changes), resume=False)
 
 
 def test_text_beside_pictures_needs_a_tagger(tagger_recipe, tagger_folder, tmp_path):

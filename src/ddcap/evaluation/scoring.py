@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -54,7 +54,7 @@ def score_predictions(
     records: Sequence[CaptionedImage],
     settings: ScoringSettings | None = None,
     *,
-    training_captions: Iterable[str] = (),
+    training_captions: Sequence[str] = (),
     failed: Mapping[str, str] | None = None,
     decoding: Mapping[str, Any] | None = None,
 ) -> Evaluation:

@@ -10,6 +10,7 @@ import torch
 
 from ddcap.data.caption_data import CaptionData, ConceptSource, PixelSource
 from ddcap.data.coco import check_folders
+from ddcap.data.concepts import ConceptVocabulary
 from ddcap.data.feature_cache import FeatureCache
 from ddcap.data.karpathy import CaptionedImage
 from ddcap.data.records import load_records
@@ -152,7 +153,11 @@ def prepare(
     torch.manual_seed(recipe.training.seed)
     model = build_model(config, encoder).cpu()
     if initial.model is not None:
-        model.load_state_dict(initial.model.state_dict())
+        weights = initial.model.state_dict()
+        if tagging is not None:  # an encoder with a tagger that the recipe names replaces the model's own
+            _check_same_concepts(recipe, initial.model.vocabulary, tagging.vocabulary)
+            weights.update({f"encoder.{name}": value for name, value in encoder.state_dict().items()})
+        model.load_state_dict(weights)
         model.vocabulary = vocabulary
     elif vocabulary is not None:
         model.set_vocabulary(vocabulary, tokenizer)
@@ -160,6 +165,15 @@ def prepare(
     if recipe.training.gradient_checkpointing:
         recompute_blocks(model)
     return TrainingInputs(recipe, model, tokenizer, train_data, val_data, output, beside_data)
+
+
+def _check_same_concepts(recipe: Recipe, theirs: ConceptVocabulary | None, ours: ConceptVocabulary) -> None:
+    """The embedding of a trained model's concepts goes by their numbers."""
+    if theirs is None or theirs.words != ours.words:
+        raise RecipeError(
+            f"encoder.tagger={recipe.encoder.tagger}: sees other concepts than the model of "
+            f"model.init={recipe.model.init}; leave one of them out"
+        )
 
 
 def _freeze_unused(model: CaptioningModel, recipe: Recipe) -> None:

@@ -55,7 +55,7 @@ def load_tagging(folder: str | Path) -> Tagging:
     """Read the folder.
 
     Raises:
-        CheckpointError: if a file is missing or damaged.
+        CheckpointError: if a file is missing or damaged, or they are not of one tagger.
     """
     folder = Path(folder)
     path = folder / ENCODER_NAME
@@ -66,7 +66,13 @@ def load_tagging(folder: str | Path) -> Tagging:
             f"encoder.tagger={folder}: {ENCODER_NAME} is missing or damaged; run ddcap tagger first"
         ) from None
     floats = {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
-    return Tagging(ConceptVocabulary.load(folder), floats, ConceptNoise.load(folder), folder / TAGS_NAME)
+    vocabulary, seen = ConceptVocabulary.load(folder), len(floats["tagger.output.bias"])
+    if len(vocabulary) != seen:
+        raise CheckpointError(
+            f"encoder.tagger={folder}: concepts.json has {len(vocabulary)} words, the tagger {seen} concepts; "
+            "run ddcap tagger again"
+        )
+    return Tagging(vocabulary, floats, ConceptNoise.load(folder), folder / TAGS_NAME)
 
 
 class StoredTags:
