@@ -109,7 +109,7 @@ class LoadedModel:
             own.update(exact_length=False)
         merged: DecodingSettings = parse_settings(DecodingSettings, {**own, **given}, "decoding settings")
         try:
-            merged.check_model(self.model.config.model)
+            merged.check_model(self.model.config.model, sees_concepts=self.model.config.concepts > 0)
         except ValueError as error:
             raise RecipeError(str(error)) from None
         return merged

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ddcap.data.concepts import FILE_NAME as CONCEPTS_NAME
 from ddcap.errors import CheckpointError
 from ddcap.hub import is_folder_name
 from ddcap.model.stored_model import CONFIG_NAME, ENCODER_NAME, WEIGHTS_NAME
@@ -31,7 +32,7 @@ def find_model(model: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        patterns = [CONFIG_NAME, WEIGHTS_NAME, ENCODER_NAME, "tokenizer.json"]
+        patterns = [CONFIG_NAME, WEIGHTS_NAME, ENCODER_NAME, CONCEPTS_NAME, "tokenizer.json"]
         return Path(snapshot_download(str(model), allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]

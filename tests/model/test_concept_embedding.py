@@ -90,8 +90,10 @@ def test_the_order_of_concepts_does_not_matter(seeing, concepts):
 def test_it_is_stored_with_its_words(seeing, tmp_path, tiny_tokenizer):
     model, _ = seeing
     model.save_pretrained(tmp_path)
+    tiny_tokenizer.save(tmp_path)
     again = type(model).from_pretrained(tmp_path)
     assert again.vocabulary.words == WORDS
+    assert torch.equal(again.spelling.pieces, model.spelling.pieces)
     assert torch.equal(again.concept_embedding.pieces, model.concept_embedding.pieces)
     spelled = tiny_tokenizer.encode_part("cat")[:4]
     assert again.concept_embedding.pieces[0, : len(spelled)].tolist() == spelled

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ddcap.decoding.ancestral import decode_ancestral
 from ddcap.decoding.best_first import decode_best_first, plan_steps
+from ddcap.decoding.concept_evidence import ConceptEvidence, favour_concepts
 from ddcap.decoding.guidance import build_predictor, forbid
 from ddcap.decoding.left_to_right import decode_left_to_right
 from ddcap.decoding.trace import DecodingResult
@@ -74,6 +75,7 @@ def decode(
     Without `may_end` no MASK becomes the end token: words that are given behind it would be lost.
     """
     keys_values = model.project_memory(features)
+    concepts = concept_evidence(model, features, settings, captions_per_image)
     if isinstance(model, AutoregressiveModel):
         return decode_left_to_right(
             model,
@@ -86,8 +88,12 @@ def decode(
             length_penalty=settings.length_penalty,
             temperature=settings.temperature,
             generator=generator,
+            concepts=concepts,
+            concept_weight=settings.concept_weight,
         )
     predict = build_predictor(model, keys_values, lengths, settings.guidance, captions_per_image)
+    if concepts is not None and settings.uses_concepts:
+        predict = favour_concepts(predict, concepts)
     if not may_end:
         predict = forbid(predict, end_id)
     if settings.method == "ancestral":
@@ -98,6 +104,23 @@ def decode(
     blanks = (tokens == model.mask_id).sum(dim=1)
     plan = plan_steps(blanks, lengths, model.config.diffusion.steps, settings.steps, settings.schedule)
     return decode_best_first(predict, tokens, lengths, plan, model.mask_id, settings.temperature, generator)
+
+
+def concept_evidence(
+    model: CaptioningModel, features: ImageFeatures, settings: DecodingSettings, captions_per_image: int
+) -> ConceptEvidence | None:
+    """What the pictures' concepts say about captions; None if nobody asks, or the model sees none."""
+    asked = settings.uses_concepts or settings.concept_weight
+    if not asked or features.concepts is None or model.spelling is None:
+        return None
+    return ConceptEvidence.of(
+        features.concepts,
+        model.spelling,
+        model.mask_id,
+        captions_per_image,
+        bonus=settings.concept_bonus,
+        repeat_penalty=settings.repeat_penalty,
+    )
 
 
 @torch.inference_mode()
@@ -145,21 +168,25 @@ def generate(
     )
     if captions_per_image == 1:
         return result
-    return keep_likeliest(result, captions_per_image, wanted, settings.length_penalty)
+    evidence = result.evidence(settings.length_penalty)
+    concepts = concept_evidence(model, features, settings, captions_per_image)
+    if concepts is not None:
+        evidence = evidence + settings.concept_weight * concepts.said(result.until(end_id))
+    return keep_likeliest(result, evidence, captions_per_image, wanted)
 
 
 def keep_likeliest(
-    result: DecodingResult, captions_per_image: int, wanted: int, length_penalty: float
+    result: DecodingResult, evidence: Tensor, captions_per_image: int, wanted: int
 ) -> DecodingResult:
     """Of each image's captions the `wanted` likeliest, in that order; equal ones as they came.
 
     Args:
         result: I * captions_per_image captions, grouped by image.
+        evidence: (I * captions_per_image,) how likely each is.
         captions_per_image: captions of each image.
         wanted: how many of them to keep; all, if there are fewer.
-        length_penalty: see `DecodingResult.evidence`.
     """
-    evidence = result.evidence(length_penalty).view(-1, captions_per_image)
+    evidence = evidence.view(-1, captions_per_image)
     order = evidence.argsort(dim=1, descending=True, stable=True)[:, :wanted]
     first = torch.arange(len(evidence), device=order.device).unsqueeze(1) * captions_per_image
     return result.select((first + order).flatten())

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddcap.decoding.best_first import choose_tokens
+from ddcap.decoding.concept_evidence import ConceptEvidence
 from ddcap.decoding.trace import DecodingResult
 from ddcap.model.autoregressive import AutoregressiveModel
 from ddcap.model.denoiser import MemoryKeysValues
@@ -27,6 +28,8 @@ def decode_left_to_right(
     length_penalty: float = 1.0,
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
+    concepts: ConceptEvidence | None = None,
+    concept_weight: float = 0.0,
 ) -> DecodingResult:
     """Fill every MASK of `tokens`, from left to right; given words are kept where they are.
 
@@ -44,6 +47,8 @@ def decode_left_to_right(
         length_penalty: 1 compares by the mean per token; more prefers longer captions.
         temperature: 0 takes the likeliest token; above, tokens are drawn from p^(1/temperature).
         generator: source of randomness.
+        concepts: of R captions, what is seen in their pictures; has a say at every step.
+        concept_weight: what a concept named counts when the best of the beams is chosen.
 
     Returns:
         The captions, each with its length; their history tells of the best beam, one token a step. There is
@@ -58,9 +63,15 @@ def decode_left_to_right(
     sizes = torch.zeros(rows, beams, device=device)  # tokens so far
     is_finished = torch.zeros(rows, beams, dtype=torch.bool, device=device)
     logits, past = model.first_logits(rows * beams, keys_values)
+    followed = concepts.repeat(beams) if concepts is not None else None
+    positions = torch.arange(longest, device=device)
     first_beam = torch.arange(rows, device=device).unsqueeze(1) * beams  # (R, 1)
     for place in range(longest):
         log_probabilities = F.log_softmax(logits.float(), dim=-1).view(rows, beams, -1)  # (R, K, V)
+        if followed is not None:
+            so_far = torch.where(positions < place, words, tokens.unsqueeze(1))  # (R, K, L)
+            added = followed.log_probability(so_far.flatten(0, 1)).view_as(log_probabilities)
+            log_probabilities = F.log_softmax(log_probabilities + added, dim=-1)
         is_finished = is_finished | (place >= lengths).unsqueeze(1)
         allowed = _allow(log_probabilities, tokens[:, place], is_finished, model.mask_id, end_id, may_end)
         grown = sizes + ~is_finished
@@ -85,7 +96,10 @@ def decode_left_to_right(
         if beams > 1:
             past = past.select((first_beam + parent).flatten())
         logits, past = model.next_logits(chosen.flatten(), keys_values, past)
-    best = (scores / sizes**length_penalty).argmax(dim=1)  # (R,)
+    evidence = scores / sizes**length_penalty
+    if followed is not None:
+        evidence = evidence + concept_weight * followed.said(words.flatten(0, 1)).view(rows, beams)
+    best = evidence.argmax(dim=1)  # (R,)
     row = torch.arange(rows, device=device)
     return _result(words[row, best], confidences[row, best], sizes[row, best].long(), tokens, model.mask_id)
 

@@ -41,6 +41,10 @@ class DecodingResult:
         total = (self.confidences.clamp(min=1e-30).log() * is_token).sum(dim=1)
         return total / self.lengths**length_penalty
 
+    def until(self, end_id: int) -> Tensor:
+        """(B, L) the tokens, with end tokens from the first one on."""
+        return self.tokens.masked_fill((self.tokens == end_id).cumsum(dim=1) > 0, end_id)
+
     def select(self, rows: Tensor) -> DecodingResult:
         """The captions `rows` (n,), in that order, without the padding that only others need."""
         lengths = self.lengths[rows]

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ddcap.data.concept_spelling import ConceptSpelling
 from ddcap.data.concepts import ConceptVocabulary
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError, RecipeError
@@ -111,11 +112,12 @@ class StoredModel(nn.Module):
         super().__init__()
         self.config = config
         self.vocabulary: ConceptVocabulary | None = None
+        self.spelling: ConceptSpelling | None = None
         self.encoder = encoder or build_image_encoder(config.encoder, concepts=config.concepts)
 
     def set_vocabulary(self, vocabulary: ConceptVocabulary, tokenizer: CaptionTokenizer) -> None:
         """Take over the words of the concepts, and how the tokenizer spells them."""
-        self.vocabulary = vocabulary
+        self.vocabulary, self.spelling = vocabulary, ConceptSpelling.of(vocabulary, tokenizer)
         embedding: Any = self.concept_embedding
         embedding.set_pieces([tokenizer.encode_part(word) for word in vocabulary.words])
 
@@ -212,7 +214,7 @@ class StoredModel(nn.Module):
         except RuntimeError as error:
             raise CheckpointError(f"{weights_path}: does not fit {config_path} ({error})") from None
         if config.concepts:
-            model.vocabulary = ConceptVocabulary.load(folder)
+            model.set_vocabulary(ConceptVocabulary.load(folder), CaptionTokenizer.load(folder))
         return model.eval()
 
 

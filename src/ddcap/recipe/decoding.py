@@ -50,6 +50,23 @@ class DecodingSettings(Section):
         description="of candidates or beams, the likeliest is the one of the highest log-probability / "
         "tokens ** length_penalty; a higher penalty prefers longer captions",
     )
+    concept_bonus: float = Field(
+        default=0.0,
+        ge=0,
+        description="is added to the log-probability of words for concepts that the picture shows, times "
+        "their confidence, until the caption names them; needs a model that sees concepts",
+    )
+    repeat_penalty: float = Field(
+        default=0.0,
+        ge=0,
+        description="is taken from the log-probability of words for concepts that the caption names already",
+    )
+    concept_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="of candidates or beams, each confidence of a concept that a caption names counts this "
+        "much in its favour",
+    )
     temperature: float = Field(default=0.0, ge=0, description="0 takes the likeliest token, 1 samples")
     beams: int = Field(
         default=1, ge=1, le=1000, description="left_to_right: captions followed at once; 1 is greedy"
@@ -73,8 +90,19 @@ class DecodingSettings(Section):
                 f"beams={self.beams} needs method=left_to_right and temperature=0; change them, or beams=1"
             )
 
-    def check_model(self, model: ModelSettings) -> None:
-        """Raise ValueError if a model of these settings cannot decode like this."""
+    @property
+    def uses_concepts(self) -> bool:
+        """Whether concepts have a say in which words are chosen."""
+        return bool(self.concept_bonus or self.repeat_penalty)
+
+    def check_model(self, model: ModelSettings, *, sees_concepts: bool) -> None:
+        """Raise ValueError if a model of these settings, with concepts or without, cannot decode so."""
+        for name in ("concept_bonus", "repeat_penalty", "concept_weight"):
+            if getattr(self, name) and not sees_concepts:
+                raise ValueError(
+                    f"{name}={getattr(self, name)}: this model sees no concepts; leave it at 0, or train "
+                    "one with a tagger (docs/concepts.md)"
+                )
         if isinstance(self.length, int) and self.length > model.max_length:
             raise ValueError(
                 f"length={self.length} is over this model's longest caption, "

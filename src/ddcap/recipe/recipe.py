@@ -43,7 +43,7 @@ class Recipe:
             )
         self._check_shards()
         if not self.model.is_open:
-            self.decoding.check_model(self.model)
+            self.decoding.check_model(self.model, sees_concepts=self.encoder.concepts > 0)
         predicts_length = self.model.length_prediction and not self.model.is_open
         if self.data.learn_padding and predicts_length:
             raise ValueError(

@@ -158,8 +158,7 @@ def prepare(
             _check_same_concepts(recipe, initial.model.vocabulary, tagging.vocabulary)
             weights.update({f"encoder.{name}": value for name, value in encoder.state_dict().items()})
         model.load_state_dict(weights)
-        model.vocabulary = vocabulary
-    elif vocabulary is not None:
+    if vocabulary is not None:
         model.set_vocabulary(vocabulary, tokenizer)
     _freeze_unused(model, recipe)
     if recipe.training.gradient_checkpointing:

@@ -69,8 +69,8 @@ def load_tagging(folder: str | Path) -> Tagging:
     vocabulary, seen = ConceptVocabulary.load(folder), len(floats["tagger.output.bias"])
     if len(vocabulary) != seen:
         raise CheckpointError(
-            f"encoder.tagger={folder}: concepts.json has {len(vocabulary)} words, the tagger {seen} concepts; "
-            "run ddcap tagger again"
+            f"encoder.tagger={folder}: concepts.json has {len(vocabulary)} words, the tagger {seen} "
+            "concepts; run ddcap tagger again"
         )
     return Tagging(vocabulary, floats, ConceptNoise.load(folder), folder / TAGS_NAME)
 
