@@ -10,7 +10,7 @@ import pytest
 from ddcap.captioner import Captioner
 from ddcap.errors import CheckpointError
 from ddcap.hub import is_folder_name
-from ddcap.model_folder import find_model
+from ddcap.model_folder import MODEL_FILES, find_model
 
 
 @pytest.mark.parametrize(
@@ -106,3 +106,10 @@ def test_an_encoder_from_elsewhere_is_announced_before_anything_is_downloaded(
 def test_a_local_encoder_is_not_announced(tiny_model_folder, hub, caplog):
     Captioner.from_pretrained(tiny_model_folder)
     assert hub == [] and not [record for record in caplog.records if record.name == "ddcap"]
+
+
+def test_a_download_brings_all_that_a_model_consists_of(tiny_model_folder, tmp_path):
+    Captioner.from_pretrained("default").save(tmp_path)
+    files = {path.name for folder in (tmp_path, tiny_model_folder) for path in folder.iterdir()}
+    assert "concepts.json" in files
+    assert files <= set(MODEL_FILES)

@@ -10,6 +10,9 @@ from ddcap.hub import is_folder_name
 from ddcap.model.stored_model import CONFIG_NAME, ENCODER_NAME, WEIGHTS_NAME
 
 DEFAULT_MODEL = "default"
+MODEL_FILES = (CONFIG_NAME, WEIGHTS_NAME, ENCODER_NAME, CONCEPTS_NAME, "tokenizer.json")
+"""All files that a model may consist of; nothing else is downloaded."""
+
 _EMBEDDED = Path(__file__).parent / "pretrained" / "default"
 
 
@@ -32,8 +35,7 @@ def find_model(model: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        patterns = [CONFIG_NAME, WEIGHTS_NAME, ENCODER_NAME, CONCEPTS_NAME, "tokenizer.json"]
-        return Path(snapshot_download(str(model), allow_patterns=patterns))
+        return Path(snapshot_download(str(model), allow_patterns=list(MODEL_FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{model}: no such folder, and not to be had from the Hub ({reason})") from None
