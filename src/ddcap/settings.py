@@ -10,6 +10,18 @@ from pydantic import TypeAdapter, ValidationError
 
 from ddcap.errors import RecipeError
 
+RETIRED: dict[str, dict[str, Any]] = {
+    "training": {"objective": "likelihood"},
+    "data": {"consensus": 0},
+    "encoder": {"trainable_from": 0, "init": None},
+}
+"""Settings of experiments that did not help, with what they were at: docs/experiments.md tells of them."""
+
+
+def forget_retired(section: str, values: dict[str, Any]) -> dict[str, Any]:
+    """A section as an earlier version wrote it, without the settings that are no more."""
+    return {name: value for name, value in values.items() if name not in RETIRED.get(section, {})}
+
 
 def parse_settings(section_type: type, values: dict[str, Any], source: str) -> Any:
     """Validate `values` as `section_type`.
@@ -39,6 +51,8 @@ def _explain(section_type: type, problem: Any) -> str:
     """One readable clause for one pydantic problem."""
     where = ".".join(str(part) for part in problem["loc"]) or "settings"
     if problem["type"] == "unexpected_keyword_argument":
+        if any(where in (f"{section}.{name}", name) for section, names in RETIRED.items() for name in names):
+            return f"{where!r} is no more: it did not help, docs/experiments.md says what it gave"
         fields = _fields_at(section_type, problem["loc"][:-1])
         near = difflib.get_close_matches(str(problem["loc"][-1]), fields, n=1)
         remedy = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(fields)}"

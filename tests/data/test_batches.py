@@ -1,5 +1,4 @@
 import dataclasses
-import math
 from collections import Counter
 from itertools import chain
 
@@ -282,55 +281,3 @@ def test_learned_padding_makes_end_tokens_real_positions(uneven, tiny_tokenizer)
     batch = padded[part]
     assert batch.lengths.tolist() == [longest] * 4
     assert len(batch.positions) == 4 * longest
-
-
-def agreeing(records, tokenizer, agreement, max_length=40, **settings):
-    source = PixelSource([record.path for record in records], PREPROCESSING)
-    return CaptionData(records, tokenizer, source, DataSettings(workers=0, **settings), max_length, agreement)
-
-
-def test_captions_are_drawn_by_how_they_agree(uneven, tiny_tokenizer):
-    source = PixelSource([record.path for record in uneven], PREPROCESSING)
-    settings = DataSettings(captions_per_image=5, workers=0)
-    agreement = [[0.5 * math.log(9)] + [0.0] * (len(record.captions) - 1) for record in uneven]
-    data = agreeing(uneven, tiny_tokenizer, agreement, consensus=0.5, captions_per_image=5)
-    plain = CaptionData(uneven, tiny_tokenizer, source, settings, 40)
-    drawn = [draw for epoch in range(200) for draw in data.draws(0, epoch, 1)]
-    assert len(data.draws(0, 0, 1)) == len(plain.draws(0, 0, 1))  # an epoch stays as long
-    for record, captions in ((1, 2), (4, 5)):
-        counted = Counter(chain.from_iterable(draw.captions for draw in drawn if draw.record == record))
-        assert counted[0] / sum(counted.values()) == pytest.approx(9 / (8 + captions), abs=0.05)
-
-
-def test_a_high_temperature_makes_captions_alike(uneven, tiny_tokenizer):
-    agreement = [[number / 2 for number in range(len(record.captions))] for record in uneven]
-    sharp, flat = (
-        agreeing(uneven, tiny_tokenizer, agreement, consensus=temperature).weights[6]
-        for temperature in (0.3, 30.0)
-    )
-    assert max(sharp) / min(sharp) > 5 * max(flat) / min(flat)
-    assert max(flat) / min(flat) < 1.2
-
-
-def test_weights_follow_the_captions_that_are_short_enough(uneven, tiny_tokenizer):
-    agreement = [[math.log(1 + number) for number in range(len(record.captions))] for record in uneven]
-    whole = agreeing(uneven, tiny_tokenizer, None)
-    longest = len(whole.captions[6][3])
-    data = agreeing(uneven, tiny_tokenizer, agreement, longest, consensus=1)
-    assert [len(row) for row in data.weights] == [len(row) for row in data.captions]
-    kept = [whole.captions[6].index(ids) + 1 for ids in data.captions[6]]
-    assert data.weights[6] == pytest.approx([number / max(kept) for number in kept]) and len(kept) < 7
-
-
-@pytest.mark.parametrize("temperature", [1e-3, 1e-320])
-def test_however_low_the_temperature_the_best_caption_that_is_left_is_drawn(
-    uneven, tiny_tokenizer, temperature
-):
-    """A CIDEr of 10 over a temperature of 0.001 is more than exp can hold."""
-    agreement = [[10.0 - number for number in range(len(record.captions))][::-1] for record in uneven]
-    whole = agreeing(uneven, tiny_tokenizer, None)
-    longest = len(whole.captions[6][3])  # the best, which is the longest, is dropped
-    data = agreeing(uneven, tiny_tokenizer, agreement, longest, consensus=temperature, captions_per_image=5)
-    assert len(data.captions[6]) < 7
-    for draw in data.draws(0, 0, 1):
-        assert set(draw.captions) == {len(data.captions[draw.record]) - 1}

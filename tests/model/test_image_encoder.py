@@ -87,20 +87,6 @@ def test_efficientnet_trainable():
     assert encoder(torch.zeros(1, 3, 64, 64)).memory.requires_grad
 
 
-def test_efficientnet_trains_in_part():
-    settings = EncoderSettings(image_size=64, trainable=True, trainable_from=15)
-    encoder = build_image_encoder(settings, pretrained=False)
-    encoder(torch.rand(1, 3, 64, 64)).memory.sum().backward()
-    network = encoder.network
-    frozen = [network._conv_stem, network._bn0, *network._blocks[:15]]
-    trained = [*network._blocks[15:], network._conv_head, network._bn1]
-    assert all(parameter.grad is None for module in frozen for parameter in module.parameters())
-    assert all(parameter.grad is not None for module in trained for parameter in module.parameters())
-    with pytest.raises(RecipeError, match="has 21 blocks") as error:
-        build_image_encoder(EncoderSettings(trainable=True, trainable_from=22), pretrained=False)
-    assert_one_line(error)
-
-
 def test_efficientnet_cache_key_names_the_weights(efficientnet):
     random = build_image_encoder(EncoderSettings(image_size=64), pretrained=False)
     assert random.cache_key != efficientnet.cache_key
@@ -160,12 +146,6 @@ def test_clip_trainable_leaves_final_norm_and_projection_frozen(trainable_config
         name for name in names if "post_layernorm" in name or name.startswith("network.visual_projection")
     }
     assert len(frozen) == 3
-
-
-def test_clip_does_not_train_in_part(clip_settings):
-    with pytest.raises(RecipeError, match="trainable_from=3") as error:
-        build_image_encoder(dataclasses.replace(clip_settings, trainable=True, trainable_from=3))
-    assert_one_line(error)
 
 
 def test_clip_cache_key_follows_the_weights(clip, clip_settings):

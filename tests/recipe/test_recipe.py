@@ -194,15 +194,6 @@ def test_wrong_types_and_values_are_named_with_their_value(override, reason, wri
         (["decoding.exact_length=true"], ["exact_length=true", "give the length"]),
         (["decoding.exact_length=true", "decoding.length=1"], ["length=1", "at least 2"]),
         (["decoding.exact_length=true", "decoding.candidates=3"], ["exact_length=true", "candidates=3"]),
-        (
-            [
-                "decoding.exact_length=true",
-                "decoding.length=9",
-                "training.objective=self_critical",
-                "model.init=default",
-            ],
-            ["decoding.exact_length=true", "self-critical"],
-        ),
         ([*TWIN, "training.image_free_probability=0.2"], ["image_free_probability=0.2", "0"]),
         (["data.learn_padding=true"], ["data.learn_padding=true", "model.length_prediction=false"]),
         (["decoding.method=left_to_right"], ["method=left_to_right", "diffusion", "best_first"]),
@@ -265,14 +256,9 @@ def test_a_section_alone_names_its_source():
         parse_settings(DecodingSettings, {"step": 3}, "model.json")
 
 
-def test_a_model_to_start_from_brings_its_encoder(write):
-    text = message(write(""), ["model.init=default", "encoder.init=default"])
-    assert "encoder.init=default" in text and "take one of them out" in text
-
-
 @pytest.mark.parametrize(
     "change",
-    ["data.cache=x", "data.text=x", "data.consensus=1", "data.long_captions=drop", "tokenizer.kind=compact"],
+    ["data.cache=x", "data.text=x", "data.long_captions=drop", "tokenizer.kind=compact"],
 )
 def test_what_shards_cannot_do_is_refused(write, change):
     good = ["data.shards=[{path: s}]", "data.long_captions=truncate", "tokenizer.kind=gpt2"]
@@ -280,3 +266,9 @@ def test_what_shards_cannot_do_is_refused(write, change):
     name, _, value = change.partition("=")
     text = message(write(""), [*good, change])
     assert name.split(".")[0] in text and "shards" in text and value
+
+
+@pytest.mark.parametrize("change", ["training.objective=self_critical", "data.consensus=1", "encoder.init=x"])
+def test_a_retired_setting_says_where_it_went(write, change):
+    text = message(write(""), [change])
+    assert f"{change.split('=')[0]!r} is no more" in text and "docs/experiments.md" in text

@@ -38,7 +38,7 @@ def sizes_of(folder):
     """Settings that are those of a model to go on from."""
     theirs = read_config(folder)
     same = {"model": ("width", "layers", "heads", "projection_hidden", "length_hidden")}
-    same["encoder"] = ("kind", "name", "image_size", "fit", "trainable_from")
+    same["encoder"] = ("kind", "name", "image_size", "fit")
     return [
         f"{section}.{name}={getattr(getattr(theirs, section), name)}"
         for section, names in same.items()

@@ -9,7 +9,7 @@ from ddcap.recipe.file import load_recipe
 from ddcap.settings import dump_settings
 from ddcap.training.checkpoint import list_checkpoints
 from ddcap.training.loop import train
-from ddcap.training.resumption import MAY_CHANGE, changes
+from ddcap.training.resumption import MAY_CHANGE, changes, check_unchanged
 
 
 @pytest.fixture
@@ -91,7 +91,18 @@ def test_a_model_chosen_on_other_pictures_is_not_held_against_the_next(
 def test_a_setting_that_an_older_run_does_not_know_had_its_default(recipe_file):
     recipe = load_recipe(recipe_file)
     before = dump_settings(recipe)
-    del before["training"]["seed"], before["self_critical"]
+    del before["training"]["seed"]
+    before["self_critical"] = {"captions": 5}
     before["model"]["forgotten"] = 3
     assert changes(before, recipe) == {}
     assert changes(before, load_recipe(recipe_file, ["training.seed=2"])) == {"training.seed": (0, 2)}
+
+
+def test_a_run_by_a_retired_setting_does_not_go_on_by_another(recipe_file, tmp_path):
+    recipe = load_recipe(recipe_file)
+    before = dump_settings(recipe)
+    before["training"]["objective"], before["encoder"]["trainable_from"] = "likelihood", 0
+    check_unchanged(before, recipe, tmp_path)
+    before["training"]["objective"] = "self_critical"
+    with pytest.raises(RecipeError, match=r"training\.objective was self_critical and is now no more"):
+        check_unchanged(before, recipe, tmp_path)

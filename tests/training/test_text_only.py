@@ -5,7 +5,6 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from ddcap.errors import RecipeError
 from ddcap.recipe.file import load_recipe
 from ddcap.training.checkpoint import list_checkpoints
 from ddcap.training.loop import train
@@ -69,11 +68,3 @@ def test_it_learns_without_pictures_and_a_training_with_pictures_goes_on_from_th
     pictures = ["data.text=null", f"data.root={photos[0].parent}", f"training.output={tmp_path / 'pictures'}"]
     captioner = train(load_recipe(recipe_file, [*pictures, f"model.init={folder}", "training.epochs=1"]))
     assert (captioner / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
-
-
-def test_self_critical_training_needs_pictures(recipe_file, tiny_model_folder):
-    changes = ["training.objective=self_critical", f"model.init={tiny_model_folder}"]
-    values = yaml.safe_load(recipe_file.read_text())
-    recipe_file.write_text(yaml.safe_dump({key: values[key] for key in ("data", "training")}))
-    with pytest.raises(RecipeError, match=r"data\.text"):
-        prepare(load_recipe(recipe_file, [*changes, "training.image_free_probability=0"]), resume=False)

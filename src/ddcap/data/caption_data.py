@@ -5,7 +5,6 @@ Nothing here keeps a random state: which pictures, captions and views an epoch d
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 from functools import partial
@@ -58,8 +57,6 @@ class CaptionData(StepData):
         source: a feature cache (frozen encoder) or pixels, in the order of `records`; None for text alone.
         settings: the recipe's data section.
         max_length: longest caption in tokens.
-        agreement: of each caption of each record with the record's others: it is drawn in proportion to
-            exp(this / settings.consensus); None draws every caption once an epoch.
         concepts: what the pictures show, where the encoder is not asked.
 
     Raises:
@@ -73,7 +70,6 @@ class CaptionData(StepData):
         source: FeatureCache | PixelSource | None,
         settings: DataSettings,
         max_length: int,
-        agreement: Sequence[Sequence[float]] | None = None,
         concepts: ConceptSource | None = None,
     ) -> None:
         self.records = records
@@ -84,11 +80,6 @@ class CaptionData(StepData):
         flat = iter(tokenizer.encode_batch([caption for record in records for caption in record.captions]))
         self.captions = [[next(flat) for _ in record.captions] for record in records]
         if settings.long_captions == "drop":
-            if agreement is not None:
-                agreement = [
-                    [value for value, ids in zip(*both, strict=True) if len(ids) <= max_length]
-                    for both in zip(agreement, self.captions, strict=True)
-                ]
             self.captions = [
                 [ids for ids in captions if len(ids) <= max_length] for captions in self.captions
             ]
@@ -100,8 +91,6 @@ class CaptionData(StepData):
             learn_padding=settings.learn_padding,
         )
         self.captions = [[fit(ids) for ids in captions] for captions in self.captions]
-        # of those that are left, relative to the best: else a low temperature would overflow, or leave none
-        self.weights = None if agreement is None else [_shares(row, settings.consensus) for row in agreement]
         if not any(self.captions):
             raise DataError(
                 f"no caption has at most {max_length} tokens; "
@@ -109,10 +98,7 @@ class CaptionData(StepData):
             )
 
     def draws(self, seed: int, epoch: int, views: int) -> list[Draw]:
-        """Every caption of the split once, in a random order; the last group of an image is filled up.
-
-        With weights as many groups, of captions drawn by them.
-        """
+        """Every caption of the split once, in a random order; the last group of an image is filled up."""
         generator = random.Random(f"{seed}/{epoch}")
         size = self.settings.captions_per_image
         draws = []
@@ -121,8 +107,6 @@ class CaptionData(StepData):
             for start in range(0, len(order), size):
                 group = order[start : start + size]
                 group += generator.choices(order, k=size - len(group))
-                if self.weights is not None:
-                    group = generator.choices(range(len(captions)), self.weights[record], k=size)
                 draws.append(Draw(record, tuple(group), generator.randrange(views), epoch))
         generator.shuffle(draws)
         return draws
@@ -160,8 +144,3 @@ class CaptionData(StepData):
             except ImageError as error:
                 unreadable.append(str(error))
         return {name: pictures}, found, unreadable
-
-
-def _shares(agreement: Sequence[float], temperature: float) -> list[float]:
-    """exp(agreement / temperature) of a record's captions, divided by the largest."""
-    return [math.exp((value - max(agreement)) / temperature) for value in agreement]

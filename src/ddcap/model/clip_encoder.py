@@ -91,12 +91,8 @@ class ClipImageEncoder(ImageEncoder):
         layers: Sequence[nn.Module] = self.network.vision_model.encoder.layers
         return layers
 
-    def _keep_frozen(self, before: int) -> None:
+    def _keep_frozen(self) -> None:
         """The final norm and the projection stay as they are, as in the release."""
-        if before:
-            raise RecipeError(
-                f"encoder.trainable_from={before}: only EfficientNet-Lite trains in part; set it to 0"
-            )
         for frozen in (self.network.vision_model.post_layernorm, self.network.visual_projection):
             frozen.requires_grad_(False)
 

@@ -82,16 +82,15 @@ class ImageEncoder(nn.Module):
         return f"{type(self).__name__}-{digest(self.network)}"
 
     def set_trainable(self, settings: EncoderSettings) -> None:
-        """Frozen (no gradient, evaluation mode), or trained, all of it or in part, as `settings` say."""
+        """Frozen (no gradient, evaluation mode), or trained, as `settings` say."""
         self.requires_grad_(settings.trainable)
         if settings.trainable:
-            self._keep_frozen(settings.trainable_from)
+            self._keep_frozen()
         else:
             self.eval()
 
-    def _keep_frozen(self, before: int) -> None:
-        """Take the gradient from what never trains, and from the blocks ahead of `before`."""
-        raise NotImplementedError
+    def _keep_frozen(self) -> None:
+        """Take the gradient from what never trains."""
 
 
 class EfficientNetLiteEncoder(ImageEncoder):
@@ -133,15 +132,6 @@ class EfficientNetLiteEncoder(ImageEncoder):
         )  # (B, C, h, w)
         memory = grid.flatten(2).transpose(1, 2)  # (B, P, C)
         return ImageFeatures(memory, memory.mean(dim=1))
-
-    def _keep_frozen(self, before: int) -> None:
-        """With the stem and the first blocks frozen, the backward pass ends where they do."""
-        blocks = len(self.network._blocks)
-        if before > blocks:
-            raise RecipeError(f"encoder.trainable_from={before}: the network has {blocks} blocks; lower it")
-        if before:
-            for frozen in (self.network._conv_stem, self.network._bn0, *self.network._blocks[:before]):
-                frozen.requires_grad_(False)
 
     def train(self, mode: bool = True) -> EfficientNetLiteEncoder:
         """Batch norms keep their ImageNet statistics: caption batches are too small to replace them."""

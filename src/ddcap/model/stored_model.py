@@ -22,7 +22,7 @@ from ddcap.model.image_encoder import ImageEncoder, build_image_encoder
 from ddcap.model.outline import FrozenEncoderOutline, check_outline
 from ddcap.model.weights_file import Shapes, check_shapes, read_shapes
 from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
-from ddcap.settings import dump_settings, parse_settings
+from ddcap.settings import dump_settings, forget_retired, parse_settings
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -77,7 +77,7 @@ class ModelConfig:
             raise CheckpointError(f"{source}: has no section {min(missing)!r}; copy the model again")
         try:
             sections = {
-                name: parse_settings(kind, values[name], f"{source}, {name}")
+                name: parse_settings(kind, forget_retired(name, values[name]), f"{source}, {name}")
                 for name, kind in _SECTIONS.items()
             }
         except RecipeError as error:

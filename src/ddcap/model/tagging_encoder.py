@@ -50,8 +50,7 @@ class TaggingEncoder(EfficientNetLiteEncoder):
             features.memory, features.summary, self.tagger.strongest(features.summary, self.kept)
         )
 
-    def _keep_frozen(self, before: int) -> None:
+    def _keep_frozen(self) -> None:
         """The tagger is trained by `ddcap tagger` only."""
-        super()._keep_frozen(before)
         for part in (self.tagger, self.network._fc):
             part.requires_grad_(False)

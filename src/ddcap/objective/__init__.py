@@ -1,1 +1,1 @@
-"""What a training minimises: the likelihood of human captions, or the score of drawn ones."""
+"""What a training minimises: the likelihood of human captions."""

@@ -29,14 +29,10 @@ class Losses(NamedTuple):
     Attributes:
         token: mean over the batch's real positions.
         length: mean over its captions; 0 without a length head.
-        drawn: mean over the captions drawn, in self-critical training.
-        reward: the same of what they are worth.
     """
 
     token: Tensor
     length: Tensor
-    drawn: Tensor | None = None
-    reward: Tensor | None = None
 
 
 def caption_loss(

@@ -14,7 +14,7 @@ from ddcap.recipe.model import ModelSettings
 from ddcap.recipe.recipe import Recipe
 from ddcap.recipe.tagger import TaggerSettings
 from ddcap.recipe.tokenizer import TokenizerSettings
-from ddcap.recipe.training import SelfCriticalSettings, TrainingSettings
+from ddcap.recipe.training import TrainingSettings
 
 __all__ = [
     "DataSettings",
@@ -23,7 +23,6 @@ __all__ = [
     "EncoderSettings",
     "ModelSettings",
     "Recipe",
-    "SelfCriticalSettings",
     "ShardSource",
     "TaggerSettings",
     "TextSource",

@@ -76,9 +76,6 @@ class DataSettings(Section):
         description="fill captions up with end tokens to model.max_length and learn them, so that the model "
         "says itself where a caption ends",
     )
-    consensus: float = Field(
-        default=0, ge=0, description="over 0: draw captions by exp(CIDEr against the picture's others / this)"
-    )
     views: int = Field(
         default=1, ge=1, description="per training picture: 1 plain, 2 adds its mirror, more add random crops"
     )

@@ -37,13 +37,6 @@ class EncoderSettings(Section):
         default="squash", description="squash: both sides to image_size; crop: short side, then centre crop"
     )
     trainable: bool = False
-    trainable_from: int = Field(
-        default=0, ge=0, description="EfficientNet-Lite: first block that trains; those before it stay frozen"
-    )
-    init: str | None = Field(
-        default=None,
-        description="start from the encoder of this trained model: 'default', a folder, a Hub id",
-    )
     stored: bool = Field(
         default=False, description="set by a training: the weights differ from the published ones"
     )

@@ -13,7 +13,7 @@ from ddcap.recipe.model import ModelSettings
 from ddcap.recipe.strictness import STRICT
 from ddcap.recipe.tagger import TaggerSettings
 from ddcap.recipe.tokenizer import TokenizerSettings
-from ddcap.recipe.training import SelfCriticalSettings, TrainingSettings
+from ddcap.recipe.training import TrainingSettings
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -27,7 +27,6 @@ class Recipe:
     diffusion: DiffusionSettings = Field(default_factory=DiffusionSettings)
     tagger: TaggerSettings = Field(default_factory=TaggerSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
-    self_critical: SelfCriticalSettings = Field(default_factory=SelfCriticalSettings)
     decoding: DecodingSettings = Field(default_factory=DecodingSettings)
 
     def __post_init__(self) -> None:
@@ -35,11 +34,6 @@ class Recipe:
         if self.data.cache is not None and self.encoder.trainable:
             raise ValueError(
                 "data.cache is set although encoder.trainable=true changes the features; set data.cache=null"
-            )
-        if self.model.init is not None and self.encoder.init is not None:
-            raise ValueError(
-                f"encoder.init={self.encoder.init}: model.init={self.model.init} brings its own encoder; "
-                "take one of them out"
             )
         self._check_shards()
         if not self.model.is_open:
@@ -56,22 +50,6 @@ class Recipe:
                 f"training.image_free_probability={self.training.image_free_probability}: an autoregressive "
                 "model has no image-free memory; set it to 0"
             )
-        if self.training.objective == "self_critical" and self.model.init is None:
-            raise ValueError(
-                "training.objective=self_critical: an untrained model draws nothing of worth; set model.init"
-            )
-        if self.training.objective == "self_critical" and self.decoding.exact_length:
-            raise ValueError(
-                "decoding.exact_length=true: self-critical training draws captions that end by themselves; "
-                "set it to false"
-            )
-        if self.training.objective == "self_critical" and self.training.fsdp:
-            raise ValueError(
-                "training.fsdp=true: self-critical training draws captions of unequal length, and processes "
-                "would wait for each other; set it to false"
-            )
-        if self.training.objective == "self_critical" and self.data.text is not None:
-            raise ValueError("data.text: self-critical training needs pictures; take data.text out")
         if self.training.batch_size % self.data.captions_per_image:
             raise ValueError(
                 f"training.batch_size={self.training.batch_size} is not a multiple of "
@@ -82,8 +60,6 @@ class Recipe:
         if not self.data.shards:
             return
         needs_records = {
-            "training.objective=self_critical": self.training.objective == "self_critical",
-            "data.consensus": self.data.consensus > 0,
             "data.text": self.data.text is not None,
             "data.cache": self.data.cache is not None,
             "data.long_captions=drop": self.data.long_captions == "drop",

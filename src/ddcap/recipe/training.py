@@ -1,4 +1,4 @@
-"""The sections `training` and `self_critical`."""
+"""The section `training`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,6 @@ _Share = Annotated[float, Field(ge=0, lt=1)]
 class TrainingSettings(Section):
     """Optimisation, regularisation, checkpoints and logs."""
 
-    objective: Literal["likelihood", "self_critical"] = Field(
-        default="likelihood",
-        description="of human captions; or the CIDEr of drawn ones, to refine a trained model",
-    )
     output: str = Field(default="runs/ddcap", description="folder for checkpoints, logs and the model")
     epochs: float = Field(default=30, gt=0)
     warmup_epochs: float = Field(default=5, ge=0)
@@ -60,22 +56,3 @@ class TrainingSettings(Section):
     def bf16(self) -> bool:
         """Whether forward passes run in mixed precision, those that fill the feature cache included."""
         return self.mixed_precision == "bf16"
-
-
-@dataclass(frozen=True, config=STRICT)
-class SelfCriticalSettings(Section):
-    """How captions are drawn for `training.objective=self_critical`."""
-
-    captions: int = Field(default=5, ge=2, description="captions drawn for each picture of a batch")
-    steps: int | None = Field(
-        default=6, ge=1, description="denoising steps they are drawn in; null: one word a step"
-    )
-    learned_steps: int | None = Field(
-        default=None,
-        ge=1,
-        description="learn from the words of so many of the steps, drawn at random: faster, and right on "
-        "average; null: from all",
-    )
-    likelihood: float = Field(
-        default=0, ge=0, description="weight of the likelihood of human captions, added to keep the language"
-    )

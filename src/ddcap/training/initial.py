@@ -1,4 +1,4 @@
-"""Training that starts from a trained model (`model.init`) or its encoder (`encoder.init`).
+"""Training that starts from a trained model (`model.init`).
 
 The architecture is taken over, and the tokenizer.
 """
@@ -17,7 +17,7 @@ from ddcap.model_folder import find_model
 from ddcap.recipe import EncoderSettings, Recipe, TokenizerSettings
 from ddcap.recipe.section import Section
 
-_TRAINING_OF_ENCODER = ("trainable", "trainable_from", "init", "tagger")
+_TRAINING_OF_ENCODER = ("trainable", "tagger")
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Initial:
         recipe: with the architecture of the model to start from filled in.
         model: the model of `model.init`, if there is one.
         tokenizer: its tokenizer.
-        encoder: that of `model.init` or `encoder.init`, if there is one.
+        encoder: its encoder.
     """
 
     recipe: Recipe
@@ -38,7 +38,7 @@ class Initial:
 
 
 def load_initial(recipe: Recipe) -> Initial:
-    """Read the model that `model.init` or `encoder.init` names, and fit the recipe to it.
+    """Read the model that `model.init` names, and fit the recipe to it.
 
     What a recipe leaves open is that model's. It may choose `model.dropout`, `decoding` and what of the
     encoder trains; whatever else it gives has to be the same, also where it gives a default. The weights of
@@ -48,17 +48,9 @@ def load_initial(recipe: Recipe) -> Initial:
         CheckpointError: if there is no such model.
         RecipeError: if the recipe asks for another architecture.
     """
-    if recipe.model.init is not None:
-        return _load_model(recipe, recipe.model.init)
-    if recipe.encoder.init is not None:
-        source = f"encoder.init={recipe.encoder.init}"
-        model = load_model(find_model(recipe.encoder.init))
-        encoder = _fit_encoder(recipe.encoder, model, source)
-        return Initial(_fitted(recipe, source, encoder=encoder), encoder=model.encoder)
-    return Initial(recipe)
-
-
-def _load_model(recipe: Recipe, init: str) -> Initial:
+    init = recipe.model.init
+    if init is None:
+        return Initial(recipe)
     source, folder = f"model.init={init}", find_model(init)
     model, tokenizer = load_model(folder), CaptionTokenizer.load(folder)
     theirs = model.config
@@ -66,7 +58,7 @@ def _load_model(recipe: Recipe, init: str) -> Initial:
     _check_same("diffusion", recipe.diffusion, theirs.diffusion, source)
     _check_tokenizer(recipe.tokenizer, tokenizer, source)
     encoder = _fit_encoder(recipe.encoder, model, source)
-    fitted = _fitted(
+    fitted: Recipe = _changed(
         recipe,
         source,
         model=dataclasses.replace(theirs.model, init=init, **_given(recipe.model, "dropout")),
@@ -83,12 +75,6 @@ def _fit_encoder(ours: EncoderSettings, model: CaptioningModel, source: str) -> 
     _check_same("encoder", ours, theirs, source, free=_TRAINING_OF_ENCODER)
     fitted = dataclasses.replace(theirs, **{name: getattr(ours, name) for name in _TRAINING_OF_ENCODER})
     model.encoder.set_trainable(fitted)
-    return fitted
-
-
-def _fitted(recipe: Recipe, source: str, **sections: Section) -> Recipe:
-    """The recipe with other sections, if they go together."""
-    fitted: Recipe = _changed(recipe, source, **sections)
     return fitted
 
 

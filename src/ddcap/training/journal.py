@@ -80,9 +80,6 @@ class Journal:
             "loss": losses.token.detach() * share.words,
             "length_loss": losses.length.detach() * share.pictures,
         }
-        if losses.drawn is not None and losses.reward is not None:
-            values["loss"] = values["loss"] + losses.drawn.detach() * share.pictures
-            values["reward"] = losses.reward * share.pictures
         for name, value in values.items():
             self._step_sums[name] = self._step_sums.get(name, torch.zeros_like(value)) + value
 

@@ -77,10 +77,8 @@ def train(recipe: Recipe, *, resume: bool = False, progress_bar: ProgressBar = i
 def _take_step(run: Run, step: int, parts: list[CaptionBatch], guard: DivergenceGuard) -> None:
     """Noise, predict, score, step, log."""
     settings, accelerator, state = run.recipe.training, run.accelerator, run.state
-    # dropout draws from the global generator, captions from the other; noise is the same for all processes
-    seed = step_seed(settings.seed, step, run.processes.index)
-    torch.manual_seed(seed)
-    generator = torch.Generator(accelerator.device).manual_seed(seed)
+    # dropout draws from the global generator; noise is the same for all processes
+    torch.manual_seed(step_seed(settings.seed, step, run.processes.index))
     noise = run.noise(step)
     learning_rate = learning_rate_at(step, run.total_steps, run.warmup_steps, settings.learning_rate)
     set_learning_rate(state.optimizer, learning_rate)
@@ -92,7 +90,7 @@ def _take_step(run: Run, step: int, parts: list[CaptionBatch], guard: Divergence
         mine = noise and noise.of([first + place for place in batch.places], accelerator.device)
         with state.exchange_gradients(enabled=number + 1 == len(parts)):
             with run.precision():
-                losses = state.wrapped(batch, mine, generator)
+                losses = state.wrapped(batch, mine)
             share.of(losses, settings.length_loss_weight).backward()
         run.journal.add(losses, share)
     run.unreadable.count_step(is_blank=not has_pictures)

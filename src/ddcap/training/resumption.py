@@ -8,7 +8,7 @@ from typing import Any
 
 from ddcap.errors import RecipeError
 from ddcap.recipe import Recipe
-from ddcap.settings import dump_settings
+from ddcap.settings import RETIRED, dump_settings
 
 MAY_CHANGE = frozenset(
     {
@@ -56,6 +56,11 @@ def check_unchanged(before: Mapping[str, Any], recipe: Recipe, output: Path) -> 
         for name, both in changes(before, recipe).items()
         if name not in MAY_CHANGE and not name.startswith("tagger.")
     }
+    for section, settings in RETIRED.items():
+        for name, at in settings.items():
+            was = before.get(section, {}).get(name, at)
+            if was != at:
+                wrong[f"{section}.{name}"] = (was, "no more")
     if wrong:
         clauses = [f"{name} was {old} and is now {new}" for name, (old, new) in wrong.items()]
         raise RecipeError(

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from ddcap.data.caption_data import CaptionData
 from ddcap.data.steps import StepPlan
 from ddcap.diffusion.schedule import linear_schedule
 from ddcap.errors import CheckpointError, MissingExtraError, RecipeError, TrainingError
@@ -19,7 +18,6 @@ from ddcap.model.ddcap import DDCapModel
 from ddcap.model.kinds import CaptioningModel
 from ddcap.objective.module import Objective
 from ddcap.objective.noise import Noise, draw_noise
-from ddcap.objective.self_critical import CiderReward
 from ddcap.processes import join_processes
 from ddcap.recipe import Recipe
 from ddcap.settings import dump_settings
@@ -237,14 +235,9 @@ class Run:
         """The model with its optimizer, from the start or from the newest checkpoint."""
         path = list_checkpoints(self.inputs.output)[-1] if resume else None
         checkpoint = load_checkpoint(path) if path is not None else None
-        settings, tokenizer = self.recipe.training, self.inputs.tokenizer
-        reward = None
-        if settings.objective == "self_critical":
-            assert isinstance(self.inputs.train_data, CaptionData)  # the recipe sees to it
-            reward = CiderReward(self.inputs.train_data.records, tokenizer)
-        objective = Objective(self.inputs.model, self.recipe, end_id=tokenizer.end_id, reward=reward)
+        objective = Objective(self.inputs.model, self.recipe.training)
         try:
-            state = TrainingState(objective, settings, self.accelerator, checkpoint)
+            state = TrainingState(objective, self.recipe.training, self.accelerator, checkpoint)
         except (RuntimeError, ValueError) as error:
             if path is None:
                 raise

@@ -26,7 +26,6 @@ from ddcap.model.stored_model import ModelConfig
 from ddcap.processes import ALONE, Processes
 from ddcap.recipe import DataSettings, Recipe
 from ddcap.training.checkpoint import list_checkpoints, load_progress
-from ddcap.training.consensus import consensus
 from ddcap.training.initial import load_initial
 from ddcap.training.resumption import check_unchanged
 from ddcap.training.tags import DrawnTags, StoredTags, load_tagging
@@ -118,33 +117,29 @@ def prepare(
     def data(
         records: list[CaptionedImage],
         views: int,
-        agreement: list[list[float]] | None = None,
         concepts: ConceptSource | None = None,
     ) -> CaptionData:
         source = None
         if recipe.data.text is None and not isinstance(concepts, DrawnTags):
             source = _source(recipe, encoder, records, views, progress, processes)
-        return CaptionData(
-            records, tokenizer, source, recipe.data, recipe.model.max_length, agreement, concepts
-        )
+        return CaptionData(records, tokenizer, source, recipe.data, recipe.model.max_length, concepts)
 
-    agreement = consensus(train_records) if recipe.data.consensus else None
     train_data: CaptionData | ShardData
     if recipe.data.shards:
         train_data = ShardData(recipe.data, tokenizer, encoder.preprocessing, recipe.model.max_length)
     else:
         tags = StoredTags(tagging.tags_path, train_records) if tagging is not None else None
-        train_data = data(train_records, recipe.data.views, agreement, tags)
+        train_data = data(train_records, recipe.data.views, tags)
     val_data = data(val_records, 1)
     beside_data = None
     if beside:
         if tagging is None:
             raise RecipeError("data.beside: concepts of captions are drawn as a tagger's; set encoder.tagger")
         tags_of_text = DrawnTags(tagging.noise, tagging.vocabulary, beside, recipe.encoder.concepts)
-        beside_data = data(beside, 1, None, tags_of_text)
+        beside_data = data(beside, 1, tags_of_text)
     config = ModelConfig(
         vocabulary_size=tokenizer.vocabulary_size,
-        encoder=replace(recipe.encoder, init=None, tagger=None, stored=recipe.encoder.travels),
+        encoder=replace(recipe.encoder, tagger=None, stored=recipe.encoder.travels),
         model=replace(recipe.model, init=None),  # the new model stands by itself
         diffusion=recipe.diffusion,
         decoding=recipe.decoding,
@@ -177,14 +172,14 @@ def _check_same_concepts(recipe: Recipe, theirs: ConceptVocabulary | None, ours:
 
 def _freeze_unused(model: CaptioningModel, recipe: Recipe) -> None:
     """Take the gradient from what this training never uses: several processes would wait for it."""
-    draws, sees = recipe.training.objective == "self_critical", recipe.data.text is None
+    sees = recipe.data.text is None
     if not sees:
         model.memory_projection.requires_grad_(False)
         model.encoder.requires_grad_(False)
     if isinstance(model, DDCapModel):
-        if draws or (sees and not recipe.training.image_free_probability):
+        if sees and not recipe.training.image_free_probability:
             model.image_free_memory.requires_grad_(False)
-        if (draws or not sees) and model.length_head is not None:
+        if not sees and model.length_head is not None:
             model.length_head.requires_grad_(False)
     elif not sees:
         model.decoder.freeze_cross_attention()

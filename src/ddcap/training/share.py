@@ -27,14 +27,8 @@ class Share(NamedTuple):
     pictures: float
 
     def of(self, losses: Losses, length_weight: float) -> Tensor:
-        """What the part's mean losses add to the step's.
-
-        Words are counted by words; lengths and drawn captions by pictures, which have equally many of them.
-        """
-        by_pictures = length_weight * losses.length
-        if losses.drawn is not None:
-            by_pictures = by_pictures + losses.drawn
-        return self.words * losses.token + self.pictures * by_pictures
+        """What the part's mean losses add to the step's: words by words, lengths by pictures."""
+        return self.words * losses.token + self.pictures * length_weight * losses.length
 
 
 def shares(parts: Sequence[CaptionBatch], accelerator: Accelerator) -> tuple[list[Share], bool]:
