@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddcap.model.attention import attend
+from ddcap.model.layers import attend
 
 HEADS, WIDTH, REPEATS = 6, 64, 15
 SHAPES = {  # (rows, queries, keys)

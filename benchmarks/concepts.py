@@ -17,11 +17,10 @@ import torch
 
 from ddcap import Captioner
 from ddcap.data.concepts import NO_CONCEPT, ConceptTokens, ConceptVocabulary, stack_concepts
-from ddcap.data.karpathy import CaptionedImage, load_karpathy
+from ddcap.data.records import CaptionedImage, load_karpathy
 from ddcap.decoding.generate import generate
-from ddcap.evaluation.bootstrap import bootstrap_interval
-from ddcap.evaluation.metrics import score_captions
-from ddcap.model.image_encoder import ImageFeatures
+from ddcap.evaluation.metrics import bootstrap_interval, score_captions
+from ddcap.model.encoders import ImageFeatures
 
 AT_ONCE = 25
 _OFF = {"concept_bonus": 0.0, "repeat_penalty": 0.0, "concept_weight": 0.0}

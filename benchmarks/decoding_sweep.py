@@ -12,7 +12,7 @@ import time
 import torch
 
 from ddcap.captioner import Captioner
-from ddcap.data.karpathy import load_karpathy
+from ddcap.data.records import load_karpathy
 from ddcap.decoding.generate import generate
 from ddcap.evaluation.metrics import score_captions
 from ddcap.machine import describe_machine

@@ -32,16 +32,15 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddcap.data.batches import CaptionBatch
-from ddcap.diffusion.schedule import Schedule
+from ddcap.diffusion import Schedule
 from ddcap.machine import describe_machine
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.image_encoder import ImageFeatures, build_image_encoder
-from ddcap.model.recompute import recompute_blocks
-from ddcap.model.stored_model import ModelConfig
-from ddcap.objective.likelihood import caption_loss
-from ddcap.objective.noise import draw_noise
-from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
-from ddcap.training.compiling import compile_blocks
+from ddcap.model.encoders import ImageFeatures, build_image_encoder
+from ddcap.model.layers import recompute_blocks
+from ddcap.model.storage import ModelConfig
+from ddcap.settings import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
+from ddcap.training.loss import caption_loss, draw_noise
+from ddcap.training.state import compile_blocks
 
 LONGEST, VOCABULARY = 20, 50_257
 WAYS = ("one-hot", "ours", "compiled", "checkpointing", "five a picture")

@@ -23,9 +23,8 @@ from ddcap.captioner import Captioner
 from ddcap.data.batches import CaptionBatch
 from ddcap.machine import describe_machine
 from ddcap.model import ddcap, denoiser
-from ddcap.model.image_encoder import ImageFeatures
-from ddcap.objective.likelihood import caption_loss
-from ddcap.objective.noise import Noise, draw_noise
+from ddcap.model.encoders import ImageFeatures
+from ddcap.training.loss import Noise, caption_loss, draw_noise
 
 IMAGES, CAPTIONS, LONGEST = 32, 160, 20
 

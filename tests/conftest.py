@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.model import build_model
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.kinds import build_model
-from ddcap.model.stored_model import ModelConfig, read_config
-from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
+from ddcap.model.storage import ModelConfig, read_config
+from ddcap.settings import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
 

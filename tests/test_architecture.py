@@ -10,27 +10,17 @@ import ddcap
 ROOT = Path(ddcap.__file__).parent
 SOURCES = sorted(ROOT.rglob("*.py"))
 
+PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
+
 # a module imports only from its left; modules of one rank do not import each other
 ORDER = [
-    {"errors", "files", "hub", "machine", "processes"},
-    {"settings"},
-    {"recipe"},
-    {"data", "diffusion"},
-    {"model"},
-    {"decoding"},
-    {"model_folder", "publishing", "caption"},
-    {"loaded_model"},
-    {"captioner"},
-    {"evaluation", "display"},
-    {"objective"},
-    {"training"},
-    {"ablation"},
-    {"serving"},
-    {"commands"},
-    {"cli"},
+    {name.strip() for name in rank.split(",")}
+    for rank in next(line for line in PAGE.read_text().splitlines() if line.startswith("    errors")).split(
+        "<"
+    )
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-FACADE = {"Captioner": "captioner", "Caption": "caption"}  # names that `import ddcap` makes on demand
+FACADE = {"Captioner": "captioner", "Caption": "captioner"}  # names that `import ddcap` makes on demand
 
 
 def part_of(source):
@@ -62,7 +52,7 @@ def source_name(source):
 
 
 def test_there_are_sources():
-    expected = {"recipe", "data", "diffusion", "model", "decoding", "captioner", "cli"}
+    expected = {"recipe", "data", "diffusion", "model", "decoding", "captioner", "commands"}
     assert expected <= {part_of(source) for source in SOURCES}
 
 
@@ -79,8 +69,8 @@ def test_imports_come_from_the_left(source):
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=source_name)
-def test_no_file_is_over_300_lines(source):
-    assert len(source.read_text(encoding="utf-8").splitlines()) <= 300
+def test_no_file_is_over_450_lines(source):
+    assert len(source.read_text(encoding="utf-8").splitlines()) <= 450
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=source_name)
@@ -89,11 +79,11 @@ def test_pictures_are_opened_in_one_place(source):
     calls = [
         node for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)
     ]
-    if source_name(source) != "data/picture_formats.py":
+    if source_name(source) != "data/images.py":
         assert not [call for call in calls if ast.unparse(call.func) == "Image.open"]
 
 
-WRITES_INTO_A_TEMPORARY_FOLDER = {"evaluation/spice.py"}
+WRITES_INTO_A_TEMPORARY_FOLDER = {"evaluation/external.py"}
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=source_name)
@@ -115,8 +105,7 @@ def test_no_drawers():
 
 
 def test_diffusion_knows_only_numbers():
-    for source in (ROOT / "diffusion").glob("*.py"):
-        assert {part for part, _ in imported_parts(source)} <= {"diffusion", "errors", "recipe"}
+    assert {part for part, _ in imported_parts(ROOT / "diffusion.py")} <= {"errors"}
 
 
 def test_importing_the_package_is_free():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from ddcap.cli import main
+from ddcap.commands import main
 from ddcap.errors import remedy
 
 
@@ -288,7 +288,7 @@ def test_help_of_every_command_runs():
 
 
 def test_a_closed_pipe_is_no_traceback(model, photos):
-    caption = f"{sys.executable} -m ddcap.cli caption {' '.join(model)} --format jsonl {photos[0].parent}"
+    caption = f"{sys.executable} -m ddcap caption {' '.join(model)} --format jsonl {photos[0].parent}"
     command = f"{caption} | head -n 1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert json.loads(done.stdout)["caption"] is not None

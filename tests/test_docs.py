@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from ddcap.ablation.plan import load_plan
-from ddcap.cli import build_parser, main
-from ddcap.recipe.file import load_recipe
+from ddcap.commands import build_parser, main
+from ddcap.recipe import load_recipe
+from experiments.plan import load_plan
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from ddcap.data.manifest import NAME, read_manifest, write_manifest
+from ddcap.data.shard_files import NAME, read_manifest, write_manifest
 from ddcap.files import remove_unfinished, replacing, replacing_folder, write_text
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ddcap.cli import main
-from ddcap.data.own_pictures import load_csv, load_text_files
+from ddcap.commands import main
+from ddcap.data.records import load_csv, load_text_files
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "finetune.md").read_text()

@@ -9,8 +9,8 @@ import pytest
 
 from ddcap.captioner import Captioner
 from ddcap.errors import CheckpointError
-from ddcap.hub import is_folder_name
-from ddcap.model_folder import MODEL_FILES, find_model
+from ddcap.files import is_folder_name
+from ddcap.publishing import MODEL_FILES, find_model
 
 
 @pytest.mark.parametrize(

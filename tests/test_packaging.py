@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 import ddcap
 
 ROOT = Path(__file__).parents[1]
-SOURCES = sorted(Path(ddcap.__file__).parent.rglob("*.py"))
+SOURCES = sorted([*Path(ddcap.__file__).parent.rglob("*.py"), *(ROOT / "experiments").glob("*.py")])
 
 
 @pytest.fixture(scope="module")

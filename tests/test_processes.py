@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ddcap.processes import ALONE, join_processes, own_device
+from ddcap.machine import ALONE, join_processes, own_device
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m"]
 

@@ -5,7 +5,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from ddcap.captioner import Captioner
-from ddcap.cli import main
+from ddcap.commands import main
 from ddcap.errors import CheckpointError, DataError
 
 EVALUATION = {

@@ -12,15 +12,14 @@ import pytest
 import slow_release
 import torch
 
-from ddcap.decoding.best_first import decode_best_first, plan_steps
 from ddcap.decoding.guidance import build_predictor
-from ddcap.diffusion.schedule import linear_schedule
-from ddcap.diffusion.transition import marginal, posterior
-from ddcap.model.attention_mask import may_attend
+from ddcap.decoding.reverse_process import decode_best_first, plan_steps
+from ddcap.diffusion import linear_schedule, marginal, posterior
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.image_encoder import ImageEncoder, ImageFeatures
-from ddcap.model.released_checkpoint import released_config, rename_released
-from ddcap.recipe import DiffusionSettings, EncoderSettings
+from ddcap.model.encoders import ImageEncoder, ImageFeatures
+from ddcap.model.layers import may_attend
+from ddcap.model.release import released_config, rename_released
+from ddcap.settings import DiffusionSettings, EncoderSettings
 
 _DEFAULT = Path(__file__).parents[2] / "shared" / "reference" / "reference_tiny.npz"
 PATH = Path(os.environ.get("DDCAP_REFERENCE", _DEFAULT))

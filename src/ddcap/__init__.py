@@ -11,14 +11,13 @@ __version__ = "0.1.0"
 __all__ = ["Caption", "Captioner", "__version__"]
 
 if TYPE_CHECKING:
-    from ddcap.caption import Caption as Caption
-    from ddcap.captioner import Captioner as Captioner
+    from ddcap.captioner import Caption, Captioner
 
 
 def __getattr__(name: str) -> Any:
     """Import torch only when a captioner is wanted: importing the package is free."""
     if name in ("Caption", "Captioner"):
-        from importlib import import_module
+        from ddcap import captioner
 
-        return getattr(import_module(f"ddcap.{name.lower()}"), name)
+        return getattr(captioner, name)
     raise AttributeError(f"module 'ddcap' has no attribute {name!r}")

@@ -2,6 +2,6 @@
 
 import sys
 
-from ddcap.cli import main
+from ddcap.commands import main
 
 sys.exit(main())

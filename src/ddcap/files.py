@@ -1,18 +1,28 @@
-"""Files that are whole or not there: written under another name, brought to the disk, then renamed.
+"""Files that are whole or not there, and names: of a folder on this disk, or of a repository on the Hub.
 
-So neither a crash nor a reader sees half a file, what was there before stays until the new one is complete,
-and processes that write the same file do not write into each other's.
+A file is written under another name, brought to the disk, then renamed. So neither a crash nor a reader sees
+half a file, what was there before stays until the new one is complete, and processes that write the same file
+do not write into each other's.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import os
 import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from ddcap.errors import DataError, remedy
+
+# Files that are whole or not there: written under another name, brought to the disk, then renamed. So neither
+# a crash nor a reader sees half a file, what was there before stays until the new one is complete, and
+# processes that write the same file do not write into each other's.
 
 _SUFFIX = ".writing"
 _STREAMS = ("/dev/std", "/dev/fd/", "/proc/")  # an open file by its number, whatever is behind it
@@ -123,3 +133,82 @@ def _to_disk(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+# JSON files that people hand around: a wrong path or a damaged file is one line.
+
+
+def read_json(path: str | Path, remedy: str) -> Any:
+    """The content of a JSON file.
+
+    Args:
+        path: of the file.
+        remedy: what to give instead, for the message.
+
+    Raises:
+        DataError: if it cannot be read, or is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error}); {remedy}") from None
+
+
+def write_json(path: str | Path, content: Any, indent: int = 1) -> None:
+    """Write one JSON file.
+
+    Raises:
+        DataError: if it cannot be written.
+    """
+    try:
+        write_text(path, json.dumps(content, ensure_ascii=False, indent=indent) + "\n")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror}); {remedy(error)}") from None
+
+
+# Names of models: of a folder on this disk, or of a repository on the Hub.
+
+logger = logging.getLogger("ddcap")
+
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
+
+
+def is_folder_name(name: str | Path) -> bool:
+    r"""Whether a name is of a folder, there or not, rather than a Hub id or "default".
+
+    `C:\folder` and `C:/folder` are folders on every system: no Hub id has a colon or a backslash.
+    """
+    text = str(name)
+    if isinstance(name, Path) or Path(name).exists():
+        return True
+    return text.startswith((".", "/", "~")) or "\\" in text or bool(PureWindowsPath(text).drive)
+
+
+def announce_download(whose: str, what: str, name: str, revision: str | None) -> None:
+    """Say that something is about to be downloaded from the Hub, unless it is a folder or here already.
+
+    Args:
+        whose: the model that asks for it.
+        what: it is to it.
+        name: folder or Hub id.
+        revision: of the repository; None for its newest state.
+    """
+    if is_folder_name(name) or _is_cached(name, revision):
+        return
+    state = "in its newest state" if revision is None else f"at revision {revision}"
+    logger.warning("%s: its %s is %s on the Hub, %s, and is downloaded now", whose, what, name, state)
+
+
+def _is_cached(name: str, revision: str | None) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    def has(file: str) -> bool:
+        return isinstance(try_to_load_from_cache(name, file, revision=revision), str)
+
+    try:
+        return has("config.json") and any(map(has, _WEIGHTS))
+    except HFValidationError:
+        return False  # no name of a repository; the Hub's own refusal will follow

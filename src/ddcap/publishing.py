@@ -1,4 +1,4 @@
-"""A model with a card that says what it is, put into a folder or onto the Hub."""
+"""Where a model lies (the embedded default, a folder, the Hub), and how one is put there with a card."""
 
 from __future__ import annotations
 
@@ -7,9 +7,46 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ddcap.data.concepts import FILE_NAME as CONCEPTS_NAME
 from ddcap.errors import CheckpointError, DataError
-from ddcap.files import write_text
-from ddcap.model.stored_model import ModelConfig
+from ddcap.files import is_folder_name, write_text
+from ddcap.model.storage import CONFIG_NAME, ENCODER_NAME, WEIGHTS_NAME, ModelConfig
+
+# Where a model lies: the embedded default, a folder, or the Hub.
+
+DEFAULT_MODEL = "default"
+MODEL_FILES = (CONFIG_NAME, WEIGHTS_NAME, ENCODER_NAME, CONCEPTS_NAME, "tokenizer.json")
+"""All files that a model may consist of; nothing else is downloaded."""
+
+_EMBEDDED = Path(__file__).parent / "pretrained" / "default"
+
+
+def find_model(model: str | Path) -> Path:
+    """The folder of a model: the embedded one, a given folder, or a download from the Hub.
+
+    Raises:
+        CheckpointError: if it is none of them.
+    """
+    if model == DEFAULT_MODEL:
+        return _EMBEDDED
+    folder = Path(model)
+    if folder.exists():
+        return folder
+    if str(model).count("/") != 1 or is_folder_name(model):
+        raise CheckpointError(
+            f"{model}: no such model; give 'default', a folder, or a Hub id like owner/name"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(model), allow_patterns=list(MODEL_FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{model}: no such folder, and not to be had from the Hub ({reason})") from None
+
+
+# A model with a card that says what it is, put into a folder or onto the Hub.
 
 CARD_NAME = "README.md"
 _TAGS = ["image-captioning", "image-to-text", "ddcap"]

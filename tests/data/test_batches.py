@@ -5,14 +5,14 @@ from itertools import chain
 import pytest
 import torch
 
-from ddcap.data.caption_data import CaptionData, PixelSource
+from ddcap.data.batches import CaptionData, PixelSource, StepPlan, training_steps
 from ddcap.data.feature_cache import FeatureCache, view_pixels
 from ddcap.data.images import Preprocessing
-from ddcap.data.karpathy import CaptionedImage, load_karpathy
-from ddcap.data.steps import StepPlan, training_steps
+from ddcap.data.records import CaptionedImage, load_karpathy
 from ddcap.errors import DataError
-from ddcap.model.image_encoder import build_image_encoder
-from ddcap.recipe import DataSettings, EncoderSettings
+from ddcap.model.encoders import build_image_encoder
+from ddcap.recipe import DataSettings
+from ddcap.settings import EncoderSettings
 
 PREPROCESSING = Preprocessing(16, "squash", (0, 0, 0), (1, 1, 1))
 WORDS = ["a", "cat", "dog", "cup", "woman", "rocket", "people", "wall", "camera"]

@@ -3,8 +3,8 @@ import shutil
 
 import pytest
 
-from ddcap.cli import main
-from ddcap.data.check import check_data
+from ddcap.commands import main
+from ddcap.data.preparation import check_data
 
 
 @pytest.fixture

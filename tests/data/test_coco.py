@@ -2,8 +2,7 @@ import json
 
 import pytest
 
-from ddcap.data.coco import check_folders
-from ddcap.data.karpathy import load_karpathy
+from ddcap.data.records import check_folders, load_karpathy
 from ddcap.errors import DataError
 
 PLACES = [("train2014", "COCO_train2014_000000000009.jpg"), ("val2014", "COCO_val2014_000000000042.jpg")]

@@ -1,7 +1,6 @@
 import pytest
 
-from ddcap.data.concept_edits import ConceptEdits
-from ddcap.data.concepts import NO_CONCEPT, ConceptVocabulary, stack_concepts
+from ddcap.data.concepts import NO_CONCEPT, ConceptEdits, ConceptVocabulary, stack_concepts
 from ddcap.errors import DDCapError
 
 VOCABULARY = ConceptVocabulary(["cat", "dog", "window", "tree"], {"cats": "cat"})

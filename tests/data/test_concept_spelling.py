@@ -5,8 +5,7 @@ import json
 import pytest
 import torch
 
-from ddcap.data.concept_spelling import LONGEST, ConceptSpelling
-from ddcap.data.concepts import ConceptVocabulary
+from ddcap.data.concepts import LONGEST, ConceptSpelling, ConceptVocabulary
 
 WORDS = ("dog", "ball", "run", "man", "xylophonist")
 FORMS = {"dogs": "dog", "running": "run", "men": "man", "balls": "ball"}

@@ -44,7 +44,7 @@ def test_rows_are_filled_up_and_cut():
 def test_the_recipes_words_and_class_names_fit_each_other():
     from pathlib import Path
 
-    from ddcap.training.tagger_data import read_class_words
+    from ddcap.training.tagger import read_class_words
 
     folder = Path(__file__).parents[2] / "recipes" / "default"
     vocabulary = ConceptVocabulary.load(folder)

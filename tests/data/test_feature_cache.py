@@ -10,8 +10,8 @@ import torch
 from ddcap.data import feature_cache
 from ddcap.data.feature_cache import SHARD_SIZE, FeatureCache, view_pixels
 from ddcap.errors import DataError, ImageError
-from ddcap.model.image_encoder import build_image_encoder
-from ddcap.recipe import EncoderSettings
+from ddcap.model.encoders import build_image_encoder
+from ddcap.settings import EncoderSettings
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from ddcap.data.karpathy import load_karpathy
+from ddcap.data.records import load_karpathy
 from ddcap.errors import DataError
 
 

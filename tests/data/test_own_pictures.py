@@ -2,8 +2,7 @@ import shutil
 
 import pytest
 
-from ddcap.data.own_pictures import assign_split
-from ddcap.data.records import load_records
+from ddcap.data.records import assign_split, load_records
 from ddcap.errors import DataError
 
 

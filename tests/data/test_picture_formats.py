@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image, features
 
-from ddcap.data.images import EncodedImage, load_image
-from ddcap.data.picture_formats import EXTENSIONS, open_picture
+from ddcap.data.images import EXTENSIONS, EncodedImage, load_image, open_picture
 from ddcap.errors import ImageError
 
 

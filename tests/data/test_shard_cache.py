@@ -5,7 +5,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from ddcap.data.shard_cache import ShardCache, local_path
+from ddcap.data.shard_files import ShardCache, local_path
 from ddcap.errors import DataError
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from ddcap.data.batches import StepPlan, training_steps
 from ddcap.data.feature_cache import view_pixels
 from ddcap.data.images import Preprocessing
-from ddcap.data.karpathy import load_karpathy
-from ddcap.data.shard_data import ShardData
-from ddcap.data.shard_writer import write_shards
-from ddcap.data.steps import StepPlan, training_steps
+from ddcap.data.preparation import write_shards
+from ddcap.data.records import load_karpathy
+from ddcap.data.shards import ShardData
 from ddcap.errors import DataError
 from ddcap.recipe import DataSettings, ShardSource
 

@@ -1,6 +1,6 @@
 import pytest
 
-from ddcap.data.shard_file import ShardFile, write_shard
+from ddcap.data.shard_files import ShardFile, write_shard
 from ddcap.errors import DataError
 
 

@@ -4,8 +4,8 @@ from itertools import chain
 import numpy as np
 import pytest
 
-from ddcap.data.manifest import Shard
-from ddcap.data.shard_order import ShardOrder
+from ddcap.data.shard_files import Shard
+from ddcap.data.shards import ShardOrder
 
 COUNTS = [[5, 5, 1], [1], [2, 3, 0, 7], [4] * 10, [1, 1]]
 SHARDS = [Shard(f"{number}.tar", np.array(counts)) for number, counts in enumerate(COUNTS)]

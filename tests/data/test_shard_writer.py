@@ -3,12 +3,11 @@ import shutil
 
 import pytest
 
-from ddcap.cli import main
+from ddcap.commands import main
 from ddcap.data.images import EncodedImage, load_image
-from ddcap.data.karpathy import load_karpathy
-from ddcap.data.manifest import read_manifest
-from ddcap.data.shard_file import ShardFile
-from ddcap.data.shard_writer import write_shards
+from ddcap.data.preparation import write_shards
+from ddcap.data.records import load_karpathy
+from ddcap.data.shard_files import ShardFile, read_manifest
 from ddcap.errors import DataError
 
 

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from ddcap.data.text_only import load_texts
+from ddcap.data.records import load_texts
 from ddcap.errors import DataError
 
 CAPTIONS = ["A dog runs .", "Two people talk ."]

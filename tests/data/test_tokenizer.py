@@ -4,7 +4,7 @@ import pytest
 
 from ddcap.data.tokenizer import CaptionTokenizer, build_tokenizer
 from ddcap.errors import CheckpointError
-from ddcap.recipe import TokenizerSettings
+from ddcap.settings import TokenizerSettings
 
 CAPTIONS = [
     "A cat looks into the camera .",

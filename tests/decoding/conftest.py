@@ -2,9 +2,9 @@ import pytest
 import torch
 
 from ddcap.data.images import load_image
-from ddcap.model.kinds import build_model
-from ddcap.model.stored_model import ModelConfig
-from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
+from ddcap.model import build_model
+from ddcap.model.storage import ModelConfig
+from ddcap.settings import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 
 SEED = 0
 

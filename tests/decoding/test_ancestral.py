@@ -3,10 +3,9 @@ import itertools
 import pytest
 import torch
 
-from ddcap.decoding.ancestral import decode_ancestral
-from ddcap.diffusion.schedule import linear_schedule
-from ddcap.diffusion.transition import posterior
-from ddcap.recipe import DiffusionSettings
+from ddcap.decoding.reverse_process import decode_ancestral
+from ddcap.diffusion import linear_schedule, posterior
+from ddcap.settings import DiffusionSettings
 
 V, T = 5, 8
 MASK = V

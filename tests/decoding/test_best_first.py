@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from ddcap.decoding.best_first import best_first_step, choose_tokens, decode_best_first, plan_steps
+from ddcap.decoding.reverse_process import best_first_step, choose_tokens, decode_best_first, plan_steps
 
 T, V = 20, 7
 MASK = V

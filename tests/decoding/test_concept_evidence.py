@@ -5,15 +5,13 @@ import dataclasses
 import pytest
 import torch
 
-from ddcap.data.concept_spelling import ConceptSpelling
-from ddcap.data.concepts import NO_CONCEPT, ConceptTokens, ConceptVocabulary
-from ddcap.decoding.concept_evidence import ConceptEvidence
+from ddcap.data.concepts import NO_CONCEPT, ConceptSpelling, ConceptTokens, ConceptVocabulary
 from ddcap.decoding.generate import generate
+from ddcap.decoding.guidance import ConceptEvidence
 from ddcap.decoding.infilling import infill, parse_template
 from ddcap.errors import RecipeError
-from ddcap.model.kinds import build_model
-from ddcap.recipe import DecodingSettings
-from ddcap.settings import parse_settings
+from ddcap.model import build_model
+from ddcap.settings import DecodingSettings, parse_settings
 
 WORDS = ("dog", "ball", "man", "snow")
 FORMS = {"dogs": "dog", "men": "man", "snowy": "snow"}

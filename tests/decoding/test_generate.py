@@ -6,8 +6,8 @@ import torch
 
 from ddcap.decoding.generate import choose_lengths, decode, generate, nearest_lengths
 from ddcap.errors import RecipeError
-from ddcap.model.image_encoder import ImageFeatures
-from ddcap.recipe import DecodingSettings
+from ddcap.model.encoders import ImageFeatures
+from ddcap.settings import DecodingSettings
 
 END = 0  # the compact tokenizer's end token
 METHODS = [

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddcap.decoding.guidance import build_predictor, forbid, guide
-from ddcap.model.image_encoder import ImageFeatures
+from ddcap.model.encoders import ImageFeatures
 
 
 def softmax_log(logits):

@@ -9,8 +9,8 @@ from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.generate import decode
 from ddcap.decoding.infilling import MOST_CANDIDATES, WIDEST_BLANK, Template, infill, parse_template
 from ddcap.errors import DDCapError
-from ddcap.model.image_encoder import ImageFeatures
-from ddcap.recipe import DecodingSettings
+from ddcap.model.encoders import ImageFeatures
+from ddcap.settings import DecodingSettings
 
 SETTINGS = DecodingSettings()
 

@@ -4,8 +4,8 @@ import torch
 from ddcap.decoding.generate import generate
 from ddcap.decoding.infilling import infill, parse_template
 from ddcap.decoding.left_to_right import decode_left_to_right
-from ddcap.model.image_encoder import ImageFeatures
-from ddcap.recipe import DecodingSettings
+from ddcap.model.encoders import ImageFeatures
+from ddcap.settings import DecodingSettings
 
 END = 0  # the compact tokenizer's end token
 

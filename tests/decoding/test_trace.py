@@ -5,7 +5,7 @@ import torch
 
 from ddcap.decoding.generate import generate
 from ddcap.decoding.trace import DecodingResult, build_trace
-from ddcap.recipe import DecodingSettings
+from ddcap.settings import DecodingSettings
 
 METHODS = [
     DecodingSettings(),

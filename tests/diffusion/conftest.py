@@ -5,8 +5,8 @@ from functools import reduce
 import pytest
 import torch
 
-from ddcap.diffusion.schedule import linear_schedule
-from ddcap.recipe import DiffusionSettings
+from ddcap.diffusion import linear_schedule
+from ddcap.settings import DiffusionSettings
 
 V, T = 5, 8
 

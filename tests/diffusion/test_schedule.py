@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from ddcap.diffusion.schedule import between, linear_schedule
+from ddcap.diffusion import between, linear_schedule
 from ddcap.errors import RecipeError
-from ddcap.recipe import DiffusionSettings
+from ddcap.settings import DiffusionSettings
 
 V, T = 5, 8
 

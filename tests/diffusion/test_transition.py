@@ -3,9 +3,8 @@ import math
 import pytest
 import torch
 
-from ddcap.diffusion.schedule import linear_schedule
-from ddcap.diffusion.transition import marginal, noise_tokens, posterior, q_sample
-from ddcap.recipe import DiffusionSettings
+from ddcap.diffusion import linear_schedule, marginal, noise_tokens, posterior, q_sample
+from ddcap.settings import DiffusionSettings
 
 V, T = 5, 8
 STRIDES = [(s, t) for t in range(T) for s in range(-1, t)]

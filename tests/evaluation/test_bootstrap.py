@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ddcap.evaluation.bootstrap import SAMPLES, bootstrap_interval
+from ddcap.evaluation.metrics import SAMPLES, bootstrap_interval
 
 
 def test_it_agrees_with_the_normal_approximation():

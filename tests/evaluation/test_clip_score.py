@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from ddcap.cli import main
+from ddcap.commands import main
 from ddcap.errors import CheckpointError, DDCapError, ImageError
-from ddcap.evaluation.clip_score import ClipScorer
+from ddcap.evaluation.external import ClipScorer
 
 transformers = pytest.importorskip("transformers")
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ddcap.errors import DataError
-from ddcap.evaluation.bootstrap import bootstrap_interval
 from ddcap.evaluation.comparison import Comparison, Difference, compare
+from ddcap.evaluation.metrics import bootstrap_interval
 
 
 @pytest.fixture

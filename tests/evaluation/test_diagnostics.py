@@ -1,6 +1,6 @@
 import pytest
 
-from ddcap.evaluation.diagnostics import diagnose
+from ddcap.evaluation.result import diagnose
 
 CAPTIONS = ["A dog runs.", "", "a a dog", "a dog and a dog", "Two people , one hat"]
 

@@ -6,8 +6,7 @@ from collections import Counter
 import pytest
 
 from ddcap.errors import DataError
-from ddcap.evaluation.document_frequencies import DocumentFrequencies
-from ddcap.evaluation.metrics import score_captions, score_tokenized
+from ddcap.evaluation.metrics import DocumentFrequencies, score_captions, score_tokenized
 
 cider = pytest.importorskip("pycocoevalcap.cider.cider")
 

@@ -1,6 +1,6 @@
 from collections import Counter
 
-from ddcap.evaluation.human import leave_one_out
+from ddcap.evaluation.result import leave_one_out
 
 
 def test_one_is_held_out_and_the_others_stay():

@@ -2,7 +2,7 @@ import shutil
 
 import pytest
 
-from ddcap.evaluation.java import complaint, java_problem, java_version
+from ddcap.evaluation.tokenization import complaint, java_problem, java_version
 
 
 def test_no_java_says_how_to_install_it(tmp_path, monkeypatch):

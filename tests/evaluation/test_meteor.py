@@ -5,8 +5,8 @@ import time
 import pytest
 
 from ddcap.errors import DDCapError
-from ddcap.evaluation import meteor as module
-from ddcap.evaluation.meteor import meteor
+from ddcap.evaluation import external as module
+from ddcap.evaluation.external import meteor
 
 pycocoevalcap_meteor = pytest.importorskip("pycocoevalcap.meteor.meteor")
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="java is not on the path: no METEOR")

@@ -4,12 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from ddcap.data.karpathy import load_karpathy
+from ddcap.data.records import load_karpathy
 from ddcap.errors import DataError, DDCapError
-from ddcap.evaluation.bootstrap import bootstrap_interval
-from ddcap.evaluation.document_frequencies import DocumentFrequencies
-from ddcap.evaluation.human import leave_one_out
-from ddcap.evaluation.metrics import MetricScore, Scores, score_captions
+from ddcap.evaluation.metrics import (
+    DocumentFrequencies,
+    MetricScore,
+    Scores,
+    bootstrap_interval,
+    score_captions,
+)
+from ddcap.evaluation.result import leave_one_out
 
 FLICKR8K = Path(__file__).parents[3] / "shared" / "data" / "flickr8k"
 

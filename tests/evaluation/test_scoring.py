@@ -5,13 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from ddcap.data.karpathy import CaptionedImage
+from ddcap.data.records import CaptionedImage
 from ddcap.errors import DataError
-from ddcap.evaluation.diagnostics import diagnose
-from ddcap.evaluation.document_frequencies import DocumentFrequencies
-from ddcap.evaluation.metrics import score_captions
-from ddcap.evaluation.result import save_evaluation
-from ddcap.evaluation.scoring import ScoringSettings, load_predictions, score_predictions
+from ddcap.evaluation.metrics import DocumentFrequencies, score_captions
+from ddcap.evaluation.result import diagnose, save_evaluation
+from ddcap.evaluation.run import ScoringSettings, load_predictions, score_predictions
 
 pytest.importorskip("pycocoevalcap")
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="java is not on the path: no METEOR")

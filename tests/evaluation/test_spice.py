@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from ddcap.errors import DDCapError
-from ddcap.evaluation.java import java_command, java_environment
-from ddcap.evaluation.spice import JARS, read_printed_mean, spice
+from ddcap.evaluation.external import JARS, read_printed_mean, spice
+from ddcap.evaluation.tokenization import java_command, java_environment
 
 program = pytest.importorskip("pycocoevalcap.spice.spice")
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="java is not on the path: no SPICE")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from ddcap.data.karpathy import load_karpathy
+from ddcap.data.records import load_karpathy
 from ddcap.errors import DDCapError
 from ddcap.evaluation.tokenization import tokenize
 

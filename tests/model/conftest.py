@@ -5,8 +5,8 @@ import torch
 
 from ddcap.data.images import load_image
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.stored_model import ModelConfig
-from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
+from ddcap.model.storage import ModelConfig
+from ddcap.settings import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 
 VOCABULARY = 23
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ddcap.model.attention import attend, join_heads, split_heads
+from ddcap.model.layers import attend, join_heads, split_heads
 
 
 @pytest.mark.parametrize("masked", [False, True])

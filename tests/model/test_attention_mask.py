@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ddcap.model.attention_mask import may_attend
+from ddcap.model.layers import may_attend
 
 
 @pytest.mark.parametrize("concentrated", [True, False])

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from ddcap.errors import CheckpointError
-from ddcap.model.autoregressive import AutoregressiveModel
+from ddcap.model import build_model, load_model
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.image_encoder import ImageFeatures, build_image_encoder
-from ddcap.model.kinds import build_model, load_model
-from ddcap.recipe import DecodingSettings
+from ddcap.model.encoders import ImageFeatures, build_image_encoder
+from ddcap.model.twin import AutoregressiveModel
+from ddcap.settings import DecodingSettings
 
 CAPTIONS = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3], [5, 8, 9, 7, 9], [3, 2, 3, 8, 4]])
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from ddcap.data.concepts import NO_CONCEPT, ConceptTokens, ConceptVocabulary
-from ddcap.model.autoregressive import AutoregressiveModel
-from ddcap.model.concept_embedding import ConceptEmbedding
+from ddcap.model.concepts import ConceptEmbedding
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.image_encoder import ImageFeatures
+from ddcap.model.encoders import ImageFeatures
+from ddcap.model.twin import AutoregressiveModel
 
 WORDS = ("cat", "cup", "woman", "dog")
 

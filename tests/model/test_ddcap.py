@@ -9,9 +9,9 @@ from torch.nn.functional import cross_entropy
 
 from ddcap.errors import CheckpointError
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.image_encoder import ImageFeatures
-from ddcap.model.stored_model import CONFIG_NAME, ENCODER_NAME, WEIGHTS_NAME, ModelConfig
-from ddcap.recipe import DecodingSettings, DiffusionSettings, ModelSettings
+from ddcap.model.encoders import ImageFeatures
+from ddcap.model.storage import CONFIG_NAME, ENCODER_NAME, WEIGHTS_NAME, ModelConfig
+from ddcap.settings import DecodingSettings, DiffusionSettings, ModelSettings
 
 MASK = 23
 TOKENS = torch.tensor(

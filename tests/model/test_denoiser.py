@@ -4,9 +4,9 @@ import math
 import pytest
 import torch
 
-from ddcap.model.attention_mask import may_attend
 from ddcap.model.denoiser import Denoiser, MemoryKeysValues, TimestepEmbedding
-from ddcap.recipe import ModelSettings
+from ddcap.model.layers import may_attend
+from ddcap.settings import ModelSettings
 
 V, T, L, P, D = 11, 8, 6, 4, 16
 MASK = V

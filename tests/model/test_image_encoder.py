@@ -7,8 +7,8 @@ from safetensors.torch import load_file, save_file
 
 from ddcap.data.images import load_image
 from ddcap.errors import CheckpointError, RecipeError
-from ddcap.model.image_encoder import ImageFeatures, build_image_encoder
-from ddcap.recipe import EncoderSettings
+from ddcap.model.encoders import ImageFeatures, build_image_encoder
+from ddcap.settings import EncoderSettings
 
 
 def pixels_of(encoder, photos):

@@ -1,6 +1,6 @@
 import torch
 
-from ddcap.model.length_head import LengthHead, TanhMLP
+from ddcap.model.layers import LengthHead, TanhMLP
 
 
 def test_two_layers_with_a_tanh_between():

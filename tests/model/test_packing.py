@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from ddcap.model.image_encoder import ImageFeatures
-from ddcap.model.kinds import load_model
-from ddcap.model.packing import Packing
+from ddcap.model import load_model
+from ddcap.model.encoders import ImageFeatures
+from ddcap.model.layers import Packing
 
 PADDING = torch.tensor([[False, False, True, True], [False, True, True, True], [False] * 4])
 

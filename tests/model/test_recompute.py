@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from ddcap.model.image_encoder import ImageFeatures
-from ddcap.model.kinds import load_model
-from ddcap.model.recompute import recompute_blocks
+from ddcap.model import load_model
+from ddcap.model.encoders import ImageFeatures
+from ddcap.model.layers import recompute_blocks
 
 
 @pytest.mark.parametrize("folder", ["tiny_model_folder", "tiny_twin_folder"])

@@ -6,9 +6,9 @@ import torch
 
 from ddcap.errors import CheckpointError, DDCapError
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.released_checkpoint import convert
-from ddcap.model.stored_model import ModelConfig
-from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
+from ddcap.model.release import convert
+from ddcap.model.storage import ModelConfig
+from ddcap.settings import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 
 WIDTH, LAYERS, HEADS, POSITIONS, LONGEST = 16, 2, 2, 25, 9
 

@@ -1,7 +1,7 @@
 import pytest
 
 from ddcap.errors import RecipeError
-from ddcap.recipe.file import load_recipe
+from ddcap.recipe import load_recipe
 
 
 @pytest.fixture

@@ -5,9 +5,8 @@ import pytest
 import yaml
 
 from ddcap.errors import RecipeError
-from ddcap.recipe import DecodingSettings, Recipe
-from ddcap.recipe.file import load_recipe
-from ddcap.settings import dump_settings, parse_settings
+from ddcap.recipe import Recipe, load_recipe
+from ddcap.settings import DecodingSettings, dump_settings, parse_settings
 
 RECIPES = sorted(
     path

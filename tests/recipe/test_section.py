@@ -3,9 +3,8 @@ import pickle
 
 import pytest
 
-from ddcap.recipe import DecodingSettings, ModelSettings, Recipe
-from ddcap.recipe.file import load_recipe
-from ddcap.settings import dump_settings, parse_settings
+from ddcap.recipe import Recipe, load_recipe
+from ddcap.settings import DecodingSettings, ModelSettings, dump_settings, parse_settings
 
 
 def test_a_default_that_is_given_is_told_from_one_that_is_not():

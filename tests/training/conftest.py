@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from ddcap.data.concepts import ConceptVocabulary
-from ddcap.recipe.file import load_recipe
+from ddcap.recipe import load_recipe
 from ddcap.training.tagger import train_tagger
 
 CONCEPTS = ["cat", "cup", "coffee", "woman", "rocket", "dog", "people", "wall", "light", "koala"]

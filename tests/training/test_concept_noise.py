@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ddcap.errors import CheckpointError
-from ddcap.training.concept_noise import ConceptNoise
+from ddcap.training.tags import ConceptNoise
 
 CONCEPTS, PICTURES, KEPT = 40, 600, 6
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from ddcap.errors import TrainingError
-from ddcap.training.divergence import DivergenceGuard
+from ddcap.training.loop import DivergenceGuard
 
 FINE, BAD = torch.tensor(1.0), torch.tensor(float("nan"))
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from ddcap.captioner import Captioner
-from ddcap.recipe.file import load_recipe
+from ddcap.recipe import load_recipe
 from ddcap.training.checkpoint import list_checkpoints, load_progress
 from ddcap.training.loop import train
 
@@ -61,7 +61,7 @@ def start_and_wait_for_validation(command, output):
 
 
 def training_command(*arguments):
-    return [sys.executable, "-m", "ddcap.cli", "train", *map(str, arguments)]
+    return [sys.executable, "-m", "ddcap", "train", *map(str, arguments)]
 
 
 def test_killed_in_its_only_validation_it_is_validated_first(recipe_file, tmp_path, once):

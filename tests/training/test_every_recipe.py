@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from ddcap.captioner import Captioner
-from ddcap.model.stored_model import read_config
-from ddcap.recipe.file import load_recipe
+from ddcap.model.storage import read_config
+from ddcap.recipe import load_recipe
 from ddcap.training.loop import train
 
 RECIPES = Path(__file__).parents[2] / "recipes"

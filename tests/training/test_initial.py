@@ -7,12 +7,12 @@ import yaml
 from safetensors.torch import load_file
 
 from ddcap.captioner import Captioner
-from ddcap.cli import main
+from ddcap.commands import main
 from ddcap.errors import CheckpointError, RecipeError
-from ddcap.model.kinds import load_model
-from ddcap.recipe.file import load_recipe
+from ddcap.model import load_model
+from ddcap.recipe import load_recipe
 from ddcap.training.loop import train
-from ddcap.training.setup import prepare
+from ddcap.training.start import prepare
 
 CAPTIONS = {
     "astronaut": "an astronaut in an orange suit smiles before a flag",

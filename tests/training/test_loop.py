@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from ddcap.captioner import Captioner
 from ddcap.errors import CheckpointError, DataError, RecipeError, TrainingError, TrainingInterruptedError
-from ddcap.model.stored_model import read_config
-from ddcap.recipe.file import load_recipe
+from ddcap.model.storage import read_config
+from ddcap.recipe import load_recipe
 from ddcap.training.checkpoint import list_checkpoints
 from ddcap.training.loop import train
 
@@ -62,7 +62,7 @@ def test_of_few_validation_pictures_the_newest_model_is_kept(recipe_file, tmp_pa
 
 
 def training_command(*arguments):
-    return [sys.executable, "-m", "ddcap.cli", "train", *map(str, arguments)]
+    return [sys.executable, "-m", "ddcap", "train", *map(str, arguments)]
 
 
 def start_and_wait(command, is_due):

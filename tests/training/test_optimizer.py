@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.stored_model import ModelConfig
-from ddcap.recipe import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings, TrainingSettings
-from ddcap.training.optimizer import build_optimizer, learning_rate_at, set_learning_rate
+from ddcap.model.storage import ModelConfig
+from ddcap.recipe import TrainingSettings
+from ddcap.settings import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
+from ddcap.training.state import build_optimizer, learning_rate_at, set_learning_rate
 
 
 def test_learning_rate_warms_up_linearly_then_follows_a_cosine_to_zero():

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from ddcap.captioner import Captioner
-from ddcap.data.karpathy import load_karpathy
-from ddcap.data.shard_writer import write_shards
+from ddcap.data.preparation import write_shards
+from ddcap.data.records import load_karpathy
 from ddcap.errors import DataError
-from ddcap.recipe.file import load_recipe
+from ddcap.recipe import load_recipe
 from ddcap.training.loop import train
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -5,11 +5,10 @@ import torch
 from safetensors.torch import load_file
 
 from ddcap.errors import RecipeError
-from ddcap.recipe.file import load_recipe
+from ddcap.recipe import load_recipe
 from ddcap.settings import dump_settings
-from ddcap.training.checkpoint import list_checkpoints
+from ddcap.training.checkpoint import MAY_CHANGE, changes, check_unchanged, list_checkpoints
 from ddcap.training.loop import train
-from ddcap.training.resumption import MAY_CHANGE, changes, check_unchanged
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 SCRIPT = """
 import json, sys, torch
-from ddcap.recipe.file import load_recipe
+from ddcap.recipe import load_recipe
 from ddcap.training.run import Run
 
 run = Run(load_recipe(sys.argv[1], sys.argv[3:]), resume=False, progress_bar=iter)

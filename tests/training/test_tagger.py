@@ -12,9 +12,9 @@ from ddcap.data.batches import Draw
 from ddcap.data.concepts import NO_CONCEPT, ConceptVocabulary
 from ddcap.data.records import load_records
 from ddcap.errors import CheckpointError, DDCapError, RecipeError
-from ddcap.recipe.file import load_recipe
+from ddcap.recipe import load_recipe
 from ddcap.training.loop import train
-from ddcap.training.setup import prepare
+from ddcap.training.start import prepare
 from ddcap.training.tagger import train_tagger
 from ddcap.training.tags import StoredTags
 

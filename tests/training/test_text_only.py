@@ -5,10 +5,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from ddcap.recipe.file import load_recipe
+from ddcap.recipe import load_recipe
 from ddcap.training.checkpoint import list_checkpoints
 from ddcap.training.loop import train
-from ddcap.training.setup import prepare
+from ddcap.training.start import prepare
 
 
 @pytest.fixture(params=["diffusion", "autoregressive"])

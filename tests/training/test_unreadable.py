@@ -10,17 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ddcap.data.steps import training_steps
+from ddcap.data.batches import training_steps
 from ddcap.errors import DataError
-from ddcap.processes import Processes
-from ddcap.recipe.file import load_recipe
+from ddcap.machine import Processes
+from ddcap.recipe import load_recipe
 from ddcap.training import validation
 from ddcap.training.checkpoint import list_checkpoints
-from ddcap.training.divergence import DivergenceGuard
-from ddcap.training.loop import _take_step, train
-from ddcap.training.run import Run
-from ddcap.training.share import shares
-from ddcap.training.unreadable import UnreadablePictures
+from ddcap.training.loop import DivergenceGuard, _take_step, train
+from ddcap.training.loss import shares
+from ddcap.training.run import Run, UnreadablePictures
 
 
 @pytest.fixture

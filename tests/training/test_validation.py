@@ -3,11 +3,12 @@ import threading
 import pytest
 import torch
 
-from ddcap.data.caption_data import CaptionData, PixelSource
-from ddcap.data.karpathy import load_karpathy
-from ddcap.model.kinds import load_model
-from ddcap.processes import Processes
-from ddcap.recipe import DataSettings, DecodingSettings
+from ddcap.data.batches import CaptionData, PixelSource
+from ddcap.data.records import load_karpathy
+from ddcap.machine import Processes
+from ddcap.model import load_model
+from ddcap.recipe import DataSettings
+from ddcap.settings import DecodingSettings
 from ddcap.training import validation
 from ddcap.training.validation import Validation, validate
 

@@ -1,1 +1,47 @@
-"""The commands of the command line, a file each: its arguments, and the one function it calls."""
+"""The command line: parses, calls one function. Results go to standard output, all else to standard error."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from ddcap import __version__
+from ddcap.commands import caption, data, evaluate, experiments, export, train
+from ddcap.errors import DDCapError, TrainingInterruptedError, remedy
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0 fine, 1 an error was reported, 128 + n signal n."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
+    options = build_parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+        return status
+    except TrainingInterruptedError as error:
+        print(f"ddcap: {error}", file=sys.stderr)
+        return error.status
+    except DDCapError as error:
+        print(f"ddcap: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone; Python would complain at exit
+        return 1
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"ddcap: {where}{error.strerror or error}; {remedy(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("ddcap: interrupted", file=sys.stderr)
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(prog="ddcap", description="Discrete diffusion for image captioning.")
+    parser.add_argument("--version", action="version", version=f"ddcap {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for command in (caption, data, train, evaluate, experiments, export):
+        command.add_parsers(commands)
+    return parser

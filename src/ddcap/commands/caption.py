@@ -7,8 +7,13 @@ import json
 import sys
 from typing import Any
 
-from ddcap.commands.arguments import decoding_arguments, decoding_changes, model_arguments, output_arguments
-from ddcap.commands.progress import progress_bar
+from ddcap.commands.arguments import (
+    decoding_arguments,
+    decoding_changes,
+    model_arguments,
+    output_arguments,
+    progress_bar,
+)
 from ddcap.errors import ImageError
 
 

@@ -9,7 +9,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from ddcap.commands.progress import progress_bar
+from ddcap.commands.arguments import progress_bar
 
 
 def add_parsers(commands: Any) -> None:
@@ -45,7 +45,7 @@ def add_parsers(commands: Any) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from ddcap.data.check import check_data
+    from ddcap.data.preparation import check_data
 
     report = check_data(options.captions, options.images, processes=options.workers, progress=progress_bar)
     for problem in report.problems:
@@ -60,8 +60,8 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _shard(options: argparse.Namespace) -> int:
+    from ddcap.data.preparation import write_shards
     from ddcap.data.records import load_records
-    from ddcap.data.shard_writer import write_shards
 
     result = write_shards(
         load_records(options.captions, options.images, options.split),

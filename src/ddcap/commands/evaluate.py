@@ -1,13 +1,83 @@
-"""`ddcap evaluate` and `ddcap score`: a model, or captions from elsewhere, and a data split to scores."""
+"""`ddcap evaluate`, `ddcap score` and `ddcap compare`: how good captions are."""
 
 from __future__ import annotations
 
 import argparse
+import json
+from pathlib import Path
 from typing import Any
 
-from ddcap.commands.arguments import add_precision, decoding_arguments, decoding_changes
-from ddcap.commands.progress import progress_bar
-from ddcap.commands.scoring import report, scoring_arguments, scoring_settings
+from ddcap.commands.arguments import add_precision, decoding_arguments, decoding_changes, progress_bar
+from ddcap.errors import DataError
+
+
+def scoring_arguments() -> argparse.ArgumentParser:
+    """How captions are scored and where the result goes; `scoring_settings` and `report` read them."""
+    scoring = argparse.ArgumentParser(add_help=False)
+    data = scoring.add_argument_group("data")
+    data.add_argument("--data", required=True, help="Karpathy-layout JSON")
+    data.add_argument("--split", default="test", choices=["train", "val", "test"], help="default: test")
+    group = scoring.add_argument_group("scoring")
+    group.add_argument(
+        "--fast", action="store_true", help="leave out METEOR and SPICE, which take Java and time"
+    )
+    group.add_argument("--corenlp", metavar="FOLDER", help="folder of CoreNLP 3.6.0's jars, for SPICE")
+    group.add_argument(
+        "--clip", metavar="MODEL", help="folder or Hub id of a CLIP, for CLIPScore and RefCLIPScore"
+    )
+    group.add_argument("--device", default="cpu", help="where to run (default: cpu)")
+    group.add_argument(
+        "--idf", metavar="FILE", help="CIDEr's document frequencies (default: those of the whole split)"
+    )
+    group.add_argument("--save-idf", metavar="FILE", help="write the document frequencies used")
+    group.add_argument(
+        "--tokenization", choices=["ptb-java", "ptb-python"], help="default: ptb-java where Java is"
+    )
+    output = scoring.add_argument_group("output")
+    output.add_argument("--output", help="also write the result, for `ddcap compare`, to this JSON file")
+    output.add_argument("--json", action="store_true", help="print one JSON object")
+    return scoring
+
+
+def scoring_settings(options: argparse.Namespace) -> Any:
+    """The `ScoringSettings` that the command line names, with its files read.
+
+    Raises:
+        DDCapError: if one cannot be used, or a folder to write into does not exist.
+    """
+    for path in filter(None, (options.output, options.save_idf)):
+        if not Path(path).absolute().parent.is_dir():
+            raise DataError(f"{path}: its folder does not exist; make it, or choose another place")
+    from ddcap.evaluation.metrics import DocumentFrequencies
+    from ddcap.evaluation.run import ScoringSettings
+
+    clip = None
+    if options.clip is not None:
+        from ddcap.evaluation.external import ClipScorer
+
+        clip = ClipScorer(options.clip, options.device)
+    return ScoringSettings(
+        tokenization=options.tokenization,
+        document_frequencies=DocumentFrequencies.load(options.idf) if options.idf else None,
+        fast=options.fast,
+        corenlp=Path(options.corenlp) if options.corenlp else None,
+        clip=clip,
+    )
+
+
+def report(evaluation: Any, options: argparse.Namespace) -> int:
+    """Write and print an evaluation; returns the exit status: 1 if an image has no caption."""
+    from ddcap.evaluation.result import save_evaluation
+
+    if options.output:
+        save_evaluation(evaluation, options.output)
+    if options.save_idf:
+        evaluation.scores.document_frequencies.save(options.save_idf)
+    print(json.dumps(evaluation.to_dict(), ensure_ascii=False) if options.json else evaluation.to_text())
+    return int(bool(evaluation.failed))
+
+
+# `ddcap evaluate` and `ddcap score`: a model, or captions from elsewhere, and a data split to scores.
 
 
 def add_parsers(commands: Any) -> None:
@@ -33,11 +103,13 @@ def add_parsers(commands: Any) -> None:
     score.add_argument("--images", default=".", help="folder of the pictures; only CLIPScore looks at them")
     score.set_defaults(run=_score)
 
+    _add_compare(commands)
+
 
 def _evaluate(options: argparse.Namespace) -> int:
     from ddcap.captioner import Captioner
     from ddcap.evaluation.run import evaluate
-    from ddcap.processes import join_processes, leave_together, own_device
+    from ddcap.machine import join_processes, leave_together, own_device
 
     processes = join_processes()
     options.device = own_device(options.device)
@@ -61,11 +133,32 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _score(options: argparse.Namespace) -> int:
-    from ddcap.evaluation.run import load_split
-    from ddcap.evaluation.scoring import load_predictions, score_predictions
+    from ddcap.evaluation.run import load_predictions, load_split, score_predictions
 
     scoring = scoring_settings(options)
     predictions = load_predictions(options.predictions)
     records, training_captions = load_split(options.data, options.images, options.split)
     evaluation = score_predictions(predictions, records, scoring, training_captions=training_captions)
     return report(evaluation, options)
+
+
+# `ddcap compare`: two evaluations of the same images.
+
+
+def _add_compare(commands: Any) -> None:
+    """Add the command to an argparse subparsers object."""
+    compare = commands.add_parser(
+        "compare", help="say whether two evaluations of the same images differ by more than chance"
+    )
+    compare.add_argument("first", help="JSON file written by evaluate --output or score --output")
+    compare.add_argument("second", help="another one")
+    compare.add_argument("--json", action="store_true", help="print one JSON object")
+    compare.set_defaults(run=_compare)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from ddcap.evaluation.comparison import compare
+
+    comparison = compare(options.first, options.second)
+    print(json.dumps(comparison.to_dict(), ensure_ascii=False) if options.json else comparison.to_text())
+    return 0

@@ -86,7 +86,7 @@ def _push(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from ddcap.model.released_checkpoint import convert
+    from ddcap.model.release import convert
 
     convert(
         options.checkpoint,

@@ -1,4 +1,4 @@
-"""`ddcap train`: recipes to a model folder."""
+"""`ddcap train` and `ddcap tagger`: recipes to models."""
 
 from __future__ import annotations
 
@@ -7,12 +7,33 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ddcap.commands.progress import progress_bar
+from ddcap.commands.arguments import progress_bar
 from ddcap.errors import TrainingInterruptedError
 
 
+def _add_tagger(commands: Any) -> None:
+    tagger = commands.add_parser(
+        "tagger",
+        help="train what sees concepts in pictures, before a model that uses it",
+        usage="ddcap tagger RECIPE [section.key=value ...]",
+    )
+    tagger.add_argument("recipe", help="YAML file with the sections data, encoder and tagger")
+    tagger.add_argument("changes", nargs="*", metavar="section.key=value", help="settings to change")
+    tagger.set_defaults(run=_tagger)
+
+
+def _tagger(options: argparse.Namespace) -> int:
+    from ddcap.recipe import load_recipe
+    from ddcap.training.tagger import train_tagger
+
+    recipe = load_recipe(options.recipe, options.changes)
+    print(train_tagger(recipe, progress_bar=lambda shards: progress_bar(shards, len(shards), "features")))
+    return 0
+
+
 def add_parsers(commands: Any) -> None:
-    """Add the command to an argparse subparsers object."""
+    """Add the commands to an argparse subparsers object."""
+    _add_tagger(commands)
     train = commands.add_parser(
         "train",
         help="train a model from a recipe, or from several in turn",
@@ -32,8 +53,8 @@ def add_parsers(commands: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from ddcap.processes import leave_together
-    from ddcap.recipe.file import load_recipe
+    from ddcap.machine import leave_together
+    from ddcap.recipe import load_recipe
     from ddcap.training.checkpoint import list_checkpoints
     from ddcap.training.loop import train  # says what to install where accelerate is missing
     from accelerate import PartialState  # isort: skip

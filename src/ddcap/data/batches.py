@@ -1,4 +1,7 @@
-"""What a training step reads, and what it is drawn as.
+"""Captioned pictures to the batches of optimiser steps, as a pure function of (seed, epoch, step).
+
+Nothing here keeps a random state, so a resumed run reads exactly what an uninterrupted one would have read,
+with any number of loader processes.
 
 Shapes: I images, n captions per image, B = I n captions (grouped by image), L caption positions.
 """
@@ -6,14 +9,27 @@ Shapes: I images, n captions per image, B = I n captions (grouped by image), L c
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import random
+import signal
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from ddcap.data.concepts import ConceptTokens
+from ddcap.data.feature_cache import FeatureCache, view_pixels
+from ddcap.data.images import Preprocessing
+from ddcap.data.records import CaptionedImage
+from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.errors import DataError, ImageError
+from ddcap.recipe import DataSettings
+
+# What a training step reads, and what it is drawn as.
 
 
 @dataclass(frozen=True)
@@ -123,3 +139,247 @@ def collate(
         concepts=concepts,
         is_blank=is_blank,
     )
+
+
+# Training data to optimiser steps, as a pure function of (seed, epoch, step). A resumed run reads exactly
+# what an uninterrupted one would have read, with any number of loader processes.
+
+
+class StepData(Dataset[CaptionBatch]):
+    """What steps are made of: a data set whose items are batches."""
+
+    settings: DataSettings
+
+    def draws(self, seed: int, epoch: int, views: int) -> Sequence[Draw]:
+        """All pictures of an epoch in their order, with captions and views."""
+        raise NotImplementedError
+
+    def __getitem__(self, part: Part) -> CaptionBatch:
+        """Read one part."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """How an optimiser step's captions are shared among processes and accumulation parts."""
+
+    seed: int
+    images_per_step: int
+    processes: int = 1
+    process: int = 0
+    accumulation: int = 1
+
+    def steps_per_epoch(self, data: StepData) -> float:
+        """Optimiser steps in an epoch. The last may be shared with the next epoch, which its pictures end.
+
+        Raises:
+            DataError: if the data do not fill one step.
+        """
+        draws = len(data.draws(self.seed, 0, 1))
+        if draws < self.images_per_step:
+            size = data.settings.captions_per_image
+            raise DataError(
+                f"the training split fills {draws * size} captions, less than one step of "
+                f"{self.images_per_step * size}; lower training.batch_size"
+            )
+        return draws / self.images_per_step
+
+    @property
+    def images_per_part(self) -> int:
+        """Pictures that one process computes at once."""
+        return self.images_per_step // (self.processes * self.accumulation)
+
+    def first_image(self, part: int) -> int:
+        """Where this process's part of a step begins among the step's pictures."""
+        return (self.process * self.accumulation + part) * self.images_per_part
+
+    def parts(self, data: StepData, first_step: int, last_step: int) -> _Parts:
+        """This process's parts of the steps `first_step` to `last_step` - 1 of a training, in order."""
+        return _Parts(self, data, first_step, last_step)
+
+
+class _Parts(Sequence[Part]):
+    """Parts cut out of the draws of epoch after epoch when they are asked for: an epoch can have millions.
+
+    Epochs follow each other without a gap, so that none ends with pictures that do not fill a step.
+    """
+
+    def __init__(self, plan: StepPlan, data: StepData, first_step: int, last_step: int) -> None:
+        self._plan, self._first = plan, first_step * plan.accumulation
+        self._count = (last_step - first_step) * plan.accumulation
+        self._per_epoch = len(data.draws(plan.seed, 0, 1))  # every epoch has as many
+        # a step lies in one epoch or in two
+        self._epoch = lru_cache(maxsize=2)(lambda epoch: data.draws(plan.seed, epoch, data.settings.views))
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[one] for one in range(*number.indices(len(self)))]
+        if not -len(self) <= number < len(self):
+            raise IndexError(number)
+        plan = self._plan
+        step, part = divmod(number % len(self) + self._first, plan.accumulation)
+        start = step * plan.images_per_step + plan.first_image(part)
+        return tuple(self._draw(number) for number in range(start, start + plan.images_per_part))
+
+    def _draw(self, number: int) -> Draw:
+        epoch, place = divmod(number, self._per_epoch)
+        return self._epoch(epoch)[place]
+
+
+def steps_beside(
+    steps: Iterator[list[CaptionBatch]], beside: Iterator[list[CaptionBatch]]
+) -> Iterator[list[CaptionBatch]]:
+    """Steps whose parts are those of two data sets, each counted in its own epochs."""
+    for ours, theirs in zip(steps, beside, strict=True):
+        yield [*ours, *theirs]
+
+
+def training_steps(
+    data: StepData, plan: StepPlan, first_step: int, last_step: int
+) -> Iterator[list[CaptionBatch]]:
+    """The parts of the optimiser steps `first_step` to `last_step` - 1, counted over the whole training."""
+    loader: DataLoader[CaptionBatch] = DataLoader(
+        data,
+        sampler=plan.parts(data, first_step, last_step),
+        batch_size=None,
+        num_workers=data.settings.workers,
+        prefetch_factor=4 if data.settings.workers else None,
+        worker_init_fn=_leave_signals_to_the_training,
+    )
+    batches = iter(loader)
+    for _ in range(first_step, last_step):
+        yield [next(batches) for _ in range(plan.accumulation)]
+
+
+def _leave_signals_to_the_training(_: int) -> None:
+    """A scheduler signals all processes of a job; the step that is under way still needs its loader."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+# Captioned pictures of one split to batches, in any order that is asked for. Nothing here keeps a random
+# state: which pictures, captions and views an epoch draws follows from its number.
+
+
+class PixelSource:
+    """Views computed from the picture files, with fresh random crops in every epoch."""
+
+    def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing) -> None:
+        self.paths = paths
+        self.preprocessing = preprocessing
+
+    def read(self, index: int, view: int, seed: object = 0) -> Tensor:
+        """Pixels (3, H, W)."""
+        return view_pixels(self.paths[index], view, self.preprocessing, seed)
+
+    def blank(self) -> Tensor:
+        """Pixels (3, H, W) of no picture."""
+        return torch.zeros(3, self.preprocessing.size, self.preprocessing.size)
+
+
+class ConceptSource(Protocol):
+    """Where the concepts of pictures come from, if not from the encoder."""
+
+    def read(self, draws: Sequence[Draw]) -> ConceptTokens:
+        """Of each draw's picture."""
+
+
+class CaptionData(StepData):
+    """Tokenized captions beside their pictures; item = a `Part`, as a `CaptionBatch`.
+
+    Args:
+        records: of one split.
+        tokenizer: turns captions into ids.
+        source: a feature cache (frozen encoder) or pixels, in the order of `records`; None for text alone.
+        settings: the recipe's data section.
+        max_length: longest caption in tokens.
+        concepts: what the pictures show, where the encoder is not asked.
+
+    Raises:
+        DataError: if no caption is short enough.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[CaptionedImage],
+        tokenizer: CaptionTokenizer,
+        source: FeatureCache | PixelSource | None,
+        settings: DataSettings,
+        max_length: int,
+        concepts: ConceptSource | None = None,
+    ) -> None:
+        self.records = records
+        self.concepts = concepts
+        self.source = source
+        self.settings = settings
+        self.padding_id = tokenizer.padding_id
+        flat = iter(tokenizer.encode_batch([caption for record in records for caption in record.captions]))
+        self.captions = [[next(flat) for _ in record.captions] for record in records]
+        if settings.long_captions == "drop":
+            self.captions = [
+                [ids for ids in captions if len(ids) <= max_length] for captions in self.captions
+            ]
+        fit = partial(
+            fit_length,
+            max_length=max_length,
+            end_id=tokenizer.end_id,
+            padding_id=tokenizer.padding_id,
+            learn_padding=settings.learn_padding,
+        )
+        self.captions = [[fit(ids) for ids in captions] for captions in self.captions]
+        if not any(self.captions):
+            raise DataError(
+                f"no caption has at most {max_length} tokens; "
+                "raise model.max_length or set data.long_captions=truncate"
+            )
+
+    def draws(self, seed: int, epoch: int, views: int) -> list[Draw]:
+        """Every caption of the split once, in a random order; the last group of an image is filled up."""
+        generator = random.Random(f"{seed}/{epoch}")
+        size = self.settings.captions_per_image
+        draws = []
+        for record, captions in enumerate(self.captions):
+            order = generator.sample(range(len(captions)), len(captions))
+            for start in range(0, len(order), size):
+                group = order[start : start + size]
+                group += generator.choices(order, k=size - len(group))
+                draws.append(Draw(record, tuple(group), generator.randrange(views), epoch))
+        generator.shuffle(draws)
+        return draws
+
+    def __getitem__(self, part: Part) -> CaptionBatch:
+        """Read and pad one part, without the pictures that cannot be read; a blank one if none can."""
+        pictures, places, unreadable = self._read(part)
+        is_blank = not places
+        if is_blank:
+            assert self.source is not None  # captions alone can always be read
+            pictures, places = {name: [self.source.blank()] for name in pictures}, [0]
+        draws = [part[place] for place in places]
+        return collate(
+            [self.captions[draw.record][caption] for draw in draws for caption in draw.captions],
+            [self.records[draw.record].image_id for draw in draws],
+            padding_id=self.padding_id,
+            places=places,
+            unreadable=unreadable,
+            concepts=self.concepts.read(draws) if self.concepts is not None else None,
+            is_blank=is_blank,
+            **pictures,
+        )
+
+    def _read(self, part: Part) -> tuple[dict[str, Any], list[int], list[str]]:
+        """What the source has of the pictures, for `collate`; their places, and why others are missing."""
+        if self.source is None:
+            return {}, list(range(len(part))), []
+        name = "features" if isinstance(self.source, FeatureCache) else "pixels"
+        pictures: list[Any] = []
+        found, unreadable = [], []
+        for place, draw in enumerate(part):
+            try:
+                pictures.append(self.source.read(draw.record, draw.view, draw.epoch))
+                found.append(place)
+            except ImageError as error:
+                unreadable.append(str(error))
+        return {name: pictures}, found, unreadable

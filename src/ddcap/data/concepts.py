@@ -1,10 +1,12 @@
-"""Concepts: the words for what can be seen, and which of them a picture or its captions show.
+"""Concepts: the words for what can be seen, who sees which, and how a tokenizer spells them.
 
-Shapes: I images, K concepts of each, N concepts known.
+Shapes: I images, K concepts of each, N concepts known; B captions, L positions, F words in all their forms, V
+words of the tokenizer.
 """
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,10 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ddcap.errors import CheckpointError
+from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.errors import CheckpointError, DDCapError
 from ddcap.files import write_text
+
+# Concepts: the words for what can be seen, and which of them a picture or its captions show.
 
 FILE_NAME = "concepts.json"
 
@@ -112,3 +118,131 @@ def stack_concepts(rows: Iterable[Iterable[tuple[int, float]]], size: int) -> Co
         torch.tensor([[concept for concept, _ in row] for row in filled]),
         torch.tensor([[confidence for _, confidence in row] for row in filled]),
     )
+
+
+# What a person says of a picture's concepts: which are there, and which are not.
+
+_CERTAIN = 0.95  # what a person says; a tagger is hardly ever surer
+
+
+@dataclass(frozen=True)
+class ConceptEdits:
+    """Changes to the concepts seen in pictures.
+
+    Attributes:
+        replaces: whether `added` are all the concepts there are.
+        added: numbers of concepts that are there.
+        removed: numbers of concepts that are not there.
+    """
+
+    replaces: bool
+    added: tuple[int, ...]
+    removed: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, words: str | Iterable[str], vocabulary: ConceptVocabulary | None) -> ConceptEdits:
+        """Read "cat, window" (these and no others), or "+cat, -dog" (changes to what is seen).
+
+        Raises:
+            DDCapError: if a word is no concept of the model, plain words stand beside signed ones, or the
+                model (`vocabulary` None) sees no concepts.
+        """
+        if vocabulary is None:
+            raise DDCapError("this model sees no concepts: leave them out, or use a model with a tagger")
+        listed = words.split(",") if isinstance(words, str) else list(words)
+        listed = [word.strip() for word in listed if word.strip()]
+        signed = [word for word in listed if word[0] in "+-"]
+        if signed and len(signed) < len(listed):
+            plain = next(word for word in listed if word[0] not in "+-")
+            raise DDCapError(f"concepts: {plain!r} beside {signed[0]!r}; give all of them a + or -, or none")
+        added = tuple(_number(word, vocabulary) for word in listed if word[0] != "-")
+        removed = tuple(_number(word, vocabulary) for word in listed if word[0] == "-")
+        return cls(not signed, added, removed)
+
+    def apply(self, seen: ConceptTokens) -> ConceptTokens:
+        """The concepts of pictures as they are after the changes, as many at most as before."""
+        rows = []
+        for ids, confidences in zip(seen.ids.tolist(), seen.confidences.tolist(), strict=True):
+            gone = {*self.added, *self.removed, NO_CONCEPT}
+            kept = [pair for pair in zip(ids, confidences, strict=True) if pair[0] not in gone]
+            said = [(concept, _CERTAIN) for concept in self.added]
+            rows.append(said if self.replaces else said + kept)
+        return stack_concepts(rows, seen.ids.shape[1]).to(seen.ids.device)
+
+
+def _number(word: str, vocabulary: ConceptVocabulary) -> int:
+    bare = word.lstrip("+-").strip()
+    number = vocabulary.number(bare)
+    if number is None:
+        near = difflib.get_close_matches(bare.lower(), vocabulary.words, n=3)
+        remedy = f"did you mean {' or '.join(near)}?" if near else "use a plain noun, verb or colour"
+        raise DDCapError(f"concepts: this model does not know {bare!r}; {remedy}")
+    return number
+
+
+# How a tokenizer spells the words of concepts: what tells from tokens which concepts a caption names.
+
+LONGEST = 6  # tokens of a word; longer ones, which are rare, are not recognised
+NO_PIECE = -1
+
+
+@dataclass(frozen=True)
+class ConceptSpelling:
+    """The tokens of the forms of concepts' words.
+
+    Attributes:
+        pieces: (F, LONGEST) token ids, `NO_PIECE` behind a shorter word.
+        concept: (F,) which concept each stands for.
+        continues: (V + 2,) True for tokens that go on with a word; not for MASK, V, nor for what follows.
+        concepts: N.
+    """
+
+    pieces: Tensor
+    concept: Tensor
+    continues: Tensor
+    concepts: int
+
+    @classmethod
+    def of(cls, vocabulary: ConceptVocabulary, tokenizer: CaptionTokenizer) -> ConceptSpelling:
+        """Spell all words of a vocabulary, as in the middle of a caption."""
+        pieces, concepts = [], []
+        for form in {**dict.fromkeys(vocabulary.words), **vocabulary.forms}:
+            concept, ids = vocabulary.number(form), tokenizer.encode_part(form)
+            if concept is not None and len(ids) <= LONGEST:
+                pieces.append(ids + [NO_PIECE] * (LONGEST - len(ids)))
+                concepts.append(concept)
+        texts = tokenizer.pieces(range(tokenizer.vocabulary_size))
+        goes_on = [text[:1].isalnum() or text[:1] == "-" for text in texts]
+        continues = torch.tensor([*goes_on, False, False])
+        return cls(torch.tensor(pieces).view(-1, LONGEST), torch.tensor(concepts), continues, len(vocabulary))
+
+    def to(self, device: torch.device | str) -> ConceptSpelling:
+        """The same on `device`."""
+        return ConceptSpelling(
+            self.pieces.to(device), self.concept.to(device), self.continues.to(device), self.concepts
+        )
+
+    @property
+    def first(self) -> Tensor:
+        """(F,) the token that a word begins with."""
+        return self.pieces[:, 0]
+
+    @property
+    def is_one_token(self) -> Tensor:
+        """(F,) whether the first token is all of the word."""
+        return self.pieces[:, 1] == NO_PIECE
+
+    def named(self, tokens: Tensor, mask_id: int) -> Tensor:
+        """(B, N) True for the concepts that captions (B, L) name; of a begun word a MASK may be the rest."""
+        occurring = torch.isin(self.first, tokens).nonzero().squeeze(1)
+        pieces = self.pieces[occurring]  # (f, LONGEST)
+        windows = F.pad(tokens, (0, LONGEST), value=mask_id + 1).unfold(1, LONGEST + 1, 1)
+        found = windows[..., :1] == pieces[:, 0]  # (B, L, f)
+        for place in range(1, LONGEST):
+            token, piece = windows[..., place : place + 1], pieces[:, place]
+            found &= (token == piece) | (token == mask_id) | (piece == NO_PIECE)
+        sizes = (pieces != NO_PIECE).sum(dim=1)  # (f,)
+        found &= ~self.continues[windows][..., sizes]  # "cat" is not named by "catch"
+        named = torch.zeros(len(tokens), self.concepts, dtype=torch.long, device=tokens.device)
+        which = self.concept[occurring].expand(len(tokens), -1)
+        return named.scatter_add_(1, which, found.any(dim=1).long()) > 0

@@ -15,7 +15,7 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, tra
 
 from ddcap.errors import CheckpointError, MissingExtraError
 from ddcap.files import write_text
-from ddcap.recipe import TokenizerSettings
+from ddcap.settings import TokenizerSettings
 
 FILE_NAME = "tokenizer.json"
 _COMPACT_END = "<|end|>"

@@ -5,18 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ddcap.decoding.ancestral import decode_ancestral
-from ddcap.decoding.best_first import decode_best_first, plan_steps
-from ddcap.decoding.concept_evidence import ConceptEvidence, favour_concepts
-from ddcap.decoding.guidance import build_predictor, forbid
+from ddcap.decoding.guidance import ConceptEvidence, build_predictor, favour_concepts, forbid
 from ddcap.decoding.left_to_right import decode_left_to_right
+from ddcap.decoding.reverse_process import decode_ancestral, decode_best_first, plan_steps
 from ddcap.decoding.trace import DecodingResult
 from ddcap.errors import RecipeError
-from ddcap.model.autoregressive import AutoregressiveModel
+from ddcap.model import CaptioningModel
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.image_encoder import ImageFeatures
-from ddcap.model.kinds import CaptioningModel
-from ddcap.recipe import DecodingSettings
+from ddcap.model.encoders import ImageFeatures
+from ddcap.model.twin import AutoregressiveModel
+from ddcap.settings import DecodingSettings
 
 
 def choose_lengths(

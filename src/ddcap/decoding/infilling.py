@@ -17,10 +17,10 @@ from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.generate import decode
 from ddcap.decoding.trace import DecodingResult
 from ddcap.errors import DDCapError
+from ddcap.model import CaptioningModel
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.image_encoder import ImageFeatures
-from ddcap.model.kinds import CaptioningModel
-from ddcap.recipe import DecodingSettings
+from ddcap.model.encoders import ImageFeatures
+from ddcap.settings import DecodingSettings
 
 WIDEST_BLANK = 4  # tokens tried for a blank of unknown width
 MOST_CANDIDATES = 64  # width combinations decoded at once

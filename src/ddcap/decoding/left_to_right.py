@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddcap.decoding.best_first import choose_tokens
-from ddcap.decoding.concept_evidence import ConceptEvidence
+from ddcap.decoding.guidance import ConceptEvidence
+from ddcap.decoding.reverse_process import choose_tokens
 from ddcap.decoding.trace import DecodingResult
-from ddcap.model.autoregressive import AutoregressiveModel
 from ddcap.model.denoiser import MemoryKeysValues
+from ddcap.model.twin import AutoregressiveModel
 
 
 def decode_left_to_right(

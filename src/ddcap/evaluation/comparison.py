@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ddcap.errors import DataError
-from ddcap.evaluation.bootstrap import bootstrap_interval
-from ddcap.evaluation.json_file import read_json
+from ddcap.evaluation.metrics import bootstrap_interval
+from ddcap.files import read_json
 
 _REMEDY = "give a file written by `ddcap evaluate --output` or `ddcap score --output`"
 _SAME = {

@@ -12,14 +12,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ddcap.diffusion.schedule import Schedule, linear_schedule
-from ddcap.model.attention_mask import may_attend
-from ddcap.model.concept_embedding import ConceptEmbedding, memory_with_concepts
+from ddcap.diffusion import Schedule, linear_schedule
+from ddcap.model.concepts import ConceptEmbedding, memory_with_concepts
 from ddcap.model.denoiser import Denoiser, MemoryKeysValues
-from ddcap.model.image_encoder import ImageEncoder, ImageFeatures
-from ddcap.model.length_head import LengthHead, TanhMLP
-from ddcap.model.packing import Packing
-from ddcap.model.stored_model import ModelConfig, StoredModel
+from ddcap.model.encoders import ImageEncoder, ImageFeatures
+from ddcap.model.layers import LengthHead, Packing, TanhMLP, may_attend
+from ddcap.model.storage import ModelConfig, StoredModel
 
 
 @dataclass(frozen=True)

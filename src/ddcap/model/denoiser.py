@@ -18,11 +18,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ddcap.model.attention import attend, join_heads, split_heads
-from ddcap.model.packing import Packing
-from ddcap.model.recompute import RecomputingBlocks
-from ddcap.model.timestep import AdaptiveLayerNorm, TimestepEmbedding
-from ddcap.recipe import ModelSettings
+from ddcap.model.layers import (
+    AdaptiveLayerNorm,
+    Packing,
+    RecomputingBlocks,
+    TimestepEmbedding,
+    attend,
+    join_heads,
+    split_heads,
+)
+from ddcap.settings import ModelSettings
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from ddcap.objective.likelihood import Losses
-from ddcap.training.share import Share
+from ddcap.training.loss import Losses, Share
 
 LOG_NAME = "log.jsonl"
 

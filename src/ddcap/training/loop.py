@@ -2,23 +2,160 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
-from ddcap.data.batches import CaptionBatch
-from ddcap.data.steps import steps_beside, training_steps
-from ddcap.errors import TrainingInterruptedError
+from ddcap.data.batches import CaptionBatch, steps_beside, training_steps
+from ddcap.errors import TrainingError, TrainingInterruptedError
 from ddcap.recipe import Recipe
-from ddcap.training.divergence import DivergenceGuard
-from ddcap.training.interruption import Interruption, Stopped
-from ddcap.training.optimizer import learning_rate_at, set_learning_rate
+from ddcap.training.loss import shares
 from ddcap.training.run import Run, step_seed
-from ddcap.training.setup import ProgressBar
-from ddcap.training.share import shares
+from ddcap.training.start import ProgressBar
+from ddcap.training.state import learning_rate_at, set_learning_rate
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+# SIGTERM and SIGINT end a training after the step it is in, with a checkpoint, instead of in the middle. A
+# validation, before which all is saved, they end at once: schedulers soon kill what they have warned.
 
 logger = logging.getLogger("ddcap")
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)  # what schedulers send before they kill, and Ctrl-C
+
+
+class Stopped(BaseException):
+    """A signal ends the training where it is; no error, so that nobody takes it for one."""
+
+    def __init__(self, by: signal.Signals) -> None:
+        super().__init__(by.name)
+        self.by = by
+
+
+class Interruption:
+    """Remembers a signal until the step is done; a second one acts at once, as if nobody had listened.
+
+    Outside the main thread Python allows no handlers: there signals act as always.
+
+    Args:
+        accelerator: its processes have to agree, for a signal may reach some of them only.
+    """
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+        self._before: dict[signal.Signals, object] = {}
+        self._acts_at_once = False
+        self.signal: signal.Signals | None = None
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {one: signal.signal(one, self._remember) for one in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def agreed(self) -> signal.Signals | None:
+        """The signal that reached any process since the start; all processes have to ask together."""
+        if self._accelerator.num_processes == 1:
+            return self.signal
+        number = torch.tensor([self.signal or 0], device=self._accelerator.device)
+        highest = int(self._accelerator.gather(number).max())
+        return signal.Signals(highest) if highest else None
+
+    def check(self) -> None:
+        """Stop if a signal has reached any process; all processes have to check together.
+
+        Raises:
+            Stopped: in all of them.
+        """
+        by = self.agreed()
+        if by is not None:
+            raise Stopped(by)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Where all is saved: a signal does not wait. Of several processes each learns of it by `check`.
+
+        Raises:
+            Stopped: wherever the signal comes in, and if one came in before.
+        """
+        self._acts_at_once = self._accelerator.num_processes == 1
+        try:
+            self.check()
+            yield
+        finally:
+            self._acts_at_once = False
+
+    def _remember(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number)
+        self._restore()
+        if self._acts_at_once:
+            raise Stopped(self.signal)
+        logger.warning("%s: stopping as soon as all is saved", self.signal.name)
+
+    def _restore(self) -> None:
+        for one, handler in self._before.items():
+            signal.signal(one, handler)  # type: ignore[arg-type]  # what signal.signal gave us
+        self._before = {}
+
+
+# A step whose gradient is not finite is not taken; several in a row end the training.
+
+MOST_IN_A_ROW = 3
+
+
+class DivergenceGuard:
+    """Counts steps that were not taken.
+
+    Attributes:
+        skipped: steps left out since the start.
+        in_a_row: steps left out since the last one that was taken.
+    """
+
+    def __init__(self) -> None:
+        self.skipped = 0
+        self.in_a_row = 0
+
+    def allows(self, step: int, gradient_norm: Tensor, image_ids: Sequence[str]) -> bool:
+        """Whether the step may be taken.
+
+        The norm is that of all processes' gradients together, so all of them decide the same.
+
+        Args:
+            step: its number.
+            gradient_norm: scalar, before clipping.
+            image_ids: pictures of the step, to find the one that did it.
+
+        Raises:
+            TrainingError: at the last of MOST_IN_A_ROW steps with a norm that is no finite number.
+        """
+        if bool(gradient_norm.isfinite()):
+            self.in_a_row = 0
+            return True
+        self.skipped += 1
+        self.in_a_row += 1
+        shown = ", ".join(image_ids[:8]) + (", ..." if len(image_ids) > 8 else "")
+        if self.in_a_row == MOST_IN_A_ROW:
+            raise TrainingError(
+                f"step {step}: the gradient is not finite for the {MOST_IN_A_ROW}rd time in a row (pictures "
+                f"{shown}); look at these pictures, or start another run with a lower training.learning_rate "
+                "(model.init=... goes on from this one's best model)"
+            )
+        logger.warning("step %d: left out, its gradient is not finite (pictures %s)", step, shown)
+        return False
 
 
 def train(recipe: Recipe, *, resume: bool = False, progress_bar: ProgressBar = iter) -> Path:

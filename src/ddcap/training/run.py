@@ -1,28 +1,27 @@
-"""The state of a training between two steps, and how it is saved."""
+"""A training between two steps: what was read, how parts are weighed, what is saved when."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
 
-from ddcap.data.steps import StepPlan
-from ddcap.diffusion.schedule import linear_schedule
-from ddcap.errors import CheckpointError, MissingExtraError, RecipeError, TrainingError
-from ddcap.machine import computing
+from ddcap.data.batches import StepPlan
+from ddcap.diffusion import linear_schedule
+from ddcap.errors import CheckpointError, DataError, MissingExtraError, RecipeError, TrainingError
+from ddcap.machine import ALONE, Processes, computing, join_processes
+from ddcap.model import CaptioningModel
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.kinds import CaptioningModel
-from ddcap.objective.module import Objective
-from ddcap.objective.noise import Noise, draw_noise
-from ddcap.processes import join_processes
 from ddcap.recipe import Recipe
 from ddcap.settings import dump_settings
 from ddcap.training.checkpoint import (
     Progress,
+    changes,
     list_checkpoints,
     load_checkpoint,
     save_best,
@@ -30,18 +29,70 @@ from ddcap.training.checkpoint import (
     save_progress,
 )
 from ddcap.training.journal import Journal
-from ddcap.training.resumption import changes
-from ddcap.training.setup import ProgressBar, prepare
+from ddcap.training.loss import Noise, Objective, draw_noise
+from ddcap.training.start import ProgressBar, prepare
 from ddcap.training.state import TrainingState
-from ddcap.training.unreadable import UnreadablePictures
 from ddcap.training.validation import FEWEST_TO_CHOOSE_BY, Validation, validate
+
+# Pictures that a training could not read: it goes on without them and says so.
+
+logger = logging.getLogger("ddcap")
+
+_MOST_NAMED = 20
+_MOST_IN_A_ROW = 20
+
+
+class UnreadablePictures:
+    """Names each picture once, up to a number of them, and counts all.
+
+    Args:
+        steps_per_epoch: of the training.
+        processes: this one and those that read other pictures.
+    """
+
+    def __init__(self, steps_per_epoch: float, processes: Processes = ALONE) -> None:
+        self._reasons: set[str] = set()
+        self._latest = ""
+        self._processes = processes
+        self._in_a_row, self._most = 0, min(_MOST_IN_A_ROW, math.ceil(steps_per_epoch))
+
+    def note(self, reasons: Iterable[str]) -> None:
+        """Take what a batch could not read, a line each; a picture may come again in every epoch."""
+        for reason in reasons:
+            self._latest = reason
+            if reason not in self._reasons:
+                self._reasons.add(reason)
+                if len(self._reasons) <= _MOST_NAMED:
+                    logger.warning("left out: %s", reason)
+
+    def count_step(self, *, is_blank: bool) -> None:
+        """Count a step; one that is blank has no picture in any process.
+
+        Raises:
+            DataError: if so many in a row are blank that this is no matter of single pictures.
+        """
+        self._in_a_row = self._in_a_row + 1 if is_blank else 0
+        if self._in_a_row == self._most:
+            reason = next(filter(None, self._processes.gather(self._latest)))
+            raise DataError(
+                f"{reason}; nor could any other picture of {self._most} steps in a row be read; look the "
+                "data set over with `ddcap data check`"
+            )
+
+    def report(self) -> None:
+        """Say how many there were in all processes; each of them has to ask."""
+        everyones = set().union(*self._processes.gather(self._reasons))
+        if everyones and self._processes.index == 0:
+            logger.warning("%d pictures could not be read and were left out", len(everyones))
+
+
+# The state of a training between two steps, and how it is saved.
 
 try:
     from accelerate import Accelerator, DistributedType
 except ImportError:
     raise MissingExtraError("training", "train") from None
 
-logger = logging.getLogger("ddcap")
 
 _OTHER_WRAPPINGS = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 

@@ -4,24 +4,157 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.tensor import DTensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ddcap.model.kinds import CaptioningModel
-from ddcap.objective.module import Objective
+from ddcap.model import CaptioningModel
+from ddcap.model.encoders import ImageEncoder
+from ddcap.model.layers import RecomputingBlocks
+from ddcap.model.storage import StoredModel
 from ddcap.recipe import TrainingSettings
 from ddcap.training.checkpoint import Checkpoint, Progress
-from ddcap.training.compiling import compile_blocks
-from ddcap.training.optimizer import build_optimizer
-from ddcap.training.sharding import exchange_gradients, gather, gather_optimizer, scatter_optimizer, shard
+from ddcap.training.loss import Objective
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+# AdamW parameter groups, and the learning rate as a pure function of the step.
+
+
+def build_optimizer(model: StoredModel, settings: TrainingSettings) -> torch.optim.AdamW:
+    """AdamW over everything that trains; no weight decay on 1-d parameters, the encoder at its own rate.
+
+    Every group carries `rate`, the factor its learning rate has to `learning_rate_at`.
+    """
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        rate = settings.encoder_rate if name.startswith("encoder.") else 1.0
+        decay = 0.0 if parameter.ndim < 2 else settings.weight_decay
+        groups.setdefault((rate, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {"params": parameters, "rate": rate, "weight_decay": decay, "lr": settings.learning_rate * rate}
+            for (rate, decay), parameters in groups.items()
+        ],
+        betas=settings.betas,
+        fused=True,
+    )
+
+
+def learning_rate_at(step: int, total_steps: int, warmup_steps: int, peak: float) -> float:
+    """Linear warm-up to `peak`, then a cosine to 0.
+
+    Args:
+        step: from 0; step 0 already learns.
+        total_steps: length of the training.
+        warmup_steps: length of the warm-up.
+        peak: highest rate.
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return peak * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Give every group `learning_rate` times its own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate * group["rate"]
+
+
+# torch.compile, block by block: one block is compiled, all that look like it share the result.
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """Compile the blocks of the denoiser (or decoder) and of a CLIP, in place; weights keep their names.
+
+    Captions are unequally long, so that the denoiser's shapes change from step to step: it is compiled for
+    all of them at once. Pictures are not.
+    """
+    for module in model.modules():
+        if isinstance(module, RecomputingBlocks):
+            for block in module.blocks:
+                block.compile(dynamic=True)
+        elif isinstance(module, ImageEncoder):
+            for layer in module.layers:
+                layer.compile()
+
+
+# Weights, gradients and optimizer spread over the processes (FSDP2), for models too large to be on each. What
+# leaves a training (checkpoints, the best model) is whole, so that it does not depend on how it was made.
+
+
+def shard(root: nn.Module, model: CaptioningModel, mesh: DeviceMesh) -> None:
+    """Spread `model` over the processes of `mesh`, in place; only `root`, which holds it, may be called then.
+
+    Every block is a group that is gathered while it computes. So is every projection of the image to keys and
+    values, which is computed ahead of its block; all else stays gathered from forward to backward.
+    """
+    # that of the keys and values does; nothing here changes it in place, which is what the warning is about
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor")
+    for (
+        parameter
+    ) in model.parameters():  # EfficientNet's are laid out with channels last, which FSDP2 refuses
+        parameter.data = parameter.data.contiguous()
+    for module in model.modules():
+        if isinstance(module, RecomputingBlocks):
+            for block in module.blocks:
+                fully_shard(block.cross_attention.key_value, mesh=mesh)  # type: ignore[union-attr, arg-type]
+                fully_shard(block, mesh=mesh)
+        elif isinstance(module, ImageEncoder):
+            for layer in module.layers:
+                fully_shard(layer, mesh=mesh)
+    fully_shard(root, mesh=mesh)
+
+
+def exchange_gradients(root: nn.Module, enabled: bool) -> None:
+    """Whether the next backward pass shares its gradients with the other processes, or keeps them."""
+    assert isinstance(root, FSDPModule)
+    root.set_requires_gradient_sync(enabled)
+
+
+def gather(state: Mapping[str, Tensor], *, keep: bool = True) -> dict[str, Tensor]:
+    """Whole tensors from spread ones, on the CPU. All have to ask; one without `keep` gets nothing."""
+    whole = {}
+    for name, value in state.items():
+        full = value.full_tensor() if isinstance(value, DTensor) else value
+        if keep:
+            whole[name] = full.detach().cpu()
+    return whole
+
+
+def gather_optimizer(state: dict[str, Any], *, keep: bool = True) -> dict[str, Any]:
+    """An optimizer's state dict with whole tensors; see `gather`."""
+    whole = {key: gather(values, keep=keep) for key, values in state["state"].items()}
+    return {**state, "state": whole}
+
+
+def scatter_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """An optimizer's state dict with whole tensors to one with this process's shares of them."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def share(value: Any, parameter: Tensor) -> Any:
+        if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
+            return value  # the count of steps is a scalar
+        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+
+    shared = {
+        key: {name: share(value, parameters[key]) for name, value in values.items()}
+        for key, values in state["state"].items()
+    }
+    return {**state, "state": shared}
 
 
 class TrainingState:

@@ -8,19 +8,17 @@ from itertools import islice
 
 import torch
 
-from ddcap.data.batches import CaptionBatch, Draw
-from ddcap.data.caption_data import CaptionData
-from ddcap.data.karpathy import CaptionedImage
+from ddcap.data.batches import CaptionBatch, CaptionData, Draw
+from ddcap.data.records import CaptionedImage
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.generate import generate
 from ddcap.errors import DataError, MissingExtraError
 from ddcap.evaluation.metrics import score_captions
+from ddcap.machine import ALONE, Processes
+from ddcap.model import CaptioningModel
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.kinds import CaptioningModel
-from ddcap.objective.likelihood import batch_features, caption_loss
-from ddcap.objective.noise import draw_noise
-from ddcap.processes import ALONE, Processes
-from ddcap.recipe import DecodingSettings
+from ddcap.settings import DecodingSettings
+from ddcap.training.loss import batch_features, caption_loss, draw_noise
 
 FEWEST_TO_CHOOSE_BY = 10
 """Scores of fewer validation pictures say nothing about which model is best; CIDEr of one is always 0."""

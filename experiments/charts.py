@@ -1,0 +1,193 @@
+"""The charts of an ablation: Table 1 beside the paper's, the sweeps, infilling, the trainings."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ddcap.errors import MissingExtraError
+from ddcap.files import replacing
+from experiments.markdown import NAMES
+from experiments.paper import TABLE_1, TWIN_CIDER
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+OURS, TWIN, PAPER = "#2a6f97", "#e07a5f", "#b8b8b8"
+_LABELS = {
+    "guidance": "guidance s",
+    "steps": "decoding steps",
+    "length": "caption length",
+    "replacement_mass": "replacement mass",
+    "drop_probability": "image dropped, p",
+}
+
+
+def draw_charts(results: dict[str, Any]) -> dict[str, Figure]:
+    """Name to figure.
+
+    Raises:
+        MissingExtraError: if matplotlib is not installed.
+    """
+    charts: dict[str, tuple[bool, Callable[[dict[str, Any]], Figure]]] = {
+        "table1": (True, _draw_table_1),
+        "sweeps": (bool(results["sweeps"]), _draw_sweeps),
+        "infilling": (bool(results["infilling"]), _draw_infilling),
+        "trainings": (bool(results.get("trainings")), _draw_trainings),
+    }
+    return {name: draw(results) for name, (wanted, draw) in charts.items() if wanted}
+
+
+def save_charts(results: dict[str, Any], folder: str | Path) -> list[Path]:
+    """Write every chart as PNG; returns the files."""
+    paths = []
+    for name, figure in draw_charts(results).items():
+        paths.append(Path(folder) / f"{name}.png")
+        with replacing(paths[-1]) as temporary:
+            figure.savefig(temporary, dpi=130, format="png")
+    return paths
+
+
+def to_svg(figure: Figure) -> str:
+    """A figure as SVG text that can stand in a page."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    svg = text.getvalue()
+    return svg[svg.index("<svg") :]
+
+
+def _draw_table_1(results: dict[str, Any]) -> Figure:
+    rows = results["rows"]
+    names = list(rows)
+    figure = _figure(9, 3.6)
+    ours, paper = figure.subplots(1, 2)
+    places = range(len(names))
+    means = [rows[name]["mean"]["CIDEr"] for name in names]
+    low = [mean - rows[name]["interval_95"][0] for name, mean in zip(names, means, strict=True)]
+    high = [rows[name]["interval_95"][1] - mean for name, mean in zip(names, means, strict=True)]
+    colours = [TWIN if name.startswith("twin") else OURS for name in names]
+    ours.bar(places, means, color=colours, yerr=[low, high], ecolor="#444444", capsize=3, width=0.7)
+    human = (results.get("human") or {}).get("metrics", {}).get("CIDEr")
+    if human:
+        ours.axhline(human, color="#777777", linestyle=":", linewidth=1)
+        ours.text(0, human, " a human caption", va="bottom", ha="left", fontsize=8, color="#555555")
+    ours.set_title(f"here: {results['test_images']} pictures, 95 % intervals", fontsize=10)
+    known = {**{name: row["CIDEr"] for name, row in TABLE_1.items()}, "twin": TWIN_CIDER}
+    published = [name for name in names if name in known]
+    paper.bar(
+        range(len(published)),
+        [known[name] for name in published],
+        color=[TWIN if name == "twin" else PAPER for name in published],
+        width=0.7,
+    )
+    paper.set_title("the paper: COCO validation", fontsize=10)
+    for axes, shown in ((ours, names), (paper, published)):
+        labels = [NAMES.get(name, name).replace(", ", "\n") for name in shown]
+        axes.set_xticks(range(len(shown)), labels if axes is ours else shown, fontsize=7)
+        axes.set_ylabel("CIDEr")
+        _plain(axes)
+    return figure
+
+
+def _draw_sweeps(results: dict[str, Any]) -> Figure:
+    sweeps = {
+        name: points
+        for name, points in results["sweeps"].items()
+        if any(_is_number(point["value"]) for point in points)
+    }
+    figure = _figure(2.6 * len(sweeps) + 0.4, 3.0)
+    panels = figure.subplots(1, len(sweeps), squeeze=False)[0]
+    for axes, (name, points) in zip(panels, sweeps.items(), strict=True):
+        numbers = [point for point in points if _is_number(point["value"])]
+        x = [float(point["value"]) for point in numbers]
+        axes.plot(x, [point["CIDEr"] for point in numbers], color=OURS, marker="o", markersize=4)
+        axes.fill_between(
+            x,
+            [point["interval_95"][0] for point in numbers],
+            [point["interval_95"][1] for point in numbers],
+            color=OURS,
+            alpha=0.15,
+            linewidth=0,
+        )
+        styles = {"predicted": "-", "expected": "--", "true": ":"}
+        for point in points:
+            if point["value"] in styles:
+                style = styles[point["value"]]
+                axes.axhline(point["CIDEr"], color=TWIN, linestyle=style, linewidth=1.2, label=point["value"])
+        if len(numbers) < len(points):
+            axes.legend(fontsize=7, frameon=False)
+        axes.set_xlabel(_LABELS.get(name, name))
+        axes.set_ylabel("CIDEr on val" if axes is panels[0] else "")
+        _plain(axes)
+    return figure
+
+
+def _draw_infilling(results: dict[str, Any]) -> Figure:
+    shares = list(results["infilling"])
+    figure = _figure(9, 3.2)
+    titles = {"whole": "CIDEr, whole caption", "blanks": "CIDEr, blanks alone", "exact": "blanks exact, %"}
+    systems = {"g": OURS, "twin": TWIN, "twin_beams": "#f2cc8f"}
+    for axes, (key, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
+        for number, (system, colour) in enumerate(systems.items()):
+            scores = [results["infilling"][share][system][key] for share in shares]
+            means = [score["mean"] for score in scores]
+            ends = [
+                [mean - score["interval_95"][0] for mean, score in zip(means, scores, strict=True)],
+                [score["interval_95"][1] - mean for mean, score in zip(means, scores, strict=True)],
+            ]
+            places = [place + 0.26 * (number - 1) for place in range(len(shares))]
+            label = NAMES.get(system, "diffusion, row g")
+            axes.bar(places, means, 0.25, color=colour, yerr=ends, ecolor="#444444", capsize=2, label=label)
+        axes.set_xticks(range(len(shares)), [f"{float(share):.0%}" for share in shares])
+        axes.set_xlabel("words masked")
+        axes.set_title(title, fontsize=10)
+        _plain(axes)
+        if key == "blanks":
+            axes.legend(fontsize=7, frameon=False)
+    return figure
+
+
+def _draw_trainings(results: dict[str, Any]) -> Figure:
+    figure = _figure(6, 3.4)
+    axes = figure.subplots()
+    curves = {
+        name: [(point["step"], point["CIDEr"]) for point in training["val"] if point["CIDEr"] is not None]
+        for name, training in results["trainings"].items()
+    }
+    longest = max(map(len, curves.values()))
+    for name, curve in curves.items():
+        if len(curve) < min(longest, 2):
+            continue  # a point beside curves says nothing
+        steps, scores = zip(*curve, strict=True)
+        colour = TWIN if name.startswith("twin") else None
+        axes.plot(steps, scores, marker="o", markersize=3, label=name, color=colour)
+    axes.set_xlabel("training step")
+    axes.set_ylabel("CIDEr on val")
+    axes.legend(fontsize=7, frameon=False)
+    _plain(axes)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("drawing charts", "report") from None
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _plain(axes: Axes) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    axes.tick_params(axis="y", labelsize=8)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,162 @@
+"""What an ablation consists of, and which trainings its rows share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass as plain_dataclass
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from ddcap.errors import RecipeError
+from ddcap.recipe import Recipe, load_recipe
+from ddcap.settings import dump_settings, parse_settings
+
+_STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=_STRICT)
+class TrainingSweep:
+    """Trainings that differ in one setting: a row's recipe, `overrides` for all and more for every point."""
+
+    row: str
+    points: dict[str, list[str]]
+    overrides: list[str] = Field(default_factory=list)
+
+
+@dataclass(frozen=True, config=_STRICT)
+class InfillingPlan:
+    """Shares of a human caption's words to mask."""
+
+    shares: list[float] = Field(default_factory=lambda: [0.25, 0.5, 0.75])
+    seed: int = 0
+
+
+@dataclass(frozen=True, config=_STRICT)
+class PlanFile:
+    """What `plan.yaml` holds; rows are named after recipes beside it."""
+
+    rows: dict[str, list[int]]
+    base: str | None = None  # what the rows' recipes extend, in place of their own; beside the plan
+    split: Literal["val", "test"] = "test"  # rows and infilling are scored on it
+    beams: int = Field(default=3, ge=2)
+    decoding_sweeps: dict[str, list[float]] = Field(default_factory=dict)
+    training_sweeps: dict[str, TrainingSweep] = Field(default_factory=dict)
+    infilling: InfillingPlan = Field(default_factory=InfillingPlan)
+
+
+@plain_dataclass(frozen=True)
+class Trial:
+    """One recipe to be trained from one seed and scored.
+
+    Attributes:
+        name: the row's name, or "sweep-point".
+        seed: of the training.
+        recipe: with seed and output folder filled in.
+    """
+
+    name: str
+    seed: int
+    recipe: Recipe
+
+    @property
+    def label(self) -> str:
+        """Name and seed; files are named by it."""
+        return f"{self.name}-seed{self.seed}"
+
+
+@plain_dataclass(frozen=True)
+class Plan:
+    """A plan with its recipes read.
+
+    Attributes:
+        file: what `plan.yaml` says.
+        rows: every row from each of its seeds.
+        sweeps: per training sweep its points, all from the first seed of the sweep's row.
+    """
+
+    file: PlanFile
+    rows: tuple[Trial, ...]
+    sweeps: dict[str, tuple[Trial, ...]]
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All of them; some share a training."""
+        return [*self.rows, *(one for trials in self.sweeps.values() for one in trials)]
+
+    def named(self, name: str) -> list[Trial]:
+        """The trials of one row."""
+        return [trial for trial in self.rows if trial.name == name]
+
+
+def load_plan(path: str | Path, output: str | Path, overrides: list[str] | None = None) -> Plan:
+    """Read a plan and the recipes it names.
+
+    Trials whose recipes differ only in decoding get one training folder, named after the last of them (whose
+    decoding validates it).
+
+    Args:
+        path: the plan; a row `f` is the recipe `f.yaml` beside it.
+        output: folder of the ablation; trainings go into its `trainings/`.
+        overrides: dotted overrides for every recipe.
+
+    Raises:
+        RecipeError: if the plan or a recipe is missing or wrong.
+    """
+    path, overrides = Path(path), overrides or []
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read ({error.strerror}); give an ablation plan") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not valid YAML ({' '.join(str(error).split())}); mend the file") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: holds no plan; compare it with recipes/ablation/plan.yaml")
+    file: PlanFile = parse_settings(PlanFile, values, str(path))
+    if not file.rows or not all(file.rows.values()):
+        raise RecipeError(f"{path}: rows need names and at least one seed each, for instance f: [0]")
+    if file.decoding_sweeps and "g" not in file.rows:
+        raise RecipeError(f"{path}: decoding_sweeps vary row g, which is not in rows; add it")
+
+    def trial(name: str, row: str, seed: int, changes: list[str]) -> Trial:
+        base = path.parent / file.base if file.base is not None else None
+        recipe = load_recipe(path.parent / f"{row}.yaml", [*changes, *overrides], base=base)
+        return Trial(name, seed, replace(recipe, training=replace(recipe.training, seed=seed)))
+
+    rows = [trial(name, name, seed, []) for name, seeds in file.rows.items() for seed in seeds]
+    sweeps = {}
+    for name, sweep in file.training_sweeps.items():
+        if sweep.row not in file.rows:
+            raise RecipeError(f"{path}: sweep {name!r} starts from row {sweep.row!r}, which is not in rows")
+        seed = file.rows[sweep.row][0]
+        sweeps[name] = [
+            trial(f"{name}-{point}", sweep.row, seed, [*sweep.overrides, *changes])
+            for point, changes in sweep.points.items()
+        ]
+    everything = Plan(file, tuple(rows), {name: tuple(trials) for name, trials in sweeps.items()}).trials
+    folder_of = {
+        repr(training_settings(one.recipe)): one.label for one in everything
+    }  # the last one names it
+
+    def placed(one: Trial) -> Trial:
+        folder = Path(output) / "trainings" / folder_of[repr(training_settings(one.recipe))]
+        training = replace(one.recipe.training, output=str(folder))
+        return replace(one, recipe=replace(one.recipe, training=training))
+
+    return Plan(
+        file,
+        tuple(placed(one) for one in rows),
+        {name: tuple(placed(one) for one in trials) for name, trials in sweeps.items()},
+    )
+
+
+def training_settings(recipe: Recipe) -> dict[str, Any]:
+    """What decides a training's weights, as plain values: equal for recipes that train the same model."""
+    values = dump_settings(recipe)
+    del values["decoding"]
+    for name in ("output", "log_every", "checkpoint_every", "keep_checkpoints"):
+        del values["training"][name]
+    return values

@@ -1,0 +1,90 @@
+"""`ddcap ablate` and `ddcap report`: the paper's comparisons on one data set, and a page about them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from ddcap.errors import DDCapError
+
+
+def add_parsers(commands: Any) -> None:
+    """Add the commands to an argparse subparsers object."""
+    ablate = commands.add_parser("ablate", help="train and score the rows of Table 1, sweeps and infilling")
+    ablate.add_argument("plan", help="YAML file, see recipes/ablation/plan.yaml")
+    ablate.add_argument("overrides", nargs="*", help="settings to change in every recipe: section.key=value")
+    ablate.add_argument("--output", default="runs/ablation", help="folder (default: runs/ablation)")
+    ablate.add_argument("--limit", type=int, help="score on the first so many pictures only")
+    ablate.add_argument("--fast", action="store_true", help="without METEOR and SPICE, which need Java")
+    ablate.add_argument("--device", default="cpu", help="where to caption, for instance cuda (default: cpu)")
+    ablate.set_defaults(run=_ablate)
+
+    report = commands.add_parser("report", help="one HTML page about an ablation")
+    report.add_argument("folder", help="what `ddcap ablate` wrote (--output), or its metrics.json")
+    report.add_argument(
+        "--output", default="report.html", help="the page, or tables.md (default: report.html)"
+    )
+    report.add_argument("--photos", type=int, default=24, help="test photographs shown (default: 24)")
+    report.set_defaults(run=_report)
+
+
+def _find_experiments() -> None:
+    """Make `experiments/` importable, from the checkout that the package lies in or that this is run in.
+
+    Raises:
+        DDCapError: if there is none: the wheel has the library only.
+    """
+    own = Path(__file__).resolve().parents[3]
+    for folder in (own, Path.cwd(), *Path.cwd().parents):
+        if (folder / "experiments" / "plan.py").is_file() and (folder / "src" / "ddcap").is_dir():
+            if str(folder) not in sys.path:
+                sys.path.insert(0, str(folder))
+            return
+    raise DDCapError(
+        "the experiments are not part of the installed package; get the repository (git clone) and run this "
+        "command inside it"
+    )
+
+
+def _ablate(options: argparse.Namespace) -> int:
+    _find_experiments()
+    from ddcap.files import write_text
+    from ddcap.machine import join_processes, leave, own_device
+    from experiments.charts import save_charts
+    from experiments.markdown import to_markdown
+    from experiments.plan import load_plan
+    from experiments.run import ablate, load_ablation
+
+    plan = load_plan(options.plan, options.output, options.overrides)
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    processes, device = join_processes(), own_device(options.device)
+    written = ablate(
+        plan,
+        options.output,
+        limit=options.limit,
+        fast=options.fast,
+        say=say,
+        device=device,
+        processes=processes,
+    )
+    if written is None:
+        return leave(0)
+    results = load_ablation(options.output)
+    table = to_markdown(results)
+    write_text(Path(options.output) / "results.md", table)
+    save_charts(results, options.output)
+    print(table)
+    return leave(0)
+
+
+def _report(options: argparse.Namespace) -> int:
+    _find_experiments()
+    from experiments.report import write_report
+
+    print(write_report(options.folder, options.output, photos=options.photos))
+    return 0

@@ -1,1 +1,0 @@
-"""The forward process and its exact reverse: pure mathematics on tensors."""

@@ -1,0 +1,238 @@
+"""What a stack of blocks is made of: attention and its mask, packing, timestep, length head, recomputing.
+
+Shapes: B captions, H heads, Q queries, K keys, L caption positions, N real positions of all captions, D
+width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ddcap.model.encoders import ImageEncoder
+
+# Scaled dot-product attention and the split into heads.
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, may_attend: Tensor | None = None, *, dropout: float = 0.0
+) -> Tensor:
+    """softmax(Q K' / sqrt(D/H)) V.
+
+    In training on the CPU it is written out: torch's fused kernel, made for long rows, takes twice as long
+    for a caption's few positions, and ten times in the backward pass. Without a gradient the fused one is
+    taken: it gives equal rows of a batch equal results to the last bit, which products of whole batches do
+    not.
+
+    Args:
+        query: (B, H, Q, D/H).
+        key: (B, H, K, D/H).
+        value: (B, H, K, D/H).
+        may_attend: boolean, broadcast to (B, H, Q, K); every query has a key it may attend to. None: all.
+        dropout: share of the attention weights set to 0.
+    """
+    if query.device.type != "cpu" or not torch.is_grad_enabled():
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=may_attend, dropout_p=dropout)
+    scores = query @ key.transpose(2, 3) * query.shape[3] ** -0.5  # (B, H, Q, K)
+    if may_attend is not None:
+        scores = scores.masked_fill(~may_attend, -torch.inf)
+    weights = scores.softmax(dim=3)
+    if dropout:
+        weights = F.dropout(weights, dropout)
+    return weights @ value
+
+
+def split_heads(hidden: Tensor, heads: int) -> Tensor:
+    """(B, L, D) to (B, H, L, D/H)."""
+    batch, length, width = hidden.shape
+    return hidden.view(batch, length, heads, width // heads).transpose(1, 2)
+
+
+def join_heads(hidden: Tensor) -> Tensor:
+    """(B, H, L, D/H) to (B, L, D)."""
+    return hidden.transpose(1, 2).flatten(2)
+
+
+# Special design 2, the concentrated attention mask: who may attend to whom in self-attention.
+
+
+def may_attend(is_mask: Tensor, is_padding: Tensor, *, concentrated: bool) -> Tensor:
+    """Boolean self-attention mask, True where a row may attend to a column.
+
+    MASK tokens carry no information, so nobody attends to them, except each to itself. Padding is never
+    attended to, except by itself: a padded row must attend to something, and its output is read by nobody.
+
+    Args:
+        is_mask: (B, L) True at MASK tokens.
+        is_padding: (B, L) True past the end of the caption.
+        concentrated: False leaves out the rule about MASK tokens.
+
+    Returns:
+        (B, L, L) True where position (b, i) may attend to (b, j).
+    """
+    is_hidden = is_padding | is_mask if concentrated else is_padding
+    itself = torch.eye(is_mask.shape[1], dtype=torch.bool, device=is_mask.device)
+    return ~is_hidden.unsqueeze(1) | itself
+
+
+# Padding left out: linear layers, norms and dropout are computed for real caption positions only. Captions of
+# a batch are unequally long, and in training a third of all positions is padding. Only attention needs the
+# rectangle (B, L); between two attentions the real positions lie packed in one row (N, D).
+
+
+class Packing:
+    """Where the real positions of a padded batch are.
+
+    Args:
+        is_padding: (B, L) boolean.
+    """
+
+    def __init__(self, is_padding: Tensor) -> None:
+        self.shape = is_padding.shape
+        self.rows = (~is_padding).flatten().nonzero().squeeze(1)  # (N,)
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """(B, L, ...) to (N, ...)."""
+        packed: Tensor = _Pack.apply(padded.flatten(0, 1), self.rows)
+        return packed
+
+    def unpack(self, packed: Tensor) -> Tensor:
+        """(N, ...) to (B, L, ...), 0 in the padding."""
+        padded: Tensor = _Unpack.apply(packed, self.rows, self.shape.numel())
+        return padded.unflatten(0, self.shape)
+
+    def spread(self, per_caption: Tensor) -> Tensor:
+        """(B, ...) to (N, ...): every position gets its caption's row."""
+        return self.pack(per_caption.unsqueeze(1).expand(-1, self.shape[1], *per_caption.shape[1:]))
+
+
+class _Pack(torch.autograd.Function):
+    """Rows chosen by index. No row twice, so the gradient is a copy; torch's own adds, one row at a time."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor, rows: Tensor) -> Tensor:
+        context.save_for_backward(rows)
+        context.size = len(values)
+        return values.index_select(0, rows)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _scatter(gradients[0], context.saved_tensors[0], context.size), None
+
+
+class _Unpack(torch.autograd.Function):
+    """The transpose of `_Pack`."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor, rows: Tensor, size: int) -> Tensor:
+        context.save_for_backward(rows)
+        return _scatter(values, rows, size)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0].index_select(0, context.saved_tensors[0]), None, None
+
+
+def _scatter(values: Tensor, rows: Tensor, size: int) -> Tensor:
+    return values.new_zeros(size, *values.shape[1:]).index_copy_(0, rows, values)
+
+
+# How the timestep enters the denoiser: a sinusoidal embedding, and layer norms that it scales and shifts.
+
+
+class TimestepEmbedding(nn.Module):
+    """Sinusoidal embedding of t / T * 8000, sines first."""
+
+    frequencies: Tensor
+
+    def __init__(self, width: int, steps: int) -> None:
+        super().__init__()
+        half = width // 2
+        frequencies = torch.exp(torch.arange(half) * -(math.log(10000) / max(half - 1, 1)))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.steps = steps
+
+    def forward(self, timestep: Tensor) -> Tensor:
+        """(B,) steps to (B, D)."""
+        # in this order: at thousands of radians, float32 rounding shows in the reference numbers
+        angle = (timestep / self.steps * 8000).unsqueeze(1) * self.frequencies  # (B, D/2)
+        return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+class AdaptiveLayerNorm(nn.Module):
+    """Layer norm without own affine; scale and shift come from the timestep."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, 2 * width)
+        self.width = width
+
+    def forward(self, hidden: Tensor, time: Tensor, packing: Packing | None = None) -> Tensor:
+        """`hidden` (B, L, D), or (N, D) packed, and `time` (B, D), already through SiLU."""
+        modulation = self.linear(time)  # (B, 2 D)
+        modulation = modulation.unsqueeze(1) if packing is None else packing.spread(modulation)
+        scale, shift = modulation.chunk(2, dim=-1)
+        return F.layer_norm(hidden, (self.width,)) * (1 + scale) + shift
+
+
+# Special design 1: the caption's length from the picture's summary.
+
+
+class TanhMLP(nn.Sequential):
+    """Two linear layers with a tanh between: the shape of the release's image projection and length head."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__(nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, outputs))
+
+
+class LengthHead(nn.Module):
+    """Summary (B, S) to length logits (B, max_length); class k means k + 1 tokens, end token included."""
+
+    def __init__(self, summary_width: int, hidden: int, max_length: int) -> None:
+        super().__init__()
+        self.mlp = TanhMLP(summary_width, hidden, max_length)
+
+    def forward(self, summary: Tensor) -> Tensor:
+        """Logits (B, max_length) of `summary` (B, S)."""
+        logits: Tensor = self.mlp(summary)
+        return logits
+
+
+# Gradient checkpointing: keep a block's input only, and compute the block again for its gradient. Source:
+# Chen et al. 2016, "Training deep nets with sublinear memory cost". Costs about a third more time.
+
+
+class RecomputingBlocks(nn.Module):
+    """A stack of blocks that can be told to recompute.
+
+    Attributes:
+        blocks: the stack.
+        recomputes: whether a block that trains is computed again in the backward pass.
+    """
+
+    blocks: nn.ModuleList
+    recomputes = False
+
+    def run_block(self, block: nn.Module, *arguments: Any) -> Any:
+        """`block(*arguments)`, with the same dropout if it is computed twice."""
+        if self.recomputes and self.training and torch.is_grad_enabled():
+            return checkpoint(block, *arguments, use_reentrant=False)
+        return block(*arguments)
+
+
+def recompute_blocks(model: nn.Module) -> None:
+    """Switch it on in every stack of `model`, and in a CLIP that trains."""
+    for module in model.modules():
+        if isinstance(module, RecomputingBlocks):
+            module.recomputes = True
+        elif isinstance(module, ImageEncoder) and any(p.requires_grad for p in module.parameters()):
+            for name in ("activation_checkpointing_enable", "gradient_checkpointing_enable"):
+                enable = getattr(module.network, name, None)  # the second name in older transformers
+                if enable is not None:
+                    enable({"use_reentrant": False})
+                    break

@@ -1,0 +1,406 @@
+"""What every captioning model is built and stored from: its config, its encoder, its folder on disk.
+
+Files of weights may be from strangers: they are looked at before anything is allocated, and never run.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ddcap.data.concepts import ConceptSpelling, ConceptVocabulary
+from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.errors import CheckpointError, DDCapError, RecipeError
+from ddcap.files import announce_download, replacing, write_text
+from ddcap.model.encoders import CLIP_ARCHITECTURE, ImageEncoder, build_image_encoder, read_clip_architecture
+from ddcap.settings import (
+    DecodingSettings,
+    DiffusionSettings,
+    EncoderSettings,
+    ModelSettings,
+    dump_settings,
+    forget_retired,
+    parse_settings,
+)
+
+# Files of weights, which may be from strangers: looked at before anything is allocated, and never run.
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a safetensors file by name, from its header, which was compared with the file's length.
+
+    Raises:
+        CheckpointError: if the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: damaged or cut short ({error}); copy the model again") from None
+
+
+def check_shapes(expected: Shapes, found: Shapes) -> None:
+    """Compare a model's weights with a file's.
+
+    Raises:
+        RuntimeError: if names or shapes do not fit.
+    """
+    missing, unexpected = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    misshapen = [
+        f"{name} {found[name]} for {shape}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    if missing or unexpected or misshapen:
+        raise RuntimeError(f"missing {missing[:3]}, unexpected {unexpected[:3]}, misshapen {misshapen[:3]}")
+
+
+def load_pickle(path: Path, remedy: str) -> Any:
+    """What `torch.save` wrote, tensors and plain values only, onto the CPU.
+
+    Args:
+        path: of the file.
+        remedy: for the message.
+
+    Raises:
+        CheckpointError: if it holds anything else, or is damaged.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on pickles that torch has not written; they are refused anyhow
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # torch's own message advises to load it all the same
+        reason = "it holds more than weights, which could run code here, or none at all"
+    except Exception as error:  # torch raises many kinds for damaged files
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    raise CheckpointError(f"{path}: damaged or cut short ({reason}); {remedy}")
+
+
+# A model without weights, to compare a config with a file before anything is downloaded or allocated.
+# Everything here happens on torch's "meta" device, which knows shapes only.
+
+
+class FrozenEncoderOutline(ImageEncoder):
+    """Stands for an encoder whose weights are elsewhere: a file's shapes tell what it has to give.
+
+    Sizes that the model makes no use of are 0.
+
+    Args:
+        shapes: of the model's file of weights.
+    """
+
+    def __init__(self, shapes: Shapes) -> None:
+        super().__init__()
+        self.memory_width = _size(shapes, "memory_projection.0.weight", 1)
+        # with concepts the image-free memory is one position, whatever an image has
+        sees_concepts = "concept_embedding.pieces" in shapes
+        self.memory_positions = 0 if sees_concepts else _size(shapes, "image_free_memory", 0)
+        self.summary_width = _size(shapes, "length_head.mlp.0.weight", 1)
+
+    def check_clip(self, architecture: dict[str, Any]) -> None:
+        """Compare with a published CLIP, before its weights are read.
+
+        Raises:
+            RuntimeError: if they do not fit.
+        """
+        side = architecture["image_size"] // max(1, architecture["patch_size"])
+        expected = {
+            "number of vectors": (self.memory_positions, side * side),
+            "memory width": (self.memory_width, architecture["hidden_size"]),
+            "summary width": (self.summary_width, architecture["projection_dim"]),
+        }
+        for name, (ours, theirs) in expected.items():
+            if ours and ours != theirs:
+                raise RuntimeError(f"its encoder gives a {name} of {theirs} where the weights take {ours}")
+
+
+def check_outline(
+    build: Callable[[ImageEncoder], Any],
+    encoder: EncoderSettings,
+    model: ModelSettings,
+    shapes: Shapes,
+    architecture: dict[str, Any] | None,
+    concepts: int = 0,
+) -> None:
+    """Compare what a config describes with the weights there are.
+
+    Args:
+        build: a model of the config around an encoder.
+        encoder: the config's section.
+        model: the config's section.
+        shapes: of the model's file of weights.
+        architecture: of an encoder that travels with the model, if its name alone is not enough.
+        concepts: how many its tagger knows; the tagger is always in the model's file.
+
+    Raises:
+        RuntimeError: if they do not fit, or the config describes no model at all.
+    """
+    try:
+        # a layer has tensors of its own, so there are no more layers than tensors: the loops below end soon
+        layers = max(model.layers, int((architecture or {}).get("num_hidden_layers", 0)))
+        if layers > len(shapes):
+            raise RuntimeError(f"{layers} layers for {len(shapes)} tensors")
+        with torch.device("meta"):
+            outline = build(
+                build_image_encoder(encoder, pretrained=False, architecture=architecture, concepts=concepts)
+                if encoder.travels or encoder.concepts
+                else FrozenEncoderOutline(shapes)
+            )
+        expected = {name: tuple(value.shape) for name, value in outline.stored_state().items()}
+    except DDCapError:
+        raise
+    except Exception as error:  # sizes from strangers make the libraries raise whatever they trip over
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RuntimeError(f"no model is made like this: {reason}") from None
+    check_shapes(expected, shapes)
+
+
+def _size(shapes: Shapes, name: str, dimension: int) -> int:
+    """A size of a tensor, 0 if it is not there: `check_shapes` will say so."""
+    shape = shapes.get(name, ())
+    return shape[dimension] if dimension < len(shape) else 0
+
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+ENCODER_NAME = "encoder.json"  # the architecture of a trained encoder that would else be asked of the Hub
+_PUBLISHED_PREFIX = (
+    "encoder.network."  # a frozen encoder's published weights: whoever loads the model has them
+)
+_Model = TypeVar("_Model", bound="StoredModel")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything a stored model must know about itself.
+
+    `decoding` are its default decoding settings, `concepts` is how many its tagger knows; 0 without one.
+    """
+
+    vocabulary_size: int
+    encoder: EncoderSettings
+    model: ModelSettings
+    diffusion: DiffusionSettings
+    decoding: DecodingSettings
+    concepts: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for `config.json`."""
+        sections = {name: dump_settings(getattr(self, name)) for name in _SECTIONS}
+        sizes = {"vocabulary_size": self.vocabulary_size}
+        if self.concepts:
+            sizes["concepts"] = self.concepts
+        return {"format": "ddcap-1", **sizes, **sections}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], source: str) -> ModelConfig:
+        """Inverse of `to_dict`.
+
+        Raises:
+            CheckpointError: if `values` are of another format, or a setting is missing, unknown or wrong.
+        """
+        if not isinstance(values, dict) or values.get("format") != "ddcap-1":
+            raise CheckpointError(f"{source}: not a ddcap model's config (its 'format' is not 'ddcap-1')")
+        size = values.get("vocabulary_size")
+        if not isinstance(size, int) or size < 1:
+            raise CheckpointError(
+                f"{source}: vocabulary_size={size!r} is not a number of words; copy the model again"
+            )
+        concepts = values.get("concepts", 0)
+        if not isinstance(concepts, int) or concepts < 0:
+            raise CheckpointError(f"{source}: concepts={concepts!r} is not a number; copy the model again")
+        missing = _SECTIONS.keys() - values.keys()
+        if missing:
+            raise CheckpointError(f"{source}: has no section {min(missing)!r}; copy the model again")
+        try:
+            sections = {
+                name: parse_settings(kind, forget_retired(name, values[name]), f"{source}, {name}")
+                for name, kind in _SECTIONS.items()
+            }
+        except RecipeError as error:
+            raise CheckpointError(str(error)) from None
+        if sections["encoder"].concepts and not concepts:
+            raise CheckpointError(
+                f"{source}: encoder.concepts={sections['encoder'].concepts}, but it does not say how many "
+                "concepts there are; copy the model again"
+            )
+        return cls(vocabulary_size=size, concepts=concepts, **sections)
+
+
+_SECTIONS: dict[str, type] = {
+    "encoder": EncoderSettings,
+    "model": ModelSettings,
+    "diffusion": DiffusionSettings,
+    "decoding": DecodingSettings,
+}
+
+
+class StoredModel(nn.Module):
+    """A captioning model that knows its config and how to be written and read.
+
+    Args:
+        config: the model's settings.
+        encoder: an image encoder; None builds the one `config` names, with its published weights.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, config: ModelConfig, encoder: ImageEncoder | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.vocabulary: ConceptVocabulary | None = None
+        self.spelling: ConceptSpelling | None = None
+        self.encoder = encoder or build_image_encoder(config.encoder, concepts=config.concepts)
+
+    def set_vocabulary(self, vocabulary: ConceptVocabulary, tokenizer: CaptionTokenizer) -> None:
+        """Take over the words of the concepts, and how the tokenizer spells them."""
+        self.vocabulary, self.spelling = vocabulary, ConceptSpelling.of(vocabulary, tokenizer)
+        embedding: Any = self.concept_embedding
+        embedding.set_pieces([tokenizer.encode_part(word) for word in vocabulary.words])
+
+    @property
+    def mask_id(self) -> int:
+        """V, the id of the MASK state: a position that has no word yet."""
+        return self.config.vocabulary_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def stored_state(self) -> dict[str, Tensor]:
+        """The weights that travel with the model: all, less those of a frozen encoder."""
+        trained = self.config.encoder.travels
+        return {
+            name: value
+            for name, value in self.state_dict().items()
+            if trained or not name.startswith(_PUBLISHED_PREFIX)
+        }
+
+    def load_stored_state(self, state: dict[str, Tensor]) -> None:
+        """Inverse of `stored_state`.
+
+        Raises:
+            RuntimeError: if names or shapes do not fit.
+        """
+        check_shapes(*(_shapes(either) for either in (self.stored_state(), state)))
+        self.load_state_dict(state, strict=False)  # not strict: a frozen encoder has its weights already
+
+    def save_pretrained(
+        self, folder: str | Path, dtype: torch.dtype = torch.float32, config: ModelConfig | None = None
+    ) -> None:
+        """Write `config.json` (the model's own, or `config`) and `model.safetensors` into `folder`.
+
+        Save the tokenizer beside them.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {
+            name: (value.to(dtype) if value.is_floating_point() else value).contiguous()
+            for name, value in self.stored_state().items()
+        }
+        with replacing(folder / WEIGHTS_NAME) as temporary:
+            save_file(state, temporary)
+        write_text(folder / CONFIG_NAME, json.dumps((config or self.config).to_dict(), indent=2) + "\n")
+        if self.vocabulary is not None:
+            self.vocabulary.save(folder)
+        if self.config.encoder.travels and self.encoder.architecture is not None:
+            write_text(folder / ENCODER_NAME, json.dumps(self.encoder.architecture, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls: type[_Model], folder: str | Path) -> _Model:
+        """Read what `save_pretrained` wrote; evaluation mode, float32.
+
+        The folder may be from a stranger: what its config describes is compared with the weights that are
+        there before anything is downloaded or allocated, and an encoder from elsewhere is announced.
+
+        Raises:
+            CheckpointError: if a file is missing, damaged, does not fit, or is of another kind of model.
+        """
+        folder = Path(folder)
+        config, config_path, weights_path = read_config(folder), folder / CONFIG_NAME, folder / WEIGHTS_NAME
+        if config.model.kind != cls.kind:
+            raise CheckpointError(f"{config_path}: a model of kind {config.model.kind!r}, not {cls.kind!r}")
+        shapes = read_shapes(weights_path)
+        architecture = _read_architecture(config.encoder, folder)
+        try:
+            check_outline(
+                lambda encoder: cls(config, encoder),
+                config.encoder,
+                config.model,
+                shapes,
+                architecture,
+                config.concepts,
+            )
+            if config.encoder.kind == "clip" and not config.encoder.travels:
+                announce_download(str(folder), "image encoder", config.encoder.name, config.encoder.revision)
+                FrozenEncoderOutline(shapes).check_clip(read_clip_architecture(config.encoder))
+            model = cls(
+                config,
+                build_image_encoder(
+                    config.encoder,
+                    pretrained=not config.encoder.travels,
+                    architecture=architecture,
+                    concepts=config.concepts,
+                ),
+            )
+            state = load_file(weights_path)
+            model.load_stored_state(
+                {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
+            )
+        except RuntimeError as error:
+            raise CheckpointError(f"{weights_path}: does not fit {config_path} ({error})") from None
+        if config.concepts:
+            model.set_vocabulary(ConceptVocabulary.load(folder), CaptionTokenizer.load(folder))
+        return model.eval()
+
+
+def _read_architecture(settings: EncoderSettings, folder: Path) -> dict[str, Any] | None:
+    """Of a CLIP whose weights travel with the model; None of other encoders.
+
+    An early model has no file of it; its CLIP is asked for by name then.
+    """
+    if not settings.travels or settings.kind != "clip":
+        return None
+    path = folder / ENCODER_NAME
+    if not path.exists():
+        announce_download(str(folder), "image encoder", settings.name, settings.revision)
+        return read_clip_architecture(settings)
+    try:
+        values = dict(json.loads(path.read_text(encoding="utf-8")))
+        return {name: values[name] for name in CLIP_ARCHITECTURE if name in values}
+    except (OSError, ValueError, TypeError, RecursionError):
+        raise CheckpointError(f"{path}: damaged; copy the model again") from None
+
+
+def _shapes(state: dict[str, Tensor]) -> Shapes:
+    return {name: tuple(value.shape) for name, value in state.items()}
+
+
+def read_config(folder: str | Path) -> ModelConfig:
+    """The config of a model folder.
+
+    Raises:
+        CheckpointError: if config or weights are missing, or the config is damaged.
+    """
+    config_path, weights_path = Path(folder) / CONFIG_NAME, Path(folder) / WEIGHTS_NAME
+    for path in (config_path, weights_path):
+        if not path.is_file():
+            raise CheckpointError(f"{path}: no such file; give a folder that ddcap saved a model in")
+    try:
+        values = json.loads(config_path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise CheckpointError(f"{config_path}: not valid JSON; copy the model again") from None
+    return ModelConfig.from_dict(values, str(config_path))

@@ -1,0 +1,290 @@
+"""What a training minimises: the noise of a step, the likelihood of captions and of their lengths.
+
+L_x0 = -log p(x_0 | x_t, y) over all real positions, and the cross-entropy of the length head.
+The autoregressive twin's is -log p(word | words before it, y) over the same positions.
+
+Shapes: I images of a step or a part, n captions per image, B = I n captions, L caption positions; N rows, D
+width, V words.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddcap.data.batches import CaptionBatch
+from ddcap.diffusion import Schedule, noise_tokens
+from ddcap.model import CaptioningModel
+from ddcap.model.encoders import ImageFeatures
+from ddcap.model.twin import AutoregressiveModel
+from ddcap.recipe import TrainingSettings
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+# The random numbers of a training step: the same however many processes and parts compute it.
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What likelihood training draws for some images.
+
+    Attributes:
+        image: (I,) uniform in [0, 1): whether the image is dropped (special design 4).
+        timestep: (I, n) t of every caption.
+        fate: (I, n, L), see `noise_tokens`.
+        words: (I, n, L), see `noise_tokens`.
+    """
+
+    image: Tensor
+    timestep: Tensor
+    fate: Tensor
+    words: Tensor
+
+    def of(self, images: Sequence[int], device: torch.device) -> Noise:
+        """The numbers of some of the images, in that order, on `device`."""
+        rows = torch.tensor(images)
+        return Noise(*(numbers[rows].to(device, non_blocking=True) for numbers in vars(self).values()))
+
+    def add_to(self, tokens: Tensor, schedule: Schedule) -> Tensor:
+        """x_t (B, L') of x_0 `tokens` (B, L'), L' at most L."""
+        length = tokens.shape[1]
+        fate, words = (numbers.flatten(0, 1)[:, :length] for numbers in (self.fate, self.words))
+        return noise_tokens(tokens, self.timestep.flatten(), schedule, fate, words)
+
+
+def draw_noise(
+    generator: torch.Generator, schedule: Schedule, *, images: int, captions_per_image: int, length: int
+) -> Noise:
+    """Draw for whole images.
+
+    Args:
+        generator: on the CPU: a step draws a few thousand numbers, and a GPU would draw others.
+        schedule: the forward process; t is uniform over its steps.
+        images: I, of all processes.
+        captions_per_image: n.
+        length: L, the longest a caption can be.
+    """
+    captions = (images, captions_per_image)
+    return Noise(
+        image=torch.rand(images, generator=generator),
+        timestep=torch.randint(schedule.steps, captions, generator=generator),
+        fate=torch.rand((*captions, length), generator=generator),
+        words=torch.randint(schedule.vocabulary_size, (*captions, length), generator=generator),
+    )
+
+
+# Cross-entropy of a linear layer's logits, computed some rows at a time: all of them never exist at once.
+# With 50,257 words the logits of a batch, their softmax and its gradient are most of what a step needs memory
+# for. Here each chunk's gradient is computed with its loss. (torch's own function of this name, as of 2.13,
+# takes two to ten times as long on a CPU and rounds the loss to bfloat16.)
+
+_LOGITS_AT_ONCE = 1 << 24  # 64 MiB in float32: large products, small memory
+_WORDS_AT_ONCE = 1 << 13
+
+
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, target: Tensor, *, label_smoothing: float = 0.0
+) -> Tensor:
+    """Mean over N of -log softmax(W h)[target], like `F.cross_entropy(F.linear(hidden, weight), target)`.
+
+    Under autocast the products are computed in its precision, all else in float32. Backward works once.
+
+    Args:
+        hidden: (N, D).
+        weight: (V, D).
+        target: (N,).
+        label_smoothing: share of the target spread over all words.
+    """
+    if not torch.is_grad_enabled():
+        logits = F.linear(hidden, weight).float()
+        return F.cross_entropy(logits, target, label_smoothing=label_smoothing)
+    loss: Tensor = _LinearCrossEntropy.apply(hidden, weight, target, label_smoothing)
+    return loss
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, hidden: Tensor, weight: Tensor, target: Tensor, smoothing: float) -> Tensor:
+        kind, words = hidden.device.type, len(weight)
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+        total = torch.zeros((), device=hidden.device)
+        with torch.autocast(kind, enabled=False):
+            rows, matrix = hidden.to(dtype), weight.to(dtype)
+            rows_gradient = torch.empty_like(rows)
+            weight_gradient = torch.zeros_like(weight, dtype=torch.float32)
+            size = max(1, _LOGITS_AT_ONCE // words)
+            for some, wanted, gradient in zip(
+                rows.split(size), target.unsqueeze(1).split(size), rows_gradient.split(size), strict=True
+            ):
+                logits = F.linear(some, matrix).float()  # (n, V)
+                total += logits.logsumexp(dim=1).sum() - (1 - smoothing) * logits.gather(1, wanted).sum()
+                if smoothing:
+                    total -= smoothing * logits.mean(dim=1).sum()
+                torch.softmax(logits, dim=1, out=logits)  # from here on the loss's gradient in the logits
+                logits -= smoothing / words
+                logits.scatter_add_(1, wanted, torch.full_like(wanted, smoothing - 1, dtype=logits.dtype))
+                logits = logits.div_(len(rows)).to(dtype)
+                torch.mm(logits, matrix, out=gradient)
+                for part, columns in zip(
+                    weight_gradient.split(_WORDS_AT_ONCE), logits.split(_WORDS_AT_ONCE, dim=1), strict=True
+                ):
+                    part += columns.T @ some  # a product of all words would be as large as the weight again
+        context.save_for_backward(rows_gradient.to(hidden.dtype), weight_gradient.to(weight.dtype))
+        return total / len(rows)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        rows, weight = context.saved_tensors
+        return rows.mul_(gradients[0]), weight.mul_(gradients[0]), None, None
+
+
+# The likelihood of human captions and of their lengths. L_x0 = -log p(x_0 | x_t, y) over all real positions,
+# and the cross-entropy of the length head. The autoregressive twin's is -log p(word | words before it, y)
+# over the same positions.
+
+
+class Losses(NamedTuple):
+    """Mean losses of a batch, as scalar tensors with gradient.
+
+    A tuple, because what shards a model over processes looks for tensors in tuples only.
+
+    Attributes:
+        token: mean over the batch's real positions.
+        length: mean over its captions; 0 without a length head.
+    """
+
+    token: Tensor
+    length: Tensor
+
+
+def caption_loss(
+    model: CaptioningModel,
+    batch: CaptionBatch,
+    features: ImageFeatures | None,
+    noise: Noise | None,
+    *,
+    image_free_probability: float = 0.0,
+    label_smoothing: float = 0.0,
+) -> Losses:
+    """Noise a batch, predict it, score the prediction.
+
+    Args:
+        model: of either kind.
+        batch: on the model's device.
+        features: of the batch's images; None for captions without pictures.
+        noise: of the batch's images; an autoregressive model needs none.
+        image_free_probability: p of special design 4.
+        label_smoothing: share of the target spread over the vocabulary.
+    """
+    length_logits = None
+    use_image = None
+    if image_free_probability and features is not None and features.memory is not None and noise is not None:
+        use_image = noise.image >= image_free_probability
+    if isinstance(model, AutoregressiveModel):
+        hidden = model.hidden(batch.tokens, features, use_image)  # (B, L, D)
+        weight = model.decoder.token_embedding.weight
+    else:
+        assert noise is not None
+        noised, timestep = noise.add_to(batch.tokens, model.schedule), noise.timestep.flatten()
+        keys_values = model.keys_values(features, use_image)
+        hidden = model.hidden(noised, timestep, batch.lengths, keys_values)  # (B, L, D)
+        weight = model.denoiser.token_embedding.weight
+        length_logits = None if features is None else model.length_logits(features)
+    hidden = hidden.flatten(0, 1)[batch.positions]  # (N, D): the head is the widest layer, spare it padding
+    target = batch.tokens.flatten()[batch.positions]  # (N,)
+    token_loss = linear_cross_entropy(hidden, weight, target, label_smoothing=label_smoothing)
+    if length_logits is None:
+        return Losses(token_loss, torch.zeros((), device=target.device))
+    captions = len(batch.lengths) // len(length_logits)
+    length_logits = length_logits.float().repeat_interleave(captions, dim=0)  # (B, .)
+    return Losses(token_loss, F.cross_entropy(length_logits, batch.lengths - 1))
+
+
+def batch_features(model: CaptioningModel, batch: CaptionBatch) -> ImageFeatures | None:
+    """The batch's cached features, or the encoder's output on its pixels (no gradient if it is frozen).
+
+    None for captions without pictures.
+    """
+    if batch.memory is not None and batch.summary is not None:
+        features = ImageFeatures(batch.memory, batch.summary, batch.concepts)
+        return features if batch.concepts is not None else model.encoder.with_concepts(features)
+    if batch.pixels is None:
+        return None if batch.concepts is None else ImageFeatures(None, None, batch.concepts)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and model.config.encoder.trainable):
+        features = model.encoder(batch.pixels)
+    return features if batch.concepts is None else dataclasses.replace(features, concepts=batch.concepts)
+
+
+# How much a part of a step weighs: a step's loss is the same however many processes and parts compute it.
+
+
+class Share(NamedTuple):
+    """A part's share of its step, times the number of processes, over which gradients are averaged.
+
+    Attributes:
+        words: of the real positions of all parts and processes.
+        pictures: of their pictures.
+    """
+
+    words: float
+    pictures: float
+
+    def of(self, losses: Losses, length_weight: float) -> Tensor:
+        """What the part's mean losses add to the step's: words by words, lengths by pictures."""
+        return self.words * losses.token + self.pictures * length_weight * losses.length
+
+
+def shares(parts: Sequence[CaptionBatch], accelerator: Accelerator) -> tuple[list[Share], bool]:
+    """The share of each of this process's parts, and whether the step has any picture at all.
+
+    All processes have to ask together.
+    """
+    mine = torch.tensor([[part.words, part.pictures] for part in parts], dtype=torch.float64)  # (parts, 2)
+    total = mine.sum(dim=0)
+    count = accelerator.num_processes
+    if count > 1:
+        total = accelerator.reduce(total.float().to(accelerator.device), "sum").cpu().double()
+    found = (count * mine / total.clamp(min=1)).tolist()
+    return [Share(words, pictures) for words, pictures in found], bool(total[1] > 0)
+
+
+# What a training minimises, as one module: a batch in, losses out. It is what several processes wrap, so
+# whatever reads a weight with a gradient happens inside its forward.
+
+
+class Objective(nn.Module):
+    """The likelihood of human captions.
+
+    Args:
+        model: of either kind.
+        settings: the recipe's training section.
+    """
+
+    def __init__(self, model: CaptioningModel, settings: TrainingSettings) -> None:
+        super().__init__()
+        self.model = model
+        self._settings = settings
+
+    def forward(self, batch: CaptionBatch, noise: Noise | None) -> Losses:
+        """Losses of one part of a step.
+
+        Args:
+            batch: on the model's device.
+            noise: of the batch's images; only a diffusion model needs it.
+        """
+        return caption_loss(
+            self.model,
+            batch,
+            batch_features(self.model, batch),
+            noise,
+            image_free_probability=self._settings.image_free_probability,
+            label_smoothing=self._settings.label_smoothing,
+        )

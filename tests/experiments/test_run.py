@@ -1,0 +1,107 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from ddcap.commands import main
+from ddcap.errors import DataError
+from ddcap.evaluation.comparison import compare
+from experiments.plan import load_plan
+from experiments.run import METRICS_NAME, ablate, load_ablation
+
+
+def test_every_part_is_there(finished):
+    output, _ = finished
+    results = load_ablation(output)
+    assert list(results["rows"]) == ["a", "d", "f", "g", "twin", "twin_beams"]
+    assert list(results["rows"]["f"]["seeds"]) == ["0", "1"]
+    assert set(results["infilling"]) == {"0.25", "0.75"}
+    assert {name: len(points) for name, points in results["sweeps"].items()} == {
+        "guidance": 2,
+        "length": 4,  # 5, predicted, expected, true
+        "replacement_mass": 2,
+    }
+    assert {"d-seed0", "f-seed0", "f-seed1", "g-seed0", "twin-seed0"} < set(results["trainings"])
+    for training in results["trainings"].values():
+        assert training["steps"] > 0
+        assert training["hours"] >= 0
+    claims = {(claim["better"], claim["worse"]) for claim in results["claims"]}
+    assert claims == {("f", "d"), ("g", "f"), ("g", "twin"), ("g", "twin_beams")}
+
+
+def test_shared_trainings_run_once(finished):
+    output, said = finished
+    started = [line for line in said if "training" in line]
+    assert len(started) == len(set(started)) == len(list((output / "trainings").iterdir())) == 7
+
+
+def test_the_mean_over_seeds_and_its_interval(finished):
+    output, _ = finished
+    row = load_ablation(output)["rows"]["f"]
+    ciders = [scores["CIDEr"] for scores in row["seeds"].values()]
+    assert row["mean"]["CIDEr"] == pytest.approx(sum(ciders) / 2, abs=1e-3)
+    assert row["interval_95"][0] <= row["mean"]["CIDEr"] <= row["interval_95"][1]
+
+
+def test_results_can_be_compared_like_any_evaluation(finished):
+    output, _ = finished
+    results = load_ablation(output)
+    compared = compare(output / "results" / "twin-seed0.json", output / "results" / "g-seed0.json")
+    claim = next(c for c in results["claims"] if (c["better"], c["worse"]) == ("g", "twin"))
+    difference = compared.differences["CIDEr"]
+    assert difference.second - difference.first == pytest.approx(claim["difference"])
+    assert difference.interval == pytest.approx(claim["interval_95"])
+
+
+def test_infilling_differences_are_paired(finished):
+    output, _ = finished
+    for systems in load_ablation(output)["infilling"].values():
+        for name in ("whole", "blanks", "exact"):
+            expected = systems["g"][name]["mean"] - systems["twin"][name]["mean"]
+            assert systems["g - twin"][name]["mean"] == pytest.approx(expected, abs=2e-3)
+
+
+def test_a_second_run_repeats_nothing_and_finds_the_same(finished, plan_file):
+    output, _ = finished
+    before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.name != METRICS_NAME}
+    text = (output / METRICS_NAME).read_text()
+    ablate(load_plan(plan_file, output), output, fast=True)
+    after = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.name != METRICS_NAME}
+    assert {path for path in before if not path.is_dir() and before[path] != after[path]} == set()
+    assert before.keys() == after.keys()
+    assert (output / METRICS_NAME).read_text() == text
+
+
+def test_a_lost_result_is_made_again_from_the_training(finished, plan_file, tmp_path):
+    output, _ = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(output, copy)
+    lost = copy / "results" / "g-seed0.json"
+    expected = json.loads(lost.read_text())["predictions"]
+    lost.write_text(lost.read_text()[:100])
+    said = []
+    ablate(load_plan(plan_file, copy), copy, fast=True, say=said.append)
+    assert not any("training" in line for line in said)
+    assert json.loads(lost.read_text())["predictions"] == expected
+    metrics = [json.loads((folder / METRICS_NAME).read_text()) for folder in (output, copy)]
+    assert metrics[0] == metrics[1]
+
+
+def test_the_command_prints_the_tables_and_leaves_them(finished, plan_file, capsys):
+    output, _ = finished
+    assert main(["ablate", str(plan_file), "--output", str(output), "--fast"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.startswith("## Table 1")
+    assert (output / "results.md").read_text() in printed.out
+    assert "row f, seed 1" in printed.err
+    assert (output / "table1.png").is_file()
+    assert main(["ablate", str(output / "none.yaml")]) == 1
+
+
+def test_no_results_is_one_line(tmp_path):
+    with pytest.raises(DataError, match="run `ddcap ablate`"):
+        load_ablation(tmp_path)
+    Path(tmp_path / METRICS_NAME).write_text("[]")
+    with pytest.raises(DataError, match="not an ablation's results"):
+        load_ablation(tmp_path)

@@ -1,0 +1,97 @@
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ddcap.commands import main
+from experiments.markdown import to_markdown
+from experiments.report import render_report
+from experiments.run import load_ablation
+from experiments.verdict import interval_with_seeds, settle, verdict
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_one_seed_settles_nothing():
+    """However sure the pictures are."""
+    for rows in (([50.0], [20.0, 20.1]), ([50.0, 50.1], [20.0]), ([50.0], [20.0])):
+        assert interval_with_seeds(30.0, [29.9, 30.1], *rows) is None
+    assert verdict(None) == "not settled"
+
+
+def test_seeds_that_differ_by_more_than_the_rows_settle_nothing():
+    """Row e over row c on Flickr8k, had c had a second seed."""
+    interval = interval_with_seeds(3.9, [2.6, 5.2], [28.1, 17.7], [19.1, 19.0])
+    assert verdict(interval) == "not settled"
+    assert interval[0] < -10 and interval[1] > 18
+    assert sum(interval) / 2 == pytest.approx(3.9)
+
+
+def test_seeds_that_agree_leave_the_pictures_interval():
+    assert interval_with_seeds(3.0, [2.0, 4.0], [5.0, 5.0], [2.0, 2.0]) == pytest.approx([2.0, 4.0])
+    close = interval_with_seeds(3.0, [2.0, 4.0], [5.0, 5.01, 5.02], [2.0, 2.01, 2.0])
+    assert close == pytest.approx([2.0, 4.0], abs=0.05) and verdict(close) == "agrees"
+
+
+def test_both_directions_can_be_settled():
+    rows = [40.0, 40.4], [46.0, 45.8]
+    assert verdict(interval_with_seeds(-5.7, [-7.0, -4.4], *rows)) == "disagrees"
+    assert verdict(interval_with_seeds(5.7, [4.4, 7.0], *reversed(rows))) == "agrees"
+
+
+@pytest.mark.parametrize(("seeds", "of_pictures", "of_seeds"), [(2, 0.3, 1.0), (3, 1.0, 1.0), (5, 0.1, 2.0)])
+def test_of_rows_that_do_not_differ_about_one_in_twenty_seems_to(seeds, of_pictures, of_seeds):
+    """Against simulated rows: pictures and seeds drawn anew, no difference but by chance."""
+    generator = np.random.default_rng(3)
+    settled, times = 0, 400
+    for _ in range(times):
+        rows = of_seeds * generator.standard_normal((2, seeds))
+        difference = rows[0].mean() - rows[1].mean() + of_pictures * generator.standard_normal()
+        ends = [difference - 1.96 * of_pictures, difference + 1.96 * of_pictures]
+        settled += verdict(interval_with_seeds(difference, ends, *rows.tolist())) != "not settled"
+    assert settled / times < 0.09
+
+
+def test_results_that_were_judged_by_pictures_alone_are_judged_anew(tmp_path):
+    content = json.loads((DOCS / "results" / "flickr8k.json").read_text())
+    for claim in content["claims"]:
+        claim["verdict"] = "agrees"
+        claim.pop("interval_95_seeds", None)
+    path = tmp_path / "metrics.json"
+    path.write_text(json.dumps(content))
+    verdicts = {(c["better"], c["worse"]): c["verdict"] for c in load_ablation(tmp_path)["claims"]}
+    assert verdicts["e", "c"] == verdicts["f", "e"] == "not settled"
+    assert verdicts["g", "twin"] == "disagrees"
+    assert load_ablation(path) == load_ablation(tmp_path)
+
+
+def test_the_committed_results_hold_their_verdicts():
+    content = json.loads((DOCS / "results" / "flickr8k.json").read_text())
+    assert settle(content) == content
+
+
+def test_pages_say_how_many_comparisons_they_make(results_of_flickr8k):
+    count = len(results_of_flickr8k["claims"])
+    for page in (to_markdown(results_of_flickr8k), render_report(results_of_flickr8k, [])):
+        assert f"These are {count} comparisons, each at 95 %" in page
+        assert f"{count / 20:.1f} of them would on average seem settled by chance" in page
+        assert "makes 18 more" in page and page.count("one seed only") == 7
+
+
+@pytest.fixture
+def results_of_flickr8k():
+    return load_ablation(DOCS / "results" / "flickr8k.json")
+
+
+def test_the_page_of_results_holds_the_tables_of_its_json(tmp_path, capsys):
+    """Made by the project's own command; nobody edits a figure."""
+    tables = tmp_path / "tables.md"
+    assert main(["report", str(DOCS / "results" / "flickr8k.json"), "--output", str(tables)]) == 0
+    assert capsys.readouterr().out.strip() == str(tables)
+    page = (DOCS / "results.md").read_text()
+    blocks = [block for block in re.split(r"\n\n", tables.read_text()) if not block.startswith("#")]
+    assert len(blocks) > 10
+    for block in blocks:
+        assert block.strip() in page, block[:200]

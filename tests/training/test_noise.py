@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from ddcap.diffusion import linear_schedule
+from ddcap.settings import DiffusionSettings
+from ddcap.training.loss import draw_noise
+
+V, LENGTH, IMAGES, CAPTIONS = 50, 7, 400, 3
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def schedule():
+    return linear_schedule(DiffusionSettings(mask_end=0.8), V)
+
+
+@pytest.fixture(scope="module")
+def noise(schedule):
+    generator = torch.Generator().manual_seed(0)
+    return draw_noise(generator, schedule, images=IMAGES, captions_per_image=CAPTIONS, length=LENGTH)
+
+
+def test_a_picture_has_the_same_noise_in_whatever_part_it_is(noise, schedule):
+    tokens = torch.randint(V, (IMAGES * CAPTIONS, LENGTH), generator=torch.Generator().manual_seed(1))
+    whole = noise.of(range(IMAGES), CPU).add_to(tokens, schedule)
+    some = [5, 2, 399]
+    rows = torch.tensor([CAPTIONS * image + caption for image in some for caption in range(CAPTIONS)])
+    part = noise.of(some, CPU)
+    assert torch.equal(part.add_to(tokens[rows], schedule), whole[rows])
+    assert torch.equal(part.image, noise.image[some])
+    # shorter captions: the same noise where there are words
+    assert torch.equal(part.add_to(tokens[rows, :4], schedule), whole[rows, :4])
+
+
+def test_it_follows_the_forward_process(noise, schedule):
+    tokens = torch.zeros(IMAGES * CAPTIONS, LENGTH, dtype=torch.long)
+    everyone = noise.of(range(IMAGES), CPU)
+    noised = everyone.add_to(tokens, schedule)
+    timestep = everyone.timestep.flatten()
+    assert set(timestep.tolist()) == set(range(schedule.steps))
+    expected = schedule.cumulative_mask[timestep].mean()
+    assert (noised == V).double().mean() == pytest.approx(float(expected), abs=0.02)
+    replaced = (noised != V) & (noised != 0)
+    assert replaced.double().mean() == pytest.approx(
+        float(schedule.cumulative_replace[timestep].mean() * (V - 1)), abs=0.02
+    )
+    assert float(noise.image.mean()) == pytest.approx(0.5, abs=0.05)
+
+
+def test_it_follows_from_the_seed_alone(schedule, noise):
+    def draw(seed):
+        torch.manual_seed(seed + 100)  # of no account
+        generator = torch.Generator().manual_seed(seed)
+        return draw_noise(generator, schedule, images=IMAGES, captions_per_image=CAPTIONS, length=LENGTH)
+
+    for name, numbers in vars(noise).items():
+        assert torch.equal(getattr(draw(0), name), numbers), name
+        assert not torch.equal(getattr(draw(1), name), numbers), name
