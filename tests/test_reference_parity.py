@@ -174,7 +174,7 @@ def test_length_head(reference, model):
 
 def test_logits(reference, model, is_recorded):
     keys_values = model.denoiser.project_memory(reference["image_memory"])
-    hidden = model.hidden(reference["xt"], reference["t"], reference["length"], keys_values)
+    hidden = model(reference["xt"], reference["t"], reference["length"], keys_values)
     real = ~padding(reference)
     # the slow implementation rounds the timestep's angles of thousands of radians in another way
     absolute = 0.1 if is_recorded else 1.0

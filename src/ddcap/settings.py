@@ -337,8 +337,10 @@ RETIRED: dict[str, dict[str, Any]] = {
 """Settings of experiments that did not help, with what they were at: docs/experiments.md tells of them."""
 
 
-def forget_retired(section: str, values: dict[str, Any]) -> dict[str, Any]:
+def forget_retired(section: str, values: Any) -> Any:
     """A section as an earlier version wrote it, without the settings that are no more."""
+    if not isinstance(values, dict):
+        return values  # whoever parses it says what is wrong
     return {name: value for name, value in values.items() if name not in RETIRED.get(section, {})}
 
 

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from whole_pass import diffusion_pass
 
 from ddcap.decoding.guidance import build_predictor, forbid, guide
 from ddcap.model.encoders import ImageFeatures
@@ -47,7 +48,8 @@ def keys_values_of(model, features):
 
 def log_probabilities(model, tokens, features, use_image=None):
     with torch.no_grad():
-        return model(tokens, TIMESTEP, LENGTHS, features, use_image=use_image).logits.log_softmax(dim=2)
+        output = diffusion_pass(model, tokens, TIMESTEP, LENGTHS, features, use_image=use_image)
+        return output.logits.log_softmax(dim=2)
 
 
 def predict(model, tokens, keys_values, scale):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from whole_pass import twin_pass
 
 from ddcap.decoding.generate import generate
 from ddcap.decoding.infilling import infill, parse_template
@@ -25,7 +26,7 @@ def one_of(features, number):
 @torch.no_grad()
 def log_probabilities(model, features, caption):
     """log p of every token of one caption (L,) by one pass over the whole, without any cache."""
-    logits = model(torch.tensor([caption]), features)[0]
+    logits = twin_pass(model, torch.tensor([caption]), features)[0]
     return logits.log_softmax(dim=1)[torch.arange(len(caption)), torch.tensor(caption)]
 
 
@@ -39,7 +40,7 @@ def test_greedy_is_the_likeliest_next_word_again_and_again(tiny_twin, features):
         caption = []
         while len(caption) < tiny_twin.config.model.max_length and END not in caption:
             with torch.no_grad():
-                logits = tiny_twin(torch.tensor([[*caption, END]]), one_of(features, row))
+                logits = twin_pass(tiny_twin, torch.tensor([[*caption, END]]), one_of(features, row))
             caption.append(int(logits[0, -1].argmax()))
         assert words_of(result, row) == caption
     assert len({tuple(words_of(result, row)) for row in range(3)}) == 3  # the picture matters
@@ -73,7 +74,7 @@ def test_enough_beams_find_the_best_caption_there_is(tiny_twin, features, penalt
             length_penalty=penalty,
         )
         pairs = torch.stack([torch.arange(words), torch.full((words,), END)], dim=1)
-        logits = tiny_twin(pairs, ImageFeatures(image.memory, image.summary))
+        logits = twin_pass(tiny_twin, pairs, ImageFeatures(image.memory, image.summary))
     first = logits[0, 0].log_softmax(dim=0)  # (V,)
     second = logits[:, 1].log_softmax(dim=1)  # (V, V)
     evidence = (first.unsqueeze(1) + second) / 2**penalty
@@ -96,7 +97,9 @@ def slow_search(model, image, template, end, may_end, beams, penalty):
             if end in words:
                 grown.append((words, gains))
                 continue
-            log_probabilities = model(torch.tensor([[*words, end]]), image)[0, -1].log_softmax(dim=0).tolist()
+            log_probabilities = (
+                twin_pass(model, torch.tensor([[*words, end]]), image)[0, -1].log_softmax(dim=0).tolist()
+            )
             for word, gain in enumerate(log_probabilities):
                 if (word == given) if given is not None else (may_end or word != end):
                     grown.append(([*words, word], [*gains, gain]))

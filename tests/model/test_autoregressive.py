@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+from whole_pass import twin_pass
 
 from ddcap.errors import CheckpointError
 from ddcap.model import build_model, load_model
@@ -45,12 +46,12 @@ def features(twin):
 
 @torch.no_grad()
 def test_a_word_sees_only_those_before_it(twin, features):
-    before = twin(CAPTIONS, features)
+    before = twin_pass(twin, CAPTIONS, features)
     assert before.shape == (4, 5, twin.config.vocabulary_size)
     for place in range(5):
         changed = CAPTIONS.clone()
         changed[:, place] = (changed[:, place] + 1) % 10
-        after = twin(changed, features)
+        after = twin_pass(twin, changed, features)
         torch.testing.assert_close(after[:, : place + 1], before[:, : place + 1])
         if place < 4:
             assert not torch.allclose(after[:, place + 1], before[:, place + 1])
@@ -58,7 +59,7 @@ def test_a_word_sees_only_those_before_it(twin, features):
 
 @torch.no_grad()
 def test_word_by_word_with_the_past_is_all_at_once(twin, features):
-    expected = twin(CAPTIONS, features)
+    expected = twin_pass(twin, CAPTIONS, features)
     keys_values = twin.project_memory(features)
     logits, past = twin.first_logits(4, keys_values)
     for place in range(5):
@@ -75,14 +76,17 @@ def test_a_selected_past_goes_on_from_that_caption(twin, features):
     order = torch.tensor([2, 2, 0, 1])
     logits, _ = twin.next_logits(torch.tensor([1, 2, 3, 4]), keys_values, past.select(order))
     captions = torch.stack([CAPTIONS[order, 0], torch.tensor([1, 2, 3, 4]), torch.zeros(4, dtype=torch.long)])
-    expected = twin(captions.T, ImageFeatures(features.memory[:1], features.summary[:1]))
+    expected = twin_pass(twin, captions.T, ImageFeatures(features.memory[:1], features.summary[:1]))
     torch.testing.assert_close(logits, expected[:, 2], rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
 def test_logits_at_some_positions_only(twin, features):
     positions = torch.tensor([0, 3, 7, 19])
-    some, whole = twin(CAPTIONS, features, positions=positions), twin(CAPTIONS, features)
+    some, whole = (
+        twin_pass(twin, CAPTIONS, features, positions=positions),
+        twin_pass(twin, CAPTIONS, features),
+    )
     torch.testing.assert_close(some, whole.flatten(0, 1)[positions])
 
 
@@ -90,8 +94,10 @@ def test_logits_at_some_positions_only(twin, features):
 def test_every_caption_sees_its_own_picture(twin, features):
     swapped = ImageFeatures(features.memory.flip(0), features.summary.flip(0))
     rows = torch.tensor([2, 3, 0, 1])
-    torch.testing.assert_close(twin(CAPTIONS[rows], swapped), twin(CAPTIONS, features)[rows])
-    assert not torch.allclose(twin(CAPTIONS, swapped), twin(CAPTIONS, features))
+    torch.testing.assert_close(
+        twin_pass(twin, CAPTIONS[rows], swapped), twin_pass(twin, CAPTIONS, features)[rows]
+    )
+    assert not torch.allclose(twin_pass(twin, CAPTIONS, swapped), twin_pass(twin, CAPTIONS, features))
 
 
 def test_a_new_model_leaves_the_encoders_weights_alone(twin_config):

@@ -32,11 +32,11 @@ def seeing(request, config, perturbed, tiny_tokenizer):
     @torch.no_grad()
     def hidden(features, use_image=None):
         if isinstance(made, AutoregressiveModel):
-            return made.hidden(tokens, features, use_image)
+            return made(tokens, features, use_image)
         noised = tokens.clone()
         noised[:, 1] = made.mask_id
         keys_values = made.project_memory(features, use_image)
-        return made.hidden(noised, torch.tensor([3, 5]), torch.tensor([4, 4]), keys_values)
+        return made(noised, torch.tensor([3, 5]), torch.tensor([4, 4]), keys_values)
 
     return made, hidden
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
+from whole_pass import diffusion_pass
 
 from ddcap.errors import CheckpointError
 from ddcap.model.ddcap import DDCapModel
@@ -23,7 +24,7 @@ TIMESTEP = torch.tensor([0, 7, 3, 5])
 
 def run(model, features, **arguments):
     with torch.no_grad():
-        return model(TOKENS, TIMESTEP, LENGTHS, features, **arguments)
+        return diffusion_pass(model, TOKENS, TIMESTEP, LENGTHS, features, **arguments)
 
 
 def test_shapes(model, features):
@@ -52,7 +53,7 @@ def test_padding_is_not_read(model, features):
     other = torch.where(torch.arange(6) < LENGTHS.unsqueeze(1), TOKENS, 17)
     real = torch.arange(6) < LENGTHS.unsqueeze(1)
     with torch.no_grad():
-        found = model(other, TIMESTEP, LENGTHS, features).logits
+        found = diffusion_pass(model, other, TIMESTEP, LENGTHS, features).logits
     torch.testing.assert_close(found[real], run(model, features).logits[real])
 
 
@@ -72,7 +73,7 @@ def test_image_free_is_the_learned_memory(model, features):
 
     learned = model.image_free_keys_values().expand(2)
     with torch.no_grad():
-        expected = model.denoiser.logits(model.hidden(TOKENS, TIMESTEP, LENGTHS, learned))
+        expected = model.denoiser.logits(model(TOKENS, TIMESTEP, LENGTHS, learned))
     neither = run(model, features, use_image=torch.tensor([False, False])).logits
     torch.testing.assert_close(neither, expected)
     torch.testing.assert_close(run(model, features, use_image=keep).logits[2:], expected[2:])
@@ -81,7 +82,8 @@ def test_image_free_is_the_learned_memory(model, features):
 
 def test_a_dropped_image_gets_no_gradient(trainable_model, features):
     memory = features.memory.clone().requires_grad_()
-    output = trainable_model(
+    output = diffusion_pass(
+        trainable_model,
         TOKENS,
         TIMESTEP,
         LENGTHS,
@@ -105,7 +107,7 @@ def test_length_loss_does_not_reach_the_encoder(trainable_model):
 
 def test_token_loss_reaches_the_encoder(trainable_model):
     pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    output = trainable_model(TOKENS, TIMESTEP, LENGTHS, trainable_model.encoder(pixels))
+    output = diffusion_pass(trainable_model, TOKENS, TIMESTEP, LENGTHS, trainable_model.encoder(pixels))
     output.logits.square().sum().backward()
     patches = trainable_model.encoder.network.vision_model.embeddings.patch_embedding
     assert patches.weight.grad.abs().sum() > 0
@@ -374,14 +376,14 @@ def test_length_difference_tells_a_position_how_many_tokens_follow(config, pertu
     with torch.no_grad():
         for model, differs in ((told, True), (blind, False)):
             short, long = (
-                model(tokens, timestep, torch.tensor([length] * 2), features).logits[:, :4]
+                diffusion_pass(model, tokens, timestep, torch.tensor([length] * 2), features).logits[:, :4]
                 for length in (4, 8)
             )
             assert torch.allclose(short, long) != differs
         # no position of four has more than three tokens behind it
         weight = told.denoiser.difference_embedding.weight.clone()
         told.denoiser.difference_embedding.weight[4:] = 100.0
-        again = told(tokens, timestep, torch.tensor([4, 4]), features).logits[:, :4]
+        again = diffusion_pass(told, tokens, timestep, torch.tensor([4, 4]), features).logits[:, :4]
         told.denoiser.difference_embedding.weight.copy_(weight)
-        before = told(tokens, timestep, torch.tensor([4, 4]), features).logits[:, :4]
+        before = diffusion_pass(told, tokens, timestep, torch.tensor([4, 4]), features).logits[:, :4]
     torch.testing.assert_close(again, before)

@@ -4,8 +4,9 @@ import math
 import pytest
 import torch
 
-from ddcap.model.denoiser import Denoiser, MemoryKeysValues, TimestepEmbedding
-from ddcap.model.layers import may_attend
+from ddcap.model.blocks import MemoryKeysValues
+from ddcap.model.denoiser import Denoiser
+from ddcap.model.layers import TimestepEmbedding, may_attend
 from ddcap.settings import ModelSettings
 
 V, T, L, P, D = 11, 8, 6, 4, 16

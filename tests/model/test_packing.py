@@ -1,5 +1,6 @@
 import pytest
 import torch
+from whole_pass import diffusion_pass
 
 from ddcap.model import load_model
 from ddcap.model.encoders import ImageFeatures
@@ -49,7 +50,9 @@ def test_training_computes_what_evaluation_does(tiny_model_folder, change):
     for training in (True, False):
         model.train(training)
         model.zero_grad()
-        output = model(tokens, torch.tensor([3, 9, 0, 19]), lengths, features, positions=positions)
+        output = diffusion_pass(
+            model, tokens, torch.tensor([3, 9, 0, 19]), lengths, features, positions=positions
+        )
         output.logits.square().mean().backward()
         results.append([output.logits, *(p.grad for p in model.denoiser.parameters() if p.grad is not None)])
     assert len(results[0]) == len(results[1]) > 10

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from whole_pass import diffusion_pass
 
 from ddcap.errors import CheckpointError, DDCapError
 from ddcap.model.ddcap import DDCapModel
@@ -95,9 +96,11 @@ def convert_state(tmp_path, tiny_clip_folder, tokenizer_folder):
 def outputs(model, features):
     tokens = torch.tensor([[1, model.mask_id, 2, 3], [model.mask_id, 5, 6, 0]])
     with torch.no_grad():
-        output = model(tokens, torch.tensor([19, 4]), torch.tensor([4, 3]), features)
+        output = diffusion_pass(model, tokens, torch.tensor([19, 4]), torch.tensor([4, 3]), features)
         no_image = torch.zeros(2, dtype=torch.bool)
-        free = model(tokens, torch.tensor([19, 4]), torch.tensor([4, 3]), features, use_image=no_image)
+        free = diffusion_pass(
+            model, tokens, torch.tensor([19, 4]), torch.tensor([4, 3]), features, use_image=no_image
+        )
     return torch.cat([output.logits.flatten(), output.length_logits.flatten(), free.logits.flatten()])
 
 

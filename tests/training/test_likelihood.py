@@ -5,6 +5,7 @@ import dataclasses
 
 import pytest
 import torch
+from whole_pass import twin_pass
 
 from ddcap.data.batches import collate
 from ddcap.data.concepts import ConceptTokens, ConceptVocabulary
@@ -89,7 +90,7 @@ def slow_loss(model, features, noise, dropped, smoothing):
                 noised.append(word)
         own = ImageFeatures(features.memory[image : image + 1], features.summary[image : image + 1])
         seen = model.image_free_keys_values() if dropped[image] else model.project_memory(own)
-        hidden = model.hidden(torch.tensor([noised]), torch.tensor([t]), torch.tensor([len(words)]), seen)
+        hidden = model(torch.tensor([noised]), torch.tensor([t]), torch.tensor([len(words)]), seen)
         logits = hidden[0] @ model.denoiser.token_embedding.weight.T
         token_losses += slow_word_losses(logits, words, smoothing)
         probabilities = model.length_logits(own)[0].double().softmax(dim=0)
@@ -201,7 +202,7 @@ def test_an_autoregressive_model_with_concepts_does_without_a_dropped_picture(
         own = ConceptTokens(*(part[image] for part in vars(concepts).values()))
         is_dropped = noise.image[image] < 0.5
         picture = (None, None) if is_dropped else (batch.memory[image], batch.summary[image])
-        logits = seeing(torch.tensor([words]), ImageFeatures(*picture, own))[0]
+        logits = twin_pass(seeing, torch.tensor([words]), ImageFeatures(*picture, own))[0]
         token_losses += slow_word_losses(logits, words, 0.0)
     both = ImageFeatures(batch.memory, batch.summary, concepts)
     losses = caption_loss(seeing, batch, both, noise, image_free_probability=0.5)

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ddcap.data.concepts import NO_CONCEPT, ConceptSpelling, ConceptTokens
+from ddcap.model.blocks import MemoryKeysValues
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.denoiser import MemoryKeysValues
 
 # Special design 4 at inference: equations 7 and 8, computed in one doubled batch.
 
@@ -57,7 +57,7 @@ def build_predictor(
     if scale == 1:
 
         def predict(tokens: Tensor, timestep: Tensor) -> Tensor:
-            hidden = model.hidden(tokens, timestep, lengths, keys_values)
+            hidden = model(tokens, timestep, lengths, keys_values)
             return F.log_softmax(model.denoiser.logits(hidden).float(), dim=-1)
 
         return predict
@@ -67,7 +67,7 @@ def build_predictor(
     both_lengths = lengths.repeat(2)
 
     def predict_guided(tokens: Tensor, timestep: Tensor) -> Tensor:
-        hidden = model.hidden(tokens.repeat(2, 1), timestep.repeat(2), both_lengths, both)
+        hidden = model(tokens.repeat(2, 1), timestep.repeat(2), both_lengths, both)
         image_logits, image_free_logits = model.denoiser.logits(hidden).chunk(2)
         return guide(image_logits, image_free_logits, scale)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from ddcap.decoding.guidance import ConceptEvidence
 from ddcap.decoding.reverse_process import choose_tokens
 from ddcap.decoding.trace import DecodingResult
-from ddcap.model.denoiser import MemoryKeysValues
+from ddcap.model.blocks import MemoryKeysValues
 from ddcap.model.twin import AutoregressiveModel
 
 

@@ -6,31 +6,18 @@ width, S summary width, V words.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ddcap.diffusion import Schedule, linear_schedule
+from ddcap.model.blocks import MemoryKeysValues
 from ddcap.model.concepts import ConceptEmbedding, memory_with_concepts
-from ddcap.model.denoiser import Denoiser, MemoryKeysValues
+from ddcap.model.denoiser import Denoiser
 from ddcap.model.encoders import ImageEncoder, ImageFeatures
 from ddcap.model.layers import LengthHead, Packing, TanhMLP, may_attend
 from ddcap.model.storage import ModelConfig, StoredModel
-
-
-@dataclass(frozen=True)
-class DDCapOutput:
-    """What one forward pass predicts.
-
-    Attributes:
-        logits: (N, V) at the caption positions asked for, or (B, L, V) at all.
-        length_logits: (I, max_length), None without length prediction.
-    """
-
-    logits: Tensor
-    length_logits: Tensor | None
 
 
 class DDCapModel(StoredModel):
@@ -68,63 +55,16 @@ class DDCapModel(StoredModel):
         return linear_schedule(self.config.diffusion, self.config.vocabulary_size)
 
     def forward(
-        self,
-        noised_tokens: Tensor,
-        timestep: Tensor,
-        lengths: Tensor,
-        features: ImageFeatures | None,
-        *,
-        use_image: Tensor | None = None,
-        positions: Tensor | None = None,
-    ) -> DDCapOutput:
-        """Predict x_0 and the length.
+        self, noised_tokens: Tensor, timestep: Tensor, lengths: Tensor, keys_values: MemoryKeysValues
+    ) -> Tensor:
+        """Hidden states (B, L, D) of noised captions, which `denoiser.logits` turns into p(x_0 | x_t, y).
 
         Args:
             noised_tokens: (B, L) x_t.
             timestep: (B,) t.
-            lengths: (B,) tokens of each caption, end token included.
-            features: of I images; the B captions are grouped by image. None: they have no picture, and see
-                the image-free memory.
-            use_image: (I,) False replaces an image's memory by the learned image-free one (special design 4).
-            positions: (N,) flat indices into B x L where logits are wanted; None for all.
+            lengths: (B,) tokens of each caption, end token included; what lies behind is not read.
+            keys_values: of I images, see `keys_values`; the B captions are grouped by image.
         """
-        keys_values = self.keys_values(features, use_image)
-        hidden = self.hidden(noised_tokens, timestep, lengths, keys_values)  # (B, L, D)
-        if positions is not None:
-            hidden = hidden.flatten(0, 1)[positions]  # (N, D)
-        length_logits = None if features is None else self.length_logits(features)
-        return DDCapOutput(self.denoiser.logits(hidden), length_logits)
-
-    def keys_values(
-        self, features: ImageFeatures | None, use_image: Tensor | None = None
-    ) -> MemoryKeysValues:
-        """What the denoiser sees of the pictures; see `forward`."""
-        if features is None:
-            return self.image_free_keys_values()
-        return self.project_memory(features, use_image)
-
-    def project_memory(self, features: ImageFeatures, use_image: Tensor | None = None) -> MemoryKeysValues:
-        """Cross-attention keys and values of I images; see `forward`."""
-        if self.concept_embedding is not None:
-            memory, visible = memory_with_concepts(
-                self, features, self.denoiser.token_embedding.weight, use_image
-            )
-            return self.denoiser.project_memory(memory, visible)
-        memory = self.memory_projection(features.memory)  # (I, P, D)
-        if use_image is not None:
-            memory = torch.where(use_image.view(-1, 1, 1), memory, self.image_free_memory.to(memory.dtype))
-        return self.denoiser.project_memory(memory)
-
-    def image_free_keys_values(self) -> MemoryKeysValues:
-        """Cross-attention keys and values of the learned image-free memory, as one image."""
-        memory = self.image_free_memory.unsqueeze(0)
-        visible = memory.new_ones(memory.shape[:2], dtype=torch.bool) if self.config.concepts else None
-        return self.denoiser.project_memory(memory, visible)
-
-    def hidden(
-        self, noised_tokens: Tensor, timestep: Tensor, lengths: Tensor, keys_values: MemoryKeysValues
-    ) -> Tensor:
-        """Hidden states (B, L, D) of noised captions, with padding and concentrated attention applied."""
         positions = torch.arange(noised_tokens.shape[1], device=noised_tokens.device)
         is_padding = positions >= lengths.unsqueeze(1)  # (B, L)
         allowed = may_attend(
@@ -140,6 +80,35 @@ class DDCapModel(StoredModel):
         )  # captions decoded together are about as long
         states: Tensor = self.denoiser(noised_tokens, timestep, keys_values, allowed, following, packing)
         return states
+
+    def keys_values(
+        self, features: ImageFeatures | None, use_image: Tensor | None = None
+    ) -> MemoryKeysValues:
+        """What the denoiser sees of I pictures; of captions without pictures (None), the image-free memory.
+
+        `use_image` (I,) False replaces an image's memory by the learned one (special design 4).
+        """
+        if features is None:
+            return self.image_free_keys_values()
+        return self.project_memory(features, use_image)
+
+    def project_memory(self, features: ImageFeatures, use_image: Tensor | None = None) -> MemoryKeysValues:
+        """Cross-attention keys and values of I images; see `keys_values`."""
+        if self.concept_embedding is not None:
+            memory, visible = memory_with_concepts(
+                self, features, self.denoiser.token_embedding.weight, use_image
+            )
+            return self.denoiser.project_memory(memory, visible)
+        memory = self.memory_projection(features.memory)  # (I, P, D)
+        if use_image is not None:
+            memory = torch.where(use_image.view(-1, 1, 1), memory, self.image_free_memory.to(memory.dtype))
+        return self.denoiser.project_memory(memory)
+
+    def image_free_keys_values(self) -> MemoryKeysValues:
+        """Cross-attention keys and values of the learned image-free memory, as one image."""
+        memory = self.image_free_memory.unsqueeze(0)
+        visible = memory.new_ones(memory.shape[:2], dtype=torch.bool) if self.config.concepts else None
+        return self.denoiser.project_memory(memory, visible)
 
     def length_logits(self, features: ImageFeatures) -> Tensor | None:
         """(I, max_length) length logits, or None without a length head.

@@ -180,6 +180,14 @@ class AdaptiveLayerNorm(nn.Module):
         return F.layer_norm(hidden, (self.width,)) * (1 + scale) + shift
 
 
+class PlainLayerNorm(nn.LayerNorm):
+    """A layer norm in place of an adaptive one: for a model without a timestep."""
+
+    def forward(self, hidden: Tensor, time: None = None, packing: Packing | None = None) -> Tensor:  # noqa: ARG002
+        """`hidden` in any shape (..., D); the rest is not read."""
+        return super().forward(hidden)
+
+
 # Special design 1: the caption's length from the picture's summary.
 
 

@@ -189,13 +189,13 @@ def caption_loss(
     if image_free_probability and features is not None and features.memory is not None and noise is not None:
         use_image = noise.image >= image_free_probability
     if isinstance(model, AutoregressiveModel):
-        hidden = model.hidden(batch.tokens, features, use_image)  # (B, L, D)
+        hidden = model(batch.tokens, features, use_image)  # (B, L, D)
         weight = model.decoder.token_embedding.weight
     else:
         assert noise is not None
         noised, timestep = noise.add_to(batch.tokens, model.schedule), noise.timestep.flatten()
         keys_values = model.keys_values(features, use_image)
-        hidden = model.hidden(noised, timestep, batch.lengths, keys_values)  # (B, L, D)
+        hidden = model(noised, timestep, batch.lengths, keys_values)  # (B, L, D)
         weight = model.denoiser.token_embedding.weight
         length_logits = None if features is None else model.length_logits(features)
     hidden = hidden.flatten(0, 1)[batch.positions]  # (N, D): the head is the widest layer, spare it padding

@@ -1,0 +1,250 @@
+"""The stack of blocks that the denoiser and its autoregressive twin share: the paper's controlled comparison.
+
+A block is the release's: GPT-2's with cross-attention to the image. What differs between the two models is
+given to it: who may attend to whom, and whether layer norms read the timestep.
+
+Shapes: B captions, I images (B a multiple of I: captions of one image lie side by side and share its keys and
+values), L caption positions, P image positions, D width, H heads, V words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ddcap.model.layers import (
+    AdaptiveLayerNorm,
+    Packing,
+    PlainLayerNorm,
+    RecomputingBlocks,
+    attend,
+    join_heads,
+    split_heads,
+)
+from ddcap.settings import ModelSettings
+
+KeysValues = tuple[Tensor, Tensor]
+"""Keys and values (B, H, positions, D/H) of one attention."""
+
+
+@dataclass(frozen=True)
+class MemoryKeysValues:
+    """The cross-attention's keys and values of some images, computed once per image.
+
+    Attributes:
+        layers: per layer the keys and the values, each (I, H, P, D/H).
+        visible: (I, P) True where there is something to see; None: everywhere.
+    """
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+    visible: Tensor | None = None
+
+    @property
+    def may_see(self) -> Tensor | None:
+        """`visible` as an attention mask (I, 1, 1, P)."""
+        return None if self.visible is None else self.visible[:, None, None]
+
+    def expand(self, images: int) -> MemoryKeysValues:
+        """A single image as `images` images, without copying."""
+        shape = (images, -1, -1, -1)
+        layers = tuple((key.expand(shape), value.expand(shape)) for key, value in self.layers)
+        return MemoryKeysValues(layers, None if self.visible is None else self.visible.expand(images, -1))
+
+    def followed_by(self, other: MemoryKeysValues) -> MemoryKeysValues:
+        """These images, then those of `other`, which may have fewer positions if it says what is visible."""
+        pairs = zip(self.layers, other.layers, strict=True)
+        missing = self.layers[0][0].shape[2] - other.layers[0][0].shape[2]
+        layers = tuple(
+            (
+                torch.cat([k, F.pad(other_k, (0, 0, 0, missing))]),
+                torch.cat([v, F.pad(other_v, (0, 0, 0, missing))]),
+            )
+            for (k, v), (other_k, other_v) in pairs
+        )
+        if self.visible is None or other.visible is None:
+            return MemoryKeysValues(layers)
+        return MemoryKeysValues(layers, torch.cat([self.visible, F.pad(other.visible, (0, missing))]))
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with a boolean mask, over the words before, too, where they are given."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        self.heads = settings.heads
+        self.dropout = settings.dropout
+        self.query_key_value = nn.Linear(settings.width, 3 * settings.width)
+        self.output = nn.Linear(settings.width, settings.width)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        may_attend: Tensor | None,
+        packing: Packing | None = None,
+        past: KeysValues | None = None,
+    ) -> tuple[Tensor, KeysValues]:
+        """The output and the keys and values of all positions so far.
+
+        Args:
+            hidden: (B, L, D), or (N, D) packed.
+            may_attend: broadcast to (B, 1, L, positions so far); None: everybody to all.
+            packing: of the real positions.
+            past: keys and values of the positions before these.
+        """
+        both = self.query_key_value(hidden)
+        if packing is not None:
+            both = packing.unpack(both)
+        query, key, value = (split_heads(part, self.heads) for part in both.chunk(3, dim=2))  # (B, H, L, D/H)
+        if past is not None:
+            key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
+        attended = attend(query, key, value, may_attend, dropout=self.dropout if self.training else 0.0)
+        joined = join_heads(attended)
+        return self.output(joined if packing is None else packing.pack(joined)), (key, value)
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention from caption positions to image positions."""
+
+    def __init__(self, settings: ModelSettings) -> None:
+        super().__init__()
+        self.heads = settings.heads
+        self.dropout = settings.dropout
+        self.query = nn.Linear(settings.width, settings.width)
+        self.key_value = nn.Linear(settings.width, 2 * settings.width)
+        self.output = nn.Linear(settings.width, settings.width)
+
+    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (I, H, P, D/H) of `memory` (I, P, D)."""
+        key, value = (split_heads(part, self.heads) for part in self.key_value(memory).chunk(2, dim=2))
+        return key.contiguous(), value.contiguous()  # else the products copy them, and both are kept
+
+    def forward(
+        self,
+        hidden: Tensor,
+        key: Tensor,
+        value: Tensor,
+        packing: Packing | None = None,
+        may_see: Tensor | None = None,
+    ) -> Tensor:
+        """`hidden` (B, L, D) against (I, H, P, D/H): an image's captions become one long row of queries.
+
+        `hidden` may be (N, D) packed; `may_see` is (I, 1, 1, P).
+        """
+        query = self.query(hidden)
+        if packing is not None:
+            query = packing.unpack(query)
+        batch, length, width = query.shape
+        images = key.shape[0]
+        query = split_heads(query.view(images, batch // images * length, width), self.heads)
+        attended = attend(query, key, value, may_see, dropout=self.dropout if self.training else 0.0)
+        joined = join_heads(attended).view(batch, length, width)
+        projected: Tensor = self.output(joined if packing is None else packing.pack(joined))
+        return projected
+
+
+class Block(nn.Module):
+    """Self-attention, cross-attention and MLP, each behind its layer norm.
+
+    Args:
+        settings: the recipe's model section.
+        reads_time: whether the norms take scale and shift from the timestep.
+    """
+
+    def __init__(self, settings: ModelSettings, *, reads_time: bool) -> None:
+        super().__init__()
+        width = settings.width
+        norm: type[AdaptiveLayerNorm | PlainLayerNorm] = AdaptiveLayerNorm if reads_time else PlainLayerNorm
+        self.norm_self = norm(width)
+        self.self_attention = SelfAttention(settings)
+        self.norm_cross = norm(width)
+        self.cross_attention = CrossAttention(settings)
+        self.norm_mlp = norm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
+        )
+        self.dropout = nn.Dropout(settings.dropout)
+
+    def forward(
+        self,
+        hidden: Tensor,
+        keys_values: KeysValues | None,
+        may_attend: Tensor | None,
+        may_see: Tensor | None = None,
+        time: Tensor | None = None,
+        packing: Packing | None = None,
+        past: KeysValues | None = None,
+    ) -> tuple[Tensor, KeysValues]:
+        """One block, and its self-attention's keys and values.
+
+        Args:
+            hidden: (B, L, D), or (N, D) with a packing.
+            keys_values: of the images, each (I, H, P, D/H); None leaves cross-attention out.
+            may_attend: see `SelfAttention.forward`.
+            may_see: (I, 1, 1, P) positions of the images that are there; None: all.
+            time: (B, D) of the timestep, for norms that read it.
+            packing: of the real positions.
+            past: see `SelfAttention.forward`.
+        """
+        attended, past = self.self_attention(self.norm_self(hidden, time, packing), may_attend, packing, past)
+        hidden = hidden + self.dropout(attended)
+        if keys_values is not None:
+            normed = self.norm_cross(hidden, time, packing)
+            hidden = hidden + self.dropout(self.cross_attention(normed, *keys_values, packing, may_see))
+        return hidden + self.dropout(self.mlp(self.norm_mlp(hidden, time, packing))), past
+
+
+class BlockStack(RecomputingBlocks):
+    """Word and position embeddings, blocks, final norm, and a head tied to the words.
+
+    Args:
+        settings: the recipe's model section.
+        vocabulary_size: V.
+    """
+
+    def __init__(self, settings: ModelSettings, vocabulary_size: int) -> None:
+        super().__init__()
+        self.token_embedding = nn.Embedding(vocabulary_size, settings.width)
+        self.position_embedding = nn.Embedding(settings.positions or settings.max_length, settings.width)
+        self.dropout = nn.Dropout(settings.dropout)
+
+    def _add_blocks(self, settings: ModelSettings, *, reads_time: bool) -> None:
+        """Make the blocks, behind whatever else the model embeds, and draw all weights as GPT-2 does."""
+        self.blocks = nn.ModuleList(Block(settings, reads_time=reads_time) for _ in range(settings.layers))
+        self.final_norm = nn.LayerNorm(settings.width)
+        gpt2_initialise(self, list(self.each_block()))
+
+    def each_block(self) -> Iterator[Block]:
+        """The blocks, from the words on."""
+        return cast("Iterator[Block]", iter(self.blocks))
+
+    def project_memory(self, memory: Tensor, visible: Tensor | None = None) -> MemoryKeysValues:
+        """Keys and values of every layer for `memory` (I, P, D); compute once, use at every step."""
+        layers = tuple(block.cross_attention.keys_values(memory) for block in self.each_block())
+        return MemoryKeysValues(layers, visible)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) to (..., V): the head is the token embedding; pass only the positions that are needed."""
+        return F.linear(hidden, self.token_embedding.weight)
+
+
+def gpt2_initialise(part: nn.Module, blocks: Sequence[Any]) -> None:
+    """GPT-2's initialisation of a stack: normal weights, smaller where a block writes to the residual stream.
+
+    Args:
+        part: everything to initialise.
+        blocks: its blocks, with `self_attention.output`, `cross_attention.output` and `mlp[2]`.
+    """
+    for module in part.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+    for block in blocks:
+        for residual in (block.self_attention.output, block.cross_attention.output, block.mlp[2]):
+            nn.init.normal_(residual.weight, std=0.02 / math.sqrt(2 * len(blocks)))
