@@ -17,11 +17,6 @@ from torch import Tensor
 
 from ddcap.errors import RecipeError
 
-# Probabilities of the forward process: keep, replace, MASK; one step and cumulative. For a token that is not
-# MASK, one step t keeps it with `alpha_t + beta_t`, turns it into one given other token with `beta_t`, and
-# into MASK with `gamma_t`; MASK stays MASK. `alpha_t + K beta_t + gamma_t = 1` with K words. The cumulative
-# `abar_t, bbar_t, gbar_t` say the same about t steps at once (method section "Forward process").
-
 _ROUNDING = 1e-12  # probability mass under this is what float64 leaves of 0
 
 

@@ -20,10 +20,6 @@ from typing import Any
 
 from ddcap.errors import DataError, remedy
 
-# Files that are whole or not there: written under another name, brought to the disk, then renamed. So neither
-# a crash nor a reader sees half a file, what was there before stays until the new one is complete, and
-# processes that write the same file do not write into each other's.
-
 _SUFFIX = ".writing"
 _STREAMS = ("/dev/std", "/dev/fd/", "/proc/")  # an open file by its number, whatever is behind it
 
