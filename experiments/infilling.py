@@ -152,7 +152,7 @@ def _choose(captions: Sequence[str], captioner: Captioner, share: float, seed: i
     return None
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _fill(
     captioner: Captioner,
     features: ImageFeatures,

@@ -78,7 +78,7 @@ def load_split(recipe: Recipe, name: str, limit: int | None = None, device: str 
     return Split(name, records, FeatureCache(data.cache, encoder, paths, bf16=recipe.training.bf16), device)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def caption_split(
     captioner: Captioner,
     split: Split,

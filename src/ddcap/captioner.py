@@ -382,7 +382,7 @@ class Captioner(LoadedModel):
         for image, reason in zip(images, errors, strict=True):
             yield ImageResult(image, () if reason else next(captions), reason)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode, see decoding.generate
     def _decode(
         self,
         pixels: list[Tensor],

@@ -1,8 +1,10 @@
 import dataclasses
 import math
+from collections import Counter
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddcap.decoding.generate import choose_lengths, decode, generate, nearest_lengths
 from ddcap.errors import RecipeError
@@ -262,3 +264,21 @@ def test_decode_keeps_given_words(tiny_model, features, method):
     given = tokens != mask
     assert torch.equal(result.tokens[given], tokens[given])
     assert (result.tokens != mask).all()
+
+
+def test_autocast_casts_each_weight_once(tiny_model, features):
+    """In inference mode it would cast them at every step, which was half of the time of a caption."""
+    casts = Counter()
+    weights = {parameter.data_ptr() for parameter in tiny_model.denoiser.parameters()}
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            if function is torch.ops.aten._to_copy.default and arguments[0].data_ptr() in weights:
+                casts[arguments[0].data_ptr()] += 1
+            return function(*arguments, **(keywords or {}))
+
+    chosen = settings(length=8, steps=4)
+    with torch.autocast("cpu", dtype=torch.bfloat16), Count():
+        result = generate(tiny_model, features, chosen, END)
+    assert len(result.timesteps) == 4
+    assert casts and set(casts.values()) == {1}

@@ -121,7 +121,7 @@ def concept_evidence(
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: autocast would cast all weights anew at every step
 def generate(
     model: CaptioningModel,
     features: ImageFeatures,

@@ -93,7 +93,7 @@ class Infilling:
     row: int
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode, see decoding.generate
 def infill(
     model: CaptioningModel,
     features: ImageFeatures,

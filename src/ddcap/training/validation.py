@@ -58,7 +58,7 @@ class Validation:
         return self.cider if self.cider is not None else -self.loss
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode, see decoding.generate
 def validate(
     model: CaptioningModel,
     data: CaptionData,
