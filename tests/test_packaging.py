@@ -2,7 +2,10 @@
 
 import ast
 import importlib.metadata
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -114,3 +117,15 @@ def test_constraints_are_pins_that_the_requirements_allow(project):
         assert pin.operator == "=="
         specifier = wanted.get(canonicalize_name(requirement.name))
         assert specifier is None or specifier.contains(pin.version), requirement
+
+
+def test_without_the_repository_the_experiments_say_where_they_are(tmp_path):
+    shutil.copytree(ROOT / "src" / "ddcap", tmp_path / "ddcap", ignore=shutil.ignore_patterns("pretrained"))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-P", "-m", "ddcap", "report", "nothing"]
+    if sys.version_info < (3, 11):
+        command.remove("-P")
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("ddcap: the experiments are not part of the installed package; get the rep")
+    assert done.stderr.count("\n") == 1

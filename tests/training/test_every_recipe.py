@@ -64,7 +64,10 @@ def test_it_trains(
     recipe = load_recipe(path)
     changes = [*small_sizes, *places_for(recipe, tmp_path, small_photos, captions_json, tagger_folder)]
     changes.append(f"training.batch_size={2 * recipe.data.captions_per_image}")
-    if recipe.model.init is not None:
+    if recipe.model.init is not None and recipe.encoder.concepts:  # it goes on from a stage of its own kind
+        before = [*changes, "model.init=null", f"training.output={tmp_path / 'before'}"]
+        changes.append(f"model.init={train(load_recipe(path, before))}")
+    elif recipe.model.init is not None:
         folder = tiny_model_folder if recipe.model.kind == "diffusion" else tiny_twin_folder
         changes += [*sizes_of(folder), f"model.init={folder}"]
     trained = train(load_recipe(path, changes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ def _find_experiments() -> None:
     Raises:
         DDCapError: if there is none: the wheel has the library only.
     """
+    if importlib.util.find_spec("experiments") is not None:
+        return
     own = Path(__file__).resolve().parents[3]
     for folder in (own, Path.cwd(), *Path.cwd().parents):
         if (folder / "experiments" / "plan.py").is_file() and (folder / "src" / "ddcap").is_dir():
