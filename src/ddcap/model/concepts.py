@@ -168,7 +168,7 @@ class ConceptEmbedding(nn.Module):
         super().__init__()
         self.register_buffer("pieces", torch.zeros(concepts, _LONGEST, dtype=torch.long))
         self.from_tokens = nn.Linear(width, width)
-        self.levels = nn.Parameter(torch.randn(_LEVELS + 1, width) * 0.02)
+        self.levels = nn.Parameter(torch.randn(_LEVELS + 1, width).mul_(0.02))
         nn.init.eye_(self.from_tokens.weight)
         nn.init.zeros_(self.from_tokens.bias)
 

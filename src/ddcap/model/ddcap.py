@@ -38,7 +38,7 @@ class DDCapModel(StoredModel):
         )
         # with concepts one position is enough: it is seen beside a picture's positions, not instead of them
         free_positions = 1 if config.concepts else self.encoder.memory_positions
-        self.image_free_memory = nn.Parameter(torch.randn(free_positions, settings.width) * 0.02)
+        self.image_free_memory = nn.Parameter(torch.randn(free_positions, settings.width).mul_(0.02))
         self.concept_embedding = (
             ConceptEmbedding(config.concepts, settings.width) if config.concepts else None
         )

@@ -153,7 +153,10 @@ class TimestepEmbedding(nn.Module):
     def __init__(self, width: int, steps: int) -> None:
         super().__init__()
         half = width // 2
-        frequencies = torch.exp(torch.arange(half) * -(math.log(10000) / max(half - 1, 1)))
+        steps_of_sine = torch.arange(
+            half, device="cpu"
+        )  # also in an outline: arithmetic without values is slow
+        frequencies = torch.exp(steps_of_sine * -(math.log(10000) / max(half - 1, 1)))
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.steps = steps
 

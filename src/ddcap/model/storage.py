@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ddcap.data.concepts import ConceptSpelling, ConceptVocabulary
 from ddcap.data.tokenizer import CaptionTokenizer
@@ -126,6 +127,24 @@ class FrozenEncoderOutline(ImageEncoder):
                 raise RuntimeError(f"its encoder gives a {name} of {theirs} where the weights take {ours}")
 
 
+class _Undrawn(TorchFunctionMode):
+    """Weights stay undrawn: they have no values here, and drawing none makes torch import its compiler."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: Any = None
+    ) -> Any:
+        keywords = keywords or {}
+        if function in (Tensor.normal_, Tensor.uniform_):
+            return arguments[0]
+        if getattr(function, "__module__", None) == nn.init.__name__:
+            return arguments[0] if arguments else keywords["tensor"]
+        if function is torch.eye and "out" in keywords:
+            return keywords["out"]
+        if function is torch.randn:
+            return torch.empty(*arguments, **keywords)
+        return function(*arguments, **keywords)
+
+
 def check_outline(
     build: Callable[[ImageEncoder], Any],
     encoder: EncoderSettings,
@@ -152,7 +171,7 @@ def check_outline(
         layers = max(model.layers, int((architecture or {}).get("num_hidden_layers", 0)))
         if layers > len(shapes):
             raise RuntimeError(f"{layers} layers for {len(shapes)} tensors")
-        with torch.device("meta"):
+        with torch.device("meta"), _Undrawn():
             outline = build(
                 build_image_encoder(encoder, pretrained=False, architecture=architecture, concepts=concepts)
                 if encoder.travels or encoder.concepts

@@ -113,7 +113,7 @@ class AutoregressiveModel(StoredModel):
         self.concept_embedding = None
         if config.concepts:
             self.concept_embedding = ConceptEmbedding(config.concepts, settings.width)
-            self.image_free_memory = nn.Parameter(torch.randn(1, settings.width) * 0.02)
+            self.image_free_memory = nn.Parameter(torch.randn(1, settings.width).mul_(0.02))
 
     def forward(
         self, tokens: Tensor, features: ImageFeatures | None, use_image: Tensor | None = None
