@@ -128,7 +128,10 @@ class FrozenEncoderOutline(ImageEncoder):
 
 
 class _Undrawn(TorchFunctionMode):
-    """Weights stay undrawn: they have no values here, and drawing none makes torch import its compiler."""
+    """Weights stay undrawn, since they are read from a file next, or have no values at all.
+
+    On the meta device torch imports its compiler, which takes a second, to draw no numbers.
+    """
 
     def __torch_function__(
         self, function: Any, types: Any, arguments: tuple[Any, ...] = (), keywords: Any = None
@@ -366,15 +369,14 @@ class StoredModel(nn.Module):
             if config.encoder.kind == "clip" and not config.encoder.travels:
                 announce_download(str(folder), "image encoder", config.encoder.name, config.encoder.revision)
                 FrozenEncoderOutline(shapes).check_clip(read_clip_architecture(config.encoder))
-            model = cls(
-                config,
-                build_image_encoder(
-                    config.encoder,
-                    pretrained=not config.encoder.travels,
-                    architecture=architecture,
-                    concepts=config.concepts,
-                ),
+            encoder = build_image_encoder(
+                config.encoder,
+                pretrained=not config.encoder.travels,
+                architecture=architecture,
+                concepts=config.concepts,
             )
+            with _Undrawn():  # all that is drawn is stored, which `load_stored_state` checks
+                model = cls(config, encoder)
             state = load_file(weights_path)
             model.load_stored_state(
                 {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
