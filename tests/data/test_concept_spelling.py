@@ -64,3 +64,8 @@ def test_a_word_too_long_is_not_recognised(spelling, tiny_tokenizer):
     assert len(tiny_tokenizer.encode_part(WORDS[4])) > LONGEST
     assert 4 not in spelling.concept.tolist()
     assert found(spelling, tokens_of(tiny_tokenizer, "a xylophonist"), tiny_tokenizer) == []
+
+
+def test_words_of_which_none_can_be_recognised_name_nothing(tiny_tokenizer):
+    spelling = ConceptSpelling.of(ConceptVocabulary(WORDS[4:], {}), tiny_tokenizer)
+    assert found(spelling, tokens_of(tiny_tokenizer, "a xylophonist"), tiny_tokenizer) == []

@@ -214,7 +214,8 @@ class ConceptSpelling:
         texts = tokenizer.pieces(range(tokenizer.vocabulary_size))
         goes_on = [text[:1].isalnum() or text[:1] == "-" for text in texts]
         continues = torch.tensor([*goes_on, False, False])
-        return cls(torch.tensor(pieces).view(-1, LONGEST), torch.tensor(concepts), continues, len(vocabulary))
+        rows = torch.tensor(pieces, dtype=torch.long).view(-1, LONGEST)
+        return cls(rows, torch.tensor(concepts, dtype=torch.long), continues, len(vocabulary))
 
     def to(self, device: torch.device | str) -> ConceptSpelling:
         """The same on `device`."""
