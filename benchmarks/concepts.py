@@ -20,7 +20,7 @@ from ddcap.data.concepts import NO_CONCEPT, ConceptTokens, ConceptVocabulary, st
 from ddcap.data.records import CaptionedImage, load_karpathy
 from ddcap.decoding.generate import generate
 from ddcap.evaluation.metrics import bootstrap_interval, score_captions
-from ddcap.model.encoders import ImageFeatures
+from ddcap.model.features import ImageFeatures
 
 AT_ONCE = 25
 _OFF = {"concept_bonus": 0.0, "repeat_penalty": 0.0, "concept_weight": 0.0}

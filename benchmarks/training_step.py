@@ -23,7 +23,7 @@ from ddcap.captioner import Captioner
 from ddcap.data.batches import CaptionBatch
 from ddcap.machine import describe_machine
 from ddcap.model import ddcap, denoiser
-from ddcap.model.encoders import ImageFeatures
+from ddcap.model.features import ImageFeatures
 from ddcap.training.loss import Noise, caption_loss, draw_noise
 
 IMAGES, CAPTIONS, LONGEST = 32, 160, 20

@@ -7,9 +7,10 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ddcap.captioner import Caption, Captioner
+from ddcap.captioner import Captioner
 from ddcap.data.images import load_image
 from ddcap.data.records import CaptionedImage
+from ddcap.decoding.caption import Caption
 
 _WIDEST = 320  # pixels of an embedded photograph's longer side
 

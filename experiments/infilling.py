@@ -12,13 +12,14 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from ddcap.captioner import Captioner
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.generate import decode
 from ddcap.evaluation.metrics import bootstrap_interval, score_captions
-from ddcap.model.encoders import ImageFeatures
+from ddcap.model.features import ImageFeatures
 from ddcap.settings import DecodingSettings
 from experiments.split import Split
 
@@ -165,7 +166,7 @@ def _fill(
     longest = int(lengths.max())
     rows = [caption.masked(model.mask_id) for caption in captions]
     tokens = torch.tensor([row + [end_id] * (longest - len(row)) for row in rows], device=model.device)
-    generator = torch.Generator(model.device).manual_seed(0)
+    generator = np.random.default_rng(0)
     result = decode(model, features, tokens, lengths, settings, end_id, may_end=False, generator=generator)
     filled: list[list[int]] = result.tokens.tolist()
     return filled

@@ -9,15 +9,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ddcap.captioner import Captioner
 from ddcap.data.feature_cache import FeatureCache
 from ddcap.data.records import CaptionedImage, load_karpathy
-from ddcap.decoding.generate import decode, generate, start_tokens
+from ddcap.decoding.generate import concept_evidence, decode, generate, start_tokens
 from ddcap.errors import RecipeError
-from ddcap.model.encoders import ImageFeatures, build_image_encoder
+from ddcap.model.encoders import build_image_encoder
+from ddcap.model.features import ImageFeatures
 from ddcap.recipe import Recipe
 from ddcap.settings import DecodingSettings
 
@@ -96,14 +98,24 @@ def caption_split(
         seed: of decoders that draw.
         true_lengths: give every caption the length of the picture's first human caption.
     """
-    generator = torch.Generator(captioner.model.device).manual_seed(seed)
+    generator = np.random.default_rng(seed)
     captions: dict[str, str] = {}
     for records, features in split.batches(captioner):
         if true_lengths:
             lengths = _first_lengths(captioner, records)
             tokens = start_tokens(lengths, captioner.model.mask_id)
             end_id = captioner.tokenizer.end_id
-            result = decode(captioner.model, features, tokens, lengths, settings, end_id, generator=generator)
+            concepts = concept_evidence(captioner.model, features, settings, 1)
+            result = decode(
+                captioner.model,
+                features,
+                tokens,
+                lengths,
+                settings,
+                end_id,
+                generator=generator,
+                concepts=concepts,
+            )
         else:
             result = generate(
                 captioner.model, features, settings, captioner.tokenizer.end_id, generator=generator

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from ddcap.data.tokenizer import CaptionTokenizer
-from ddcap.model import build_model
+from ddcap.model.config import ModelConfig, read_config
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.storage import ModelConfig, read_config
+from ddcap.model.kinds import build_model
 from ddcap.settings import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"

@@ -20,7 +20,7 @@ ORDER = [
     )
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-FACADE = {"Captioner": "captioner", "Caption": "captioner"}  # names that `import ddcap` makes on demand
+FACADE = {"Captioner": "captioner", "Caption": "decoding"}  # names that `import ddcap` makes on demand
 
 
 def part_of(source):

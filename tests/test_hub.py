@@ -109,7 +109,7 @@ def test_a_local_encoder_is_not_announced(tiny_model_folder, hub, caplog):
 
 
 def test_a_download_brings_all_that_a_model_consists_of(tiny_model_folder, tmp_path):
-    Captioner.from_pretrained("default").save(tmp_path)
+    Captioner.from_pretrained("default", runtime="torch").save(tmp_path)
     files = {path.name for folder in (tmp_path, tiny_model_folder) for path in folder.iterdir()}
     assert "concepts.json" in files
     assert files <= set(MODEL_FILES)

@@ -12,11 +12,12 @@ import pytest
 import slow_release
 import torch
 
-from ddcap.decoding.guidance import build_predictor
-from ddcap.decoding.reverse_process import decode_best_first, plan_steps
+from ddcap.decoding.best_first import decode_best_first, plan_steps
+from ddcap.decoding.guidance import Predictor
 from ddcap.diffusion import linear_schedule, marginal, posterior
-from ddcap.model.ddcap import DDCapModel
-from ddcap.model.encoders import ImageEncoder, ImageFeatures
+from ddcap.model.ddcap import DDCapModel, TorchSteps
+from ddcap.model.encoders import ImageEncoder
+from ddcap.model.features import ImageFeatures
 from ddcap.model.layers import may_attend
 from ddcap.model.release import released_config, rename_released
 from ddcap.settings import DiffusionSettings, EncoderSettings
@@ -186,8 +187,9 @@ def test_decoded_tokens(reference, model, sizes):
     lengths = reference["length"]
     is_padding = padding(reference)
     keys_values = model.denoiser.project_memory(reference["image_memory"])
-    predict = build_predictor(model, keys_values, lengths, float(reference["guidance_scale"]))
+    steps = TorchSteps(model, keys_values, with_image_free=True)
+    predictor = Predictor(steps, lengths, float(reference["guidance_scale"]))
     tokens = torch.where(is_padding, 0, sizes["vocabulary"])
     plan = plan_steps(lengths, lengths, sizes["steps"], schedule="released")
-    decoded = decode_best_first(predict, tokens, lengths, plan, sizes["vocabulary"]).tokens
+    decoded = decode_best_first(predictor, tokens, lengths, plan, sizes["vocabulary"]).tokens
     assert torch.equal(decoded.masked_fill(is_padding, -1), reference["decoded"])

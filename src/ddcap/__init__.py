@@ -11,13 +11,18 @@ __version__ = "0.1.0"
 __all__ = ["Caption", "Captioner", "__version__"]
 
 if TYPE_CHECKING:
-    from ddcap.captioner import Caption, Captioner
+    from ddcap.captioner import Captioner
+    from ddcap.decoding.caption import Caption
 
 
 def __getattr__(name: str) -> Any:
-    """Import torch only when a captioner is wanted: importing the package is free."""
-    if name in ("Caption", "Captioner"):
-        from ddcap import captioner
+    """Import what captioning takes only when it is wanted: importing the package is free."""
+    if name == "Captioner":
+        from ddcap.captioner import Captioner
 
-        return getattr(captioner, name)
+        return Captioner
+    if name == "Caption":
+        from ddcap.decoding.caption import Caption
+
+        return Caption
     raise AttributeError(f"module 'ddcap' has no attribute {name!r}")

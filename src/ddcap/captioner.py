@@ -2,156 +2,126 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from ddcap.arrays import to_host
 from ddcap.data.concepts import NO_CONCEPT, ConceptEdits
 from ddcap.data.images import ImageSource, load_image
 from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.decoding.caption import Caption, Concept, ImageResult, build_captions
 from ddcap.decoding.generate import generate
 from ddcap.decoding.infilling import infill, parse_template
-from ddcap.decoding.trace import DecodingResult, Trace, build_trace
-from ddcap.errors import CheckpointError, DDCapError, ImageError, RecipeError
+from ddcap.errors import CheckpointError, DDCapError, ImageError, MissingExtraError, RecipeError
 from ddcap.files import is_folder_name
 from ddcap.machine import computes_bfloat16, computing
-from ddcap.model import CaptioningModel, load_model
-from ddcap.model.encoders import ImageFeatures
+from ddcap.model.config import GRAPHS_NAME
+from ddcap.model.features import ImageFeatures
+from ddcap.model.onnx_model import OnnxModel
 from ddcap.publishing import DEFAULT_MODEL, find_model, upload, write_card
 from ddcap.settings import DecodingSettings, dump_settings, parse_settings
 
-# What a captioner gives back: captions that know how they came about.
+Precision = Literal["auto", "float32", "bfloat16", "int8"]
+Runtime = Literal["auto", "onnx", "torch"]
 
 
-@dataclass(frozen=True)
-class Caption:
-    """One caption and how it came about.
-
-    Attributes:
-        text: what a person reads.
-        tokens: printable pieces, one per token, a leading space where a word begins; the end token is "".
-        confidences: probability of each token when it was committed; 1 for given words.
-        length: tokens, end token included.
-        score: mean log-probability of the tokens, to compare captions of one image.
-        trace: what was committed when.
-    """
-
-    text: str
-    tokens: tuple[str, ...]
-    confidences: tuple[float, ...]
-    length: int
-    score: float
-    trace: Trace
-
-
-@dataclass(frozen=True)
-class Concept:
-    """A word for something that a model sees in an image, and the probability that a person would say it."""
-
-    word: str
-    confidence: float
-
-
-@dataclass(frozen=True)
-class ImageResult:
-    """What became of one image of a large job: its captions, or why there are none."""
-
-    source: ImageSource
-    captions: tuple[Caption, ...]
-    error: str | None
-
-
-def build_captions(result: DecodingResult, rows: Sequence[int], tokenizer: CaptionTokenizer) -> list[Caption]:
-    """The captions `rows` of a decoded batch."""
-    ids = sorted(set(result.history.flatten().tolist()))
-    pieces_of = dict(zip(ids, tokenizer.pieces(ids), strict=True))
-    captions = []
-    for row in rows:
-        length = int(result.lengths[row])
-        tokens = result.tokens[row, :length].tolist()
-        confidences = result.confidences[row, :length].tolist()
-        captions.append(
-            Caption(
-                text=tokenizer.decode(tokens),
-                tokens=tuple(pieces_of[token] for token in tokens),
-                confidences=tuple(confidences),
-                length=length,
-                score=sum(math.log(max(value, 1e-30)) for value in confidences) / length,
-                trace=build_trace(result, row, pieces_of),
-            )
-        )
-    return captions
-
-
-# A trained model with its tokenizer, ready to see images: what a captioner is before it captions.
-
-_Loaded = TypeVar("_Loaded", bound="LoadedModel")
-
-Precision = Literal["auto", "float32", "bfloat16"]
-
-
-class LoadedModel:
-    """A model, its tokenizer, and what it computes in.
+class Captioner:
+    """Captions images with a trained model; make one by `from_pretrained` and keep it.
 
     Args:
-        model: in evaluation mode.
+        model: in evaluation mode; of PyTorch, or the ONNX graphs of one.
         tokenizer: of the model.
-        precision: what forward passes compute in: "float32"; "bfloat16", about twice as fast where the
+        precision: what a model of PyTorch computes in: "float32"; "bfloat16", about twice as fast where the
             machine has it, and with other captions where two words are nearly as likely; "auto" takes
-            bfloat16 where the machine has it.
+            bfloat16 where the machine has it. ONNX graphs have the precision that they were loaded in.
 
     Attributes:
-        precision: "float32" or "bfloat16".
+        precision: "float32", "bfloat16" or "int8".
+        runtime: "torch" or "onnx".
     """
 
-    def __init__(
-        self, model: CaptioningModel, tokenizer: CaptionTokenizer, precision: Precision = "auto"
-    ) -> None:
-        if precision not in get_args(Precision):
-            raise DDCapError(f"precision={precision!r}: use one of {', '.join(get_args(Precision))}")
+    def __init__(self, model: Any, tokenizer: CaptionTokenizer, precision: Precision = "auto") -> None:
+        check_choice("precision", precision, Precision)
         if tokenizer.vocabulary_size != model.config.vocabulary_size:
             raise CheckpointError(
                 f"the tokenizer has {tokenizer.vocabulary_size} entries, the model "
                 f"{model.config.vocabulary_size}; they are not from the same training"
             )
-        self.model = model.eval()
-        self.tokenizer = tokenizer
-        if precision == "auto":
+        self.model, self.tokenizer = model, tokenizer
+        self.runtime = "onnx" if isinstance(model, OnnxModel) else "torch"
+        if self.runtime == "onnx":
+            precision = model.precision
+        elif precision == "int8":
+            raise DDCapError("precision='int8': is for ONNX graphs; use float32 or bfloat16 in PyTorch")
+        elif precision == "auto":
             precision = "bfloat16" if computes_bfloat16(str(model.device)) else "float32"
-        self.precision = precision
+        self.precision: str = precision
+        if self.runtime == "torch":
+            model.eval()
 
     @classmethod
     def from_pretrained(
-        cls: type[_Loaded],
+        cls,
         model: str | Path = DEFAULT_MODEL,
-        device: str | torch.device = "cpu",
+        device: Any = "cpu",
         precision: Precision = "auto",
-    ) -> _Loaded:
+        runtime: Runtime = "auto",
+    ) -> Captioner:
         """Load a model.
 
         Args:
             model: "default" (shipped inside the package), a folder, or a Hub id.
             device: where to run.
-            precision: "float32", "bfloat16" or "auto", see the class.
+            precision: "float32"; "bfloat16" (PyTorch); "int8" (ONNX graphs); "auto" takes the faster one.
+            runtime: "onnx" needs no PyTorch and loads at once, on the CPU, from folders that have the graphs
+                of `ddcap export --onnx`, as the default has; "torch" runs every model, on any device; "auto"
+                takes the first where it can.
 
         Raises:
             CheckpointError: if there is no such model, or it is damaged.
-            DDCapError: if there is no such device or precision.
+            DDCapError: if there is no such device, precision or runtime.
+            MissingExtraError: if PyTorch is wanted and not installed.
         """
+        check_choice("precision", precision, Precision)
+        check_choice("runtime", runtime, Runtime)
+        folder = find_model(model)
+        has_graphs = (folder / GRAPHS_NAME).is_file()
+        if runtime == "auto":
+            light = has_graphs and str(device) == "cpu" and precision != "bfloat16"
+            runtime = "onnx" if light else "torch"
+        if runtime == "onnx":
+            return cls._of_graphs(folder, str(device), precision)
+        try:
+            import torch
+        except ImportError:
+            raise MissingExtraError(f"running {str(model)!r} in PyTorch", "train") from None
+        from ddcap.model.kinds import load_model
+
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:  # torch raises either, by kind of device
             reason = str(error).splitlines()[0]
             raise DDCapError(f"device {str(device)!r}: not to be had here ({reason}); use cpu") from None
-        folder = find_model(model)
-        loaded = load_model(folder)
-        return cls(loaded.to(device), CaptionTokenizer.load(folder), precision)
+        return cls(load_model(folder).to(device), CaptionTokenizer.load(folder), precision)
+
+    @classmethod
+    def _of_graphs(cls, folder: Path, device: str, precision: Precision) -> Captioner:
+        if device != "cpu":
+            raise DDCapError(f"device {device!r}: ONNX graphs run on the cpu here; use runtime='torch'")
+        if precision == "bfloat16":
+            raise DDCapError("precision='bfloat16': is for PyTorch; ONNX graphs have float32 and int8")
+        if not (folder / GRAPHS_NAME).is_file():
+            raise CheckpointError(
+                f"{folder}: has no ONNX graphs (no {GRAPHS_NAME}); write them by 'ddcap export --onnx'"
+            )
+        model = OnnxModel(folder, "int8" if precision == "auto" else precision)
+        return cls(model, model.tokenizer)
 
     @property
     def decoding(self) -> DecodingSettings:
@@ -180,10 +150,20 @@ class LoadedModel:
             raise RecipeError(str(error)) from None
         return merged
 
-    def save(self, folder: str | Path, dtype: torch.dtype = torch.float32, **settings: Any) -> None:
-        """Write model and tokenizer into `folder`, with decoding settings to become the model's own."""
+    def save(self, folder: str | Path, dtype: Any = None, **settings: Any) -> None:
+        """Write model and tokenizer into `folder`, with decoding settings to become the model's own.
+
+        Args:
+            folder: is made.
+            dtype: of torch, for the weights; None is float32, int8 see `model/quantization.py`.
+            settings: see `settings`.
+
+        Raises:
+            DDCapError: if the model is not one of PyTorch.
+        """
+        self._need_torch("saved")
         config = replace(self.model.config, decoding=self.settings(**settings))
-        self.model.save_pretrained(folder, dtype, config)
+        self.model.save_pretrained(folder, *([] if dtype is None else [dtype]), config=config)
         self.tokenizer.save(folder)
 
     def push_to_hub(self, target: str | Path, *, private: bool | None = None, **card: Any) -> str:
@@ -198,6 +178,7 @@ class LoadedModel:
         Raises:
             CheckpointError: if the Hub cannot be reached or refuses.
         """
+        self._need_torch("pushed")
         if is_folder_name(target):
             return str(self._save_with_card(Path(target).expanduser(), None, card))
         with tempfile.TemporaryDirectory() as temporary:
@@ -205,10 +186,16 @@ class LoadedModel:
             return upload(folder, str(target), private=private)
 
     def _save_with_card(self, folder: Path, name: str | None, card: dict[str, Any]) -> Path:
+        import torch
+
         self.save(folder, torch.float16)
         parameters = sum(value.numel() for value in self.model.stored_state().values())
         write_card(folder, self.model.config, parameters=parameters, name=name, **card)
         return folder
+
+    def _need_torch(self, what: str) -> None:
+        if self.runtime != "torch":
+            raise DDCapError(f"a model of ONNX graphs cannot be {what}; load it with runtime='torch'")
 
     def concepts(self, image: ImageSource) -> list[Concept]:
         """What the model sees in an image, surest first; `concepts=` of a call changes it.
@@ -222,35 +209,34 @@ class LoadedModel:
             raise DDCapError("this model sees no concepts; the default does")
         seen = self.features([image]).concepts
         assert seen is not None
-        pairs = zip(seen.ids[0].tolist(), seen.confidences[0].tolist(), strict=True)
+        pairs = zip(to_host(seen.ids)[0].tolist(), to_host(seen.confidences)[0].tolist(), strict=True)
         return [Concept(vocabulary.words[number], share) for number, share in pairs if number != NO_CONCEPT]
 
-    @torch.inference_mode()
     def features(self, images: Sequence[ImageSource]) -> ImageFeatures:
-        """Memory (I, P, C) and summary (I, S) of images, on the model's device.
+        """Memory (I, P, C) and summary (I, S) of images, where the model computes.
 
         Raises:
             ImageError: for the first image that cannot be read.
         """
         return self._encode([self.pixels(image) for image in images])
 
-    def pixels(self, image: ImageSource) -> Tensor:
+    def pixels(self, image: ImageSource) -> np.ndarray:
         """Pixels (3, H, W) of one image, as the encoder wants them."""
-        return self.model.encoder.preprocessing(load_image(image))
+        is_light = self.runtime == "onnx"
+        preprocessing = self.model.preprocessing if is_light else self.model.encoder.preprocessing
+        pixels: np.ndarray = preprocessing(load_image(image))
+        return pixels
 
-    def _encode(self, pixels: list[Tensor]) -> ImageFeatures:
+    def _encode(self, pixels: list[np.ndarray]) -> ImageFeatures:
         with self.computing():
-            features: ImageFeatures = self.model.encoder(torch.stack(pixels).to(self.model.device))
-        assert features.memory is not None and features.summary is not None
-        return ImageFeatures(features.memory.float(), features.summary.float(), features.concepts)
+            features: ImageFeatures = self.model.encode(np.stack(pixels))
+        return features
 
-    def computing(self) -> torch.autocast:
+    def computing(self) -> AbstractContextManager[Any]:
         """The context of a forward pass: autocast, where the precision is bfloat16."""
+        if self.runtime == "onnx":
+            return nullcontext()
         return computing(self.model.device, bfloat16=self.precision == "bfloat16")
-
-
-class Captioner(LoadedModel):
-    """Captions images with a trained model; make one by `from_pretrained` and keep it."""
 
     def __call__(
         self,
@@ -317,7 +303,7 @@ class Captioner(LoadedModel):
         lengths_differ = predicts_lengths or (decoding.candidates > 1 and decoding.length != "predicted")
         if num > 1 and not lengths_differ and not decoding.temperature:
             decoding = replace(decoding, temperature=1.0, beams=1)  # of one length only draws can differ
-        generator = torch.Generator(self.model.device).manual_seed(seed)
+        generator = np.random.default_rng(seed)
         for start in range(0, len(images), batch_size):
             part = images[start : start + batch_size]
             yield from self._caption_batch(part, num, decoding, generator, edits)
@@ -357,7 +343,7 @@ class Captioner(LoadedModel):
         features = self.features([image])
         if concepts is not None:
             features = edited(features, ConceptEdits.parse(concepts, self.model.vocabulary))
-        generator = torch.Generator(self.model.device).manual_seed(seed)
+        generator = np.random.default_rng(seed)
         with self.computing():
             filled = infill(self.model, features, parsed, decoding, self.tokenizer.end_id, generator)
         return build_captions(filled.result, [filled.row], self.tokenizer)[0]
@@ -367,10 +353,10 @@ class Captioner(LoadedModel):
         images: Sequence[ImageSource],
         num: int,
         decoding: DecodingSettings,
-        generator: torch.Generator,
+        generator: np.random.Generator,
         edits: ConceptEdits | None,
     ) -> Iterator[ImageResult]:
-        pixels: list[Tensor] = []
+        pixels: list[np.ndarray] = []
         errors: list[str | None] = []
         for image in images:
             try:
@@ -382,13 +368,12 @@ class Captioner(LoadedModel):
         for image, reason in zip(images, errors, strict=True):
             yield ImageResult(image, () if reason else next(captions), reason)
 
-    @torch.no_grad()  # not inference_mode, see decoding.generate
     def _decode(
         self,
-        pixels: list[Tensor],
+        pixels: list[np.ndarray],
         num: int,
         decoding: DecodingSettings,
-        generator: torch.Generator,
+        generator: np.random.Generator,
         edits: ConceptEdits | None,
     ) -> list[tuple[Caption, ...]]:
         features = self._encode(pixels)
@@ -406,6 +391,12 @@ class Captioner(LoadedModel):
         flat = build_captions(result, range(len(result.tokens)), self.tokenizer)
         per_image = len(flat) // len(pixels)
         return [tuple(flat[start : start + per_image]) for start in range(0, len(flat), per_image)]
+
+
+def check_choice(name: str, value: str, choices: Any) -> None:
+    """Raise `DDCapError` if `value` is none of a Literal's."""
+    if value not in get_args(choices):
+        raise DDCapError(f"{name}={value!r}: use one of {', '.join(get_args(choices))}")
 
 
 def edited(features: ImageFeatures, edits: ConceptEdits) -> ImageFeatures:

@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ddcap.captioner import Caption, Concept, ImageResult
+from ddcap.decoding.caption import Caption, Concept, ImageResult
 from ddcap.decoding.trace import Trace
 
 _BLANK = "·"

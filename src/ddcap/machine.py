@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
 
 
 def describe_machine() -> str:
-    """Processor or GPU, threads, torch and Python."""
-    import torch
-
+    """Processor or GPU, threads, torch if it is installed, Python."""
     model = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.exists():
@@ -30,10 +29,14 @@ def describe_machine() -> str:
             if "model name" in line
         ]
         model = names[0] if names else model
-    if torch.cuda.is_available():
-        model = f"{torch.cuda.get_device_name()}, {model}"
-    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
-    return f"{model}, {torch.get_num_threads()} threads, {versions}"
+    threads, versions = os.cpu_count(), f"Python {platform.python_version()}"
+    if find_spec("torch") is not None:
+        import torch
+
+        if torch.cuda.is_available():
+            model = f"{torch.cuda.get_device_name()}, {model}"
+        threads, versions = torch.get_num_threads(), f"torch {torch.__version__}, {versions}"
+    return f"{model}, {threads} threads, {versions}"
 
 
 def computing(device: torch.device, *, bfloat16: bool) -> torch.autocast:
@@ -86,11 +89,13 @@ def join_processes() -> Processes:
 
     Objects go over gloo, tensors on GPUs over NCCL, unless a training has connected them otherwise before.
     """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1 or "MASTER_ADDR" not in os.environ:
+        return ALONE
     import torch
     import torch.distributed as distributed
 
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1 or "MASTER_ADDR" not in os.environ or not distributed.is_available():
+    if not distributed.is_available():
         return ALONE
     if not distributed.is_initialized():
         distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
@@ -123,6 +128,8 @@ def leave(status: int) -> int:
 
 
 def _are_connected() -> bool:
+    if "torch" not in sys.modules:
+        return False
     import torch.distributed as distributed
 
     return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1

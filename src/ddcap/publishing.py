@@ -10,12 +10,20 @@ from typing import Any
 from ddcap.data.concepts import FILE_NAME as CONCEPTS_NAME
 from ddcap.errors import CheckpointError, DataError
 from ddcap.files import is_folder_name, write_text
-from ddcap.model.storage import CONFIG_NAME, ENCODER_NAME, WEIGHTS_NAME, ModelConfig
+from ddcap.model.config import CONFIG_NAME, ENCODER_NAME, GRAPHS, GRAPHS_NAME, WEIGHTS_NAME, ModelConfig
 
 # Where a model lies: the embedded default, a folder, or the Hub.
 
 DEFAULT_MODEL = "default"
-MODEL_FILES = (CONFIG_NAME, WEIGHTS_NAME, ENCODER_NAME, CONCEPTS_NAME, "tokenizer.json")
+MODEL_FILES = (
+    CONFIG_NAME,
+    WEIGHTS_NAME,
+    ENCODER_NAME,
+    CONCEPTS_NAME,
+    "tokenizer.json",
+    GRAPHS_NAME,
+    *(f"{graph}.onnx" for graph in GRAPHS),
+)
 """All files that a model may consist of; nothing else is downloaded."""
 
 _EMBEDDED = Path(__file__).parent / "pretrained" / "default"

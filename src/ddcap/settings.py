@@ -95,7 +95,9 @@ class EncoderSettings(Section):
     )
     trainable: bool = False
     stored: bool = Field(
-        default=False, description="set by a training: the weights differ from the published ones"
+        default=False,
+        description="its weights are in the model's own file: trained ones, or those of a model that is "
+        "complete in itself. Set by trainings and by `ddcap export --onnx`",
     )
 
     def __post_init__(self) -> None:
@@ -284,11 +286,6 @@ class DecodingSettings(Section):
                 f"beams={self.beams} needs method=left_to_right and temperature=0; change them, or beams=1"
             )
 
-    @property
-    def uses_concepts(self) -> bool:
-        """Whether concepts have a say in which words are chosen."""
-        return bool(self.concept_bonus or self.repeat_penalty)
-
     def check_model(self, model: ModelSettings, *, sees_concepts: bool) -> None:
         """Raise ValueError if a model of these settings, with concepts or without, cannot decode so."""
         for name in ("concept_bonus", "repeat_penalty", "concept_weight"):
@@ -329,10 +326,11 @@ class DecodingSettings(Section):
 
 # Plain values to typed settings and back; what is wrong with them is said in one line.
 
-RETIRED: dict[str, dict[str, Any]] = {
-    "training": {"objective": "likelihood"},
-    "data": {"consensus": 0},
-    "encoder": {"trainable_from": 0, "init": None},
+RETIRED: dict[str, Any] = {
+    "training.objective": "likelihood",
+    "data.consensus": 0,
+    "encoder.trainable_from": 0,
+    "encoder.init": None,
 }
 """Settings of experiments that did not help, with what they were at: docs/experiments.md tells of them."""
 
@@ -341,7 +339,7 @@ def forget_retired(section: str, values: Any) -> Any:
     """A section as an earlier version wrote it, without the settings that are no more."""
     if not isinstance(values, dict):
         return values  # whoever parses it says what is wrong
-    return {name: value for name, value in values.items() if name not in RETIRED.get(section, {})}
+    return {name: value for name, value in values.items() if f"{section}.{name}" not in RETIRED}
 
 
 def parse_settings(section_type: type, values: dict[str, Any], source: str) -> Any:
@@ -372,7 +370,7 @@ def _explain(section_type: type, problem: Any) -> str:
     """One readable clause for one pydantic problem."""
     where = ".".join(str(part) for part in problem["loc"]) or "settings"
     if problem["type"] == "unexpected_keyword_argument":
-        if any(where in (f"{section}.{name}", name) for section, names in RETIRED.items() for name in names):
+        if where in RETIRED:
             return f"{where!r} is no more: it did not help, docs/experiments.md says what it gave"
         fields = _fields_at(section_type, problem["loc"][:-1])
         near = difflib.get_close_matches(str(problem["loc"][-1]), fields, n=1)

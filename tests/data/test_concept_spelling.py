@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,11 +24,14 @@ def spelling(vocabulary, tiny_tokenizer):
 
 def tokens_of(tokenizer, text):
     ids = tokenizer.encode(text)
-    return torch.tensor([ids])
+    return np.array([ids])
 
 
 def found(spelling, tokens, tokenizer):
-    return spelling.named(tokens, tokenizer.vocabulary_size)[0].nonzero().squeeze(1).tolist()
+    named = spelling.named(tokens, tokenizer.vocabulary_size)[0]
+    in_torch = spelling.like(torch.empty(0)).named(torch.from_numpy(tokens), tokenizer.vocabulary_size)[0]
+    assert np.array_equal(named, in_torch.numpy())
+    return np.flatnonzero(named).tolist()
 
 
 def test_tokens_name_what_the_text_names(vocabulary, spelling, tiny_tokenizer, captions_json):
@@ -46,9 +50,9 @@ def test_tokens_name_what_the_text_names(vocabulary, spelling, tiny_tokenizer, c
     # and all at once, padded by the end token
     rows = [tiny_tokenizer.encode(text) for text in captions]
     longest = max(map(len, rows))
-    batch = torch.tensor([row + [tiny_tokenizer.end_id] * (longest - len(row)) for row in rows])
+    batch = np.array([row + [tiny_tokenizer.end_id] * (longest - len(row)) for row in rows])
     named = spelling.named(batch, tiny_tokenizer.vocabulary_size)
-    assert [row.nonzero().squeeze(1).tolist() for row in named] == known
+    assert [np.flatnonzero(row).tolist() for row in named] == known
 
 
 def test_a_begun_word_is_named_as_long_as_its_rest_may_come(spelling, tiny_tokenizer):
@@ -56,8 +60,8 @@ def test_a_begun_word_is_named_as_long_as_its_rest_may_come(spelling, tiny_token
     ids = tokenizer.encode_part("running")
     assert len(ids) > 1
     begun = [*tokenizer.encode_part("a"), ids[0]]
-    assert 2 in found(spelling, torch.tensor([[*begun, *[mask] * (len(ids) - 1)]]), tokenizer)
-    assert 2 not in found(spelling, torch.tensor([[*begun, tokenizer.end_id]]), tokenizer)
+    assert 2 in found(spelling, np.array([[*begun, *[mask] * (len(ids) - 1)]]), tokenizer)
+    assert 2 not in found(spelling, np.array([[*begun, tokenizer.end_id]]), tokenizer)
 
 
 def test_a_word_too_long_is_not_recognised(spelling, tiny_tokenizer):

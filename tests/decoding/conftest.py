@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 import torch
 
 from ddcap.data.images import load_image
-from ddcap.model import build_model
-from ddcap.model.storage import ModelConfig
+from ddcap.model.config import ModelConfig
+from ddcap.model.kinds import build_model
 from ddcap.settings import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 
 SEED = 0
@@ -61,4 +62,6 @@ def features(tiny_model, photos):
     """Of three photographs."""
     encoder = tiny_model.encoder
     with torch.no_grad():
-        return encoder(torch.stack([encoder.preprocessing(load_image(photo)) for photo in photos[:3]]))
+        return encoder(
+            torch.from_numpy(np.stack([encoder.preprocessing(load_image(photo)) for photo in photos[:3]]))
+        )

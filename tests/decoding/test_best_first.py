@@ -1,9 +1,12 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from ddcap.decoding.reverse_process import best_first_step, choose_tokens, decode_best_first, plan_steps
+from ddcap.arrays import like, to_host
+from ddcap.decoding.best_first import decode_best_first, most_certain, plan_steps, running_captions
+from ddcap.decoding.guidance import Predictor, choose_tokens
 
 T, V = 20, 7
 MASK = V
@@ -24,10 +27,10 @@ def test_quotas_fill_every_blank(steps, schedule):
         blanks = torch.cat([torch.arange(1, longest + 1), (torch.arange(1, longest + 1) + 1) // 2])
         plan = plan_steps(blanks, lengths, T, steps, schedule)
         assert plan.quotas.shape == plan.timesteps.shape
-        assert torch.equal(plan.quotas.sum(dim=0), blanks)
+        assert plan.quotas.sum(axis=0).tolist() == blanks.tolist()
         assert (plan.quotas >= 0).all()
         assert ((plan.timesteps >= 0) & (plan.timesteps < T)).all()
-        assert (plan.timesteps.diff(dim=0) <= 0).all()
+        assert (np.diff(plan.timesteps, axis=0) <= 0).all()
 
 
 @pytest.mark.parametrize("schedule", ["per_caption", "released"])
@@ -68,8 +71,8 @@ def test_a_caption_is_planned_by_itself():
     for column in range(3):
         alone = plan_steps(blanks[column : column + 1], lengths[column : column + 1], 8, steps=5)
         own = len(alone.quotas)
-        assert torch.equal(together.quotas[:own, column : column + 1], alone.quotas)
-        assert torch.equal(together.timesteps[:own, column : column + 1], alone.timesteps)
+        assert np.array_equal(together.quotas[:own, column : column + 1], alone.quotas)
+        assert np.array_equal(together.timesteps[:own, column : column + 1], alone.timesteps)
         assert (together.quotas[own:, column] == 0).all()
 
 
@@ -86,64 +89,63 @@ def test_given_words_lower_the_timestep():
 # one step
 
 
-def test_step_against_a_slow_loop():
-    generator = torch.Generator().manual_seed(1)
-    tokens = torch.randint(V, (40, 9), generator=generator)
-    tokens[torch.rand(40, 9, generator=generator) < 0.6] = MASK
-    quota = torch.randint(0, 10, (40,), generator=generator)
-    log_probabilities = random_log_probabilities(40, 9)
-    step = best_first_step(tokens, log_probabilities, quota, MASK)
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_the_surest_are_those_of_a_slow_loop(kind):
+    generator = np.random.default_rng(1)
+    is_mask = generator.random((40, 9)) < 0.6
+    confidences = generator.integers(1, 5, (40, 9)).astype(np.float32) / 5  # many are equal
+    quota = generator.integers(0, 10, 40)
+    found = to_host(most_certain(kind(is_mask), kind(confidences), kind(quota)))
     for b in range(40):
-        best = {i: log_probabilities[b, i].max().item() for i in range(9) if tokens[b, i] == MASK}
-        expected = sorted(best, key=lambda i: -best[i])[: int(quota[b])]
-        assert step.committed[b].nonzero().flatten().tolist() == sorted(expected)
-        for i in range(9):
-            likeliest = log_probabilities[b, i].argmax()
-            assert step.tokens[b, i] == (likeliest if i in expected else tokens[b, i])
-            assert step.confidences[b, i].item() == pytest.approx(
-                math.exp(log_probabilities[b, i, likeliest]), rel=1e-5
-            )
+        expected = sorted(np.flatnonzero(is_mask[b]), key=lambda i: -confidences[b, i])[: int(quota[b])]
+        assert np.flatnonzero(found[b]).tolist() == sorted(expected)
 
 
-def test_equally_sure_positions_go_from_left_to_right():
-    log_probabilities = random_log_probabilities(1, 1).expand(1, 5, V)
-    step = best_first_step(torch.full((1, 5), MASK), log_probabilities, torch.tensor([2]), MASK)
-    assert step.committed.tolist() == [[True, True, False, False, False]]
+def test_the_likeliest_token_comes_with_its_log_probability():
+    logits = 3 * random_log_probabilities(4, 6) + 7
+    chosen, log_probability = choose_tokens(logits)
+    assert torch.equal(chosen, logits.argmax(dim=2))
+    torch.testing.assert_close(log_probability, logits.log_softmax(dim=2).amax(dim=2))
 
 
 def test_temperature_draws_from_the_sharpened_distribution():
     draws, temperature = 40_000, 0.5
     log_probabilities = random_log_probabilities(1, 1)
-    chosen = choose_tokens(
-        log_probabilities.expand(1, draws, V), temperature, torch.Generator().manual_seed(0)
-    )
+    chosen, own = choose_tokens(log_probabilities.expand(1, draws, V), temperature, np.random.default_rng(0))
     expected = (log_probabilities[0, 0] / temperature).softmax(dim=0)
     counts = torch.bincount(chosen.flatten(), minlength=V)
     assert ((counts - expected * draws).abs() <= 5 * (expected * (1 - expected) * draws).sqrt() + 1).all()
+    torch.testing.assert_close(own, log_probabilities[0, 0][chosen])  # of p, not of what is drawn from
 
 
-def test_a_drawn_token_carries_its_own_probability():
-    log_probabilities = random_log_probabilities(4, 6)
-    generator = torch.Generator().manual_seed(3)
-    step = best_first_step(
-        torch.full((4, 6), MASK), log_probabilities, torch.full((4,), 6), MASK, 1.5, generator
-    )
-    own = log_probabilities.gather(2, step.tokens.unsqueeze(2)).squeeze(2).exp()
-    torch.testing.assert_close(step.confidences, own)
-    assert (step.tokens != log_probabilities.argmax(dim=2)).any()
+def test_numpy_and_torch_draw_the_same():
+    logits = random_log_probabilities(5, 6)
+    drawn = choose_tokens(logits, 1.3, np.random.default_rng(2))
+    again = choose_tokens(logits.numpy(), 1.3, np.random.default_rng(2))
+    assert np.array_equal(drawn[0].numpy(), again[0])
+    np.testing.assert_allclose(drawn[1].numpy(), again[1], rtol=1e-5)
+    assert (again[0] != logits.numpy().argmax(axis=2)).any()
 
 
 # the loop
 
 
-def scripted(seed):
-    """A predictor whose answer depends on what it is shown."""
+class Scripted(Predictor):
+    """Its answer depends on what it is shown, and is the same for numpy and torch."""
 
-    def predict(tokens, timestep):
-        table = random_log_probabilities(V + 1, tokens.shape[1], seed=seed)  # by the sum of what is shown
-        return table[(tokens.sum(dim=1) + timestep) % (V + 1)]
+    def __init__(self, seed, lengths):
+        self.table = random_log_probabilities(V + 1, 9, seed=seed).numpy()
+        self.lengths, self.scale, self.seed, self.told = lengths, 2.0, seed, []
 
-    return predict
+    def logits(self, tokens, timestep, positions):
+        self.told.append((to_host(tokens), to_host(timestep), to_host(positions)))
+        shown = to_host((tokens * (tokens != MASK)).sum(1) + timestep) % (V + 1)
+        return like(self.table[shown[:, None], to_host(positions)], tokens)
+
+    def select(self, rows):
+        part = Scripted(self.seed, self.lengths[rows])
+        part.told = self.told
+        return part
 
 
 @pytest.mark.parametrize("steps", [None, *range(1, 10)])
@@ -156,7 +158,21 @@ def test_loop_fills_all_and_takes_nothing_back(steps, temperature):
     given = torch.randint(V, (4, 9), generator=generator)
     tokens = torch.where(is_blank, MASK, given)
     plan = plan_steps(is_blank.sum(dim=1), lengths, T, steps)
-    result = decode_best_first(scripted(5), tokens, lengths, plan, MASK, temperature, generator)
+    result, in_numpy = (
+        decode_best_first(
+            Scripted(5, kind(lengths)),
+            kind(tokens),
+            kind(lengths),
+            plan,
+            MASK,
+            temperature,
+            np.random.default_rng(6),
+            captions_per_image=4,
+        )
+        for kind in (torch.as_tensor, np.asarray)
+    )
+    for name, value in vars(result).items():
+        np.testing.assert_allclose(value.numpy(), getattr(in_numpy, name), rtol=1e-5, err_msg=name)
 
     assert (result.tokens != MASK).all()
     assert torch.equal(result.tokens[~is_blank], given[~is_blank])
@@ -165,31 +181,46 @@ def test_loop_fills_all_and_takes_nothing_back(steps, temperature):
     was_word = result.history[:-1] != MASK
     assert torch.equal(result.history[1:][was_word], result.history[:-1][was_word])
     committed = ((result.history[:-1] == MASK) & (result.history[1:] != MASK)).sum(dim=2)
-    assert torch.equal(committed, plan.quotas)
+    assert np.array_equal(committed.numpy(), plan.quotas)
     assert (result.confidences[~is_blank] == 1).all()
 
 
 def test_confidence_is_that_of_the_step_of_the_commit():
     lengths = torch.tensor([6])
     plan = plan_steps(lengths, lengths, T)
-    result = decode_best_first(scripted(6), torch.full((1, 6), MASK), lengths, plan, MASK)
-    undrawn = decode_best_first(scripted(6), torch.full((1, 6), MASK), lengths, plan, MASK, temperature=0.0)
-    assert torch.equal(result.history, undrawn.history)  # nothing is drawn unless asked for
+    result = decode_best_first(Scripted(6, lengths), torch.full((1, 6), MASK), lengths, plan, MASK)
+    again = decode_best_first(Scripted(6, lengths), torch.full((1, 6), MASK), lengths, plan, MASK)
+    assert torch.equal(result.history, again.history)  # nothing is drawn unless asked for
     for position in range(6):
         step = (result.history[:, 0, position] == MASK).sum() - 1
         assert result.confidences[0, position] == result.step_confidences[step, 0, position]
 
 
 def test_predictor_is_told_the_timesteps_of_the_plan():
-    told = []
-
-    def predict(tokens, timestep):
-        told.append(timestep)
-        return random_log_probabilities(*tokens.shape)
-
     lengths = torch.tensor([5, 3])
-    plan = plan_steps(lengths, lengths, T)
+    plan, predictor = plan_steps(lengths, lengths, T), Scripted(7, lengths)
     tokens = torch.tensor([[MASK] * 5, [MASK] * 3 + [0, 0]])
-    result = decode_best_first(predict, tokens, lengths, plan, MASK)
-    assert torch.equal(torch.stack(told), plan.timesteps)
-    assert torch.equal(result.timesteps, plan.timesteps)
+    result = decode_best_first(predictor, tokens, lengths, plan, MASK)  # each is an image of its own
+    assert np.array_equal(np.stack([timestep for _, timestep, _ in predictor.told]), plan.timesteps)
+    assert np.array_equal(result.timesteps, plan.timesteps)
+
+
+def test_only_what_can_change_a_caption_is_computed():
+    lengths = torch.tensor([6, 4, 2] * 2)
+    plan, predictor = plan_steps(lengths, lengths, T), Scripted(8, lengths)
+    tokens = torch.where(torch.arange(6) < lengths.unsqueeze(1), MASK, 0)
+    decode_best_first(predictor, tokens, lengths, plan, MASK, captions_per_image=3)
+    shapes = [(*shown.shape, positions.shape[1]) for shown, _, positions in predictor.told]
+    # captions that are done are gone, and of the others only MASK positions are asked for
+    assert shapes == [(6, 6, 6), (6, 6, 5), (4, 6, 4), (4, 6, 3), (2, 6, 2), (2, 6, 1)]
+    for shown, _, positions in predictor.told:
+        left = (shown == MASK).sum(axis=1)
+        asked = np.take_along_axis(shown, positions, axis=1) == MASK
+        assert (asked.sum(axis=1) == left).all()
+
+
+def test_every_image_keeps_as_many_captions():
+    running = np.array([[True, False, True], [False, False, True]]).reshape(-1)
+    assert running_captions(running, 3).tolist() == [0, 2, 3, 5]
+    assert running_captions(running, 1).tolist() == list(range(6))
+    assert running_captions(np.zeros(4, bool), 2).tolist() == [0, 2]

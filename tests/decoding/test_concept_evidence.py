@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,7 +11,7 @@ from ddcap.decoding.generate import generate
 from ddcap.decoding.guidance import ConceptEvidence
 from ddcap.decoding.infilling import infill, parse_template
 from ddcap.errors import RecipeError
-from ddcap.model import build_model
+from ddcap.model.kinds import build_model
 from ddcap.settings import DecodingSettings, parse_settings
 
 WORDS = ("dog", "ball", "man", "snow")
@@ -63,9 +64,13 @@ def test_each_word_gets_what_it_should(vocabulary, seen, tiny_tokenizer):
     longest = max(map(len, rows)) + 1
     tokens = torch.tensor([row + [tiny_tokenizer.end_id] * (longest - len(row)) for row in rows])
     spelling = ConceptSpelling.of(vocabulary, tiny_tokenizer)
-    evidence = ConceptEvidence.of(seen, spelling, mask, 2, bonus=3.0, repeat_penalty=1.5)
+    evidence = ConceptEvidence.of(seen, spelling, mask, bonus=3.0, repeat_penalty=1.5).repeat(2)
     added = evidence.log_probability(tokens)
     assert added.shape == (6, mask)
+    in_numpy = ConceptTokens(seen.ids.numpy(), seen.confidences.numpy())
+    same = ConceptEvidence.of(in_numpy, spelling, mask, bonus=3.0, repeat_penalty=1.5).repeat(2)
+    np.testing.assert_allclose(same.log_probability(tokens.numpy()), added.numpy(), rtol=1e-6)
+    np.testing.assert_allclose(same.said(tokens.numpy()), evidence.said(tokens).numpy(), rtol=1e-6)
     for row, text in enumerate(texts):
         picture, named = row // 2, {WORDS[number] for number in vocabulary.find(text)}
         confidences = {

@@ -2,13 +2,14 @@ import dataclasses
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ddcap.decoding.generate import choose_lengths, decode, generate, nearest_lengths
 from ddcap.errors import RecipeError
-from ddcap.model.encoders import ImageFeatures
+from ddcap.model.features import ImageFeatures
 from ddcap.settings import DecodingSettings
 
 END = 0  # the compact tokenizer's end token
@@ -31,7 +32,7 @@ def row(features, number):
 
 
 def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+    return np.random.default_rng(seed)
 
 
 # lengths

@@ -1,11 +1,13 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from whole_pass import diffusion_pass
 
-from ddcap.decoding.guidance import build_predictor, forbid, guide
-from ddcap.model.encoders import ImageFeatures
+from ddcap.decoding.guidance import Predictor, guide
+from ddcap.model.ddcap import TorchSteps
+from ddcap.model.features import ImageFeatures
 
 
 def softmax_log(logits):
@@ -17,17 +19,13 @@ def softmax_log(logits):
 def test_equations_7_and_8_in_plain_loops(scale):
     generator = torch.Generator().manual_seed(0)
     image, image_free = (2 * torch.randn(3, 4, 6, generator=generator) for _ in range(2))
-    found = guide(image, image_free, scale)
+    found = guide(image, image_free, scale).log_softmax(dim=2)
+    assert np.allclose(guide(image.numpy(), image_free.numpy(), scale), guide(image, image_free, scale))
     for b in range(3):
         for i in range(4):
             with_image, without = softmax_log(image[b, i].tolist()), softmax_log(image_free[b, i].tolist())
             mixed = [f + scale * (y - f) for y, f in zip(with_image, without, strict=True)]
             assert found[b, i].tolist() == pytest.approx(softmax_log(mixed), abs=1e-5)
-
-
-def test_half_precision_logits_are_mixed_in_full():
-    image, image_free = torch.randn(2, 50, 9, generator=torch.Generator().manual_seed(0)).bfloat16()
-    assert torch.equal(guide(image, image_free, 1.17), guide(image.float(), image_free.float(), 1.17))
 
 
 TOKENS = [[0, -1, 5, -1, 7, 2], [-1, -1, 4, 2, 0, 0], [3, 9, -1, -1, -1, 2]]
@@ -52,9 +50,9 @@ def log_probabilities(model, tokens, features, use_image=None):
         return output.logits.log_softmax(dim=2)
 
 
-def predict(model, tokens, keys_values, scale):
-    with torch.no_grad():
-        return build_predictor(model, keys_values, LENGTHS, scale)(tokens, TIMESTEP)
+def predict(model, tokens, keys_values, scale, lengths=LENGTHS, timestep=TIMESTEP, **more):
+    steps = TorchSteps(model, keys_values, with_image_free=scale != 1)
+    return Predictor(steps, lengths, scale, **more).log_probabilities(tokens, timestep)
 
 
 def test_scale_one_is_no_guidance(tiny_model, features, tokens):
@@ -87,14 +85,11 @@ def test_captions_of_one_image_side_by_side(tiny_model, features, tokens, scale)
     two = ImageFeatures(features.memory[:2], features.summary[:2])
     captions = tokens.repeat(2, 1)
     lengths, timestep = LENGTHS.repeat(2), TIMESTEP.repeat(2)
-    with torch.no_grad():
-        together = build_predictor(tiny_model, tiny_model.project_memory(two), lengths, scale, 3)
-        found = together(captions, timestep)
-        for image in range(2):
-            one = ImageFeatures(features.memory[[image] * 3], features.summary[[image] * 3])
-            alone = build_predictor(tiny_model, tiny_model.project_memory(one), LENGTHS, scale)
-            expected = alone(tokens, TIMESTEP)
-            torch.testing.assert_close(found[3 * image : 3 * image + 3], expected, rtol=1e-4, atol=1e-4)
+    found = predict(tiny_model, captions, keys_values_of(tiny_model, two), scale, lengths, timestep)
+    for image in range(2):
+        one = ImageFeatures(features.memory[[image] * 3], features.summary[[image] * 3])
+        expected = predict(tiny_model, tokens, keys_values_of(tiny_model, one), scale)
+        torch.testing.assert_close(found[3 * image : 3 * image + 3], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_predictions_are_normalised(tiny_model, features, tokens):
@@ -102,19 +97,23 @@ def test_predictions_are_normalised(tiny_model, features, tokens):
     torch.testing.assert_close(found.exp().sum(dim=2), torch.ones(3, 6))
 
 
-def test_what_a_forbidden_token_had_is_shared_among_the_others():
-    table = torch.randn(10, 5, generator=torch.Generator().manual_seed(0)).log_softmax(dim=1)
-    answers = []
+@pytest.mark.parametrize("scale", [1, 1.5])
+def test_what_a_barred_token_had_is_shared_among_the_others(tiny_model, features, tokens, scale):
+    keys_values = keys_values_of(tiny_model, features)
+    expected = predict(tiny_model, tokens, keys_values, scale).exp()
+    expected[..., 3] = 0
+    found = predict(tiny_model, tokens, keys_values, scale, barred=3).exp()
+    torch.testing.assert_close(found, expected / expected.sum(dim=2, keepdim=True), rtol=1e-4, atol=1e-6)
 
-    def predict(tokens, timestep):
-        answers.append(table[(tokens + timestep.unsqueeze(1)) % 10])
-        return answers[-1]
 
-    tokens, timestep = torch.tensor([[3, 1, 4], [1, 5, 9]]), torch.tensor([2, 6])
-    found = forbid(predict, 3)(tokens, timestep).exp()
-    for row in range(2):
-        for place in range(3):
-            left = table[(tokens[row, place] + timestep[row]) % 10].exp().tolist()
-            left[3] = 0.0
-            assert found[row, place].tolist() == pytest.approx([value / sum(left) for value in left])
-    assert torch.equal(answers[0], table[(tokens + timestep.unsqueeze(1)) % 10])  # left as it was
+@pytest.mark.parametrize("scale", [1, 1.5])
+def test_the_choice_is_the_likeliest_of_the_distribution(tiny_model, features, tokens, scale):
+    positions = torch.tensor([[1, 3], [0, 1], [2, 4]])
+    steps = TorchSteps(tiny_model, keys_values_of(tiny_model, features), with_image_free=scale != 1)
+    predictor = Predictor(steps, LENGTHS, scale, barred=7)
+    chosen, log_probability = predictor.choose(tokens, TIMESTEP, positions)
+    whole = predictor.log_probabilities(tokens, TIMESTEP).gather(
+        1, positions.unsqueeze(2).expand(-1, -1, tiny_model.mask_id)
+    )
+    assert torch.equal(chosen, whole.argmax(dim=2))
+    torch.testing.assert_close(log_probability, whole.amax(dim=2), rtol=1e-4, atol=1e-4)

@@ -2,6 +2,7 @@ import itertools
 import math
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,7 +10,7 @@ from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.generate import decode
 from ddcap.decoding.infilling import MOST_CANDIDATES, WIDEST_BLANK, Template, infill, parse_template
 from ddcap.errors import DDCapError
-from ddcap.model.encoders import ImageFeatures
+from ddcap.model.features import ImageFeatures
 from ddcap.settings import DecodingSettings
 
 SETTINGS = DecodingSettings()
@@ -21,7 +22,7 @@ def image(features):
 
 
 def filled(model, image, template, tokenizer, settings=SETTINGS):
-    generator = torch.Generator().manual_seed(0)
+    generator = np.random.default_rng(0)
     infilling = infill(model, image, template, settings, tokenizer.end_id, generator)
     length = int(infilling.result.lengths[infilling.row])
     return infilling.result.tokens[infilling.row, :length].tolist()

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from whole_pass import twin_pass
@@ -5,7 +6,7 @@ from whole_pass import twin_pass
 from ddcap.decoding.generate import generate
 from ddcap.decoding.infilling import infill, parse_template
 from ddcap.decoding.left_to_right import decode_left_to_right
-from ddcap.model.encoders import ImageFeatures
+from ddcap.model.features import ImageFeatures
 from ddcap.settings import DecodingSettings
 
 END = 0  # the compact tokenizer's end token
@@ -16,7 +17,7 @@ def settings(**changes):
 
 
 def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+    return np.random.default_rng(seed)
 
 
 def one_of(features, number):
@@ -61,11 +62,10 @@ def test_enough_beams_find_the_best_caption_there_is(tiny_twin, features, penalt
     words = tiny_twin.config.vocabulary_size
     image = one_of(features, 0)
     with torch.no_grad():
-        keys_values = tiny_twin.project_memory(image)
         tokens = torch.full((1, 2), tiny_twin.mask_id)
         found = decode_left_to_right(
             tiny_twin,
-            keys_values,
+            image,
             tokens,
             torch.tensor([2]),
             END,
@@ -124,7 +124,7 @@ def test_it_is_the_slow_search(tiny_twin, features, templates, penalty, beams, r
     with torch.no_grad():
         found = decode_left_to_right(
             tiny_twin,
-            tiny_twin.project_memory(features),
+            features,
             tokens,
             lengths,
             end,
@@ -150,7 +150,7 @@ def test_unless_asked_it_follows_one_caption_and_draws_nothing(tiny_twin, featur
     with torch.no_grad():
         found = decode_left_to_right(
             tiny_twin,
-            tiny_twin.project_memory(features),
+            features,
             torch.full((3, 12), tiny_twin.mask_id),
             torch.full((3,), 12),
             END,
@@ -235,7 +235,7 @@ def test_settings_reach_the_search(tiny_twin, features):
         with torch.no_grad():
             return decode_left_to_right(
                 tiny_twin,
-                tiny_twin.project_memory(features),
+                features,
                 torch.full((3, 12), tiny_twin.mask_id),
                 torch.full((3,), 12),
                 end,

@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,7 +23,7 @@ def test_events_replayed_make_the_caption(tiny_model, tiny_tokenizer, features, 
         features,
         settings,
         0,
-        generator=torch.Generator().manual_seed(0),
+        generator=np.random.default_rng(0),
         captions_per_image=2,
     )
     ids = list(range(tiny_tokenizer.mask_id + 1))

@@ -7,7 +7,7 @@ import torch
 
 from ddcap.commands import main
 from ddcap.errors import CheckpointError, DDCapError, ImageError
-from ddcap.evaluation.external import ClipScorer
+from ddcap.evaluation.clip_score import ClipScorer
 
 transformers = pytest.importorskip("transformers")
 

@@ -1,11 +1,12 @@
 import copy
 
+import numpy as np
 import pytest
 import torch
 
 from ddcap.data.images import load_image
+from ddcap.model.config import ModelConfig
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.storage import ModelConfig
 from ddcap.settings import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 
 VOCABULARY = 23
@@ -63,7 +64,7 @@ def model(shared_model):
 def features(shared_model, photos):
     """Of two photographs."""
     encoder = shared_model.encoder
-    pixels = torch.stack([encoder.preprocessing(load_image(photo)) for photo in photos[:2]])
+    pixels = torch.from_numpy(np.stack([encoder.preprocessing(load_image(photo)) for photo in photos[:2]]))
     with torch.no_grad():
         return encoder(pixels)
 

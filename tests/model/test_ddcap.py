@@ -9,9 +9,9 @@ from torch.nn.functional import cross_entropy
 from whole_pass import diffusion_pass
 
 from ddcap.errors import CheckpointError
+from ddcap.model.config import CONFIG_NAME, ENCODER_NAME, WEIGHTS_NAME, ModelConfig
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.encoders import ImageFeatures
-from ddcap.model.storage import CONFIG_NAME, ENCODER_NAME, WEIGHTS_NAME, ModelConfig
+from ddcap.model.features import ImageFeatures
 from ddcap.settings import DecodingSettings, DiffusionSettings, ModelSettings
 
 MASK = 23

@@ -1,18 +1,20 @@
 import dataclasses
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from ddcap.data.images import load_image
 from ddcap.errors import CheckpointError, RecipeError
-from ddcap.model.encoders import ImageFeatures, build_image_encoder
+from ddcap.model.encoders import build_image_encoder
+from ddcap.model.features import ImageFeatures
 from ddcap.settings import EncoderSettings
 
 
 def pixels_of(encoder, photos):
-    return torch.stack([encoder.preprocessing(load_image(photo)) for photo in photos])
+    return torch.from_numpy(np.stack([encoder.preprocessing(load_image(photo)) for photo in photos]))
 
 
 def assert_one_line(error):

@@ -2,8 +2,8 @@ import pytest
 import torch
 from whole_pass import diffusion_pass, twin_pass
 
-from ddcap.model import load_model
-from ddcap.model.encoders import ImageFeatures
+from ddcap.model.features import ImageFeatures
+from ddcap.model.kinds import load_model
 from ddcap.model.layers import recompute_blocks
 
 

@@ -5,9 +5,10 @@ import torch
 from whole_pass import twin_pass
 
 from ddcap.errors import CheckpointError
-from ddcap.model import build_model, load_model
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.encoders import ImageFeatures, build_image_encoder
+from ddcap.model.encoders import build_image_encoder
+from ddcap.model.features import ImageFeatures
+from ddcap.model.kinds import build_model, load_model
 from ddcap.model.twin import AutoregressiveModel
 from ddcap.settings import DecodingSettings
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ddcap.captioner import Captioner
-from ddcap.model.storage import read_config
+from ddcap.model.config import read_config
 from ddcap.recipe import load_recipe
 from ddcap.training.loop import train
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from ddcap.captioner import Captioner
 from ddcap.commands import main
 from ddcap.errors import CheckpointError, RecipeError
-from ddcap.model import load_model
+from ddcap.model.kinds import load_model
 from ddcap.recipe import load_recipe
 from ddcap.training.loop import train
 from ddcap.training.start import prepare

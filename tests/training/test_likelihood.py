@@ -9,8 +9,8 @@ from whole_pass import twin_pass
 
 from ddcap.data.batches import collate
 from ddcap.data.concepts import ConceptTokens, ConceptVocabulary
-from ddcap.model import build_model, load_model
-from ddcap.model.encoders import ImageFeatures
+from ddcap.model.features import ImageFeatures
+from ddcap.model.kinds import build_model, load_model
 from ddcap.training.loss import Noise, caption_loss
 
 # two captions of each of three pictures

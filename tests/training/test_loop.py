@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from ddcap.captioner import Captioner
 from ddcap.errors import CheckpointError, DataError, RecipeError, TrainingError, TrainingInterruptedError
-from ddcap.model.storage import read_config
+from ddcap.model.config import read_config
 from ddcap.recipe import load_recipe
 from ddcap.training.checkpoint import list_checkpoints
 from ddcap.training.loop import train

@@ -4,8 +4,8 @@ import math
 import pytest
 import torch
 
+from ddcap.model.config import ModelConfig
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.storage import ModelConfig
 from ddcap.recipe import TrainingSettings
 from ddcap.settings import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 from ddcap.training.state import build_optimizer, learning_rate_at, set_learning_rate

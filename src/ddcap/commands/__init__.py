@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from ddcap import __version__
 from ddcap.commands import caption, data, evaluate, experiments, export, train
-from ddcap.errors import DDCapError, TrainingInterruptedError, remedy
+from ddcap.errors import DDCapError, MissingExtraError, TrainingInterruptedError, remedy
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,6 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.status
     except DDCapError as error:
         print(f"ddcap: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "accelerate", "efficientnet_lite_pytorch"):
+            raise
+        print(f"ddcap: {MissingExtraError('this command', 'train')}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone; Python would complain at exit

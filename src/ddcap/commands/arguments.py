@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ddcap.captioner import Captioner
 
 
 def progress_bar(items: Iterable[Any], total: int, what: str = "images") -> Iterable[Any]:
@@ -19,7 +22,7 @@ def progress_bar(items: Iterable[Any], total: int, what: str = "images") -> Iter
 
 
 def model_arguments() -> argparse.ArgumentParser:
-    """--model, --device, --precision, --seed."""
+    """--model, --device, --precision, --runtime, --seed."""
     model = argparse.ArgumentParser(add_help=False)
     model.add_argument("--model", default="default", help="'default', a folder or a Hub id")
     model.add_argument("--device", default="cpu", help="where to run, for instance cuda (default: cpu)")
@@ -29,13 +32,26 @@ def model_arguments() -> argparse.ArgumentParser:
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
-    """--precision."""
+    """--precision and --runtime."""
     parser.add_argument(
         "--precision",
-        choices=["auto", "float32", "bfloat16"],
+        choices=["auto", "float32", "bfloat16", "int8"],
         default="auto",
-        help="auto: bfloat16, which is faster, where the machine has instructions for it",
+        help="int8 is of ONNX graphs, bfloat16 of PyTorch; auto: the faster one that the machine has",
     )
+    parser.add_argument(
+        "--runtime",
+        choices=["auto", "onnx", "torch"],
+        default="auto",
+        help="onnx needs no PyTorch, and a model with graphs, as the default is one; auto: onnx where it can",
+    )
+
+
+def load_captioner(options: argparse.Namespace) -> Captioner:
+    """The model that `model_arguments` name."""
+    from ddcap.captioner import Captioner
+
+    return Captioner.from_pretrained(options.model, options.device, options.precision, options.runtime)
 
 
 def decoding_arguments() -> argparse.ArgumentParser:

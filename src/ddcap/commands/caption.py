@@ -10,6 +10,7 @@ from typing import Any
 from ddcap.commands.arguments import (
     decoding_arguments,
     decoding_changes,
+    load_captioner,
     model_arguments,
     output_arguments,
     progress_bar,
@@ -42,12 +43,11 @@ def add_parsers(commands: Any) -> None:
 def _caption(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from ddcap.captioner import Captioner
     from ddcap.data.images import find_images
     from ddcap.display import caption_table, print_trace
 
     images = find_images(options.images)
-    captioner = Captioner.from_pretrained(options.model, options.device, options.precision)
+    captioner = load_captioner(options)
     results = captioner.caption_each(
         images,
         num=options.num,
@@ -79,11 +79,10 @@ def _caption(options: argparse.Namespace) -> int:
 def _concepts(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from ddcap.captioner import Captioner
     from ddcap.data.images import find_images
     from ddcap.display import concept_line
 
-    captioner = Captioner.from_pretrained(options.model, options.device, options.precision)
+    captioner = load_captioner(options)
     console, failed = Console(highlight=False, soft_wrap=True), False
     for image in find_images(options.images):
         try:
@@ -106,10 +105,9 @@ def _concepts(options: argparse.Namespace) -> int:
 def _infill(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from ddcap.captioner import Captioner
     from ddcap.display import print_trace
 
-    captioner = Captioner.from_pretrained(options.model, options.device, options.precision)
+    captioner = load_captioner(options)
     caption = captioner.infill(
         options.image,
         options.template,

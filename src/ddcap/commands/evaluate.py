@@ -7,7 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ddcap.commands.arguments import add_precision, decoding_arguments, decoding_changes, progress_bar
+from ddcap.commands.arguments import (
+    add_precision,
+    decoding_arguments,
+    decoding_changes,
+    load_captioner,
+    progress_bar,
+)
 from ddcap.errors import DataError
 
 
@@ -53,7 +59,7 @@ def scoring_settings(options: argparse.Namespace) -> Any:
 
     clip = None
     if options.clip is not None:
-        from ddcap.evaluation.external import ClipScorer
+        from ddcap.evaluation.clip_score import ClipScorer
 
         clip = ClipScorer(options.clip, options.device)
     return ScoringSettings(
@@ -107,14 +113,13 @@ def add_parsers(commands: Any) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from ddcap.captioner import Captioner
     from ddcap.evaluation.run import evaluate
     from ddcap.machine import join_processes, leave_together, own_device
 
     processes = join_processes()
     options.device = own_device(options.device)
     scoring = scoring_settings(options)
-    captioner = Captioner.from_pretrained(options.model, options.device, options.precision)
+    captioner = load_captioner(options)
     evaluation = evaluate(
         captioner,
         options.data,

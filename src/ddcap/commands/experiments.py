@@ -42,8 +42,7 @@ def _find_experiments() -> None:
     own = Path(__file__).resolve().parents[3]
     for folder in (own, Path.cwd(), *Path.cwd().parents):
         if (folder / "experiments" / "plan.py").is_file() and (folder / "src" / "ddcap").is_dir():
-            if str(folder) not in sys.path:
-                sys.path.insert(0, str(folder))
+            sys.path.insert(0, str(folder))
             return
     raise DDCapError(
         "the experiments are not part of the installed package; get the repository (git clone) and run this "

@@ -11,14 +11,25 @@ from ddcap.errors import DDCapError
 def add_parsers(commands: Any) -> None:
     """Add the commands to an argparse subparsers object."""
     export = commands.add_parser(
-        "export", help="write a model in half precision, with other default decoding settings"
+        "export", help="write a model in fewer bits, as ONNX graphs, with other default decoding settings"
     )
     export.add_argument("model", help="'default', a folder or a Hub id")
     export.add_argument("output", help="folder to write")
     export.add_argument(
         "decoding", nargs="*", help="decoding settings to make the default: guidance=1.3 steps=10"
     )
-    export.add_argument("--dtype", default="float16", choices=["float16", "bfloat16", "float32"])
+    export.add_argument(
+        "--dtype",
+        default="float16",
+        choices=["int8", "float16", "bfloat16", "float32"],
+        help="of the stored weights; int8: large matrices, with a scale for each output (default: float16)",
+    )
+    export.add_argument(
+        "--onnx",
+        action="store_true",
+        help="also as ONNX graphs, in float32 and int8, which caption without PyTorch; the image encoder's "
+        "weights go along",
+    )
     export.set_defaults(run=_export)
 
     push = commands.add_parser("push", help="put a model with a generated card onto the Hub or into a folder")
@@ -47,6 +58,7 @@ def _export(options: argparse.Namespace) -> int:
     import yaml
 
     from ddcap.captioner import Captioner
+    from ddcap.model.kinds import load_model
 
     changes = {}
     for change in options.decoding:
@@ -54,8 +66,19 @@ def _export(options: argparse.Namespace) -> int:
         if not separator:
             raise DDCapError(f"{change!r} is not of the form setting=value, for instance guidance=1.3")
         changes[name] = yaml.safe_load(value)
-    captioner = Captioner.from_pretrained(options.model)
+    captioner = Captioner.from_pretrained(options.model, runtime="torch")
+    if options.onnx:
+        from ddcap.model.onnx_export import export_onnx
+
+        if options.dtype == "bfloat16":
+            raise DDCapError(
+                "--dtype bfloat16: numpy cannot read it; with --onnx use int8, float16 or float32"
+            )
+        captioner.model.carry_encoder()
     captioner.save(options.output, dtype=getattr(torch, options.dtype), **changes)
+    if options.onnx:
+        # from what was written: the graphs name its weights by what is in them
+        export_onnx(load_model(options.output), options.output)
     print(options.output)
     return 0
 
@@ -72,7 +95,7 @@ def _push(options: argparse.Namespace) -> int:
             evaluation = json.loads(Path(options.evaluation).read_text(encoding="utf-8"))
         except ValueError as error:
             raise DDCapError(f"{options.evaluation}: not valid JSON ({error}); evaluate again") from None
-    captioner = Captioner.from_pretrained(options.model)
+    captioner = Captioner.from_pretrained(options.model, runtime="torch")
     print(
         captioner.push_to_hub(
             options.target,

@@ -12,11 +12,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import numpy as np
 
+from ddcap.arrays import Array, array_namespace, device, like, to_host
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError, DDCapError
 from ddcap.files import write_text
@@ -33,18 +33,18 @@ _WORD = re.compile(r"[a-z]+(?:-[a-z]+)*")
 
 @dataclass(frozen=True)
 class ConceptTokens:
-    """Which concepts pictures show.
+    """Which concepts pictures show: arrays of numpy or torch.
 
     Attributes:
         ids: (I, K) numbers of concepts, `NO_CONCEPT` where there are fewer.
         confidences: (I, K) probability of each that a person would name it.
     """
 
-    ids: Tensor
-    confidences: Tensor
+    ids: Array
+    confidences: Array
 
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> ConceptTokens:
-        """The same concepts on `device`."""
+    def to(self, device: Any, non_blocking: bool = False) -> ConceptTokens:
+        """The same concepts, which are tensors, on `device`."""
         return ConceptTokens(
             self.ids.to(device, non_blocking=non_blocking),
             self.confidences.to(device, non_blocking=non_blocking),
@@ -111,12 +111,12 @@ class ConceptVocabulary:
 
 
 def stack_concepts(rows: Iterable[Iterable[tuple[int, float]]], size: int) -> ConceptTokens:
-    """Rows of (concept, confidence) as I x `size` tensors, filled up with `NO_CONCEPT`."""
+    """Rows of (concept, confidence) as I x `size` arrays of numpy, filled up with `NO_CONCEPT`."""
     filled = [[*row][:size] for row in rows]
     filled = [row + [(NO_CONCEPT, 0.0)] * (size - len(row)) for row in filled]
     return ConceptTokens(
-        torch.tensor([[concept for concept, _ in row] for row in filled]),
-        torch.tensor([[confidence for _, confidence in row] for row in filled]),
+        np.array([[concept for concept, _ in row] for row in filled], dtype=np.int64).reshape(-1, size),
+        np.array([[confidence for _, confidence in row] for row in filled], np.float32).reshape(-1, size),
     )
 
 
@@ -167,7 +167,8 @@ class ConceptEdits:
             kept = [pair for pair in zip(ids, confidences, strict=True) if pair[0] not in gone]
             said = [(concept, _CERTAIN) for concept in self.added]
             rows.append(said if self.replaces else said + kept)
-        return stack_concepts(rows, seen.ids.shape[1]).to(seen.ids.device)
+        changed = stack_concepts(rows, seen.ids.shape[1])
+        return ConceptTokens(like(changed.ids, seen.ids), like(changed.confidences, seen.ids))
 
 
 def _number(word: str, vocabulary: ConceptVocabulary) -> int:
@@ -197,9 +198,9 @@ class ConceptSpelling:
         concepts: N.
     """
 
-    pieces: Tensor
-    concept: Tensor
-    continues: Tensor
+    pieces: Array
+    concept: Array
+    continues: Array
     concepts: int
 
     @classmethod
@@ -213,37 +214,48 @@ class ConceptSpelling:
                 concepts.append(concept)
         texts = tokenizer.pieces(range(tokenizer.vocabulary_size))
         goes_on = [text[:1].isalnum() or text[:1] == "-" for text in texts]
-        continues = torch.tensor([*goes_on, False, False])
-        rows = torch.tensor(pieces, dtype=torch.long).view(-1, LONGEST)
-        return cls(rows, torch.tensor(concepts, dtype=torch.long), continues, len(vocabulary))
-
-    def to(self, device: torch.device | str) -> ConceptSpelling:
-        """The same on `device`."""
-        return ConceptSpelling(
-            self.pieces.to(device), self.concept.to(device), self.continues.to(device), self.concepts
+        return cls(
+            np.array(pieces, dtype=np.int64).reshape(-1, LONGEST),
+            np.array(concepts, dtype=np.int64),
+            np.array([*goes_on, False, False]),
+            len(vocabulary),
         )
 
+    def like(self, array: Array) -> ConceptSpelling:
+        """The same in arrays of numpy, or in tensors on the same device, as `array` is."""
+        pieces, concept, continues = (
+            like(to_host(part), array) for part in (self.pieces, self.concept, self.continues)
+        )
+        return ConceptSpelling(pieces, concept, continues, self.concepts)
+
     @property
-    def first(self) -> Tensor:
+    def first(self) -> Array:
         """(F,) the token that a word begins with."""
         return self.pieces[:, 0]
 
     @property
-    def is_one_token(self) -> Tensor:
+    def is_one_token(self) -> Array:
         """(F,) whether the first token is all of the word."""
         return self.pieces[:, 1] == NO_PIECE
 
-    def named(self, tokens: Tensor, mask_id: int) -> Tensor:
+    def named(self, tokens: Array, mask_id: int) -> Array:
         """(B, N) True for the concepts that captions (B, L) name; of a begun word a MASK may be the rest."""
-        occurring = torch.isin(self.first, tokens).nonzero().squeeze(1)
-        pieces = self.pieces[occurring]  # (f, LONGEST)
-        windows = F.pad(tokens, (0, LONGEST), value=mask_id + 1).unfold(1, LONGEST + 1, 1)
-        found = windows[..., :1] == pieces[:, 0]  # (B, L, f)
+        xp, (rows, length) = array_namespace(tokens), tokens.shape
+        occurs = xp.zeros_like(self.continues)
+        occurs[tokens] = True
+        (forms,) = xp.nonzero(occurs[self.first])  # words whose first token is there
+        pieces = self.pieces[forms]  # (f, LONGEST)
+        behind = xp.full((rows, LONGEST), mask_id + 1, dtype=xp.int64, device=device(tokens))
+        padded = xp.concat([tokens, behind], axis=1)
+        windows = [padded[:, place : place + length] for place in range(LONGEST + 1)]  # (B, L) each
+        found = windows[0][..., None] == pieces[:, 0]  # (B, L, f)
         for place in range(1, LONGEST):
-            token, piece = windows[..., place : place + 1], pieces[:, place]
-            found &= (token == piece) | (token == mask_id) | (piece == NO_PIECE)
-        sizes = (pieces != NO_PIECE).sum(dim=1)  # (f,)
-        found &= ~self.continues[windows][..., sizes]  # "cat" is not named by "catch"
-        named = torch.zeros(len(tokens), self.concepts, dtype=torch.long, device=tokens.device)
-        which = self.concept[occurring].expand(len(tokens), -1)
-        return named.scatter_add_(1, which, found.any(dim=1).long()) > 0
+            token, piece = windows[place][..., None], pieces[:, place]
+            found = found & ((token == piece) | (token == mask_id) | (piece == NO_PIECE))
+        sizes = xp.sum(xp.astype(pieces != NO_PIECE, xp.int64), axis=1)  # (f,)
+        next_one = xp.stack([self.continues[window] for window in windows], axis=-1)[..., sizes]  # (B, L, f)
+        found = xp.any(found & ~next_one, axis=1)  # "cat" is not named by "catch"
+        caption, form = xp.nonzero(found)
+        named = xp.zeros((rows, self.concepts), dtype=xp.bool, device=device(tokens))
+        named[caption, self.concept[forms[form]]] = True
+        return named

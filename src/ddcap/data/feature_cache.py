@@ -63,10 +63,10 @@ def image_view(
 ) -> Tensor:
     """The same of a picture that is open already."""
     if view == 0:
-        return preprocessing(image)
+        return torch.from_numpy(preprocessing(image))
     generator = random.Random(f"{seed}/{name}/{view}")
     mirror = view == 1 or generator.random() < 0.5
-    return preprocessing.augment(image, generator, mirror=mirror, crop=view > 1)
+    return torch.from_numpy(preprocessing.augment(image, generator, mirror=mirror, crop=view > 1))
 
 
 class FeatureCache:

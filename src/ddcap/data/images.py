@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
-import torch
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from ddcap.errors import ImageError, remedy
+from ddcap.settings import EncoderSettings
 
 # Which picture files are opened: photographs that Pillow decodes itself, told by their content. Pillow knows
 # some forty formats and goes by the content, not by the name. For a few it starts other programs (Ghostscript
@@ -154,7 +153,7 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
-    def __call__(self, image: Image.Image) -> Tensor:
+    def __call__(self, image: Image.Image) -> np.ndarray:
         """Pixels (3, H, W), float32, of an RGB `image`."""
         if self.fit == "crop":
             # resize first, then cut, as CLIP does: cutting first would round the box to whole source pixels
@@ -163,7 +162,9 @@ class Preprocessing:
         box = _squash_box(image.size)
         return self.normalize(image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box))
 
-    def augment(self, image: Image.Image, generator: random.Random, *, mirror: bool, crop: bool) -> Tensor:
+    def augment(
+        self, image: Image.Image, generator: random.Random, *, mirror: bool, crop: bool
+    ) -> np.ndarray:
         """Pixels (3, H, W) of a training view: mirrored, or a random part with a changed aspect.
 
         Args:
@@ -180,13 +181,23 @@ class Preprocessing:
             pixels = self.normalize(view)
         else:
             pixels = self(image)
-        return pixels.flip(-1) if mirror else pixels
+        return np.ascontiguousarray(pixels[..., ::-1]) if mirror else pixels
 
-    def normalize(self, image: Image.Image) -> Tensor:
+    def normalize(self, image: Image.Image) -> np.ndarray:
         """Pixels (3, H, W) of an RGB `image` that already has the right size."""
-        pixels = torch.from_numpy(np.array(image, dtype=np.float32) / 255.0)  # (H, W, 3)
-        pixels = (pixels - torch.tensor(self.mean)) / torch.tensor(self.std)
-        return pixels.permute(2, 0, 1).contiguous()  # (3, H, W)
+        pixels = np.array(image, dtype=np.float32) / np.float32(255)  # (H, W, 3)
+        pixels = (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (3, H, W)
+
+
+_CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+_EFFICIENTNET_LITE = ((127 / 255,) * 3, (128 / 255,) * 3)
+
+
+def preprocessing_of(encoder: EncoderSettings) -> Preprocessing:
+    """What an image encoder expects, by its published training."""
+    mean, std = _CLIP if encoder.kind == "clip" else _EFFICIENTNET_LITE
+    return Preprocessing(encoder.image_size, encoder.fit, mean, std)
 
 
 @dataclass(frozen=True)

@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import Any, Protocol, cast
 
-from ddcap.decoding.guidance import ConceptEvidence, build_predictor, favour_concepts, forbid
-from ddcap.decoding.left_to_right import decode_left_to_right
-from ddcap.decoding.reverse_process import decode_ancestral, decode_best_first, plan_steps
+import numpy as np
+
+from ddcap.arrays import Array, array_namespace, device
+from ddcap.data.concepts import ConceptSpelling
+from ddcap.decoding.best_first import decode_best_first, plan_steps
+from ddcap.decoding.guidance import ConceptEvidence, Predictor
 from ddcap.decoding.trace import DecodingResult
-from ddcap.errors import RecipeError
-from ddcap.model import CaptioningModel
-from ddcap.model.ddcap import DDCapModel
-from ddcap.model.encoders import ImageFeatures
-from ddcap.model.twin import AutoregressiveModel
+from ddcap.errors import DDCapError, RecipeError
+from ddcap.model.config import ModelConfig
+from ddcap.model.features import ImageFeatures
 from ddcap.settings import DecodingSettings
+
+
+class CaptioningModel(Protocol):
+    """What decoding needs of a model, whatever it runs on."""
+
+    config: ModelConfig
+
+    @property
+    def mask_id(self) -> int:
+        """V, the id of the MASK state."""
+
+    @property
+    def spelling(self) -> ConceptSpelling | None:
+        """How the words of its concepts are spelled; None if it sees none."""
+
+    def as_array(self, values: np.ndarray) -> Array:
+        """Numbers where the model computes."""
+
+    def length_logits(self, features: ImageFeatures) -> Array | None:
+        """(I, max_length) length logits, or None without a length head."""
 
 
 def choose_lengths(
     model: CaptioningModel, features: ImageFeatures, settings: DecodingSettings, captions_per_image: int = 1
-) -> Tensor:
+) -> Array:
     """Caption lengths (I * captions_per_image,), grouped by image, end token included.
 
     A fixed length goes first, then the length head; without one every caption has the full `max_length`. With
@@ -37,18 +57,22 @@ def choose_lengths(
                 f"length {settings.length} is over this model's longest caption, {longest} tokens; lower it"
             )
         if settings.candidates == 1:
-            return torch.full((count,), settings.length, device=model.device)
+            return model.as_array(np.full(count, settings.length))
         near = nearest_lengths(settings.length, captions_per_image, longest)
-        return torch.tensor(near, device=model.device).repeat(images)
-    logits = model.length_logits(features) if isinstance(model, DDCapModel) else None
+        return model.as_array(np.tile(near, images))
+    logits = model.length_logits(features)
     if logits is None:
-        return torch.full((count,), longest, device=model.device)
+        return model.as_array(np.full(count, longest))
+    xp = array_namespace(logits)
     if captions_per_image > 1:
-        return logits.topk(min(captions_per_image, longest), dim=1).indices.flatten() + 1
+        ranked = xp.argsort(logits, axis=1, descending=True, stable=True)
+        return xp.reshape(ranked[:, :captions_per_image], (-1,)) + 1
     if settings.length_rule == "expected":
-        classes = torch.arange(1, longest + 1, device=logits.device, dtype=torch.float32)
-        return (logits.float().softmax(dim=1) @ classes).round().long()
-    return logits.argmax(dim=1) + 1
+        weights = xp.exp(logits - xp.max(logits, axis=1, keepdims=True))  # (I, max_length)
+        classes = xp.arange(1, longest + 1, dtype=xp.float32, device=device(logits))
+        mean = xp.sum(weights * classes, axis=1) / xp.sum(weights, axis=1)
+        return xp.astype(xp.round(mean), xp.int64)
+    return xp.argmax(logits, axis=1) + 1
 
 
 def nearest_lengths(length: int, count: int, longest: int) -> list[int]:
@@ -59,25 +83,27 @@ def nearest_lengths(length: int, count: int, longest: int) -> list[int]:
 def decode(
     model: CaptioningModel,
     features: ImageFeatures,
-    tokens: Tensor,
-    lengths: Tensor,
+    tokens: Array,
+    lengths: Array,
     settings: DecodingSettings,
     end_id: int,
     *,
     may_end: bool = True,
-    generator: torch.Generator | None = None,
+    generator: np.random.Generator | None = None,
     captions_per_image: int = 1,
+    concepts: ConceptEvidence | None = None,
 ) -> DecodingResult:
     """Fill every MASK of `tokens` (B, L), by the decoder that `settings` name; given words stay.
 
-    Without `may_end` no MASK becomes the end token: words that are given behind it would be lost.
+    Without `may_end` no MASK becomes the end token: words that are given behind it would be lost. `concepts`
+    of the B captions have their say, see `concept_evidence`.
     """
-    keys_values = model.project_memory(features)
-    concepts = concept_evidence(model, features, settings, captions_per_image)
-    if isinstance(model, AutoregressiveModel):
+    if model.config.model.kind == "autoregressive":
+        from ddcap.decoding.left_to_right import decode_left_to_right
+
         return decode_left_to_right(
-            model,
-            keys_values,
+            cast("Any", model),
+            features,
             tokens,
             lengths,
             end_id,
@@ -89,56 +115,79 @@ def decode(
             concepts=concepts,
             concept_weight=settings.concept_weight,
         )
-    predict = build_predictor(model, keys_values, lengths, settings.guidance, captions_per_image)
-    if concepts is not None and settings.uses_concepts:
-        predict = favour_concepts(predict, concepts)
-    if not may_end:
-        predict = forbid(predict, end_id)
+    denoising: Any = model
+    predictor = Predictor(
+        denoising.denoising_steps(features, with_image_free=settings.guidance != 1),
+        lengths,
+        settings.guidance,
+        concepts,
+        barred=None if may_end else end_id,
+    )
     if settings.method == "ancestral":
+        if not hasattr(model, "schedule"):
+            raise DDCapError(
+                "method=ancestral: ONNX graphs decode best-first; load the model with runtime='torch'"
+            )
+        from ddcap.decoding.ancestral import decode_ancestral
+
         temperature = settings.temperature or 1.0  # the reverse process is a sampler; 0 means "not set" here
         return decode_ancestral(
-            predict, tokens, lengths, model.schedule, settings.steps, temperature, generator
+            predictor.log_probabilities,
+            tokens,
+            lengths,
+            denoising.schedule,
+            settings.steps,
+            temperature,
+            generator,
         )
-    blanks = (tokens == model.mask_id).sum(dim=1)
+    blanks = array_namespace(tokens).sum(tokens == model.mask_id, axis=1)
     plan = plan_steps(blanks, lengths, model.config.diffusion.steps, settings.steps, settings.schedule)
-    return decode_best_first(predict, tokens, lengths, plan, model.mask_id, settings.temperature, generator)
+    return decode_best_first(
+        predictor,
+        tokens,
+        lengths,
+        plan,
+        model.mask_id,
+        settings.temperature,
+        generator,
+        captions_per_image,
+    )
 
 
 def concept_evidence(
     model: CaptioningModel, features: ImageFeatures, settings: DecodingSettings, captions_per_image: int
 ) -> ConceptEvidence | None:
     """What the pictures' concepts say about captions; None if nobody asks, or the model sees none."""
-    asked = settings.uses_concepts or settings.concept_weight
+    asked = settings.concept_bonus or settings.repeat_penalty or settings.concept_weight
     if not asked or features.concepts is None or model.spelling is None:
         return None
-    return ConceptEvidence.of(
+    evidence = ConceptEvidence.of(
         features.concepts,
         model.spelling,
         model.mask_id,
-        captions_per_image,
         bonus=settings.concept_bonus,
         repeat_penalty=settings.repeat_penalty,
     )
+    return evidence.repeat(captions_per_image)
 
 
-@torch.no_grad()  # not inference_mode: autocast would cast all weights anew at every step
 def generate(
     model: CaptioningModel,
     features: ImageFeatures,
     settings: DecodingSettings,
     end_id: int,
     *,
-    generator: torch.Generator | None = None,
+    generator: np.random.Generator | None = None,
     captions_per_image: int = 1,
 ) -> DecodingResult:
     """Caption I images from all MASK.
 
     Args:
         model: in evaluation mode.
-        features: of I images, on the model's device.
+        features: of I images, where the model computes.
         settings: decoder, steps, guidance, length, temperature.
         end_id: the tokenizer's end token.
-        generator: source of randomness, on the model's device; None is enough for a deterministic decoder.
+        generator: source of randomness; None is enough for a deterministic decoder.
         captions_per_image: captions per image, each with another length if lengths are predicted or
             `settings.candidates` asks for several.
 
@@ -153,6 +202,7 @@ def generate(
     tokens = start_tokens(lengths, model.mask_id)
     if settings.exact_length:
         tokens[:, -1] = end_id  # all captions have this length
+    concepts = concept_evidence(model, features, settings, captions_per_image)
     result = decode(
         model,
         features,
@@ -163,18 +213,18 @@ def generate(
         may_end=not settings.exact_length,
         generator=generator,
         captions_per_image=captions_per_image,
+        concepts=concepts,
     )
     if captions_per_image == 1:
         return result
     evidence = result.evidence(settings.length_penalty)
-    concepts = concept_evidence(model, features, settings, captions_per_image)
     if concepts is not None:
         evidence = evidence + settings.concept_weight * concepts.said(result.until(end_id))
     return keep_likeliest(result, evidence, captions_per_image, wanted)
 
 
 def keep_likeliest(
-    result: DecodingResult, evidence: Tensor, captions_per_image: int, wanted: int
+    result: DecodingResult, evidence: Array, captions_per_image: int, wanted: int
 ) -> DecodingResult:
     """Of each image's captions the `wanted` likeliest, in that order; equal ones as they came.
 
@@ -184,13 +234,15 @@ def keep_likeliest(
         captions_per_image: captions of each image.
         wanted: how many of them to keep; all, if there are fewer.
     """
-    evidence = evidence.view(-1, captions_per_image)
-    order = evidence.argsort(dim=1, descending=True, stable=True)[:, :wanted]
-    first = torch.arange(len(evidence), device=order.device).unsqueeze(1) * captions_per_image
-    return result.select((first + order).flatten())
+    xp = array_namespace(evidence)
+    evidence = xp.reshape(evidence, (-1, captions_per_image))
+    order = xp.argsort(evidence, axis=1, descending=True, stable=True)[:, :wanted]
+    first = xp.arange(evidence.shape[0], device=device(order))[:, None] * captions_per_image
+    return result.select(xp.reshape(first + order, (-1,)))
 
 
-def start_tokens(lengths: Tensor, mask_id: int) -> Tensor:
+def start_tokens(lengths: Array, mask_id: int) -> Array:
     """(B,) lengths to (B, L): MASK up to the length, any word behind it."""
-    positions = torch.arange(int(lengths.max()), device=lengths.device)
-    return torch.where(positions < lengths.unsqueeze(1), mask_id, 0)
+    xp = array_namespace(lengths)
+    positions = xp.arange(int(lengths.max()), device=device(lengths))
+    return xp.where(positions < lengths[:, None], mask_id, xp.zeros_like(lengths)[:, None])

@@ -1,29 +1,27 @@
 """What has a say in a prediction: the image-free branch (special design 4), and concepts that are seen.
 
-Shapes: B captions, L positions, I images, K concepts of each, F forms, N concepts, V words.
+Shapes: B captions, L positions, n of them asked for, I images, K concepts of each, F forms, N concepts, V
+words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import numpy as np
 
-from ddcap.data.concepts import NO_CONCEPT, ConceptSpelling, ConceptTokens
-from ddcap.model.blocks import MemoryKeysValues
-from ddcap.model.ddcap import DDCapModel
+from ddcap.arrays import Array, array_namespace, device, draw_uniform, like, log_sum_exp, raise_at
+from ddcap.data.concepts import ConceptSpelling, ConceptTokens
 
-# Special design 4 at inference: equations 7 and 8, computed in one doubled batch.
-
-Predictor = Callable[[Tensor, Tensor], Tensor]
-"""(tokens (B, L), timestep (B,)) to log p(x_0 | x_t, y) (B, L, V), normalised."""
+# Special design 4 at inference: equations 7 and 8.
 
 
-def guide(image_logits: Tensor, image_free_logits: Tensor, scale: float) -> Tensor:
-    """Equations 7 and 8: log p(x_0|x_t, f) + s (log p(x_0|x_t, y) - log p(x_0|x_t, f)), normalised again.
+def guide(image_logits: Array, image_free_logits: Array, scale: float) -> Array:
+    """Equations 7 and 8: log p(x_0|x_t, f) + s (log p(x_0|x_t, y) - log p(x_0|x_t, f)).
+
+    What the logarithms of normalised probabilities differ in from logits is the same for all words of a
+    position, and falls out when the sum is normalised again; so logits are enough.
 
     Args:
         image_logits: (..., V) with the image.
@@ -31,58 +29,9 @@ def guide(image_logits: Tensor, image_free_logits: Tensor, scale: float) -> Tens
         scale: s; 1 gives the first, 0 the second.
 
     Returns:
-        (..., V) log-probabilities.
+        (..., V) logits.
     """
-    image = F.log_softmax(image_logits.float(), dim=-1)
-    image_free = F.log_softmax(image_free_logits.float(), dim=-1)
-    return F.log_softmax(image_free + scale * (image - image_free), dim=-1)
-
-
-def build_predictor(
-    model: DDCapModel,
-    keys_values: MemoryKeysValues,
-    lengths: Tensor,
-    scale: float,
-    captions_per_image: int = 1,
-) -> Predictor:
-    """A function from noised tokens and timestep to log-probabilities, for a fixed batch of images.
-
-    Args:
-        model: in evaluation mode.
-        keys_values: of I images (`DDCapModel.project_memory`), computed once and used at every step.
-        lengths: (B,) with B = I * captions_per_image, grouped by image.
-        scale: guidance s; 1 computes no image-free branch.
-        captions_per_image: captions decoded side by side for each image.
-    """
-    if scale == 1:
-
-        def predict(tokens: Tensor, timestep: Tensor) -> Tensor:
-            hidden = model(tokens, timestep, lengths, keys_values)
-            return F.log_softmax(model.denoiser.logits(hidden).float(), dim=-1)
-
-        return predict
-
-    images = lengths.shape[0] // captions_per_image
-    both = keys_values.followed_by(model.image_free_keys_values().expand(images))
-    both_lengths = lengths.repeat(2)
-
-    def predict_guided(tokens: Tensor, timestep: Tensor) -> Tensor:
-        hidden = model(tokens.repeat(2, 1), timestep.repeat(2), both_lengths, both)
-        image_logits, image_free_logits = model.denoiser.logits(hidden).chunk(2)
-        return guide(image_logits, image_free_logits, scale)
-
-    return predict_guided
-
-
-def forbid(predict: Predictor, token_id: int) -> Predictor:
-    """`predict` with no probability for `token_id`, normalised again."""
-
-    def predict_without(tokens: Tensor, timestep: Tensor) -> Tensor:
-        log_probabilities = predict(tokens, timestep).clone()
-        log_probabilities[..., token_id] = -torch.inf
-        return F.log_softmax(log_probabilities, dim=-1)
-
-    return predict_without
+    return image_free_logits + scale * (image_logits - image_free_logits)
 
 
 # What is seen in the picture has a say in what is written: concepts as evidence while a caption is decoded. A
@@ -104,7 +53,7 @@ class ConceptEvidence:
         repeat_penalty: is taken from the log-probability of the words of concepts that are named already.
     """
 
-    seen: Tensor
+    seen: Array
     spelling: ConceptSpelling
     mask_id: int
     bonus: float
@@ -116,46 +65,158 @@ class ConceptEvidence:
         concepts: ConceptTokens,
         spelling: ConceptSpelling,
         mask_id: int,
-        captions_per_image: int = 1,
         *,
         bonus: float = 0.0,
         repeat_penalty: float = 0.0,
     ) -> ConceptEvidence:
-        """Spread the concepts (I, K) of pictures out; B = I * captions_per_image, grouped by image."""
-        there = concepts.ids != NO_CONCEPT
-        seen = torch.zeros(len(there), spelling.concepts, device=there.device)
-        seen.scatter_add_(1, concepts.ids.clamp(min=0), concepts.confidences.float() * there)
-        seen = seen.repeat_interleave(captions_per_image, dim=0)
-        return cls(seen, spelling.to(seen.device), mask_id, bonus, repeat_penalty)
+        """Spread the concepts (I, K) of pictures out, for one caption of each."""
+        xp = array_namespace(concepts.ids)
+        numbers = xp.arange(spelling.concepts, device=device(concepts.ids))
+        is_it = concepts.ids[:, :, None] == numbers  # (I, K, N); nowhere for NO_CONCEPT, which is negative
+        shares = xp.astype(concepts.confidences, xp.float32)[:, :, None]
+        seen = xp.sum(xp.where(is_it, shares, xp.zeros_like(shares)), axis=1)
+        return cls(seen, spelling.like(seen), mask_id, bonus, repeat_penalty)
 
-    def log_probability(self, tokens: Tensor) -> Tensor:
+    @property
+    def has_a_say(self) -> bool:
+        """Whether the probabilities of words depend on it."""
+        return bool(self.bonus or self.repeat_penalty)
+
+    def log_probability(self, tokens: Array) -> Array:
         """(B, V) what is added to every position's log-probabilities, given the tokens (B, L) so far."""
-        spelling = self.spelling
+        xp, spelling = array_namespace(self.seen), self.spelling
         named = spelling.named(tokens, self.mask_id)  # (B, N)
-        gain = (self.bonus * self.seen).masked_fill(named, 0.0)[:, spelling.concept]  # (B, F)
-        added = gain.new_zeros(len(tokens), self.mask_id)
-        added.scatter_reduce_(1, spelling.first.expand(len(tokens), -1), gain, "amax")
-        whole = spelling.is_one_token
-        loss = self.repeat_penalty * named[:, spelling.concept[whole]].float()
-        taken = torch.zeros_like(added)
-        taken.scatter_reduce_(1, spelling.first[whole].expand(len(tokens), -1), loss, "amax")
+        gain = (self.bonus * xp.where(named, 0.0, self.seen))[:, spelling.concept]  # (B, F)
+        added = xp.zeros((tokens.shape[0], self.mask_id), dtype=xp.float32, device=device(self.seen))
+        caption, form = xp.nonzero(gain)
+        added = raise_at(added, caption, spelling.first[form], gain[caption, form])
+        caption, form = xp.nonzero(named[:, spelling.concept] & spelling.is_one_token)
+        taken = xp.zeros_like(added)
+        taken[caption, spelling.first[form]] = self.repeat_penalty
         return added - taken
 
-    def said(self, tokens: Tensor) -> Tensor:
+    def said(self, tokens: Array) -> Array:
         """(B,) the confidences of all concepts that captions (B, L) name, added up."""
-        return (self.seen * self.spelling.named(tokens, self.mask_id)).sum(dim=1)
+        xp = array_namespace(self.seen)
+        return xp.sum(xp.where(self.spelling.named(tokens, self.mask_id), self.seen, 0.0), axis=1)
 
     def repeat(self, times: int) -> ConceptEvidence:
         """The same for `times` captions of each, side by side."""
-        seen = self.seen.repeat_interleave(times, dim=0)
-        return ConceptEvidence(seen, self.spelling, self.mask_id, self.bonus, self.repeat_penalty)
+        return replace(self, seen=array_namespace(self.seen).repeat(self.seen, times, axis=0))
+
+    def select(self, rows: Array) -> ConceptEvidence:
+        """The same for captions `rows` (B',) of these."""
+        return replace(self, seen=self.seen[rows])
 
 
-def favour_concepts(predict: Predictor, evidence: ConceptEvidence) -> Predictor:
-    """`predict` with the concepts' say, normalised again."""
+# What a decoder asks at every step.
 
-    def predict_with_concepts(tokens: Tensor, timestep: Tensor) -> Tensor:
-        added = evidence.log_probability(tokens).unsqueeze(1)  # (B, 1, V)
-        return F.log_softmax(predict(tokens, timestep) + added, dim=-1)
 
-    return predict_with_concepts
+class DenoisingSteps(Protocol):
+    """A denoiser at work on captions of I images; the two runtimes have one each."""
+
+    vocabulary_size: int  # V
+
+    def logits(
+        self, tokens: Array, timestep: Array, lengths: Array, positions: Array
+    ) -> tuple[Array, Array | None]:
+        """Logits (B, n, V) at `positions`, with the image and, if it was asked for, without."""
+
+    def likeliest(
+        self, tokens: Array, timestep: Array, lengths: Array, positions: Array, added: Array | None
+    ) -> tuple[Array, Array]:
+        """The likeliest token (B, n) and its log-probability, after (B, V) was added to the logits."""
+
+
+class Predictor:
+    """p(x_0 | x_t, y) for a fixed batch of captions, with all that has a say in it.
+
+    Args:
+        steps: of the model, for the captions' images.
+        lengths: (B,) with B a multiple of the images, grouped by image.
+        scale: s of the guidance.
+        concepts: of the B captions, if they are to have a say.
+        barred: a token that is not to be chosen.
+    """
+
+    def __init__(
+        self,
+        steps: DenoisingSteps,
+        lengths: Array,
+        scale: float = 1.0,
+        concepts: ConceptEvidence | None = None,
+        barred: int | None = None,
+    ) -> None:
+        self.steps, self.lengths, self.scale = steps, lengths, scale
+        self.concepts = concepts if concepts is not None and concepts.has_a_say else None
+        self.barred = barred
+
+    def logits(self, tokens: Array, timestep: Array, positions: Array) -> Array:
+        """Logits (B, n, V) of p(x_0 | x_t, y) at chosen positions of noised captions.
+
+        Args:
+            tokens: (B, L) x_t.
+            timestep: (B,) t.
+            positions: (B, n).
+        """
+        logits, image_free = self.steps.logits(tokens, timestep, self.lengths, positions)
+        if image_free is not None:
+            logits = guide(logits, image_free, self.scale)
+        added = self._added(tokens)
+        return logits if added is None else logits + added[:, None, :]
+
+    def log_probabilities(self, tokens: Array, timestep: Array) -> Array:
+        """Log p(x_0 | x_t, y) (B, L, V) at all positions."""
+        everywhere = np.broadcast_to(np.arange(tokens.shape[1]), tuple(tokens.shape))
+        logits = self.logits(tokens, timestep, like(everywhere, tokens))
+        return logits - log_sum_exp(logits)[..., None]
+
+    def choose(
+        self,
+        tokens: Array,
+        timestep: Array,
+        positions: Array,
+        temperature: float = 0.0,
+        generator: np.random.Generator | None = None,
+    ) -> tuple[Array, Array]:
+        """The likeliest token (B, n) at each position, or a draw, and its log-probability."""
+        if temperature == 0 and self.scale == 1:
+            added = self._added(tokens)
+            return self.steps.likeliest(tokens, timestep, self.lengths, positions, added)
+        logits = self.logits(tokens, timestep, positions)
+        return choose_tokens(logits, temperature, generator)
+
+    def select(self, rows: Array) -> Predictor:
+        """The same for captions `rows` (B',), as many of each image."""
+        concepts = None if self.concepts is None else self.concepts.select(rows)
+        return Predictor(self.steps, self.lengths[rows], self.scale, concepts, self.barred)
+
+    def _added(self, tokens: Array) -> Array | None:
+        """(B, V) what concepts say, and what is barred; None if there is neither."""
+        if self.concepts is None and self.barred is None:
+            return None
+        if self.concepts is not None:
+            added = self.concepts.log_probability(tokens)
+        else:
+            size, xp = (tokens.shape[0], self.steps.vocabulary_size), array_namespace(tokens)
+            added = xp.zeros(size, dtype=xp.float32, device=device(tokens))
+        if self.barred is not None:
+            added[:, self.barred] = -np.inf
+        return added
+
+
+def choose_tokens(
+    logits: Array, temperature: float = 0.0, generator: np.random.Generator | None = None
+) -> tuple[Array, Array]:
+    """(B, n, V) to (B, n): the likeliest token, or a draw from p^(1/temperature), and its log-probability.
+
+    Draws are by the Gumbel-max trick. The log-probability is that of p, whatever the temperature.
+    """
+    xp, scores = array_namespace(logits), logits
+    if temperature:
+        uniform = xp.clip(draw_uniform(generator, tuple(logits.shape), logits), 1e-20, 1 - 1e-7)
+        # -log u is exponential; u is kept over 0, and so is -log u, whose logarithm is taken next
+        scores = logits / temperature - xp.log(-xp.log(uniform))
+    chosen = xp.argmax(scores, axis=-1)
+    own = xp.take_along_axis(logits, chosen[..., None], axis=-1)[..., 0]
+    return chosen, own - log_sum_exp(logits)

@@ -10,16 +10,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from ddcap.arrays import Array, array_namespace, to_host
 from ddcap.data.tokenizer import CaptionTokenizer
-from ddcap.decoding.generate import decode
+from ddcap.decoding.generate import CaptioningModel, concept_evidence, decode
 from ddcap.decoding.trace import DecodingResult
 from ddcap.errors import DDCapError
-from ddcap.model import CaptioningModel
-from ddcap.model.ddcap import DDCapModel
-from ddcap.model.encoders import ImageFeatures
+from ddcap.model.features import ImageFeatures
 from ddcap.settings import DecodingSettings
 
 WIDEST_BLANK = 4  # tokens tried for a blank of unknown width
@@ -93,14 +91,13 @@ class Infilling:
     row: int
 
 
-@torch.no_grad()  # not inference_mode, see decoding.generate
 def infill(
     model: CaptioningModel,
     features: ImageFeatures,
     template: Template,
     settings: DecodingSettings,
     end_id: int,
-    generator: torch.Generator | None = None,
+    generator: np.random.Generator | None = None,
 ) -> Infilling:
     """Fill a template for one image.
 
@@ -132,9 +129,9 @@ def infill(
         combinations = _width_combinations(template.blanks)
     rows = [template.fill_widths(widths, model.mask_id) for widths in combinations]
     rows = [row for row in rows if len(row) <= longest]
-    lengths = torch.tensor([len(row) for row in rows], device=model.device)
-    widest = int(lengths.max())
-    tokens = torch.tensor([row + [end_id] * (widest - len(row)) for row in rows], device=model.device)
+    sizes = np.array([len(row) for row in rows])
+    padded = [row + [end_id] * (int(sizes.max()) - len(row)) for row in rows]
+    tokens, lengths = model.as_array(np.array(padded)), model.as_array(sizes)
     result = decode(
         model,
         features,
@@ -145,12 +142,13 @@ def infill(
         may_end=False,
         generator=generator,
         captions_per_image=len(rows),
+        concepts=concept_evidence(model, features, settings, len(rows)),
     )
     score = _fill_score(tokens == model.mask_id, result.confidences)
-    length_logits = model.length_logits(features) if isinstance(model, DDCapModel) else None
+    length_logits = model.length_logits(features)
     if length_logits is not None:
-        score = score + length_logits.float().log_softmax(dim=1)[0, lengths - 1]
-    return Infilling(result, int(score.argmax()))
+        score = score + length_logits[0, lengths - 1]  # what normalises them is the same for all widths
+    return Infilling(result, int(to_host(score).argmax()))
 
 
 def _width_combinations(blanks: Sequence[int | None]) -> list[tuple[int, ...]]:
@@ -189,7 +187,8 @@ def _widths_of_length(template: Template, length: int) -> list[tuple[int, ...]]:
     return combinations
 
 
-def _fill_score(is_blank: Tensor, confidences: Tensor) -> Tensor:
+def _fill_score(is_blank: Array, confidences: Array) -> Array:
     """(B,) mean log-probability of the filled tokens."""
-    log_confidences = confidences.clamp(min=1e-30).log() * is_blank
-    return log_confidences.sum(dim=1) / is_blank.sum(dim=1)
+    xp = array_namespace(confidences)
+    log_confidences = xp.where(is_blank, xp.log(xp.clip(confidences, min=1e-30)), 0.0)
+    return xp.sum(log_confidences, axis=1) / xp.sum(xp.astype(is_blank, xp.float32), axis=1)

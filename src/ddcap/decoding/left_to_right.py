@@ -5,20 +5,21 @@ Shapes: I images, R captions (R a multiple of I, grouped by image), K beams, L p
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddcap.decoding.guidance import ConceptEvidence
-from ddcap.decoding.reverse_process import choose_tokens
+from ddcap.decoding.guidance import ConceptEvidence, choose_tokens
 from ddcap.decoding.trace import DecodingResult
-from ddcap.model.blocks import MemoryKeysValues
+from ddcap.model.features import ImageFeatures
 from ddcap.model.twin import AutoregressiveModel
 
 
+@torch.no_grad()  # not inference_mode: autocast would cast all weights anew at every step
 def decode_left_to_right(
     model: AutoregressiveModel,
-    keys_values: MemoryKeysValues,
+    features: ImageFeatures,
     tokens: Tensor,
     lengths: Tensor,
     end_id: int,
@@ -27,7 +28,7 @@ def decode_left_to_right(
     beams: int = 1,
     length_penalty: float = 1.0,
     temperature: float = 0.0,
-    generator: torch.Generator | None = None,
+    generator: np.random.Generator | None = None,
     concepts: ConceptEvidence | None = None,
     concept_weight: float = 0.0,
 ) -> DecodingResult:
@@ -38,7 +39,7 @@ def decode_left_to_right(
 
     Args:
         model: in evaluation mode.
-        keys_values: of I images.
+        features: of I images.
         tokens: (R, L) MASK where words are wanted; padding past the lengths is not read.
         lengths: (R,) positions of each caption, end token included: its longest, if `may_end`.
         end_id: the end token.
@@ -54,6 +55,7 @@ def decode_left_to_right(
         The captions, each with its length; their history tells of the best beam, one token a step. There is
         no timestep: it is 0.
     """
+    keys_values = model.project_memory(features)
     rows, longest = tokens.shape
     device = tokens.device
     words = torch.full((rows, beams, longest), end_id, device=device)
@@ -68,7 +70,7 @@ def decode_left_to_right(
     first_beam = torch.arange(rows, device=device).unsqueeze(1) * beams  # (R, 1)
     for place in range(longest):
         log_probabilities = F.log_softmax(logits.float(), dim=-1).view(rows, beams, -1)  # (R, K, V)
-        if followed is not None:
+        if followed is not None and followed.has_a_say:
             so_far = torch.where(positions < place, words, tokens.unsqueeze(1))  # (R, K, L)
             added = followed.log_probability(so_far.flatten(0, 1)).view_as(log_probabilities)
             log_probabilities = F.log_softmax(log_probabilities + added, dim=-1)
@@ -76,7 +78,7 @@ def decode_left_to_right(
         allowed = _allow(log_probabilities, tokens[:, place], is_finished, model.mask_id, end_id, may_end)
         grown = sizes + ~is_finished
         if beams == 1:
-            chosen = choose_tokens(allowed, temperature, generator)  # (R, 1)
+            chosen, _ = choose_tokens(allowed, temperature, generator)  # (R, 1)
             parent = torch.zeros_like(chosen)
         else:
             evidence = (scores.unsqueeze(2) + allowed) / (grown**length_penalty).unsqueeze(2)  # (R, K, V)

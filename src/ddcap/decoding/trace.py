@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+from ddcap.arrays import Array, array_namespace, device, to_host
 
 
 @dataclass(frozen=True)
@@ -18,34 +17,42 @@ class DecodingResult:
         lengths: (B,) tokens of each caption, end token included.
         confidences: (B, L) probability of each final token when it was committed; 1 for given tokens.
         history: (S + 1, B, L) tokens before the first step and after each.
-        step_confidences: (S, B, L) probability of the token chosen at each position in each step.
+        step_confidences: (S, B, L) probability of the token chosen at each position in each step; 0 where
+            none was.
         timesteps: (S, B) the t that the model was told.
     """
 
-    tokens: Tensor
-    lengths: Tensor
-    confidences: Tensor
-    history: Tensor
-    step_confidences: Tensor
-    timesteps: Tensor
+    tokens: Array
+    lengths: Array
+    confidences: Array
+    history: Array
+    step_confidences: Array
+    timesteps: Array
 
-    def evidence(self, length_penalty: float = 1.0) -> Tensor:
+    def on_host(self) -> DecodingResult:
+        """The same in arrays of numpy."""
+        return DecodingResult(**{name: to_host(value) for name, value in vars(self).items()})
+
+    def evidence(self, length_penalty: float = 1.0) -> Array:
         """(B,) how likely the model finds each caption: log-probability / tokens ** length_penalty.
 
         The logarithm sums over the tokens, each as probable as it was when it was committed. Without a
         penalty (0) short captions win; 1 gives the mean per token. Source: the length penalty of beam search,
         Wu et al. 2016, in its plain form.
         """
-        places = torch.arange(self.tokens.shape[1], device=self.tokens.device)
-        is_token = places < self.lengths.unsqueeze(1)  # (B, L)
-        total = (self.confidences.clamp(min=1e-30).log() * is_token).sum(dim=1)
-        return total / self.lengths**length_penalty
+        xp = array_namespace(self.tokens)
+        places = xp.arange(self.tokens.shape[1], device=device(self.tokens))
+        is_token = places < self.lengths[:, None]  # (B, L)
+        total = xp.sum(xp.where(is_token, xp.log(xp.clip(self.confidences, min=1e-30)), 0.0), axis=1)
+        return total / xp.astype(self.lengths, xp.float32) ** length_penalty
 
-    def until(self, end_id: int) -> Tensor:
+    def until(self, end_id: int) -> Array:
         """(B, L) the tokens, with end tokens from the first one on."""
-        return self.tokens.masked_fill((self.tokens == end_id).cumsum(dim=1) > 0, end_id)
+        xp = array_namespace(self.tokens)
+        ended = xp.cumulative_sum(xp.astype(self.tokens == end_id, xp.int64), axis=1) > 0
+        return xp.where(ended, end_id, self.tokens)
 
-    def select(self, rows: Tensor) -> DecodingResult:
+    def select(self, rows: Array) -> DecodingResult:
         """The captions `rows` (n,), in that order, without the padding that only others need."""
         lengths = self.lengths[rows]
         longest = int(lengths.max())

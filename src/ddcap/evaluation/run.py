@@ -23,7 +23,7 @@ from ddcap.machine import ALONE, Processes
 from ddcap.settings import dump_settings
 
 if TYPE_CHECKING:
-    from ddcap.evaluation.external import ClipScorer
+    from ddcap.evaluation.clip_score import ClipScorer
 
 
 # Predictions, wherever they are from, and the records of a split to an evaluation. No model is needed.

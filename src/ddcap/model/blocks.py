@@ -23,6 +23,7 @@ from ddcap.model.layers import (
     Packing,
     PlainLayerNorm,
     RecomputingBlocks,
+    ScaleShift,
     attend,
     join_heads,
     split_heads,
@@ -176,7 +177,7 @@ class Block(nn.Module):
         keys_values: KeysValues | None,
         may_attend: Tensor | None,
         may_see: Tensor | None = None,
-        time: Tensor | None = None,
+        time: Tensor | tuple[ScaleShift, ScaleShift, ScaleShift] | None = None,
         packing: Packing | None = None,
         past: KeysValues | None = None,
     ) -> tuple[Tensor, KeysValues]:
@@ -187,16 +188,18 @@ class Block(nn.Module):
             keys_values: of the images, each (I, H, P, D/H); None leaves cross-attention out.
             may_attend: see `SelfAttention.forward`.
             may_see: (I, 1, 1, P) positions of the images that are there; None: all.
-            time: (B, D) of the timestep, for norms that read it.
+            time: (B, D) of the timestep, for norms that read it; or what each of the three makes of it.
             packing: of the real positions.
             past: see `SelfAttention.forward`.
         """
-        attended, past = self.self_attention(self.norm_self(hidden, time, packing), may_attend, packing, past)
+        times = time if isinstance(time, tuple) else (time, time, time)
+        normed = self.norm_self(hidden, times[0], packing)
+        attended, past = self.self_attention(normed, may_attend, packing, past)
         hidden = hidden + self.dropout(attended)
         if keys_values is not None:
-            normed = self.norm_cross(hidden, time, packing)
+            normed = self.norm_cross(hidden, times[1], packing)
             hidden = hidden + self.dropout(self.cross_attention(normed, *keys_values, packing, may_see))
-        return hidden + self.dropout(self.mlp(self.norm_mlp(hidden, time, packing))), past
+        return hidden + self.dropout(self.mlp(self.norm_mlp(hidden, times[2], packing))), past
 
 
 class BlockStack(RecomputingBlocks):

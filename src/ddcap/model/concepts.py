@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddcap.data.concepts import NO_CONCEPT, ConceptTokens
-from ddcap.model.encoders import EfficientNetLiteEncoder, ImageFeatures, digest
+from ddcap.model.encoders import EfficientNetLiteEncoder, digest
+from ddcap.model.features import ImageFeatures
 from ddcap.settings import EncoderSettings
 
 # Evidence about a picture to the probability of every concept that a person would name it.
@@ -76,7 +77,7 @@ class Tagger(nn.Module):
         classes = evidence[:, self.classes_at : self.classes_at + IMAGENET_CLASSES].float().exp()
         # probability that at least one of a concept's classes is there
         missed = torch.log1p(-(classes[:, self.name_class] * self.name_weight).clamp(max=1 - _LEAST))
-        total = missed.new_zeros(len(evidence), self.output.out_features)
+        total = missed.new_zeros(evidence.shape[0], self.output.out_features)
         there = -torch.expm1(total.index_add(1, self.name_concept, missed))
         return (there + _LEAST).log() - (1 - there + _LEAST).log()
 

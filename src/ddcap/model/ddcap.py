@@ -14,10 +14,12 @@ from torch import Tensor, nn
 from ddcap.diffusion import Schedule, linear_schedule
 from ddcap.model.blocks import MemoryKeysValues
 from ddcap.model.concepts import ConceptEmbedding, memory_with_concepts
+from ddcap.model.config import ModelConfig
 from ddcap.model.denoiser import Denoiser
-from ddcap.model.encoders import ImageEncoder, ImageFeatures
+from ddcap.model.encoders import ImageEncoder
+from ddcap.model.features import ImageFeatures
 from ddcap.model.layers import LengthHead, Packing, TanhMLP, may_attend
-from ddcap.model.storage import ModelConfig, StoredModel
+from ddcap.model.storage import StoredModel
 
 
 class DDCapModel(StoredModel):
@@ -55,7 +57,12 @@ class DDCapModel(StoredModel):
         return linear_schedule(self.config.diffusion, self.config.vocabulary_size)
 
     def forward(
-        self, noised_tokens: Tensor, timestep: Tensor, lengths: Tensor, keys_values: MemoryKeysValues
+        self,
+        noised_tokens: Tensor,
+        timestep: Tensor,
+        lengths: Tensor,
+        keys_values: MemoryKeysValues,
+        modulations: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (B, L, D) of noised captions, which `denoiser.logits` turns into p(x_0 | x_t, y).
 
@@ -64,6 +71,7 @@ class DDCapModel(StoredModel):
             timestep: (B,) t.
             lengths: (B,) tokens of each caption, end token included; what lies behind is not read.
             keys_values: of I images, see `keys_values`; the B captions are grouped by image.
+            modulations: of `Denoiser.modulations`, where they are known.
         """
         positions = torch.arange(noised_tokens.shape[1], device=noised_tokens.device)
         is_padding = positions >= lengths.unsqueeze(1)  # (B, L)
@@ -78,8 +86,15 @@ class DDCapModel(StoredModel):
         packing = (
             Packing(is_padding) if self.training else None
         )  # captions decoded together are about as long
-        states: Tensor = self.denoiser(noised_tokens, timestep, keys_values, allowed, following, packing)
+        states: Tensor = self.denoiser(
+            noised_tokens, timestep, keys_values, allowed, following, packing, modulations
+        )
         return states
+
+    @torch.no_grad()  # not inference_mode: autocast would cast all weights anew at every step
+    def denoising_steps(self, features: ImageFeatures, *, with_image_free: bool) -> TorchSteps:
+        """The denoiser at work on captions of these pictures, see `decoding.guidance.DenoisingSteps`."""
+        return TorchSteps(self, self.project_memory(features), with_image_free=with_image_free)
 
     def keys_values(
         self, features: ImageFeatures | None, use_image: Tensor | None = None
@@ -119,3 +134,55 @@ class DDCapModel(StoredModel):
             return None
         logits: Tensor = self.length_head(features.summary.detach())
         return logits
+
+
+class TorchSteps:
+    """A denoiser at work on captions of I images: what stays the same from step to step, computed once.
+
+    That is the keys and values of the images, and what the layer norms take from every timestep. The
+    image-free branch, where it is wanted, runs in one doubled batch.
+
+    Args:
+        model: in evaluation mode.
+        keys_values: of I images.
+        with_image_free: whether logits without the image are wanted too.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self, model: DDCapModel, keys_values: MemoryKeysValues, *, with_image_free: bool = False
+    ) -> None:
+        self.model, self.with_image_free = model, with_image_free
+        self.vocabulary_size = model.config.vocabulary_size
+        self.modulations = model.denoiser.modulations()
+        if with_image_free:
+            image_free = model.image_free_keys_values().expand(keys_values.layers[0][0].shape[0])
+            keys_values = keys_values.followed_by(image_free)
+        self.keys_values = keys_values
+
+    @torch.no_grad()
+    def logits(
+        self, tokens: Tensor, timestep: Tensor, lengths: Tensor, positions: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """See `decoding.guidance.DenoisingSteps`."""
+        if self.with_image_free:
+            tokens, positions = tokens.repeat(2, 1), positions.repeat(2, 1)
+            timestep, lengths = timestep.repeat(2), lengths.repeat(2)
+        hidden = self.model(tokens, timestep, lengths, self.keys_values, self.modulations)  # (B, L, D)
+        asked = hidden.gather(1, positions.unsqueeze(2).expand(-1, -1, hidden.shape[2]))  # (B, n, D)
+        logits = self.model.denoiser.logits(asked).float()
+        if not self.with_image_free:
+            return logits, None
+        with_image, without = logits.chunk(2)
+        return with_image, without
+
+    @torch.no_grad()
+    def likeliest(
+        self, tokens: Tensor, timestep: Tensor, lengths: Tensor, positions: Tensor, added: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """See `decoding.guidance.DenoisingSteps`."""
+        logits, _ = self.logits(tokens, timestep, lengths, positions)
+        if added is not None:
+            logits += added.unsqueeze(1)
+        highest, chosen = logits.max(dim=2)
+        return chosen, highest - logits.logsumexp(dim=2)

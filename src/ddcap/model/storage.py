@@ -9,10 +9,11 @@ import json
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -21,17 +22,15 @@ from torch.overrides import TorchFunctionMode
 
 from ddcap.data.concepts import ConceptSpelling, ConceptVocabulary
 from ddcap.data.tokenizer import CaptionTokenizer
-from ddcap.errors import CheckpointError, DDCapError, RecipeError
+from ddcap.errors import CheckpointError, DDCapError
 from ddcap.files import announce_download, replacing, write_text
+from ddcap.model.config import CONFIG_NAME, ENCODER_NAME, WEIGHTS_NAME, ModelConfig, read_config
 from ddcap.model.encoders import CLIP_ARCHITECTURE, ImageEncoder, build_image_encoder, read_clip_architecture
+from ddcap.model.features import ImageFeatures
+from ddcap.model.quantization import SCALE, quantise_state
 from ddcap.settings import (
-    DecodingSettings,
-    DiffusionSettings,
     EncoderSettings,
     ModelSettings,
-    dump_settings,
-    forget_retired,
-    parse_settings,
 )
 
 # Files of weights, which may be from strangers: looked at before anything is allocated, and never run.
@@ -47,9 +46,14 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise CheckpointError(f"{path}: damaged or cut short ({error}); copy the model again") from None
+    scales = {name: shapes.pop(name) for name in list(shapes) if name.endswith(SCALE)}
+    for name, shape in scales.items():
+        if shape != shapes.get(name.removesuffix(SCALE), ())[:1]:
+            raise CheckpointError(f"{path}: damaged ({name} {shape} fits no weight); copy the model again")
+    return shapes
 
 
 def check_shapes(expected: Shapes, found: Shapes) -> None:
@@ -195,78 +199,10 @@ def _size(shapes: Shapes, name: str, dimension: int) -> int:
     return shape[dimension] if dimension < len(shape) else 0
 
 
-CONFIG_NAME = "config.json"
-WEIGHTS_NAME = "model.safetensors"
-ENCODER_NAME = "encoder.json"  # the architecture of a trained encoder that would else be asked of the Hub
 _PUBLISHED_PREFIX = (
     "encoder.network."  # a frozen encoder's published weights: whoever loads the model has them
 )
 _Model = TypeVar("_Model", bound="StoredModel")
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Everything a stored model must know about itself.
-
-    `decoding` are its default decoding settings, `concepts` is how many its tagger knows; 0 without one.
-    """
-
-    vocabulary_size: int
-    encoder: EncoderSettings
-    model: ModelSettings
-    diffusion: DiffusionSettings
-    decoding: DecodingSettings
-    concepts: int = 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for `config.json`."""
-        sections = {name: dump_settings(getattr(self, name)) for name in _SECTIONS}
-        sizes = {"vocabulary_size": self.vocabulary_size}
-        if self.concepts:
-            sizes["concepts"] = self.concepts
-        return {"format": "ddcap-1", **sizes, **sections}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any], source: str) -> ModelConfig:
-        """Inverse of `to_dict`.
-
-        Raises:
-            CheckpointError: if `values` are of another format, or a setting is missing, unknown or wrong.
-        """
-        if not isinstance(values, dict) or values.get("format") != "ddcap-1":
-            raise CheckpointError(f"{source}: not a ddcap model's config (its 'format' is not 'ddcap-1')")
-        size = values.get("vocabulary_size")
-        if not isinstance(size, int) or size < 1:
-            raise CheckpointError(
-                f"{source}: vocabulary_size={size!r} is not a number of words; copy the model again"
-            )
-        concepts = values.get("concepts", 0)
-        if not isinstance(concepts, int) or concepts < 0:
-            raise CheckpointError(f"{source}: concepts={concepts!r} is not a number; copy the model again")
-        missing = _SECTIONS.keys() - values.keys()
-        if missing:
-            raise CheckpointError(f"{source}: has no section {min(missing)!r}; copy the model again")
-        try:
-            sections = {
-                name: parse_settings(kind, forget_retired(name, values[name]), f"{source}, {name}")
-                for name, kind in _SECTIONS.items()
-            }
-        except RecipeError as error:
-            raise CheckpointError(str(error)) from None
-        if sections["encoder"].concepts and not concepts:
-            raise CheckpointError(
-                f"{source}: encoder.concepts={sections['encoder'].concepts}, but it does not say how many "
-                "concepts there are; copy the model again"
-            )
-        return cls(vocabulary_size=size, concepts=concepts, **sections)
-
-
-_SECTIONS: dict[str, type] = {
-    "encoder": EncoderSettings,
-    "model": ModelSettings,
-    "diffusion": DiffusionSettings,
-    "decoding": DecodingSettings,
-}
 
 
 class StoredModel(nn.Module):
@@ -283,19 +219,34 @@ class StoredModel(nn.Module):
         super().__init__()
         self.config = config
         self.vocabulary: ConceptVocabulary | None = None
-        self.spelling: ConceptSpelling | None = None
+        self._tokenizer: CaptionTokenizer | None = None
+        self._spelling: ConceptSpelling | None = None
         self.encoder = encoder or build_image_encoder(config.encoder, concepts=config.concepts)
 
     def set_vocabulary(self, vocabulary: ConceptVocabulary, tokenizer: CaptionTokenizer) -> None:
         """Take over the words of the concepts, and how the tokenizer spells them."""
-        self.vocabulary, self.spelling = vocabulary, ConceptSpelling.of(vocabulary, tokenizer)
+        self._know_words(vocabulary, tokenizer)
         embedding: Any = self.concept_embedding
         embedding.set_pieces([tokenizer.encode_part(word) for word in vocabulary.words])
+
+    def _know_words(self, vocabulary: ConceptVocabulary, tokenizer: CaptionTokenizer) -> None:
+        self.vocabulary, self._tokenizer, self._spelling = vocabulary, tokenizer, None
+
+    @property
+    def spelling(self) -> ConceptSpelling | None:
+        """How the words of the concepts are spelled; None without concepts."""
+        if self._spelling is None and self.vocabulary is not None and self._tokenizer is not None:
+            self._spelling = ConceptSpelling.of(self.vocabulary, self._tokenizer)
+        return self._spelling
 
     @property
     def mask_id(self) -> int:
         """V, the id of the MASK state: a position that has no word yet."""
         return self.config.vocabulary_size
+
+    def as_array(self, values: np.ndarray) -> Tensor:
+        """Numbers as a tensor where the weights are."""
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
 
     @property
     def device(self) -> torch.device:
@@ -320,19 +271,37 @@ class StoredModel(nn.Module):
         check_shapes(*(_shapes(either) for either in (self.stored_state(), state)))
         self.load_state_dict(state, strict=False)  # not strict: a frozen encoder has its weights already
 
+    @torch.no_grad()
+    def encode(self, pixels: np.ndarray) -> ImageFeatures:
+        """Features of pixels (I, 3, H, W), where the model computes; float32, whatever autocast is on."""
+        features: ImageFeatures = self.encoder(self.as_array(pixels))
+        assert features.memory is not None and features.summary is not None
+        return ImageFeatures(features.memory.float(), features.summary.float(), features.concepts)
+
+    def carry_encoder(self) -> None:
+        """From now on the encoder's weights are stored with the model; nothing else is needed to load it."""
+        self.config = replace(self.config, encoder=replace(self.config.encoder, stored=True))
+        self.encoder.fold()
+
     def save_pretrained(
         self, folder: str | Path, dtype: torch.dtype = torch.float32, config: ModelConfig | None = None
     ) -> None:
         """Write `config.json` (the model's own, or `config`) and `model.safetensors` into `folder`.
 
-        Save the tokenizer beside them.
+        Save the tokenizer beside them. With `dtype` int8 the large matrices are integers with a scale for
+        each output, see `model/quantization.py`.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        state = {
-            name: (value.to(dtype) if value.is_floating_point() else value).contiguous()
-            for name, value in self.stored_state().items()
-        }
+        state = self.stored_state()
+        if dtype == torch.int8:
+            arrays = {name: value.detach().cpu().numpy() for name, value in state.items()}
+            state = {name: torch.from_numpy(value) for name, value in quantise_state(arrays).items()}
+        else:
+            state = {
+                name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()
+            }
+        state = {name: value.contiguous() for name, value in state.items()}
         with replacing(folder / WEIGHTS_NAME) as temporary:
             save_file(state, temporary)
         write_text(folder / CONFIG_NAME, json.dumps((config or self.config).to_dict(), indent=2) + "\n")
@@ -377,14 +346,11 @@ class StoredModel(nn.Module):
             )
             with _Undrawn():  # all that is drawn is stored, which `load_stored_state` checks
                 model = cls(config, encoder)
-            state = load_file(weights_path)
-            model.load_stored_state(
-                {name: value.float() if value.is_floating_point() else value for name, value in state.items()}
-            )
+            model.load_stored_state(_in_float32(load_file(weights_path)))
         except RuntimeError as error:
             raise CheckpointError(f"{weights_path}: does not fit {config_path} ({error})") from None
         if config.concepts:
-            model.set_vocabulary(ConceptVocabulary.load(folder), CaptionTokenizer.load(folder))
+            model._know_words(ConceptVocabulary.load(folder), CaptionTokenizer.load(folder))
         return model.eval()
 
 
@@ -406,22 +372,16 @@ def _read_architecture(settings: EncoderSettings, folder: Path) -> dict[str, Any
         raise CheckpointError(f"{path}: damaged; copy the model again") from None
 
 
+def _in_float32(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a file holds with all floating numbers in float32, and integers with a scale as what they mean."""
+    state = {}
+    for name, value in stored.items():
+        if name + SCALE in stored:
+            state[name] = value.float() * stored[name + SCALE].float().unsqueeze(1)
+        elif not name.endswith(SCALE):
+            state[name] = value.float() if value.is_floating_point() else value
+    return state
+
+
 def _shapes(state: dict[str, Tensor]) -> Shapes:
     return {name: tuple(value.shape) for name, value in state.items()}
-
-
-def read_config(folder: str | Path) -> ModelConfig:
-    """The config of a model folder.
-
-    Raises:
-        CheckpointError: if config or weights are missing, or the config is damaged.
-    """
-    config_path, weights_path = Path(folder) / CONFIG_NAME, Path(folder) / WEIGHTS_NAME
-    for path in (config_path, weights_path):
-        if not path.is_file():
-            raise CheckpointError(f"{path}: no such file; give a folder that ddcap saved a model in")
-    try:
-        values = json.loads(config_path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        raise CheckpointError(f"{config_path}: not valid JSON; copy the model again") from None
-    return ModelConfig.from_dict(values, str(config_path))

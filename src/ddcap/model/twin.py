@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from ddcap.model.blocks import BlockStack, KeysValues, MemoryKeysValues
 from ddcap.model.concepts import ConceptEmbedding, memory_with_concepts
-from ddcap.model.encoders import ImageEncoder, ImageFeatures
+from ddcap.model.config import ModelConfig
+from ddcap.model.encoders import ImageEncoder
+from ddcap.model.features import ImageFeatures
 from ddcap.model.layers import TanhMLP
-from ddcap.model.storage import ModelConfig, StoredModel
+from ddcap.model.storage import StoredModel
 from ddcap.settings import ModelSettings
 
 
@@ -86,9 +88,7 @@ class CausalDecoder(BlockStack):
         for number, block in enumerate(self.each_block()):
             memory = keys_values.layers[number] if keys_values is not None else None
             layer_past = past.layers[number] if past is not None else None
-            hidden, layer_past = self.run_block(
-                block, hidden, memory, causal, may_see, None, None, layer_past
-            )
+            hidden, layer_past = self.run_block(block, hidden, memory, causal, may_see, past=layer_past)
             layers.append(layer_past)
         return self.final_norm(hidden), PastKeysValues(tuple(layers))
 
@@ -141,6 +141,9 @@ class AutoregressiveModel(StoredModel):
             )
             return self.decoder.project_memory(memory, visible)
         return self.decoder.project_memory(self.memory_projection(features.memory))
+
+    def length_logits(self, features: ImageFeatures) -> None:
+        """None: an autoregressive model ends its captions by itself."""
 
     def first_logits(self, captions: int, keys_values: MemoryKeysValues) -> tuple[Tensor, PastKeysValues]:
         """Logits (B, V) of the first word of B = `captions` captions, and the past for `next_logits`."""

@@ -23,7 +23,7 @@ from torch import Tensor
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError, RecipeError, TrainingError, remedy
 from ddcap.files import remove_unfinished, replacing_folder, write_text
-from ddcap.model import CaptioningModel
+from ddcap.model.kinds import CaptioningModel
 from ddcap.model.storage import load_pickle
 from ddcap.recipe import Recipe
 from ddcap.settings import RETIRED, dump_settings, parse_settings
@@ -76,11 +76,8 @@ def check_unchanged(before: Mapping[str, Any], recipe: Recipe, output: Path) -> 
         for name, both in changes(before, recipe).items()
         if name not in MAY_CHANGE and not name.startswith("tagger.")
     }
-    for section, settings in RETIRED.items():
-        for name, at in settings.items():
-            was = before.get(section, {}).get(name, at)
-            if was != at:
-                wrong[f"{section}.{name}"] = (was, "no more")
+    was = dict(_flat(before))
+    wrong.update({name: (was[name], "no more") for name, at in RETIRED.items() if was.get(name, at) != at})
     if wrong:
         clauses = [f"{name} was {old} and is now {new}" for name, (old, new) in wrong.items()]
         raise RecipeError(

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from ddcap.data.batches import CaptionBatch
 from ddcap.diffusion import Schedule, noise_tokens
-from ddcap.model import CaptioningModel
-from ddcap.model.encoders import ImageFeatures
+from ddcap.model.features import ImageFeatures
+from ddcap.model.kinds import CaptioningModel
 from ddcap.model.twin import AutoregressiveModel
 from ddcap.recipe import TrainingSettings
 

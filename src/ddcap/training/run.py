@@ -15,8 +15,8 @@ from ddcap.data.batches import StepPlan
 from ddcap.diffusion import linear_schedule
 from ddcap.errors import CheckpointError, DataError, MissingExtraError, RecipeError, TrainingError
 from ddcap.machine import ALONE, Processes, computing, join_processes
-from ddcap.model import CaptioningModel
 from ddcap.model.ddcap import DDCapModel
+from ddcap.model.kinds import CaptioningModel
 from ddcap.recipe import Recipe
 from ddcap.settings import dump_settings
 from ddcap.training.checkpoint import (
@@ -33,6 +33,11 @@ from ddcap.training.loss import Noise, Objective, draw_noise
 from ddcap.training.start import ProgressBar, prepare
 from ddcap.training.state import TrainingState
 from ddcap.training.validation import FEWEST_TO_CHOOSE_BY, Validation, validate
+
+try:
+    from accelerate import Accelerator, DistributedType
+except ImportError:
+    raise MissingExtraError("training", "train") from None
 
 # Pictures that a training could not read: it goes on without them and says so.
 
@@ -87,12 +92,6 @@ class UnreadablePictures:
 
 
 # The state of a training between two steps, and how it is saved.
-
-try:
-    from accelerate import Accelerator, DistributedType
-except ImportError:
-    raise MissingExtraError("training", "train") from None
-
 
 _OTHER_WRAPPINGS = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 

@@ -18,11 +18,11 @@ from ddcap.data.shards import ShardData
 from ddcap.data.tokenizer import CaptionTokenizer, build_tokenizer
 from ddcap.errors import CheckpointError, DataError, RecipeError
 from ddcap.machine import ALONE, Processes
-from ddcap.model import CaptioningModel, build_model, load_model
+from ddcap.model.config import ModelConfig
 from ddcap.model.ddcap import DDCapModel
 from ddcap.model.encoders import ImageEncoder, build_image_encoder
+from ddcap.model.kinds import CaptioningModel, build_model, load_model
 from ddcap.model.layers import recompute_blocks
-from ddcap.model.storage import ModelConfig
 from ddcap.publishing import find_model
 from ddcap.recipe import DataSettings, Recipe
 from ddcap.settings import EncoderSettings, Section, TokenizerSettings

@@ -16,8 +16,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ddcap.model import CaptioningModel
 from ddcap.model.encoders import ImageEncoder
+from ddcap.model.kinds import CaptioningModel
 from ddcap.model.layers import RecomputingBlocks
 from ddcap.model.storage import StoredModel
 from ddcap.recipe import TrainingSettings

@@ -258,4 +258,5 @@ class DrawnTags:
         for draw in draws:
             generator = np.random.default_rng([draw.epoch, draw.record, *draw.captions])
             rows.append(self._noise.draw(self._named[draw.record], generator))
-        return stack_concepts(rows, self._count)
+        concepts = stack_concepts(rows, self._count)
+        return ConceptTokens(torch.from_numpy(concepts.ids), torch.from_numpy(concepts.confidences))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
 import torch
 
 from ddcap.data.batches import CaptionBatch, CaptionData, Draw
@@ -15,8 +16,8 @@ from ddcap.decoding.generate import generate
 from ddcap.errors import DataError, MissingExtraError
 from ddcap.evaluation.metrics import score_captions
 from ddcap.machine import ALONE, Processes
-from ddcap.model import CaptioningModel
 from ddcap.model.ddcap import DDCapModel
+from ddcap.model.kinds import CaptioningModel
 from ddcap.settings import DecodingSettings
 from ddcap.training.loss import batch_features, caption_loss, draw_noise
 
@@ -121,7 +122,7 @@ def validate(
         )
         if features is None:
             continue  # there is no picture to caption
-        generator = torch.Generator(device).manual_seed(number)
+        generator = np.random.default_rng(number)
         result = generate(model, features, decoding, tokenizer.end_id, generator=generator)
         texts = [tokenizer.decode(ids) for ids in result.tokens.tolist()]
         captions.update(zip(batch.image_ids, texts, strict=True))

@@ -1,0 +1,36 @@
+"""What the caption model sees of pictures; tensors or numpy arrays, as the runtime has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ddcap.data.concepts import ConceptTokens
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What the caption model sees of a picture.
+
+    Attributes:
+        memory: (B, P, C) one vector per image position, read by cross-attention; None for captions that have
+            concepts but no picture.
+        summary: (B, S) one vector for the picture, read by the length head; None with `memory`.
+        concepts: what a tagger sees in the pictures, K concepts of each; None without a tagger.
+    """
+
+    memory: Any
+    summary: Any
+    concepts: ConceptTokens | None = None
+
+    @property
+    def images(self) -> int:
+        """I, the number of pictures."""
+        rows = self.memory if self.memory is not None else self.concepts.ids  # type: ignore[union-attr]
+        count: int = rows.shape[0]
+        return count
+
+    def to(self, device: Any) -> ImageFeatures:
+        """The same features, which are tensors, on `device`."""
+        parts = (self.memory, self.summary, self.concepts)
+        return ImageFeatures(*(part if part is None else part.to(device) for part in parts))

@@ -1,0 +1,328 @@
+"""A diffusion model as ONNX graphs: what `model/onnx_model.py` runs without PyTorch.
+
+Three graphs, each with a dynamic number of images: pixels to features (encoder), features to the
+cross-attention's keys and values (memory), and one step of the denoiser (step), in float32 and, if it is
+wanted, with matrix products in int8. The graphs hold no weights: they name those of `model.safetensors`, so
+that both runtimes compute with the same numbers.
+
+Shapes: I images, K captions of each, L caption positions, n of them asked for, P image positions, V words.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file
+from torch import Tensor, nn
+
+from ddcap.data.concepts import ConceptTokens
+from ddcap.errors import DDCapError, MissingExtraError
+from ddcap.files import replacing, write_text
+from ddcap.model.blocks import MemoryKeysValues
+from ddcap.model.config import GRAPHS_NAME, WEIGHTS_NAME
+from ddcap.model.ddcap import DDCapModel
+from ddcap.model.features import ImageFeatures
+from ddcap.model.kinds import CaptioningModel
+from ddcap.model.quantization import dequantise_state, is_quantised, quantise
+
+_SMALL = 1024  # numbers of a constant; smaller ones stay in the graph
+
+
+class _Encoder(nn.Module):
+    """Pixels (I, 3, H, W) to memory and summary, and to concepts with their confidences if it sees any."""
+
+    def __init__(self, model: DDCapModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        features = self.model.encoder(pixels)
+        seen = features.concepts
+        return (features.memory, features.summary, *((seen.ids, seen.confidences) if seen else ()))
+
+
+class _Memory(nn.Module):
+    """Features of I images to keys and values (layers, I, H, P, D/H), and which positions there are (I, P).
+
+    The same of the image-free memory, as of one image; then length logits, from a model that has them.
+    """
+
+    def __init__(self, model: DDCapModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self, memory: Tensor, summary: Tensor, ids: Tensor | None = None, confidences: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        seen = None if ids is None or confidences is None else ConceptTokens(ids, confidences)
+        features = ImageFeatures(memory, summary, seen)
+        of_images = self.model.project_memory(features)
+        image_free = self.model.image_free_keys_values()
+        lengths = self.model.length_logits(features)
+        return (*_stacked(of_images), *_stacked(image_free), *(() if lengths is None else (lengths,)))
+
+
+def _stacked(keys_values: MemoryKeysValues) -> tuple[Tensor, Tensor, Tensor]:
+    keys, values = (torch.stack(part) for part in zip(*keys_values.layers, strict=True))
+    visible = keys_values.visible
+    if visible is None:
+        visible = torch.ones(keys.shape[1], keys.shape[3], dtype=torch.bool)
+    return keys, values, visible
+
+
+class _Step(nn.Module):
+    """One step: noised captions (I, K, L) to the likeliest token, its log-probability, and logits.
+
+    What the layer norms take from each timestep is a table in the graph.
+    """
+
+    modulations: Tensor
+
+    def __init__(self, model: DDCapModel) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("modulations", model.denoiser.modulations().detach())
+
+    def forward(
+        self,
+        tokens: Tensor,
+        timestep: Tensor,
+        lengths: Tensor,
+        positions: Tensor,
+        added: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        visible: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        images, captions, longest = tokens.shape
+        layers = tuple((keys[layer], values[layer]) for layer in range(self.model.config.model.layers))
+        hidden = self.model(
+            tokens.reshape(-1, longest),
+            timestep.reshape(-1),
+            lengths.reshape(-1),
+            MemoryKeysValues(layers, visible),
+            self.modulations,
+        )
+        places = positions.reshape(images * captions, -1)
+        rows = torch.arange(images * captions).unsqueeze(1)
+        logits = self.model.denoiser.logits(hidden[rows, places]) + added.reshape(images * captions, 1, -1)
+        log_probability, chosen = logits.log_softmax(dim=2).max(dim=2)
+        shape = (images, captions, -1)
+        return chosen.reshape(shape), log_probability.reshape(shape), logits.reshape(*shape, logits.shape[2])
+
+
+class _Int8Linear(nn.Module):
+    """A linear layer whose product is one of integers: the input is quantised row by row as it comes.
+
+    A row of its own scale keeps what a caption becomes independent of the others in its batch. Eight bits
+    each: unsigned for the input, with 128 for 0, as processors multiply them.
+    """
+
+    weight: Tensor
+    scale: Tensor
+    zero: Tensor
+    one: Tensor
+
+    def __init__(self, linear: nn.Linear | nn.Embedding) -> None:
+        super().__init__()
+        weight, scale = quantise(linear.weight.detach().numpy())
+        self.register_buffer("weight", torch.from_numpy(weight.T.copy()))
+        self.register_buffer("scale", torch.from_numpy(scale))
+        self.register_buffer("zero", torch.tensor(128, dtype=torch.uint8))
+        self.register_buffer("one", torch.tensor(1.0))
+        self.bias = getattr(linear, "bias", None)
+
+    def forward(self, values: Tensor) -> Tensor:
+        rows = values.reshape(-1, values.shape[-1])
+        largest = rows.abs().amax(dim=1).clamp(min=1e-8) / 127  # (N,)
+        rounded = torch.onnx.ops.symbolic(
+            "QuantizeLinear",
+            (rows, largest, self.zero.expand(rows.shape[0])),
+            {"axis": 0},
+            dtype=torch.uint8,
+            shape=rows.shape,
+        )
+        shape = (rows.shape[0], self.weight.shape[1])
+        result = torch.onnx.ops.symbolic(
+            "com.microsoft::MatMulIntegerToFloat",
+            (rounded, self.weight, self.one, self.scale, self.zero),
+            dtype=torch.float32,
+            shape=shape,
+            version=1,
+        )
+        result = result * largest.unsqueeze(1)
+        result = result if self.bias is None else result + self.bias
+        return result.reshape(*values.shape[:-1], -1)
+
+
+def _in_int8(model: DDCapModel) -> DDCapModel:
+    """A copy of `model` for export whose denoiser multiplies integers; never computed with in PyTorch."""
+    model = copy.deepcopy(model)
+    for block in model.denoiser.each_block():
+        for parent in (block.self_attention, block.cross_attention, block.mlp):
+            for name, layer in list(parent.named_children()):
+                if isinstance(layer, nn.Linear) and name != "key_value":
+                    setattr(parent, name, _Int8Linear(layer))
+    denoiser: Any = model.denoiser
+    denoiser.head = _Int8Linear(denoiser.token_embedding)
+    denoiser.logits = denoiser.head.forward
+    return model
+
+
+def export_onnx(model: CaptioningModel, folder: str | Path) -> None:
+    """Write a model's graphs into `folder`, beside the weights that `save_pretrained` wrote there.
+
+    Raises:
+        DDCapError: if the model is an autoregressive one.
+        MissingExtraError: if onnx is not installed.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  torch's exporter needs it
+    except ImportError:
+        raise MissingExtraError("writing ONNX graphs", "onnx") from None
+    if not isinstance(model, DDCapModel):
+        raise DDCapError("ONNX graphs are those of a diffusion model; an autoregressive one runs in PyTorch")
+    folder = Path(folder)
+    stored = load_file(folder / WEIGHTS_NAME)
+    known = _fingerprints(stored)
+    weights = {}
+    for name, graph in _graphs(model):
+        proto = graph.model_proto
+        weights[name] = _take_weights(proto, known)
+        _forget_origins(proto)
+        with replacing(folder / f"{name}.onnx") as temporary:
+            onnx.save(proto, temporary)
+    write_text(folder / GRAPHS_NAME, json.dumps(weights) + "\n")
+
+
+def _graphs(model: DDCapModel) -> Iterator[tuple[str, Any]]:
+    """Name and exported program of each graph."""
+    model = model.cpu().eval()
+    any_size = torch.export.Dim.DYNAMIC
+    images, captions, length, asked = 3, 2, 5, 4  # none is special, and no two are equal
+    size = model.encoder.preprocessing.size
+    per_image: Any = {0: any_size}
+    pixels = torch.zeros(images, 3, size, size)
+    set_attention = getattr(model.encoder.network, "set_attn_implementation", None)
+    if set_attention is not None:  # a CLIP's; the exporter knows no other way of it
+        set_attention("eager")
+    with torch.no_grad():
+        features = tuple(part.contiguous() for part in _Encoder(model)(pixels))
+        names = ("memory", "summary", "concepts", "confidences")[: len(features)]
+        yield "encoder", _export(_Encoder(model), {"pixels": (pixels, per_image)}, names)
+    with torch.enable_grad():  # then attention is written out, see `layers.attend`: fewer and simpler nodes
+        keys_values = _Memory(model)(*features)
+        shape = (images, captions)
+        per_caption: Any = {0: any_size, 1: any_size}
+        per_position: Any = {**per_caption, 2: any_size}
+        of_layers: Any = {1: any_size, 3: any_size}
+        step = {
+            "tokens": (torch.full((*shape, length), model.mask_id), per_position),
+            "timestep": (torch.zeros(shape, dtype=torch.long), per_caption),
+            "lengths": (torch.full(shape, length), per_caption),
+            "positions": (torch.zeros(*shape, asked, dtype=torch.long), per_position),
+            "added": (torch.zeros(*shape, model.mask_id), per_caption),
+            "keys": (keys_values[0], of_layers),
+            "values": (keys_values[1], of_layers),
+            "visible": (keys_values[2], per_caption),
+        }
+        outputs = ("keys", "values", "visible", "free_keys", "free_values", "free_visible", "length_logits")
+        inputs = {name: (value, per_image) for name, value in zip(names, features, strict=True)}
+        yield "memory", _export(_Memory(model), inputs, outputs[: len(keys_values)])
+        found = ("chosen", "log_probability", "logits")
+        yield "step", _export(_Step(model), step, found)
+        yield "step_int8", _export(_Step(_in_int8(model)), step, found)
+
+
+def _export(module: nn.Module, inputs: dict[str, tuple[Tensor, Any]], outputs: Sequence[str]) -> Any:
+    """The graph of `module`; each input is an example, and which of its sizes may differ."""
+    with _quietly():
+        return torch.onnx.export(
+            module.eval(),
+            tuple(example for example, _ in inputs.values()),
+            dynamo=True,
+            dynamic_shapes=tuple(sizes for _, sizes in inputs.values()),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            verbose=False,
+        )
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without the exporter's remarks on packages that it does not need."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+# Which weight of the file each large constant of a graph is: the exporter turns some of them round.
+
+
+def _fingerprints(stored: dict[str, np.ndarray]) -> dict[bytes, list[Any]]:
+    """What graphs may hold of a file's weights, by content: name, form, and whether it is transposed."""
+    known: dict[bytes, list[Any]] = {}
+    state = dequantise_state(stored)
+    for name, value in state.items():
+        forms = {"value": value}
+        if is_quantised(value):
+            forms["int8"], forms["scale"] = quantise(value)
+        for form, array in forms.items():
+            for is_transposed in (False, True) if array.ndim == 2 else (False,):
+                known.setdefault(
+                    _fingerprint(array.T if is_transposed else array), [name, form, is_transposed]
+                )
+    return known
+
+
+def _fingerprint(array: np.ndarray) -> bytes:
+    content = np.ascontiguousarray(array)
+    return hashlib.sha256(f"{content.dtype}{content.shape}".encode() + content.tobytes()).digest()
+
+
+def _take_weights(proto: Any, known: dict[bytes, list[Any]]) -> dict[str, list[Any]]:
+    """Take what is in the file of weights out of a graph; says what each is."""
+    import onnx
+    from onnx import numpy_helper
+
+    taken = {}
+    for constant in proto.graph.initializer:
+        array = numpy_helper.to_array(constant)
+        found = known.get(_fingerprint(array))
+        if array.size < _SMALL or found is None:
+            continue
+        taken[constant.name] = found
+        constant.ClearField("raw_data")
+        constant.data_location = onnx.TensorProto.EXTERNAL
+        for key, value in (("location", WEIGHTS_NAME), ("offset", "0"), ("length", str(array.nbytes))):
+            constant.external_data.add(key=key, value=value)
+    return taken
+
+
+def _forget_origins(proto: Any) -> None:
+    """Take out the notes on which line of Python each node is from: most of a graph's bytes."""
+    for part in (proto, proto.graph, *proto.graph.node, *proto.graph.value_info, *proto.graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    for part in (*proto.graph.input, *proto.graph.output):
+        part.ClearField("metadata_props")
+    proto.graph.ClearField("value_info")
