@@ -20,7 +20,7 @@ from ddcap.decoding.generate import generate
 from ddcap.decoding.infilling import infill, parse_template
 from ddcap.errors import CheckpointError, DDCapError, ImageError, MissingExtraError, RecipeError
 from ddcap.files import is_folder_name
-from ddcap.machine import computes_bfloat16, computing
+from ddcap.machine import ahead, computes_bfloat16, computing
 from ddcap.model.config import GRAPHS_NAME
 from ddcap.model.features import ImageFeatures
 from ddcap.model.onnx_model import OnnxModel
@@ -218,7 +218,9 @@ class Captioner:
         Raises:
             ImageError: for the first image that cannot be read.
         """
-        return self._encode([self.pixels(image) for image in images])
+        with self.computing():
+            features: ImageFeatures = self.model.encode(np.stack([self.pixels(image) for image in images]))
+        return features
 
     def pixels(self, image: ImageSource) -> np.ndarray:
         """Pixels (3, H, W) of one image, as the encoder wants them."""
@@ -226,11 +228,6 @@ class Captioner:
         preprocessing = self.model.preprocessing if is_light else self.model.encoder.preprocessing
         pixels: np.ndarray = preprocessing(load_image(image))
         return pixels
-
-    def _encode(self, pixels: list[np.ndarray]) -> ImageFeatures:
-        with self.computing():
-            features: ImageFeatures = self.model.encode(np.stack(pixels))
-        return features
 
     def computing(self) -> AbstractContextManager[Any]:
         """The context of a forward pass: autocast, where the precision is bfloat16."""
@@ -243,7 +240,7 @@ class Captioner:
         images: ImageSource | Sequence[ImageSource],
         *,
         seed: int = 0,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         concepts: str | Sequence[str] | None = None,
         **settings: Any,
     ) -> list[Caption]:
@@ -252,7 +249,7 @@ class Captioner:
         Args:
             images: paths or PIL images; one or a list.
             seed: of the decoders that draw; the same seed and batch give the same captions.
-            batch_size: images computed at once.
+            batch_size: images computed at once; None: what is fastest.
             concepts: what the images show, in place of what is seen: "cat, window"; or changes: "+cat, -dog".
             settings: decoding settings to change, see `DecodingSettings`: method, steps, guidance, length,
                 temperature, ...
@@ -276,7 +273,7 @@ class Captioner:
         *,
         num: int = 1,
         seed: int = 0,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         concepts: str | Sequence[str] | None = None,
         **settings: Any,
     ) -> Iterator[ImageResult]:
@@ -288,7 +285,7 @@ class Captioner:
                 fixed and there are no candidates, each is another draw (at temperature 1, unless one is
                 given).
             seed: of the decoders that draw.
-            batch_size: images computed at once.
+            batch_size: images computed at once; None: what is fastest.
             concepts: see `__call__`.
             settings: decoding settings to change.
         """
@@ -296,6 +293,8 @@ class Captioner:
         longest = self.model.config.model.max_length
         if not 1 <= num <= longest:
             raise DDCapError(f"num={num}: ask for 1 to {longest} captions")
+        if batch_size is None:
+            batch_size = _FASTEST_BATCH[self.runtime]
         if batch_size < 1:
             raise DDCapError(f"batch_size={batch_size}: at least one image has to be computed at once")
         decoding = self.settings(**settings)
@@ -303,10 +302,22 @@ class Captioner:
         lengths_differ = predicts_lengths or (decoding.candidates > 1 and decoding.length != "predicted")
         if num > 1 and not lengths_differ and not decoding.temperature:
             decoding = replace(decoding, temperature=1.0, beams=1)  # of one length only draws can differ
-        generator = np.random.default_rng(seed)
-        for start in range(0, len(images), batch_size):
-            part = images[start : start + batch_size]
-            yield from self._caption_batch(part, num, decoding, generator, edits)
+        parts = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+        is_bulk = self.runtime == "onnx" and len(images) > batch_size
+        model = self.model.for_bulk() if is_bulk else self.model
+
+        def caption(numbered: tuple[int, Sequence[ImageSource]], pixels: list[_Pixels]) -> list[ImageResult]:
+            number, part = numbered
+            generator = np.random.default_rng([seed, number])  # whoever computes it, and when
+            return self._caption_batch(model, part, pixels, num, decoding, generator, edits)
+
+        if is_bulk:  # each core computes batches of its own
+            whole = ahead(lambda numbered: caption(numbered, self._read(numbered[1])), enumerate(parts))
+            for _, results in whole:
+                yield from results
+            return
+        for numbered, pixels in ahead(lambda one: self._read(one[1]), enumerate(parts), workers=1):
+            yield from caption(numbered, pixels)
 
     def infill(
         self,
@@ -348,49 +359,55 @@ class Captioner:
             filled = infill(self.model, features, parsed, decoding, self.tokenizer.end_id, generator)
         return build_captions(filled.result, [filled.row], self.tokenizer)[0]
 
-    def _caption_batch(
-        self,
-        images: Sequence[ImageSource],
-        num: int,
-        decoding: DecodingSettings,
-        generator: np.random.Generator,
-        edits: ConceptEdits | None,
-    ) -> Iterator[ImageResult]:
-        pixels: list[np.ndarray] = []
-        errors: list[str | None] = []
+    def _read(self, images: Sequence[ImageSource]) -> list[_Pixels]:
+        """Pixels of each image, or the error that there was."""
+        found: list[_Pixels] = []
         for image in images:
             try:
-                pixels.append(self.pixels(image))
-                errors.append(None)
+                found.append(self.pixels(image))
             except ImageError as error:
-                errors.append(str(error))
-        captions = iter(self._decode(pixels, num, decoding, generator, edits) if pixels else [])
-        for image, reason in zip(images, errors, strict=True):
-            yield ImageResult(image, () if reason else next(captions), reason)
+                found.append(error)
+        return found
 
-    def _decode(
+    def _caption_batch(
         self,
-        pixels: list[np.ndarray],
+        model: Any,
+        images: Sequence[ImageSource],
+        pixels: list[_Pixels],
         num: int,
         decoding: DecodingSettings,
         generator: np.random.Generator,
         edits: ConceptEdits | None,
-    ) -> list[tuple[Caption, ...]]:
-        features = self._encode(pixels)
-        if edits is not None:
-            features = edited(features, edits)
-        with self.computing():
-            result = generate(
-                self.model,
-                features,
-                decoding,
-                self.tokenizer.end_id,
-                generator=generator,
-                captions_per_image=num,
-            )
-        flat = build_captions(result, range(len(result.tokens)), self.tokenizer)
-        per_image = len(flat) // len(pixels)
-        return [tuple(flat[start : start + per_image]) for start in range(0, len(flat), per_image)]
+    ) -> list[ImageResult]:
+        read = [one for one in pixels if isinstance(one, np.ndarray)]
+        captions: list[tuple[Caption, ...]] = []
+        if read:
+            with self.computing():
+                features = model.encode(np.stack(read))
+                if edits is not None:
+                    features = edited(features, edits)
+                result = generate(
+                    model,
+                    features,
+                    decoding,
+                    self.tokenizer.end_id,
+                    generator=generator,
+                    captions_per_image=num,
+                )
+            flat = build_captions(result, range(len(result.tokens)), self.tokenizer)
+            per_image = len(flat) // len(read)
+            captions = [tuple(flat[start : start + per_image]) for start in range(0, len(flat), per_image)]
+        left = iter(captions)
+        return [
+            ImageResult(image, next(left), None)
+            if isinstance(one, np.ndarray)
+            else ImageResult(image, (), str(one))
+            for image, one in zip(images, pixels, strict=True)
+        ]
+
+
+_Pixels = np.ndarray | ImageError
+_FASTEST_BATCH = {"onnx": 4, "torch": 16}
 
 
 def check_choice(name: str, value: str, choices: Any) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -61,6 +63,38 @@ def computes_bfloat16(device: str) -> bool:
     ask: Callable[[], dict[str, Any]] = getattr(torch.cpu, "get_capabilities", dict)  # not in older torch
     capabilities = ask()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+# Threads that work ahead.
+
+_Job = TypeVar("_Job")
+_Result = TypeVar("_Result")
+
+
+def ahead(
+    work: Callable[[_Job], _Result], jobs: Iterable[_Job], workers: int | None = None
+) -> Iterator[tuple[_Job, _Result]]:
+    """Jobs with what `work` makes of them, in order; threads are at work on the next ones meanwhile.
+
+    Args:
+        work: may raise; the error is raised here when its turn comes.
+        jobs: taken one by one, a few more than there are threads at a time.
+        workers: threads; None: one a core.
+    """
+    workers = workers or os.cpu_count() or 1
+    waiting: deque[tuple[_Job, Future[_Result]]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for job in jobs:
+            waiting.append((job, pool.submit(work, job)))
+            if len(waiting) > workers + 1:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        while waiting:
+            done, future = waiting.popleft()
+            yield done, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 # Several processes that work on one thing: started by torchrun or accelerate, on one machine or more.

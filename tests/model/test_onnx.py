@@ -47,7 +47,7 @@ def both(folder):
 
 @pytest.mark.parametrize("settings", DECODING)
 def test_the_same_captions(both, photos, settings):
-    light, heavy = ([*one.caption_each(photos, num=1, seed=3, **settings)] for one in both)
+    light, heavy = ([*one.caption_each(photos, num=1, seed=3, batch_size=4, **settings)] for one in both)
     for ours, theirs in zip(light, heavy, strict=True):
         for mine, other in zip(ours.captions, theirs.captions, strict=True):
             assert mine.tokens == other.tokens

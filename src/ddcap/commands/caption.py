@@ -24,7 +24,7 @@ def add_parsers(commands: Any) -> None:
     caption = commands.add_parser("caption", parents=shared, help="caption images")
     caption.add_argument("images", nargs="+", help="image files and folders")
     caption.add_argument("--num", type=int, default=1, help="captions per image (default: 1)")
-    caption.add_argument("--batch-size", type=int, default=16, help="images computed at once (default: 16)")
+    caption.add_argument("--batch-size", type=int, help="images computed at once (default: what is fastest)")
     caption.set_defaults(run=_caption)
 
     concepts = commands.add_parser(

@@ -6,7 +6,10 @@ import io
 import logging
 import math
 import random
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -221,9 +224,7 @@ def load_image(source: ImageSource | EncodedImage) -> Image.Image:
     Raises:
         ImageError: one line with the file, the reason and the remedy.
     """
-    with warnings.catch_warnings():
-        # Pillow's remarks on large or oddly tagged pictures; the ones that matter become an ImageError
-        warnings.simplefilter("ignore")
+    with _without_remarks():
         if isinstance(source, Image.Image):
             name = str(getattr(source, "filename", "") or "image")
         elif isinstance(source, EncodedImage):
@@ -249,6 +250,34 @@ def load_image(source: ImageSource | EncodedImage) -> Image.Image:
                 raise ImageError(f"{name}: cannot be read ({error.strerror}); {remedy(error)}") from None
             reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             raise ImageError(f"{name}: damaged or cut short ({reason}); copy or download it again") from None
+
+
+_lock = threading.Lock()
+_readers = 0  # threads that read a picture
+_caught = warnings.catch_warnings()
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Without Pillow's warnings about large or oddly tagged pictures; what matters becomes an ImageError.
+
+    Python's filters belong to the whole process, and pictures are read by several threads at once: the first
+    one sets them, the last one puts them back.
+    """
+    global _readers, _caught
+    with _lock:
+        if _readers == 0:
+            _caught = warnings.catch_warnings()
+            _caught.__enter__()
+            warnings.simplefilter("ignore")
+        _readers += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _readers -= 1
+            if _readers == 0:
+                _caught.__exit__(None, None, None)
 
 
 def find_images(paths: list[str | Path]) -> list[Path]:

@@ -86,13 +86,17 @@ class ConceptEvidence:
         """(B, V) what is added to every position's log-probabilities, given the tokens (B, L) so far."""
         xp, spelling = array_namespace(self.seen), self.spelling
         named = spelling.named(tokens, self.mask_id)  # (B, N)
-        gain = (self.bonus * xp.where(named, 0.0, self.seen))[:, spelling.concept]  # (B, F)
         added = xp.zeros((tokens.shape[0], self.mask_id), dtype=xp.float32, device=device(self.seen))
+        # of thousands of words a few are seen or named in any of the captions: look at these only
+        (forms,) = xp.nonzero(xp.any(self.seen > 0, axis=0)[spelling.concept])
+        concepts = spelling.concept[forms]
+        gain = self.bonus * xp.where(named[:, concepts], 0.0, self.seen[:, concepts])  # (B, f)
         caption, form = xp.nonzero(gain)
-        added = raise_at(added, caption, spelling.first[form], gain[caption, form])
-        caption, form = xp.nonzero(named[:, spelling.concept] & spelling.is_one_token)
+        added = raise_at(added, caption, spelling.first[forms[form]], gain[caption, form])
+        (forms,) = xp.nonzero(xp.any(named, axis=0)[spelling.concept] & spelling.is_one_token)
+        caption, form = xp.nonzero(named[:, spelling.concept[forms]])
         taken = xp.zeros_like(added)
-        taken[caption, spelling.first[form]] = self.repeat_penalty
+        taken[caption, spelling.first[forms[form]]] = self.repeat_penalty
         return added - taken
 
     def said(self, tokens: Array) -> Array:

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from ddcap.model.layers import (
     AdaptiveLayerNorm,
+    FactorShift,
     Packing,
     PlainLayerNorm,
     RecomputingBlocks,
-    ScaleShift,
     attend,
     join_heads,
     split_heads,
@@ -177,7 +177,7 @@ class Block(nn.Module):
         keys_values: KeysValues | None,
         may_attend: Tensor | None,
         may_see: Tensor | None = None,
-        time: Tensor | tuple[ScaleShift, ScaleShift, ScaleShift] | None = None,
+        time: Tensor | tuple[FactorShift, FactorShift, FactorShift] | None = None,
         packing: Packing | None = None,
         past: KeysValues | None = None,
     ) -> tuple[Tensor, KeysValues]:

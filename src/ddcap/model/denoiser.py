@@ -81,20 +81,26 @@ class Denoiser(BlockStack):
         masks = (may_attend.unsqueeze(1), keys_values.may_see)
         for number, (block, layer) in enumerate(zip(self.blocks, keys_values.layers, strict=True)):
             if modulations is not None:
-                of_norms = modulations[number, :, timestep].unsqueeze(2)  # (3, B, 1, 2 D)
-                time = tuple(of_norm.chunk(2, dim=-1) for of_norm in of_norms.unbind())
+                of_norms = modulations[number][:, timestep].unsqueeze(2)  # (6, B, 1, D)
+                factors_shifts = of_norms.unbind()
+                time = tuple(zip(factors_shifts[:3], factors_shifts[3:], strict=True))
             hidden, _ = self.run_block(block, hidden, layer, *masks, time=time, packing=packing)
         normed: Tensor = self.final_norm(hidden)
         return normed if packing is None else packing.unpack(normed)
 
     def modulations(self) -> Tensor:
-        """What the layer norms take from every timestep: (layers, 3, T, 2 D). Decoding computes it once."""
+        """What layer norms take from every timestep: (layers, 6, T, D). Decoding computes it once.
+
+        The three norms' factors, then their shifts.
+        """
         steps = torch.arange(self.timestep_embedding.steps, device=self.mask_embedding.device)
         time = F.silu(self.timestep_embedding(steps))  # (T, D)
-        norms: list[Any] = [
-            (block.norm_self, block.norm_cross, block.norm_mlp) for block in self.each_block()
-        ]
-        return torch.stack([torch.stack([norm.linear(time) for norm in three]) for three in norms])
+        layers = []
+        for block in self.each_block():
+            norms: list[Any] = [block.norm_self, block.norm_cross, block.norm_mlp]
+            scales, shifts = zip(*(norm.linear(time).chunk(2, dim=1) for norm in norms), strict=True)
+            layers.append(torch.stack([*(1 + scale for scale in scales), *shifts]))
+        return torch.stack(layers)
 
     def _embed(self, noised_tokens: Tensor) -> Tensor:
         is_mask = (noised_tokens == self.mask_id).unsqueeze(2)

@@ -167,8 +167,8 @@ class TimestepEmbedding(nn.Module):
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-ScaleShift = tuple[Tensor, Tensor]
-"""What a layer norm takes from the timestep: scale and shift, each (B, 1, D)."""
+FactorShift = tuple[Tensor, Tensor]
+"""What a layer norm takes from the timestep: factor (1 + scale) and shift, each (B, 1, D)."""
 
 
 class AdaptiveLayerNorm(nn.Module):
@@ -179,21 +179,22 @@ class AdaptiveLayerNorm(nn.Module):
         self.linear = nn.Linear(width, 2 * width)
         self.width = width
 
-    def forward(self, hidden: Tensor, time: Tensor | ScaleShift, packing: Packing | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, time: Tensor | FactorShift, packing: Packing | None = None) -> Tensor:
         """Norm, scale and shift.
 
         Args:
             hidden: (B, L, D), or (N, D) packed.
-            time: (B, D) of the timestep, already through SiLU; or scale and shift, when they are known.
+            time: (B, D) of the timestep, already through SiLU; or factor and shift, when they are known.
             packing: of the real positions.
         """
         if isinstance(time, tuple):
-            scale, shift = time
+            factor, shift = time
         else:
             modulation = self.linear(time)  # (B, 2 D)
             modulation = modulation.unsqueeze(1) if packing is None else packing.spread(modulation)
             scale, shift = modulation.chunk(2, dim=-1)
-        return F.layer_norm(hidden, (self.width,)) * (1 + scale) + shift
+            factor = 1 + scale
+        return F.layer_norm(hidden, (self.width,)) * factor + shift
 
 
 class PlainLayerNorm(nn.LayerNorm):

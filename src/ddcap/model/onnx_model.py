@@ -38,7 +38,7 @@ class OnnxModel:
     """
 
     def __init__(self, folder: str | Path, precision: str = "float32", threads: int | None = None) -> None:
-        self.folder, self.precision = Path(folder), precision
+        self.folder, self.precision, self.threads = Path(folder), precision, threads
         self.config = read_config(folder)
         self.tokenizer = CaptionTokenizer.load(folder)
         self.vocabulary = ConceptVocabulary.load(folder) if self.config.concepts else None
@@ -48,6 +48,17 @@ class OnnxModel:
             _load_graph(self.folder, name, weights, threads) for name in ("encoder", "memory", step)
         )
         self._has_lengths = self.config.model.length_prediction
+
+    @cached_property
+    def _bulk(self) -> OnnxModel:
+        return OnnxModel(self.folder, self.precision, threads=1)
+
+    def for_bulk(self) -> OnnxModel:
+        """The same on one core, for as many calls at once as there are cores; made when first asked for.
+
+        Two cores on one small matrix gain little, and nothing where each has pictures of its own.
+        """
+        return self if self.threads == 1 else self._bulk
 
     @property
     def device(self) -> str:
@@ -222,7 +233,7 @@ def _load_graph(folder: Path, name: str, weights: _Weights, threads: int | None)
         raise CheckpointError(f"{path}: no such file; write the graphs by 'ddcap export --onnx'")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only; they come as exceptions
-    options.enable_cpu_mem_arena = False  # gives memory back, at no cost in time
+    options.enable_cpu_mem_arena = threads == 1  # in bulk it saves time; for one picture it only takes memory
     # between two runs the threads of one graph would spin and take the cores from the next one
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if threads is not None:
