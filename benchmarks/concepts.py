@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--limit", type=int)
     options = parser.parse_args()
-    captioner = Captioner.from_pretrained(options.model)
+    captioner = Captioner.from_pretrained(options.model, runtime="torch")
     vocabulary = captioner.model.vocabulary
     if vocabulary is None:
         parser.error(f"{options.model} sees no concepts")

@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int)
     parser.add_argument("--split", default="val")
     options = parser.parse_args()
-    captioner = Captioner.from_pretrained(options.model)
+    captioner = Captioner.from_pretrained(options.model, runtime="torch")
     records = load_karpathy(options.data, options.images, options.split)[: options.limit]
     references = {record.image_id: record.captions for record in records}
     paths = [record.path for record in records]

@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=9)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    model = Captioner.from_pretrained().model.train()
+    model = Captioner.from_pretrained(runtime="torch").model.train()
     generator = torch.Generator().manual_seed(0)
     lengths = (12.3 + 3 * torch.randn(CAPTIONS, generator=generator)).round().long().clamp(6, LONGEST)
     tokens = torch.randint(model.config.vocabulary_size, (CAPTIONS, int(lengths.max())), generator=generator)

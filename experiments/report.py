@@ -85,6 +85,6 @@ def _gallery(folder: Path, results: dict[str, Any], photos: int) -> list[Exhibit
     if "g" not in models:
         raise DataError(f"{folder}: has no row g to caption the gallery with; use --photos 0")
     records = load_karpathy(data["json"], data["images"], results.get("split", "test"))
-    twin = Captioner.from_pretrained(folder / models["twin"]) if "twin" in models else None
-    ours = Captioner.from_pretrained(folder / models["g"])
+    twin = Captioner.from_pretrained(folder / models["twin"], runtime="torch") if "twin" in models else None
+    ours = Captioner.from_pretrained(folder / models["g"], runtime="torch")
     return make_gallery(choose_evenly(records, photos), ours, twin)

@@ -18,7 +18,7 @@ def main() -> None:
     """Read two model folders, write a third."""
     if len(sys.argv) != 4:
         sys.exit(__doc__)
-    first, second = (Captioner.from_pretrained(folder) for folder in sys.argv[1:3])
+    first, second = (Captioner.from_pretrained(folder, runtime="torch") for folder in sys.argv[1:3])
     ours, theirs = first.model.state_dict(), second.model.state_dict()
     if {name: value.shape for name, value in ours.items()} != {
         name: value.shape for name, value in theirs.items()
