@@ -161,7 +161,7 @@ Captions have at most {model.max_length} tokens.
 
 ## Use
 
-    pip install ddcap
+    pip install "ddcap[train]"
     ddcap caption --model {name} photo.jpg
 
     from ddcap import Captioner
