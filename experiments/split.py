@@ -16,7 +16,7 @@ from torch import Tensor
 from ddcap.captioner import Captioner
 from ddcap.data.feature_cache import FeatureCache
 from ddcap.data.records import CaptionedImage, load_karpathy
-from ddcap.decoding.generate import concept_evidence, decode, generate, start_tokens
+from ddcap.decoding.generate import decode, generate, start_tokens
 from ddcap.errors import RecipeError
 from ddcap.model.encoders import build_image_encoder
 from ddcap.model.features import ImageFeatures
@@ -105,17 +105,7 @@ def caption_split(
             lengths = _first_lengths(captioner, records)
             tokens = start_tokens(lengths, captioner.model.mask_id)
             end_id = captioner.tokenizer.end_id
-            concepts = concept_evidence(captioner.model, features, settings, 1)
-            result = decode(
-                captioner.model,
-                features,
-                tokens,
-                lengths,
-                settings,
-                end_id,
-                generator=generator,
-                concepts=concepts,
-            )
+            result = decode(captioner.model, features, tokens, lengths, settings, end_id, generator=generator)
         else:
             result = generate(
                 captioner.model, features, settings, captioner.tokenizer.end_id, generator=generator

@@ -91,9 +91,8 @@ class Captioner:
         check_choice("precision", precision, Precision)
         check_choice("runtime", runtime, Runtime)
         folder = find_model(model)
-        has_graphs = (folder / GRAPHS_NAME).is_file()
         if runtime == "auto":
-            light = has_graphs and str(device) == "cpu" and precision != "bfloat16"
+            light = (folder / GRAPHS_NAME).is_file() and str(device) == "cpu" and precision != "bfloat16"
             runtime = "onnx" if light else "torch"
         if runtime == "onnx":
             return cls._of_graphs(folder, str(device), precision)
@@ -108,7 +107,8 @@ class Captioner:
         except (RuntimeError, AssertionError) as error:  # torch raises either, by kind of device
             reason = str(error).splitlines()[0]
             raise DDCapError(f"device {str(device)!r}: not to be had here ({reason}); use cpu") from None
-        return cls(load_model(folder).to(device), CaptionTokenizer.load(folder), precision)
+        loaded = load_model(folder)
+        return cls(loaded.to(device), loaded.tokenizer or CaptionTokenizer.load(folder), precision)
 
     @classmethod
     def _of_graphs(cls, folder: Path, device: str, precision: Precision) -> Captioner:
@@ -116,10 +116,6 @@ class Captioner:
             raise DDCapError(f"device {device!r}: ONNX graphs run on the cpu here; use runtime='torch'")
         if precision == "bfloat16":
             raise DDCapError("precision='bfloat16': is for PyTorch; ONNX graphs have float32 and int8")
-        if not (folder / GRAPHS_NAME).is_file():
-            raise CheckpointError(
-                f"{folder}: has no ONNX graphs (no {GRAPHS_NAME}); write them by 'ddcap export --onnx'"
-            )
         model = OnnxModel(folder, "int8" if precision == "auto" else precision)
         return cls(model, model.tokenizer)
 
@@ -163,7 +159,9 @@ class Captioner:
         """
         self._need_torch("saved")
         config = replace(self.model.config, decoding=self.settings(**settings))
-        self.model.save_pretrained(folder, *([] if dtype is None else [dtype]), config=config)
+        import torch
+
+        self.model.save_pretrained(folder, torch.float32 if dtype is None else dtype, config)
         self.tokenizer.save(folder)
 
     def push_to_hub(self, target: str | Path, *, private: bool | None = None, **card: Any) -> str:
@@ -224,9 +222,7 @@ class Captioner:
 
     def pixels(self, image: ImageSource) -> np.ndarray:
         """Pixels (3, H, W) of one image, as the encoder wants them."""
-        is_light = self.runtime == "onnx"
-        preprocessing = self.model.preprocessing if is_light else self.model.encoder.preprocessing
-        pixels: np.ndarray = preprocessing(load_image(image))
+        pixels: np.ndarray = self.model.preprocessing(load_image(image))
         return pixels
 
     def computing(self) -> AbstractContextManager[Any]:

@@ -58,7 +58,6 @@ def _export(options: argparse.Namespace) -> int:
     import yaml
 
     from ddcap.captioner import Captioner
-    from ddcap.model.kinds import load_model
 
     changes = {}
     for change in options.decoding:
@@ -77,8 +76,7 @@ def _export(options: argparse.Namespace) -> int:
         captioner.model.carry_encoder()
     captioner.save(options.output, dtype=getattr(torch, options.dtype), **changes)
     if options.onnx:
-        # from what was written: the graphs name its weights by what is in them
-        export_onnx(load_model(options.output), options.output)
+        export_onnx(options.output)
     print(options.output)
     return 0
 

@@ -193,13 +193,13 @@ class Preprocessing:
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))  # (3, H, W)
 
 
-_CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+CLIP_MEAN_STD = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 _EFFICIENTNET_LITE = ((127 / 255,) * 3, (128 / 255,) * 3)
 
 
 def preprocessing_of(encoder: EncoderSettings) -> Preprocessing:
     """What an image encoder expects, by its published training."""
-    mean, std = _CLIP if encoder.kind == "clip" else _EFFICIENTNET_LITE
+    mean, std = CLIP_MEAN_STD if encoder.kind == "clip" else _EFFICIENTNET_LITE
     return Preprocessing(encoder.image_size, encoder.fit, mean, std)
 
 

@@ -63,11 +63,4 @@ def decode_ancestral(
         history.append(tokens)
         step_confidences.append(chosen_probability)
         timesteps.append(timestep)
-    return DecodingResult(
-        tokens=tokens,
-        lengths=lengths,
-        confidences=confidences,
-        history=torch.stack(history),
-        step_confidences=torch.stack(step_confidences),
-        timesteps=torch.stack(timesteps),
-    )
+    return DecodingResult.of_steps(lengths, confidences, history, step_confidences, torch.stack(timesteps))

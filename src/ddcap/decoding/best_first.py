@@ -135,14 +135,8 @@ def decode_best_first(
         everywhere[places, :longest] = certainty
         history.append(tokens)
         step_confidences.append(everywhere)
-    return DecodingResult(
-        tokens=tokens,
-        lengths=lengths,
-        confidences=confidences,
-        history=xp.stack(history),
-        step_confidences=xp.stack(step_confidences),
-        timesteps=like(plan.timesteps, tokens),
-    )
+    timesteps = like(plan.timesteps, tokens)
+    return DecodingResult.of_steps(lengths, confidences, history, step_confidences, timesteps)
 
 
 def running_captions(is_running: np.ndarray, captions_per_image: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -96,13 +96,16 @@ def decode(
     """Fill every MASK of `tokens` (B, L), by the decoder that `settings` name; given words stay.
 
     Without `may_end` no MASK becomes the end token: words that are given behind it would be lost. `concepts`
-    of the B captions have their say, see `concept_evidence`.
+    are `concept_evidence` of the B captions, from who has it already.
     """
+    if concepts is None:
+        concepts = concept_evidence(model, features, settings, captions_per_image)
+    runtime: Any = model  # each decoder takes what it needs beyond the protocol
     if model.config.model.kind == "autoregressive":
         from ddcap.decoding.left_to_right import decode_left_to_right
 
         return decode_left_to_right(
-            cast("Any", model),
+            runtime,
             features,
             tokens,
             lengths,
@@ -115,16 +118,15 @@ def decode(
             concepts=concepts,
             concept_weight=settings.concept_weight,
         )
-    denoising: Any = model
     predictor = Predictor(
-        denoising.denoising_steps(features, with_image_free=settings.guidance != 1),
+        runtime.denoising_steps(features, with_image_free=settings.guidance != 1),
         lengths,
         settings.guidance,
         concepts,
         barred=None if may_end else end_id,
     )
     if settings.method == "ancestral":
-        if not hasattr(model, "schedule"):
+        if not hasattr(runtime, "schedule"):
             raise DDCapError(
                 "method=ancestral: ONNX graphs decode best-first; load the model with runtime='torch'"
             )
@@ -135,7 +137,7 @@ def decode(
             predictor.log_probabilities,
             tokens,
             lengths,
-            denoising.schedule,
+            runtime.schedule,
             settings.steps,
             temperature,
             generator,

@@ -7,6 +7,7 @@ words.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -82,13 +83,20 @@ class ConceptEvidence:
         """Whether the probabilities of words depend on it."""
         return bool(self.bonus or self.repeat_penalty)
 
+    @cached_property
+    def _seen_forms(self) -> Array:
+        """(f,) the words of concepts that are seen in any of the pictures."""
+        xp = array_namespace(self.seen)
+        forms: Array = xp.nonzero(xp.any(self.seen > 0, axis=0)[self.spelling.concept])[0]
+        return forms
+
     def log_probability(self, tokens: Array) -> Array:
         """(B, V) what is added to every position's log-probabilities, given the tokens (B, L) so far."""
         xp, spelling = array_namespace(self.seen), self.spelling
         named = spelling.named(tokens, self.mask_id)  # (B, N)
         added = xp.zeros((tokens.shape[0], self.mask_id), dtype=xp.float32, device=device(self.seen))
         # of thousands of words a few are seen or named in any of the captions: look at these only
-        (forms,) = xp.nonzero(xp.any(self.seen > 0, axis=0)[spelling.concept])
+        forms = self._seen_forms
         concepts = spelling.concept[forms]
         gain = self.bonus * xp.where(named[:, concepts], 0.0, self.seen[:, concepts])  # (B, f)
         caption, form = xp.nonzero(gain)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ddcap.arrays import Array, array_namespace, to_host
 from ddcap.data.tokenizer import CaptionTokenizer
-from ddcap.decoding.generate import CaptioningModel, concept_evidence, decode
+from ddcap.decoding.generate import CaptioningModel, decode
 from ddcap.decoding.trace import DecodingResult
 from ddcap.errors import DDCapError
 from ddcap.model.features import ImageFeatures
@@ -142,7 +142,6 @@ def infill(
         may_end=False,
         generator=generator,
         captions_per_image=len(rows),
-        concepts=concept_evidence(model, features, settings, len(rows)),
     )
     score = _fill_score(tokens == model.mask_id, result.confidences)
     length_logits = model.length_logits(features)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ddcap.arrays import Array, array_namespace, device, to_host
@@ -28,6 +29,26 @@ class DecodingResult:
     history: Array
     step_confidences: Array
     timesteps: Array
+
+    @classmethod
+    def of_steps(
+        cls,
+        lengths: Array,
+        confidences: Array,
+        history: Sequence[Array],
+        step_confidences: Sequence[Array],
+        timesteps: Array,
+    ) -> DecodingResult:
+        """The record of a decoder that kept tokens and confidences (B, L) of each step."""
+        xp = array_namespace(lengths)
+        return cls(
+            tokens=history[-1],
+            lengths=lengths,
+            confidences=confidences,
+            history=xp.stack(history),
+            step_confidences=xp.stack(step_confidences),
+            timesteps=timesteps,
+        )
 
     def on_host(self) -> DecodingResult:
         """The same in arrays of numpy."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddcap.data.images import Preprocessing, load_image
+from ddcap.data.images import CLIP_MEAN_STD, Preprocessing, load_image
 from ddcap.errors import CheckpointError, DDCapError, MissingExtraError
 from ddcap.evaluation.metrics import MetricScore
 
@@ -63,12 +63,7 @@ class ClipScorer:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise DDCapError(f"device {device!r}: not to be had here ({reason}); use cpu") from None
-        self.preprocessing = Preprocessing(
-            model.config.vision_config.image_size,
-            "crop",
-            mean=(0.48145466, 0.4578275, 0.40821073),
-            std=(0.26862954, 0.26130258, 0.27577711),
-        )
+        self.preprocessing = Preprocessing(model.config.vision_config.image_size, "crop", *CLIP_MEAN_STD)
 
     def score(
         self,

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from ddcap.data.concepts import ConceptTokens
@@ -32,8 +31,8 @@ from ddcap.model.blocks import MemoryKeysValues
 from ddcap.model.config import GRAPHS_NAME, WEIGHTS_NAME
 from ddcap.model.ddcap import DDCapModel
 from ddcap.model.features import ImageFeatures
-from ddcap.model.kinds import CaptioningModel
-from ddcap.model.quantization import dequantise_state, is_quantised, quantise
+from ddcap.model.kinds import load_model
+from ddcap.model.quantization import is_quantised, quantise
 
 _SMALL = 1024  # numbers of a constant; smaller ones stay in the graph
 
@@ -179,8 +178,8 @@ def _in_int8(model: DDCapModel) -> DDCapModel:
     return model
 
 
-def export_onnx(model: CaptioningModel, folder: str | Path) -> None:
-    """Write a model's graphs into `folder`, beside the weights that `save_pretrained` wrote there.
+def export_onnx(folder: str | Path) -> None:
+    """Write the graphs of the model in `folder` beside its weights.
 
     Raises:
         DDCapError: if the model is an autoregressive one.
@@ -191,11 +190,10 @@ def export_onnx(model: CaptioningModel, folder: str | Path) -> None:
         import onnxscript  # noqa: F401  torch's exporter needs it
     except ImportError:
         raise MissingExtraError("writing ONNX graphs", "onnx") from None
+    model = load_model(folder)
     if not isinstance(model, DDCapModel):
         raise DDCapError("ONNX graphs are those of a diffusion model; an autoregressive one runs in PyTorch")
-    folder = Path(folder)
-    stored = load_file(folder / WEIGHTS_NAME)
-    known = _fingerprints(stored)
+    folder, known = Path(folder), _fingerprints(model.stored_state())
     weights = {}
     for name, graph in _graphs(model):
         proto = graph.model_proto
@@ -278,11 +276,11 @@ def _quietly() -> Iterator[None]:
 # Which weight of the file each large constant of a graph is: the exporter turns some of them round.
 
 
-def _fingerprints(stored: dict[str, np.ndarray]) -> dict[bytes, list[Any]]:
-    """What graphs may hold of a file's weights, by content: name, form, and whether it is transposed."""
+def _fingerprints(state: dict[str, Tensor]) -> dict[bytes, list[Any]]:
+    """What graphs may hold of a model's weights, by content: name, form, and whether it is transposed."""
     known: dict[bytes, list[Any]] = {}
-    state = dequantise_state(stored)
-    for name, value in state.items():
+    for name, tensor in state.items():
+        value = tensor.numpy()
         forms = {"value": value}
         if is_quantised(value):
             forms["int8"], forms["scale"] = quantise(value)
@@ -307,8 +305,8 @@ def _take_weights(proto: Any, known: dict[bytes, list[Any]]) -> dict[str, list[A
     taken = {}
     for constant in proto.graph.initializer:
         array = numpy_helper.to_array(constant)
-        found = known.get(_fingerprint(array))
-        if array.size < _SMALL or found is None:
+        found = known.get(_fingerprint(array)) if array.size >= _SMALL else None
+        if found is None:
             continue
         taken[constant.name] = found
         constant.ClearField("raw_data")

@@ -22,7 +22,7 @@ from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError
 from ddcap.model.config import GRAPHS_NAME, WEIGHTS_NAME, read_config
 from ddcap.model.features import ImageFeatures
-from ddcap.model.quantization import SCALE, dequantise, quantise
+from ddcap.model.quantization import SCALE, in_float32, quantise
 
 
 class OnnxModel:
@@ -47,7 +47,6 @@ class OnnxModel:
         self._encoder, self._memory, self._step = (
             _load_graph(self.folder, name, weights, threads) for name in ("encoder", "memory", step)
         )
-        self._has_lengths = self.config.model.length_prediction
 
     @cached_property
     def _bulk(self) -> OnnxModel:
@@ -91,7 +90,7 @@ class OnnxModel:
 
     def length_logits(self, features: ImageFeatures) -> np.ndarray | None:
         """(I, max_length) length logits, or None without a length head."""
-        if not self._has_lengths:
+        if not self.config.model.length_prediction:
             return None
         (logits,) = self._memory.run(["length_logits"], _inputs_of(features))
         return np.asarray(logits)
@@ -191,9 +190,13 @@ class _Weights:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / WEIGHTS_NAME
+        self.path, list_path = folder / WEIGHTS_NAME, folder / GRAPHS_NAME
+        if not list_path.is_file():
+            raise CheckpointError(
+                f"{folder}: has no ONNX graphs (no {GRAPHS_NAME}); write them by 'ddcap export --onnx'"
+            )
         try:
-            self.graphs = json.loads((folder / GRAPHS_NAME).read_text(encoding="utf-8"))
+            self.graphs = json.loads(list_path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise CheckpointError(f"{folder}: damaged ({reason}); copy the model again") from None
@@ -218,9 +221,7 @@ class _Weights:
 def _in_form(stored: np.ndarray, scale: np.ndarray | None, form: str) -> np.ndarray:
     """A weight as float32 ("value"), or its 8-bit integers ("int8") or their scales ("scale")."""
     if form == "value":
-        if scale is not None:
-            return dequantise(stored, scale)
-        return stored.astype(np.float32) if np.issubdtype(stored.dtype, np.floating) else stored
+        return np.asarray(in_float32(stored, scale))
     pair = (stored, scale) if scale is not None else quantise(stored.astype(np.float32))
     return pair[0 if form == "int8" else 1]
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ddcap.arrays import Array, array_namespace
+
 SCALE = "#scale"
 """What the name of a quantised weight's scales ends in."""
 
@@ -27,9 +29,15 @@ def quantise(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.rint(weight / scale[:, None]).astype(np.int8), scale
 
 
-def dequantise(weight: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """The float32 weight (outputs, inputs) that integers and scales stand for."""
-    return weight.astype(np.float32) * scale[:, None]
+def in_float32(stored: Array, scale: Array | None = None) -> Array:
+    """A stored weight, of numpy or torch, in float32: what integers mean with their scales (outputs,).
+
+    Numbers that are no weights stay as they are.
+    """
+    xp = array_namespace(stored)
+    if scale is not None:
+        return xp.astype(stored, xp.float32) * xp.astype(scale, xp.float32)[:, None]
+    return xp.astype(stored, xp.float32) if xp.isdtype(stored.dtype, "real floating") else stored
 
 
 def quantise_state(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -48,12 +56,10 @@ def quantise_state(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return stored
 
 
-def dequantise_state(stored: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Inverse of `quantise_state`: all floating numbers in float32."""
-    state = {}
-    for name, value in stored.items():
-        if name + SCALE in stored:
-            state[name] = dequantise(value, stored[name + SCALE])
-        elif not name.endswith(SCALE):
-            state[name] = value.astype(np.float32) if np.issubdtype(value.dtype, np.floating) else value
-    return state
+def dequantise_state(stored: Mapping[str, Array]) -> dict[str, Array]:
+    """Inverse of `quantise_state`, for files of other types too: all weights in float32."""
+    return {
+        name: in_float32(value, stored.get(name + SCALE))
+        for name, value in stored.items()
+        if not name.endswith(SCALE)
+    }

@@ -20,18 +20,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ddcap.arrays import like
 from ddcap.data.concepts import ConceptSpelling, ConceptVocabulary
+from ddcap.data.images import Preprocessing
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError, DDCapError
 from ddcap.files import announce_download, replacing, write_text
 from ddcap.model.config import CONFIG_NAME, ENCODER_NAME, WEIGHTS_NAME, ModelConfig, read_config
 from ddcap.model.encoders import CLIP_ARCHITECTURE, ImageEncoder, build_image_encoder, read_clip_architecture
 from ddcap.model.features import ImageFeatures
-from ddcap.model.quantization import SCALE, quantise_state
-from ddcap.settings import (
-    EncoderSettings,
-    ModelSettings,
-)
+from ddcap.model.quantization import SCALE, dequantise_state, quantise_state
+from ddcap.settings import EncoderSettings, ModelSettings
 
 # Files of weights, which may be from strangers: looked at before anything is allocated, and never run.
 
@@ -219,7 +218,7 @@ class StoredModel(nn.Module):
         super().__init__()
         self.config = config
         self.vocabulary: ConceptVocabulary | None = None
-        self._tokenizer: CaptionTokenizer | None = None
+        self.tokenizer: CaptionTokenizer | None = None
         self._spelling: ConceptSpelling | None = None
         self.encoder = encoder or build_image_encoder(config.encoder, concepts=config.concepts)
 
@@ -230,13 +229,13 @@ class StoredModel(nn.Module):
         embedding.set_pieces([tokenizer.encode_part(word) for word in vocabulary.words])
 
     def _know_words(self, vocabulary: ConceptVocabulary, tokenizer: CaptionTokenizer) -> None:
-        self.vocabulary, self._tokenizer, self._spelling = vocabulary, tokenizer, None
+        self.vocabulary, self.tokenizer, self._spelling = vocabulary, tokenizer, None
 
     @property
     def spelling(self) -> ConceptSpelling | None:
         """How the words of the concepts are spelled; None without concepts."""
-        if self._spelling is None and self.vocabulary is not None and self._tokenizer is not None:
-            self._spelling = ConceptSpelling.of(self.vocabulary, self._tokenizer)
+        if self._spelling is None and self.vocabulary is not None and self.tokenizer is not None:
+            self._spelling = ConceptSpelling.of(self.vocabulary, self.tokenizer)
         return self._spelling
 
     @property
@@ -244,9 +243,14 @@ class StoredModel(nn.Module):
         """V, the id of the MASK state: a position that has no word yet."""
         return self.config.vocabulary_size
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How a picture becomes pixels."""
+        return self.encoder.preprocessing
+
     def as_array(self, values: np.ndarray) -> Tensor:
         """Numbers as a tensor where the weights are."""
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
+        return like(values, next(self.parameters()))
 
     @property
     def device(self) -> torch.device:
@@ -346,7 +350,7 @@ class StoredModel(nn.Module):
             )
             with _Undrawn():  # all that is drawn is stored, which `load_stored_state` checks
                 model = cls(config, encoder)
-            model.load_stored_state(_in_float32(load_file(weights_path)))
+            model.load_stored_state(dequantise_state(load_file(weights_path)))
         except RuntimeError as error:
             raise CheckpointError(f"{weights_path}: does not fit {config_path} ({error})") from None
         if config.concepts:
@@ -370,17 +374,6 @@ def _read_architecture(settings: EncoderSettings, folder: Path) -> dict[str, Any
         return {name: values[name] for name in CLIP_ARCHITECTURE if name in values}
     except (OSError, ValueError, TypeError, RecursionError):
         raise CheckpointError(f"{path}: damaged; copy the model again") from None
-
-
-def _in_float32(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a file holds with all floating numbers in float32, and integers with a scale as what they mean."""
-    state = {}
-    for name, value in stored.items():
-        if name + SCALE in stored:
-            state[name] = value.float() * stored[name + SCALE].float().unsqueeze(1)
-        elif not name.endswith(SCALE):
-            state[name] = value.float() if value.is_floating_point() else value
-    return state
 
 
 def _shapes(state: dict[str, Tensor]) -> Shapes:
