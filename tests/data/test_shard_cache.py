@@ -64,9 +64,14 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
         ShardCache(tmp_path / "000000.tar")
 
 
-def test_several_take_one_new_folder_at_once(urls, tmp_path):
+def test_several_take_one_new_folder_at_once(tmp_path):
+    # files of this disk: fsspec's files in memory have one position for all who read them
+    for number in range(4):
+        (tmp_path / f"{number}.tar").write_bytes(b"content %d" % number)
+
     def use(number):
-        return ShardCache(tmp_path / "a" / "cache").fetch(urls[number % 4]).read_bytes()
+        cache = ShardCache(tmp_path / "a" / "cache")
+        return cache.fetch(f"file://{tmp_path}/{number % 4}.tar").read_bytes()
 
     with ThreadPoolExecutor(8) as threads:
         contents = list(threads.map(use, range(16)))

@@ -10,6 +10,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 SCRIPT = """
 import json, sys, torch
+from ddcap.machine import leave
 from ddcap.recipe import load_recipe
 from ddcap.training.run import Run
 
@@ -28,6 +29,7 @@ report = {
 }
 open(f"{sys.argv[2]}/{run.processes.index}.json", "w").write(json.dumps(report))
 run.accelerator.wait_for_everyone()
+leave(0)
 """
 
 
