@@ -219,6 +219,11 @@ class DecodingSettings(Section):
     schedule: Literal["per_caption", "released"] = Field(
         default="per_caption", description="released: steps follow the longest caption of the batch"
     )
+    distinct: bool = Field(
+        default=False,
+        description="a step commits no token twice: of positions that want the same one, the surest gets it "
+        "and the others wait, for a step more if need be; with few steps it keeps words from being repeated",
+    )
     guidance: float = Field(default=1.17, ge=0, description="s of equation 8; 1 switches it off")
     length: int | str = Field(
         default="predicted",
@@ -272,6 +277,10 @@ class DecodingSettings(Section):
         """Check what single fields cannot."""
         if self.length != "predicted" and (isinstance(self.length, str) or self.length < 1):
             raise ValueError(f"length={self.length!r}: give a number of tokens from 1, or 'predicted'")
+        if self.distinct and (self.method != "best_first" or self.schedule == "released"):
+            raise ValueError(
+                "distinct=true: is for method=best_first with schedule=per_caption; change them, or leave it out"
+            )
         if self.exact_length and self.candidates > 1:
             raise ValueError(
                 f"exact_length=true with candidates={self.candidates}: candidates differ in their lengths; "

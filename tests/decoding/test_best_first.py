@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from ddcap.arrays import like, to_host
-from ddcap.decoding.best_first import decode_best_first, most_certain, plan_steps, running_captions
+from ddcap.decoding.best_first import (
+    decode_best_first,
+    first_of_each,
+    most_certain,
+    plan_steps,
+    running_captions,
+)
 from ddcap.decoding.guidance import Predictor, choose_tokens
 
 T, V = 20, 7
@@ -98,6 +104,22 @@ def test_the_surest_are_those_of_a_slow_loop(kind):
     found = to_host(most_certain(kind(is_mask), kind(confidences), kind(quota)))
     for b in range(40):
         expected = sorted(np.flatnonzero(is_mask[b]), key=lambda i: -confidences[b, i])[: int(quota[b])]
+        assert np.flatnonzero(found[b]).tolist() == sorted(expected)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_of_positions_with_one_word_the_surest_stays(kind):
+    generator = np.random.default_rng(2)
+    committed = generator.random((60, 7)) < 0.7
+    confidences = generator.integers(1, 5, (60, 7)).astype(np.float32) / 5
+    words = generator.integers(0, 4, (60, 7))
+    found = to_host(first_of_each(kind(committed), kind(words), kind(confidences)))
+    for b in range(60):
+        expected, seen = [], set()
+        for i in sorted(np.flatnonzero(committed[b]), key=lambda i: -confidences[b, i]):
+            if words[b, i] not in seen:
+                expected.append(i)
+            seen.add(words[b, i])
         assert np.flatnonzero(found[b]).tolist() == sorted(expected)
 
 
@@ -203,6 +225,36 @@ def test_predictor_is_told_the_timesteps_of_the_plan():
     result = decode_best_first(predictor, tokens, lengths, plan, MASK)  # each is an image of its own
     assert np.array_equal(np.stack([timestep for _, timestep, _ in predictor.told]), plan.timesteps)
     assert np.array_equal(result.timesteps, plan.timesteps)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, None])
+def test_distinct_commits_no_word_twice_in_a_step_and_ends(steps):
+    lengths = torch.tensor([9, 7, 4, 1])
+    tokens = torch.where(torch.arange(9) < lengths.unsqueeze(1), MASK, 0)
+    plan, predictor = plan_steps(lengths, lengths, T, steps), Scripted(9, lengths)
+    together = decode_best_first(predictor, tokens, lengths, plan, MASK, distinct=True, captions_per_image=4)
+    for row in range(4):
+        own = slice(row, row + 1)
+        alone = decode_best_first(
+            Scripted(9, lengths[own]),
+            tokens[own, : lengths[row]],
+            lengths[own],
+            plan_steps(lengths[own], lengths[own], T, steps),
+            MASK,
+            distinct=True,
+        )
+        assert torch.equal(alone.tokens[0], together.tokens[row, : lengths[row]])
+        history = alone.history[:, 0].tolist()
+        assert len(history) - 1 >= min(steps or 20, int(lengths[row])) and MASK not in history[-1]
+        for step, (before, after) in enumerate(zip(history, history[1:], strict=False)):
+            came = [word for old, word in zip(before, after, strict=True) if old != word]
+            assert len(set(came)) == len(came) > 0
+            assert alone.timesteps[step, 0] == min(before.count(MASK) * T // int(lengths[row]), T - 1)
+    plain = decode_best_first(Scripted(9, lengths), tokens, lengths, plan, MASK, captions_per_image=4)
+    if steps is None:  # one word a step: there is nothing to be distinct from
+        assert torch.equal(plain.history, together.history)
+    if steps == 1:
+        assert len(together.history) > len(plain.history) == 2
 
 
 def test_only_what_can_change_a_caption_is_computed():

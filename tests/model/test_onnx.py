@@ -135,6 +135,7 @@ def test_what_it_cannot_do_it_says(folder, tiny_model_folder, tiny_twin_folder, 
     with pytest.raises(DDCapError, match=r"method=ancestral.*runtime='torch'"):
         light(photos[0], method="ancestral")
     assert main(["export", str(tiny_twin_folder), str(tmp_path / "twin"), "--onnx"]) == 1
+    assert not (tmp_path / "twin").exists()
 
 
 @pytest.mark.parametrize("what", ["cut graph", "no graph", "other weights", "no weight", "no list"])

@@ -67,8 +67,9 @@ def _export(options: argparse.Namespace) -> int:
         changes[name] = yaml.safe_load(value)
     captioner = Captioner.from_pretrained(options.model, runtime="torch")
     if options.onnx:
-        from ddcap.model.onnx_export import export_onnx
+        from ddcap.model.onnx_export import check_exportable, export_onnx
 
+        check_exportable(captioner.model)
         if options.dtype == "bfloat16":
             raise DDCapError(
                 "--dtype bfloat16: numpy cannot read it; with --onnx use int8, float16 or float32"

@@ -5,6 +5,7 @@ Shapes: B captions, L positions, n of them still MASK, S steps, V words (the id 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,10 +23,32 @@ class BestFirstPlan:
     Attributes:
         timesteps: (S, B) t of each step.
         quotas: (S, B) positions to commit in each step; every column sums to the caption's MASK positions.
+        lengths: (B,) tokens of each caption.
+        diffusion_steps: T.
     """
 
     timesteps: np.ndarray
     quotas: np.ndarray
+    lengths: np.ndarray
+    diffusion_steps: int
+
+    @property
+    def blanks(self) -> np.ndarray:
+        """(B,) MASK positions of each caption at the start."""
+        return np.asarray(self.quotas.sum(axis=0))
+
+    def at(self, step: int, blanks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(B,) t and quota of a step, where each caption still has `blanks` (B,) MASK positions.
+
+        A caption that is as far as planned follows the plan. One that is behind runs at the t of what it has
+        left, and makes up for it; after the last planned step it is to commit all.
+        """
+        planned = self.blanks - self.quotas[: step + 1].sum(axis=0)  # MASK positions after this step
+        timesteps = _share_left(blanks, self.lengths, self.diffusion_steps)
+        if step < len(self.quotas):
+            is_behind = blanks > planned + self.quotas[step]
+            timesteps = np.where(is_behind, timesteps, self.timesteps[step])
+        return timesteps, blanks - np.minimum(planned, blanks)
 
 
 def plan_steps(
@@ -66,16 +89,38 @@ def plan_steps(
     if whole_batch:
         timesteps = np.broadcast_to(diffusion_steps - 1 - index, (total, len(blanks)))
     else:
-        timesteps = ((blanks - done_before) * diffusion_steps // lengths).clip(max=diffusion_steps - 1)
-    return BestFirstPlan(timesteps=timesteps, quotas=done_after - done_before)
+        timesteps = _share_left(blanks - done_before, lengths, diffusion_steps)
+    return BestFirstPlan(timesteps, done_after - done_before, lengths, diffusion_steps)
+
+
+def _share_left(blanks: np.ndarray, lengths: np.ndarray, diffusion_steps: int) -> np.ndarray:
+    """The t at which a caption of `lengths` tokens has `blanks` MASK positions left."""
+    return (blanks * diffusion_steps // lengths).clip(max=diffusion_steps - 1)
 
 
 def most_certain(is_mask: Array, confidences: Array, quota: Array) -> Array:
     """(B, L) True at the `quota` (B,) surest MASK positions of each caption; of equals, the first."""
     xp = array_namespace(confidences)
-    order = xp.argsort(xp.where(is_mask, confidences, -1.0), axis=1, descending=True, stable=True)
-    rank = xp.argsort(order, axis=1)  # sorting twice gives ranks without a loop over the batch
-    return is_mask & (rank < quota[:, None])
+    return is_mask & (_ranks(is_mask, confidences) < quota[:, None])
+
+
+def first_of_each(committed: Array, words: Array, confidences: Array) -> Array:
+    """`committed` (B, L) without positions whose word is that of a surer one; of equals, the first stays.
+
+    Positions are predicted independently of each other, so that two of them may want the same noun. The next
+    step sees that it is there, and chooses another word for the second one.
+    """
+    rank = _ranks(committed, confidences)
+    is_same = (words[:, :, None] == words[:, None, :]) & committed[:, None, :]  # (B, L, L)
+    is_surer = rank[:, None, :] < rank[:, :, None]
+    return committed & ~array_namespace(words).any(is_same & is_surer, axis=2)
+
+
+def _ranks(among: Array, confidences: Array) -> Array:
+    """(B, L) 0 for the surest position of those in `among`, and so on; of equals, the first comes first."""
+    xp = array_namespace(confidences)
+    order = xp.argsort(xp.where(among, confidences, -1.0), axis=1, descending=True, stable=True)
+    return xp.argsort(order, axis=1)  # sorting twice gives ranks without a loop over the batch
 
 
 def decode_best_first(
@@ -87,6 +132,7 @@ def decode_best_first(
     temperature: float = 0.0,
     generator: np.random.Generator | None = None,
     captions_per_image: int = 1,
+    distinct: bool = False,
 ) -> DecodingResult:
     """Run a plan: predict, commit, repeat.
 
@@ -102,19 +148,23 @@ def decode_best_first(
         temperature: 0 chooses the likeliest token; above, tokens are drawn from p^(1/temperature).
         generator: source of randomness, read only if the temperature is not 0.
         captions_per_image: B is a multiple of it.
+        distinct: a step commits no word twice in a caption, see `first_of_each`; a caption may take more
+            steps than planned. Not in the paper.
     """
     xp, on = array_namespace(tokens), device(tokens)
-    history, step_confidences = [tokens], []
+    history, step_confidences, told = [tokens], [], []
     confidences = xp.ones(tuple(tokens.shape), dtype=xp.float32, device=on)
-    left = np.cumsum(plan.quotas[::-1], axis=0)[::-1]  # (S, B) MASK positions before each step
-    sizes, part = to_host(lengths), predictor
-    rows, places = np.arange(len(sizes)), like(np.arange(len(sizes)), tokens)
-    for timesteps, quotas, blanks in zip(plan.timesteps, plan.quotas, left, strict=True):
+    blanks, part = plan.blanks, predictor
+    rows, places = np.arange(len(blanks)), like(np.arange(len(blanks)), tokens)
+    for step in itertools.count():
+        if step >= len(plan.quotas) and not blanks.any():
+            break
+        timesteps, quotas = plan.at(step, blanks)
         kept = running_captions(blanks > 0, captions_per_image)
         if len(kept) < len(rows):
             rows, places = kept, like(kept, tokens)
             part = predictor.select(places)
-        longest = int(sizes[rows].max())
+        longest = int(plan.lengths[rows].max())
         now = tokens[places, :longest]  # (B', L')
         is_mask = now == mask_id
         # MASK positions first, as many as the caption with most of them has: no look at the tokens is needed
@@ -128,6 +178,10 @@ def decode_best_first(
         certainty[row, asked] = xp.exp(log_probability)
         words[row, asked] = chosen
         committed = most_certain(is_mask, certainty, like(quotas[rows], tokens))
+        if distinct:
+            committed = first_of_each(committed, words, certainty)
+            quotas[rows] = to_host(xp.sum(xp.astype(committed, xp.int64), axis=1))
+        blanks = blanks - quotas
         tokens, confidences = xp.asarray(tokens, copy=True), xp.asarray(confidences, copy=True)
         tokens[places, :longest] = xp.where(committed, words, now)
         confidences[places, :longest] = xp.where(committed, certainty, confidences[places, :longest])
@@ -135,8 +189,10 @@ def decode_best_first(
         everywhere[places, :longest] = certainty
         history.append(tokens)
         step_confidences.append(everywhere)
-    timesteps = like(plan.timesteps, tokens)
-    return DecodingResult.of_steps(lengths, confidences, history, step_confidences, timesteps)
+        told.append(timesteps)
+    return DecodingResult.of_steps(
+        lengths, confidences, history, step_confidences, like(np.stack(told), tokens)
+    )
 
 
 def running_captions(is_running: np.ndarray, captions_per_image: int) -> np.ndarray:

@@ -153,6 +153,7 @@ def decode(
         settings.temperature,
         generator,
         captions_per_image,
+        settings.distinct,
     )
 
 

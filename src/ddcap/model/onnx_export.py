@@ -1,8 +1,8 @@
 """A diffusion model as ONNX graphs: what `model/onnx_model.py` runs without PyTorch.
 
-Three graphs, each with a dynamic number of images: pixels to features (encoder), features to the
-cross-attention's keys and values (memory), and one step of the denoiser (step), in float32 and, if it is
-wanted, with matrix products in int8. The graphs hold no weights: they name those of `model.safetensors`, so
+Graphs with a dynamic number of images each: pixels to features (encoder), features to length logits (length;
+of a model with a length head), features to the cross-attention's keys and values (memory), and one step of
+the denoiser, with matrix products in float32 (step) and in int8 (step_int8). The graphs hold no weights: they name those of `model.safetensors`, so
 that both runtimes compute with the same numbers.
 
 Shapes: I images, K captions of each, L caption positions, n of them asked for, P image positions, V words.
@@ -17,6 +17,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,22 @@ class _Encoder(nn.Module):
         return (features.memory, features.summary, *((seen.ids, seen.confidences) if seen else ()))
 
 
+class _Length(nn.Module):
+    """Summary (I, S) to length logits (I, max_length)."""
+
+    def __init__(self, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, summary: Tensor) -> Tensor:
+        logits: Tensor = self.head(summary)
+        return logits
+
+
 class _Memory(nn.Module):
     """Features of I images to keys and values (layers, I, H, P, D/H), and which positions there are (I, P).
 
-    The same of the image-free memory, as of one image; then length logits, from a model that has them.
+    The same of the image-free memory, as of one image.
     """
 
     def __init__(self, model: DDCapModel) -> None:
@@ -67,8 +80,7 @@ class _Memory(nn.Module):
         features = ImageFeatures(memory, summary, seen)
         of_images = self.model.project_memory(features)
         image_free = self.model.image_free_keys_values()
-        lengths = self.model.length_logits(features)
-        return (*_stacked(of_images), *_stacked(image_free), *(() if lengths is None else (lengths,)))
+        return (*_stacked(of_images), *_stacked(image_free))
 
 
 def _stacked(keys_values: MemoryKeysValues) -> tuple[Tensor, Tensor, Tensor]:
@@ -178,6 +190,14 @@ def _in_int8(model: DDCapModel) -> DDCapModel:
     return model
 
 
+def check_exportable(model: nn.Module) -> None:
+    """Raise what `export_onnx` would, before anything is written."""
+    if find_spec("onnx") is None or find_spec("onnxscript") is None:  # torch's exporter needs the second
+        raise MissingExtraError("writing ONNX graphs", "onnx")
+    if not isinstance(model, DDCapModel):
+        raise DDCapError("ONNX graphs are those of a diffusion model; an autoregressive one runs in PyTorch")
+
+
 def export_onnx(folder: str | Path) -> None:
     """Write the graphs of the model in `folder` beside its weights.
 
@@ -185,14 +205,10 @@ def export_onnx(folder: str | Path) -> None:
         DDCapError: if the model is an autoregressive one.
         MissingExtraError: if onnx is not installed.
     """
-    try:
-        import onnx
-        import onnxscript  # noqa: F401  torch's exporter needs it
-    except ImportError:
-        raise MissingExtraError("writing ONNX graphs", "onnx") from None
-    model = load_model(folder)
-    if not isinstance(model, DDCapModel):
-        raise DDCapError("ONNX graphs are those of a diffusion model; an autoregressive one runs in PyTorch")
+    model: Any = load_model(folder)
+    check_exportable(model)
+    import onnx
+
     folder, known = Path(folder), _fingerprints(model.stored_state())
     weights = {}
     for name, graph in _graphs(model):
@@ -219,6 +235,9 @@ def _graphs(model: DDCapModel) -> Iterator[tuple[str, Any]]:
         features = tuple(part.contiguous() for part in _Encoder(model)(pixels))
         names = ("memory", "summary", "concepts", "confidences")[: len(features)]
         yield "encoder", _export(_Encoder(model), {"pixels": (pixels, per_image)}, names)
+        if model.length_head is not None:
+            summary = {"summary": (features[1], per_image)}
+            yield "length", _export(_Length(model.length_head), summary, ("length_logits",))
     with torch.enable_grad():  # then attention is written out, see `layers.attend`: fewer and simpler nodes
         keys_values = _Memory(model)(*features)
         shape = (images, captions)
@@ -235,9 +254,9 @@ def _graphs(model: DDCapModel) -> Iterator[tuple[str, Any]]:
             "values": (keys_values[1], of_layers),
             "visible": (keys_values[2], per_caption),
         }
-        outputs = ("keys", "values", "visible", "free_keys", "free_values", "free_visible", "length_logits")
+        outputs = ("keys", "values", "visible", "free_keys", "free_values", "free_visible")
         inputs = {name: (value, per_image) for name, value in zip(names, features, strict=True)}
-        yield "memory", _export(_Memory(model), inputs, outputs[: len(keys_values)])
+        yield "memory", _export(_Memory(model), inputs, outputs)
         found = ("chosen", "log_probability", "logits")
         yield "step", _export(_Step(model), step, found)
         yield "step_int8", _export(_Step(_in_int8(model)), step, found)

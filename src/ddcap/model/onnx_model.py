@@ -47,6 +47,9 @@ class OnnxModel:
         self._encoder, self._memory, self._step = (
             _load_graph(self.folder, name, weights, threads) for name in ("encoder", "memory", step)
         )
+        self._length = None
+        if self.config.model.length_prediction:
+            self._length = _load_graph(self.folder, "length", weights, threads)
 
     @cached_property
     def _bulk(self) -> OnnxModel:
@@ -90,9 +93,9 @@ class OnnxModel:
 
     def length_logits(self, features: ImageFeatures) -> np.ndarray | None:
         """(I, max_length) length logits, or None without a length head."""
-        if not self.config.model.length_prediction:
+        if self._length is None:
             return None
-        (logits,) = self._memory.run(["length_logits"], _inputs_of(features))
+        (logits,) = self._length.run(None, {"summary": features.summary})
         return np.asarray(logits)
 
     def denoising_steps(self, features: ImageFeatures, *, with_image_free: bool) -> OnnxSteps:
