@@ -279,7 +279,8 @@ class DecodingSettings(Section):
             raise ValueError(f"length={self.length!r}: give a number of tokens from 1, or 'predicted'")
         if self.distinct and (self.method != "best_first" or self.schedule == "released"):
             raise ValueError(
-                "distinct=true: is for method=best_first with schedule=per_caption; change them, or leave it out"
+                "distinct=true: is for method=best_first with schedule=per_caption; change them, or leave "
+                "it out"
             )
         if self.exact_length and self.candidates > 1:
             raise ValueError(

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -246,7 +247,7 @@ def test_distinct_commits_no_word_twice_in_a_step_and_ends(steps):
         assert torch.equal(alone.tokens[0], together.tokens[row, : lengths[row]])
         history = alone.history[:, 0].tolist()
         assert len(history) - 1 >= min(steps or 20, int(lengths[row])) and MASK not in history[-1]
-        for step, (before, after) in enumerate(zip(history, history[1:], strict=False)):
+        for step, (before, after) in enumerate(itertools.pairwise(history)):
             came = [word for old, word in zip(before, after, strict=True) if old != word]
             assert len(set(came)) == len(came) > 0
             assert alone.timesteps[step, 0] == min(before.count(MASK) * T // int(lengths[row]), T - 1)

@@ -100,7 +100,6 @@ def _share_left(blanks: np.ndarray, lengths: np.ndarray, diffusion_steps: int) -
 
 def most_certain(is_mask: Array, confidences: Array, quota: Array) -> Array:
     """(B, L) True at the `quota` (B,) surest MASK positions of each caption; of equals, the first."""
-    xp = array_namespace(confidences)
     return is_mask & (_ranks(is_mask, confidences) < quota[:, None])
 
 

@@ -2,8 +2,8 @@
 
 Graphs with a dynamic number of images each: pixels to features (encoder), features to length logits (length;
 of a model with a length head), features to the cross-attention's keys and values (memory), and one step of
-the denoiser, with matrix products in float32 (step) and in int8 (step_int8). The graphs hold no weights: they name those of `model.safetensors`, so
-that both runtimes compute with the same numbers.
+the denoiser, with matrix products in float32 (step) and in int8 (step_int8). They hold no weights: they name
+those of `model.safetensors`, so that both runtimes compute with the same numbers.
 
 Shapes: I images, K captions of each, L caption positions, n of them asked for, P image positions, V words.
 """
