@@ -76,6 +76,17 @@ def test_a_length_together_with_candidates_is_the_middle_of_theirs(captioner, ph
         captioner(photos[0], length=6, candidates=5, exact_length=True)
 
 
+def test_presets_are_settings_that_others_win_over(captioner, tiny_twin_folder, photos):
+    assert captioner.settings(preset="fast") == captioner.settings(steps=4, guidance=1.0, distinct=True)
+    assert captioner.settings(preset="best").guidance == captioner.decoding.guidance
+    assert captioner.settings(preset="best", steps=2).steps == 2
+    assert len(captioner(photos[0], preset="fast", length=12)[0].trace.frames) < 12
+    twin = Captioner.from_pretrained(tiny_twin_folder)
+    assert twin.settings(preset="best").beams == 5 and twin(photos[0], preset="fast")
+    with pytest.raises(RecipeError, match="preset='good': use one of fast, best"):
+        captioner(photos[0], preset="good")
+
+
 def test_a_length_of_the_end_token_alone_is_refused(captioner, photos):
     with pytest.raises(RecipeError, match="length=1: the end token counts"):
         captioner(photos[0], length=1)

@@ -25,7 +25,7 @@ from ddcap.model.config import GRAPHS_NAME
 from ddcap.model.features import ImageFeatures
 from ddcap.model.onnx_model import OnnxModel
 from ddcap.publishing import DEFAULT_MODEL, find_model, upload, write_card
-from ddcap.settings import DecodingSettings, dump_settings, parse_settings
+from ddcap.settings import PRESETS, DecodingSettings, dump_settings, parse_settings
 
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
 Runtime = Literal["auto", "onnx", "torch"]
@@ -130,11 +130,15 @@ class Captioner:
         A length that is asked for is exact, also where the model's own settings choose among candidates of
         several lengths. Asked for together with `candidates`, it is the middle of their lengths.
 
+        `preset` is "fast" or "best" and stands for several settings, see `settings.PRESETS`; what is asked
+        for beside it wins.
+
         Raises:
             RecipeError: if one is unknown or wrong.
         """
         given = {name: value for name, value in changes.items() if value is not None}
         own = dump_settings(self.decoding)
+        own.update(self._preset(given.pop("preset", None)))
         if given.get("length", "predicted") != "predicted" and given.get("candidates", 1) == 1:
             own.update(exact_length=True, candidates=1)
         elif "length" in given or given.get("candidates", 1) != 1:
@@ -145,6 +149,12 @@ class Captioner:
         except ValueError as error:
             raise RecipeError(str(error)) from None
         return merged
+
+    def _preset(self, name: str | None) -> dict[str, Any]:
+        presets = PRESETS[self.model.config.model.kind]
+        if name is not None and name not in presets:
+            raise RecipeError(f"preset={name!r}: use one of {', '.join(presets)}")
+        return {} if name is None else presets[name]
 
     def save(self, folder: str | Path, dtype: Any = None, **settings: Any) -> None:
         """Write model and tokenizer into `folder`, with decoding settings to become the model's own.
@@ -248,7 +258,7 @@ class Captioner:
             batch_size: images computed at once; None: what is fastest.
             concepts: what the images show, in place of what is seen: "cat, window"; or changes: "+cat, -dog".
             settings: decoding settings to change, see `DecodingSettings`: method, steps, guidance, length,
-                temperature, ...
+                temperature, ...; or `preset`, "fast" or "best".
 
         Raises:
             ImageError: for the first image that cannot be read; `caption_each` goes on instead.

@@ -334,6 +334,17 @@ class DecodingSettings(Section):
                     )
 
 
+_PARALLEL: dict[str, Any] = {"method": "best_first", "schedule": "per_caption", "distinct": True}
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "diffusion": {
+        "fast": {**_PARALLEL, "steps": 4, "guidance": 1.0},
+        "best": {**_PARALLEL, "steps": 10},
+    },
+    "autoregressive": {"fast": {"beams": 1}, "best": {"beams": 5}},
+}
+"""Decoding settings by kind of model and name; docs/performance.md has what each gives and costs."""
+
 # Plain values to typed settings and back; what is wrong with them is said in one line.
 
 RETIRED: dict[str, Any] = {

@@ -63,6 +63,9 @@ def decoding_arguments() -> argparse.ArgumentParser:
         choices=["best_first", "ancestral", "left_to_right"],
         help="best-first, the normal reverse process, or (autoregressive models) left to right",
     )
+    group.add_argument(
+        "--preset", choices=["fast", "best"], help="several settings at once: less time, or better captions"
+    )
     group.add_argument("--steps", type=int, help="denoising steps; fewer is faster")
     group.add_argument("--guidance", type=float, help="s of equation 8; over 1 follows the image more")
     group.add_argument(
@@ -97,7 +100,7 @@ def output_arguments() -> argparse.ArgumentParser:
 
 def decoding_changes(options: argparse.Namespace) -> dict[str, Any]:
     """The decoding settings that the command line names; None where it is silent."""
-    names = ("method", "steps", "guidance", "length", "candidates", "temperature", "beams")
+    names = ("preset", "method", "steps", "guidance", "length", "candidates", "temperature", "beams")
     return {name: getattr(options, name) for name in names}
 
 

@@ -1,0 +1,323 @@
+"""How long a caption takes at the paper's size: this package, the release's loop, Hugging Face's captioners.
+
+    python benchmarks/decode_paper_size.py [--batches 1 8 64] [--rounds 5] [--ways NAME ...] [--bfloat16]
+
+12 layers, width 768, 50,257 words, 196 image positions (BLIP: 30,524 words), all with random weights: time is
+what counts, not words. Every caption has 12 tokens, about COCO's mean. The image encoder is the same for all
+and is timed on a row of its own; the others start from its output.
+
+- exact: guidance 1.17, one token a step, as in the paper; PyTorch and ONNX graphs.
+- fast: four steps, no token twice in a step, no guidance.
+- released loop: as the authors' code decodes: one token a step, an image pass and an image-free pass, each
+  with the memory's keys and values anew, logits and softmax of all words at all positions.
+- twin: the autoregressive model of the same size with its cache.
+- GPT-2 and BLIP: `transformers`' ViT + GPT-2 and BLIP-base text decoder, greedy, with their caches.
+
+All ways of a batch size run by turns in one process; medians with the lowest and the highest. Memory is the
+peak of a process of its own that runs the one way. "Share of the machine" is the larger of two: operations
+over those of a large matrix product a second, bytes of weights and keys over those of a large copy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
+
+from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.decoding.generate import generate
+from ddcap.decoding.guidance import guide
+from ddcap.machine import computing, describe_machine
+from ddcap.model.config import ModelConfig
+from ddcap.model.ddcap import DDCapModel
+from ddcap.model.encoders import build_image_encoder
+from ddcap.model.features import ImageFeatures
+from ddcap.model.onnx_export import export_onnx
+from ddcap.model.onnx_model import OnnxModel
+from ddcap.model.twin import AutoregressiveModel
+from ddcap.settings import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
+
+LENGTH, GUIDANCE = 12, 1.17
+EXACT = DecodingSettings(length=LENGTH, guidance=GUIDANCE)
+FAST = DecodingSettings(length=LENGTH, guidance=1.0, steps=4, distinct=True)
+WAYS = (
+    "released loop",
+    "exact, PyTorch",
+    "exact, ONNX float32",
+    "exact, ONNX int8",
+    "fast, PyTorch",
+    "fast, ONNX float32",
+    "fast, ONNX int8",
+    "twin, greedy",
+    "twin, 3 beams",
+    "twin, 5 beams",
+    "GPT-2, greedy",
+    "BLIP, greedy",
+    "encoder, PyTorch",
+    "encoder, ONNX float32",
+)
+_Job = Callable[[], Any]
+
+
+def paper_config(kind: str) -> ModelConfig:
+    """The paper's model, or its twin."""
+    encoder = EncoderSettings(kind="clip", name="random", image_size=224, fit="crop", stored=True)
+    model, decoding = ModelSettings(), EXACT
+    if kind == "autoregressive":
+        model = ModelSettings(kind=kind, length_prediction=False, concentrated_attention=False)
+        decoding = DecodingSettings(method="left_to_right", guidance=1.0)
+    return ModelConfig(50_257, encoder, model, DiffusionSettings(), decoding)
+
+
+def build(kind: type[Any], config: ModelConfig) -> Any:
+    """A model with random weights and a CLIP ViT-B/16 of random weights."""
+    shape = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
+    shape |= {"num_attention_heads": 12, "patch_size": 16}
+    encoder = build_image_encoder(config.encoder, pretrained=False, architecture=shape)
+    return kind(config, encoder).eval()
+
+
+class Ways:
+    """The ways, made when they are first asked for.
+
+    Args:
+        folder: where the ONNX graphs are, or are to be written.
+        bfloat16: what PyTorch computes in.
+    """
+
+    def __init__(self, folder: Path, *, bfloat16: bool) -> None:
+        self.folder, self.bfloat16 = folder, bfloat16
+        self._models: dict[str, Any] = {}
+
+    def job(self, way: str, images: int) -> _Job:
+        """What captions `images` pictures in this way."""
+        features = random_features(images)
+        name, _, how = way.partition(", ")
+        if name == "encoder":
+            pixels = np.random.default_rng(0).random((images, 3, 224, 224), np.float32)
+            model = self._model("ddcap" if how == "PyTorch" else "float32")
+            return self._in_precision(lambda: model.encode(pixels))
+        if "ONNX" in how:
+            model = self._model(how.split()[-1])
+            settings = EXACT if name == "exact" else FAST
+            arrays = ImageFeatures(features.memory.numpy(), features.summary.numpy())
+            return lambda: generate(model, arrays, settings, model.mask_id - 1)
+        if name in ("exact", "fast"):
+            model, settings = self._model("ddcap"), EXACT if name == "exact" else FAST
+            return self._in_precision(lambda: generate(model, features, settings, model.mask_id - 1))
+        if name == "released loop":
+            model = self._model("ddcap")
+            return self._in_precision(lambda: released_loop(model, features))
+        if name == "twin":
+            beams = 1 if how == "greedy" else int(how.split()[0])
+            settings = DecodingSettings(
+                method="left_to_right", guidance=1.0, length=LENGTH, exact_length=True, beams=beams
+            )
+            model = self._model("twin")
+            return self._in_precision(lambda: generate(model, features, settings, model.mask_id - 1))
+        model = self._model(name)
+        return self._in_precision(lambda: hugging_face(model, features))
+
+    def _in_precision(self, work: _Job) -> _Job:
+        def job() -> Any:
+            with torch.no_grad(), computing(torch.device("cpu"), bfloat16=self.bfloat16):
+                return work()
+
+        return job
+
+    def _model(self, name: str) -> Any:
+        if name not in self._models:
+            self._models[name] = self._build(name)
+        return self._models[name]
+
+    def _build(self, name: str) -> Any:
+        torch.manual_seed(0)
+        if name == "ddcap":
+            return build(DDCapModel, paper_config("diffusion"))
+        if name == "twin":
+            return build(AutoregressiveModel, paper_config("autoregressive"))
+        if name == "GPT-2":
+            words = transformers.GPT2Config(add_cross_attention=True)
+            shape = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
+                transformers.ViTConfig(), words
+            )
+            return transformers.VisionEncoderDecoderModel(shape).eval()
+        if name == "BLIP":
+            return transformers.BlipForConditionalGeneration(transformers.BlipConfig()).eval()
+        if not (self.folder / "step.onnx").exists():
+            self._model("ddcap").save_pretrained(self.folder)
+            CaptionTokenizer.gpt2().save(self.folder)
+            export_onnx(self.folder)
+        return OnnxModel(self.folder, name)
+
+
+def random_features(images: int) -> ImageFeatures:
+    """What a ViT-B/16 sees of pictures: 196 positions and a summary."""
+    generator = torch.Generator().manual_seed(1)
+    memory, summary = (
+        torch.randn(images, 196, 768, generator=generator),
+        torch.randn(images, 512, generator=generator),
+    )
+    return ImageFeatures(memory, summary)
+
+
+def released_loop(model: DDCapModel, features: ImageFeatures) -> Tensor:
+    """The authors' way of best-first inference, plainly: nothing is kept from step to step."""
+    images, steps = features.images, model.config.diffusion.steps
+    tokens = torch.full((images, LENGTH), model.mask_id)
+    lengths, no_image = torch.full((images,), LENGTH), torch.zeros(images, dtype=torch.bool)
+    for step in range(LENGTH):
+        timestep = torch.full((images,), min((LENGTH - step) * steps // LENGTH, steps - 1))
+        branches = []
+        for use_image in (None, no_image):
+            keys_values = model.project_memory(features, use_image)
+            hidden = model(tokens, timestep, lengths, keys_values)
+            branches.append(model.denoiser.logits(hidden).float().log_softmax(dim=2))
+        confidence, chosen = guide(*branches, GUIDANCE).softmax(dim=2).max(dim=2)
+        confidence = confidence.masked_fill(tokens != model.mask_id, -1)
+        place = confidence.argmax(dim=1, keepdim=True)
+        tokens = tokens.scatter(1, place, chosen.gather(1, place))
+    return tokens
+
+
+def hugging_face(model: Any, features: ImageFeatures) -> Tensor:
+    """Greedy captions of exactly `LENGTH` tokens."""
+    limits = {"min_new_tokens": LENGTH, "max_new_tokens": LENGTH, "do_sample": False, "num_beams": 1}
+    if isinstance(model, transformers.BlipForConditionalGeneration):
+        start = torch.full((features.images, 1), model.config.text_config.bos_token_id)
+        found: Tensor = model.text_decoder.generate(
+            input_ids=start, encoder_hidden_states=features.memory, eos_token_id=0, pad_token_id=0, **limits
+        )
+        return found
+    seen = BaseModelOutput(last_hidden_state=features.memory)
+    found = model.generate(
+        encoder_outputs=seen,
+        decoder_start_token_id=50_256,
+        eos_token_id=50_256,
+        pad_token_id=50_256,
+        **limits,
+    )
+    return found
+
+
+def machine_speed(*, bfloat16: bool) -> tuple[float, float]:
+    """Operations a second of a large matrix product, and bytes a second of a large read."""
+    kind = torch.bfloat16 if bfloat16 else torch.float32
+    one, other = (torch.randn(2048, 2048).to(kind) for _ in range(2))
+    long = torch.randn(1 << 27)  # 512 MB
+    products, reads = [], []
+    for _ in range(6):
+        start = time.perf_counter()
+        one @ other
+        products.append(time.perf_counter() - start)
+        start = time.perf_counter()
+        long.sum()
+        reads.append(time.perf_counter() - start)
+    return 2 * 2048**3 / min(products), 4 * len(long) / min(reads)
+
+
+def needed(way: str, images: int) -> tuple[float, float] | None:
+    """Operations and bytes of weights and keys that a way of ours cannot do without."""
+    name, _, how = way.partition(", ")
+    if name not in ("exact", "fast"):
+        return None
+    branches, steps = (2, LENGTH) if name == "exact" else (1, FAST.steps or 1)
+    block, head, memory = (
+        10 * 768**2 + 0,
+        768 * 50_257,
+        196 * 768,
+    )  # self 4, cross 2, MLP 8: less keys, values
+    block = (4 + 2 + 8) * 768**2
+    asked = sum(range(1, LENGTH + 1)) if name == "exact" else sum((12, 9, 6, 3))
+    rows = images * LENGTH
+    attention = 2 * 2 * rows * (196 + LENGTH) * 768
+    operations = steps * branches * 12 * (2 * rows * block + attention) + branches * 2 * images * asked * head
+    project = 2 * images * 196 * (2 * 768 * 384 + 12 * 2 * 768**2)
+    size = 1 if how.endswith("int8") else 4
+    keys = branches * 12 * 2 * memory * 4 * (images if branches == 1 else (images + 1) / 2)
+    return operations + project, steps * (size * (12 * block + head) * (1 if branches == 1 else 1) + keys)
+
+
+@contextmanager
+def graphs_folder(given: Path | None) -> Iterator[Path]:
+    """`given`, or one that is deleted at the end."""
+    if given is not None:
+        yield given
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--bfloat16", action="store_true", help="PyTorch computes in bfloat16, not float32")
+    parser.add_argument("--graphs", type=Path, help="folder for the ONNX graphs, kept for another run")
+    parser.add_argument("--memory-of", choices=WAYS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    transformers.logging.set_verbosity_error()
+    with graphs_folder(options.graphs) as folder:
+        ways = Ways(folder, bfloat16=options.bfloat16)
+        if options.memory_of is not None:
+            ways.job(options.memory_of, options.batches[0])()
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+            return
+        print(f"{describe_machine()}; PyTorch in {'bfloat16' if options.bfloat16 else 'float32'}")
+        operations, read = machine_speed(bfloat16=options.bfloat16)
+        print(f"a large product: {operations / 1e9:.0f} GFLOP/s, a large read: {read / 1e9:.1f} GB/s")
+        for images in options.batches:
+            table(ways, options.ways, images, options.rounds, operations, read)
+
+
+def table(ways: Ways, names: list[str], images: int, rounds: int, operations: float, read: float) -> None:
+    """Time all ways by turns and print their rows."""
+    jobs = {name: ways.job(name, images) for name in names}
+    for job in jobs.values():
+        job()
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for _ in range(rounds):
+        for name, job in jobs.items():
+            start = time.perf_counter()
+            job()
+            times[name].append(1000 * (time.perf_counter() - start))
+    print(
+        f"\n| {images} at once | ms | of GPT-2's | peak memory, MB | share of the machine |\n|---|---|---|---|---|"
+    )
+    middle = {name: statistics.median(values) for name, values in times.items()}
+    for name, values in times.items():
+        command = [sys.executable, __file__, "--memory-of", name, "--batches", str(images)]
+        command += ["--graphs", str(ways.folder)]
+        command += ["--bfloat16"] if ways.bfloat16 else []
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        memory = float(done.stdout.splitlines()[-1])
+        ratio = f"{middle[name] / middle['GPT-2, greedy']:.2f}" if "GPT-2, greedy" in middle else ""
+        least = needed(name, images)
+        share = ""
+        if least is not None:
+            seconds = max(least[0] / operations, least[1] / read)
+            share = f"{100000 * seconds / middle[name]:.0f} %"
+        spread = f"{middle[name]:.0f} [{min(values):.0f}, {max(values):.0f}]"
+        print(f"| {name} | {spread} | {ratio} | {memory:.0f} | {share} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
