@@ -236,12 +236,8 @@ def needed(way: str, images: int) -> tuple[float, float] | None:
     if name not in ("exact", "fast"):
         return None
     branches, steps = (2, LENGTH) if name == "exact" else (1, FAST.steps or 1)
-    block, head, memory = (
-        10 * 768**2 + 0,
-        768 * 50_257,
-        196 * 768,
-    )  # self 4, cross 2, MLP 8: less keys, values
-    block = (4 + 2 + 8) * 768**2
+    block = (4 + 2 + 8) * 768**2  # self-attention, cross-attention less its keys and values, MLP
+    head, memory = 768 * 50_257, 196 * 768
     asked = sum(range(1, LENGTH + 1)) if name == "exact" else sum((12, 9, 6, 3))
     rows = images * LENGTH
     attention = 2 * 2 * rows * (196 + LENGTH) * 768
@@ -249,7 +245,7 @@ def needed(way: str, images: int) -> tuple[float, float] | None:
     project = 2 * images * 196 * (2 * 768 * 384 + 12 * 2 * 768**2)
     size = 1 if how.endswith("int8") else 4
     keys = branches * 12 * 2 * memory * 4 * (images if branches == 1 else (images + 1) / 2)
-    return operations + project, steps * (size * (12 * block + head) * (1 if branches == 1 else 1) + keys)
+    return operations + project, steps * (size * (12 * block + head) + keys)
 
 
 @contextmanager
@@ -299,9 +295,8 @@ def table(ways: Ways, names: list[str], images: int, rounds: int, operations: fl
             start = time.perf_counter()
             job()
             times[name].append(1000 * (time.perf_counter() - start))
-    print(
-        f"\n| {images} at once | ms | of GPT-2's | peak memory, MB | share of the machine |\n|---|---|---|---|---|"
-    )
+    print(f"\n| {images} at once | ms | of GPT-2's | peak memory, MB | share of the machine |")
+    print("|---|---|---|---|---|")
     middle = {name: statistics.median(values) for name, values in times.items()}
     for name, values in times.items():
         command = [sys.executable, __file__, "--memory-of", name, "--batches", str(images)]
