@@ -35,7 +35,7 @@ def main() -> None:
     print(describe_machine())
     # first: what this process takes would count as the others', until they start their own program
     command = [sys.executable, "-m", "ddcap", "caption", "--model", options.model, str(photos[0])]
-    starts = [_cold(command) for _ in range(5)]
+    starts = [run_cold(command) for _ in range(5)]
     seconds, megabytes = (sorted(values) for values in zip(*starts, strict=True))
     print(f"cold start: {seconds[2]:.2f} s [{seconds[0]:.2f}, {seconds[-1]:.2f}], {megabytes[2]:.0f} MB")
 
@@ -64,7 +64,7 @@ def main() -> None:
         print(f"{name}: {statistics.median(each):.0f} ms [{each[0]:.0f}, {each[-1]:.0f}] each{rate}")
 
 
-def _cold(command: list[str]) -> tuple[float, float]:
+def run_cold(command: list[str]) -> tuple[float, float]:
     """Seconds and peak memory in MB of a process."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

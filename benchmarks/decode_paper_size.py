@@ -21,9 +21,7 @@ over those of a large matrix product a second, bytes of weights and keys over th
 from __future__ import annotations
 
 import argparse
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -35,25 +33,26 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
+from decode import run_cold
+from paper_size import build_model, product_speed
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.decoding.best_first import plan_steps
 from ddcap.decoding.generate import generate
 from ddcap.decoding.guidance import guide
 from ddcap.machine import computing, describe_machine
-from ddcap.model.config import ModelConfig
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.encoders import build_image_encoder
 from ddcap.model.features import ImageFeatures
 from ddcap.model.onnx_export import export_onnx
 from ddcap.model.onnx_model import OnnxModel
 from ddcap.model.twin import AutoregressiveModel
-from ddcap.settings import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
+from ddcap.settings import PRESETS, DecodingSettings, DiffusionSettings
 
 LENGTH, GUIDANCE = 12, 1.17
 EXACT = DecodingSettings(length=LENGTH, guidance=GUIDANCE)
-FAST = DecodingSettings(length=LENGTH, guidance=1.0, steps=4, distinct=True)
+FAST = DecodingSettings(length=LENGTH, **PRESETS["diffusion"]["fast"])
 WAYS = (
     "released loop",
     "exact, PyTorch",
@@ -73,29 +72,11 @@ WAYS = (
 _Job = Callable[[], Any]
 
 
-def paper_config(kind: str) -> ModelConfig:
-    """The paper's model, or its twin."""
-    encoder = EncoderSettings(kind="clip", name="random", image_size=224, fit="crop", stored=True)
-    model, decoding = ModelSettings(), EXACT
-    if kind == "autoregressive":
-        model = ModelSettings(kind=kind, length_prediction=False, concentrated_attention=False)
-        decoding = DecodingSettings(method="left_to_right", guidance=1.0)
-    return ModelConfig(50_257, encoder, model, DiffusionSettings(), decoding)
-
-
-def build(kind: type[Any], config: ModelConfig) -> Any:
-    """A model with random weights and a CLIP ViT-B/16 of random weights."""
-    shape = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
-    shape |= {"num_attention_heads": 12, "patch_size": 16}
-    encoder = build_image_encoder(config.encoder, pretrained=False, architecture=shape)
-    return kind(config, encoder).eval()
-
-
 class Ways:
     """The ways, made when they are first asked for.
 
     Args:
-        folder: where the ONNX graphs are, or are to be written.
+        folder: where the ONNX graphs are.
         bfloat16: what PyTorch computes in.
     """
 
@@ -147,9 +128,9 @@ class Ways:
     def _build(self, name: str) -> Any:
         torch.manual_seed(0)
         if name == "ddcap":
-            return build(DDCapModel, paper_config("diffusion"))
+            return build_model(DDCapModel, encoder_layers=12).eval()
         if name == "twin":
-            return build(AutoregressiveModel, paper_config("autoregressive"))
+            return build_model(AutoregressiveModel).eval()
         if name == "GPT-2":
             words = transformers.GPT2Config(add_cross_attention=True)
             shape = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(
@@ -158,11 +139,15 @@ class Ways:
             return transformers.VisionEncoderDecoderModel(shape).eval()
         if name == "BLIP":
             return transformers.BlipForConditionalGeneration(transformers.BlipConfig()).eval()
-        if not (self.folder / "step.onnx").exists():
-            self._model("ddcap").save_pretrained(self.folder)
-            CaptionTokenizer.gpt2().save(self.folder)
-            export_onnx(self.folder)
         return OnnxModel(self.folder, name)
+
+
+def write_graphs(folder: Path) -> None:
+    """The ONNX graphs of the model with random weights."""
+    torch.manual_seed(0)
+    build_model(DDCapModel, encoder_layers=12).save_pretrained(folder)
+    CaptionTokenizer.gpt2().save(folder)
+    export_onnx(folder)
 
 
 def random_features(images: int) -> ImageFeatures:
@@ -214,20 +199,15 @@ def hugging_face(model: Any, features: ImageFeatures) -> Tensor:
     return found
 
 
-def machine_speed(*, bfloat16: bool) -> tuple[float, float]:
-    """Operations a second of a large matrix product, and bytes a second of a large read."""
-    kind = torch.bfloat16 if bfloat16 else torch.float32
-    one, other = (torch.randn(2048, 2048).to(kind) for _ in range(2))
+def read_speed() -> float:
+    """Bytes a second of a large read."""
     long = torch.randn(1 << 27)  # 512 MB
-    products, reads = [], []
+    seconds = []
     for _ in range(6):
         start = time.perf_counter()
-        one @ other
-        products.append(time.perf_counter() - start)
-        start = time.perf_counter()
         long.sum()
-        reads.append(time.perf_counter() - start)
-    return 2 * 2048**3 / min(products), 4 * len(long) / min(reads)
+        seconds.append(time.perf_counter() - start)
+    return 4 * len(long) / min(seconds)
 
 
 def needed(way: str, images: int) -> tuple[float, float] | None:
@@ -235,10 +215,12 @@ def needed(way: str, images: int) -> tuple[float, float] | None:
     name, _, how = way.partition(", ")
     if name not in ("exact", "fast"):
         return None
-    branches, steps = (2, LENGTH) if name == "exact" else (1, FAST.steps or 1)
+    settings, branches = (EXACT, 2) if name == "exact" else (FAST, 1)
+    one = np.array([LENGTH])
+    quotas = plan_steps(one, one, DiffusionSettings().steps, settings.steps).quotas
+    steps, asked = len(quotas), sum(int(quotas[step:].sum()) for step in range(len(quotas)))
     block = (4 + 2 + 8) * 768**2  # self-attention, cross-attention less its keys and values, MLP
     head, memory = 768 * 50_257, 196 * 768
-    asked = sum(range(1, LENGTH + 1)) if name == "exact" else sum((12, 9, 6, 3))
     rows = images * LENGTH
     attention = 2 * 2 * rows * (196 + LENGTH) * 768
     operations = steps * branches * 12 * (2 * rows * block + attention) + branches * 2 * images * asked * head
@@ -268,50 +250,57 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--bfloat16", action="store_true", help="PyTorch computes in bfloat16, not float32")
     parser.add_argument("--graphs", type=Path, help="folder for the ONNX graphs, kept for another run")
-    parser.add_argument("--memory-of", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=[*WAYS, "write graphs"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     with graphs_folder(options.graphs) as folder:
         ways = Ways(folder, bfloat16=options.bfloat16)
-        if options.memory_of is not None:
-            ways.job(options.memory_of, options.batches[0])()
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        if options.only == "write graphs":
+            write_graphs(folder)
             return
+        if options.only is not None:
+            ways.job(options.only, options.batches[0])()
+            return
+        # first: what this process takes would count as the others', until they start their own program
+        command = [sys.executable, __file__, "--graphs", str(folder)]
+        command += ["--bfloat16"] if options.bfloat16 else []
+        if not (folder / "step.onnx").exists():
+            run_cold([*command, "--only", "write graphs"])
+        memory = {
+            (way, images): run_cold([*command, "--only", way, "--batches", str(images)])[1]
+            for images in options.batches
+            for way in options.ways
+        }
         print(f"{describe_machine()}; PyTorch in {'bfloat16' if options.bfloat16 else 'float32'}")
-        operations, read = machine_speed(bfloat16=options.bfloat16)
+        kind = torch.bfloat16 if options.bfloat16 else torch.float32
+        operations, read = product_speed(torch.device("cpu"), kind), read_speed()
         print(f"a large product: {operations / 1e9:.0f} GFLOP/s, a large read: {read / 1e9:.1f} GB/s")
         for images in options.batches:
-            table(ways, options.ways, images, options.rounds, operations, read)
+            times = by_turns({way: ways.job(way, images) for way in options.ways}, options.rounds)
+            print(f"\n| {images} at once | ms | of GPT-2's | peak memory, MB | share of the machine |")
+            print("|---|---|---|---|---|")
+            middle = {way: statistics.median(values) for way, values in times.items()}
+            for way, values in times.items():
+                spread = f"{middle[way]:.0f} [{min(values):.0f}, {max(values):.0f}]"
+                ratio = f"{middle[way] / middle['GPT-2, greedy']:.2f}" if "GPT-2, greedy" in middle else ""
+                least, share = needed(way, images), ""
+                if least is not None:
+                    seconds = max(least[0] / operations, least[1] / read)
+                    share = f"{100_000 * seconds / middle[way]:.0f} %"
+                print(f"| {way} | {spread} | {ratio} | {memory[way, images]:.0f} | {share} |", flush=True)
 
 
-def table(ways: Ways, names: list[str], images: int, rounds: int, operations: float, read: float) -> None:
-    """Time all ways by turns and print their rows."""
-    jobs = {name: ways.job(name, images) for name in names}
+def by_turns(jobs: dict[str, _Job], rounds: int) -> dict[str, list[float]]:
+    """Milliseconds of each job in each round; once before, all of them run unmeasured."""
     for job in jobs.values():
         job()
-    times: dict[str, list[float]] = {name: [] for name in names}
+    times: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(rounds):
         for name, job in jobs.items():
             start = time.perf_counter()
             job()
             times[name].append(1000 * (time.perf_counter() - start))
-    print(f"\n| {images} at once | ms | of GPT-2's | peak memory, MB | share of the machine |")
-    print("|---|---|---|---|---|")
-    middle = {name: statistics.median(values) for name, values in times.items()}
-    for name, values in times.items():
-        command = [sys.executable, __file__, "--memory-of", name, "--batches", str(images)]
-        command += ["--graphs", str(ways.folder)]
-        command += ["--bfloat16"] if ways.bfloat16 else []
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        memory = float(done.stdout.splitlines()[-1])
-        ratio = f"{middle[name] / middle['GPT-2, greedy']:.2f}" if "GPT-2, greedy" in middle else ""
-        least = needed(name, images)
-        share = ""
-        if least is not None:
-            seconds = max(least[0] / operations, least[1] / read)
-            share = f"{100000 * seconds / middle[name]:.0f} %"
-        spread = f"{middle[name]:.0f} [{min(values):.0f}, {max(values):.0f}]"
-        print(f"| {name} | {spread} | {ratio} | {memory:.0f} | {share} |", flush=True)
+    return times
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -39,20 +40,28 @@ from ddcap.model.ddcap import DDCapModel
 from ddcap.model.encoders import build_image_encoder
 from ddcap.model.features import ImageFeatures
 from ddcap.model.layers import recompute_blocks
+from ddcap.model.storage import StoredModel
+from ddcap.model.twin import AutoregressiveModel
 from ddcap.settings import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 from ddcap.training.loss import caption_loss, draw_noise
 from ddcap.training.state import compile_blocks
 
 LONGEST, VOCABULARY = 20, 50_257
+_Model = TypeVar("_Model", bound=StoredModel)
 WAYS = ("one-hot", "ours", "compiled", "checkpointing", "five a picture")
 
 
-def build_model() -> DDCapModel:
-    """The caption model; of the encoder, whose features are given, one layer is there for the shapes."""
-    encoder = EncoderSettings(kind="clip", name="one layer", image_size=224, fit="crop")
-    architecture = {"hidden_size": 768, "num_hidden_layers": 1, "num_attention_heads": 12, "patch_size": 16}
-    config = ModelConfig(VOCABULARY, encoder, ModelSettings(), DiffusionSettings(), DecodingSettings())
-    return DDCapModel(config, build_image_encoder(encoder, pretrained=False, architecture=architecture))
+def build_model(kind: type[_Model], encoder_layers: int = 1) -> _Model:
+    """The caption model or its twin; where an encoder's features are given, one layer shows their shapes."""
+    encoder = EncoderSettings(kind="clip", name="random", image_size=224, fit="crop", stored=True)
+    architecture = {"hidden_size": 768, "num_attention_heads": 12, "patch_size": 16}
+    architecture["num_hidden_layers"] = encoder_layers
+    model, decoding = ModelSettings(), DecodingSettings()
+    if kind is AutoregressiveModel:
+        model = ModelSettings(kind="autoregressive", length_prediction=False, concentrated_attention=False)
+        decoding = DecodingSettings(method="left_to_right", guidance=1.0)
+    config = ModelConfig(VOCABULARY, encoder, model, DiffusionSettings(), decoding)
+    return kind(config, build_image_encoder(encoder, pretrained=False, architecture=architecture))
 
 
 def noise_one_hot(tokens: Tensor, timestep: Tensor, schedule: Schedule) -> Tensor:
@@ -84,10 +93,10 @@ def peak_memory(step: Callable[[], float], device: torch.device) -> float:
     return max(itertools.accumulate(sizes)) / 2**30
 
 
-def product_speed(device: torch.device) -> float:
-    """Operations a second of a large bfloat16 matrix product."""
+def product_speed(device: torch.device, dtype: torch.dtype = torch.bfloat16) -> float:
+    """Operations a second of a large matrix product."""
     side = 8192 if device.type == "cuda" else 2048
-    one, other = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     times = []
     for _ in range(6):
         begun = now(device)
@@ -107,7 +116,7 @@ def measure(way: str, captions: int, runs: int, device: torch.device) -> dict[st
     """Median seconds of a step and of its noising, peak memory above model and optimizer, operations."""
     speed = product_speed(device)
     torch.manual_seed(0)
-    model = build_model().to(device).train()
+    model = build_model(DDCapModel).to(device).train()
     model.encoder.requires_grad_(False)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
     for parameter in model.parameters():
@@ -141,7 +150,8 @@ def measure(way: str, captions: int, runs: int, device: torch.device) -> dict[st
             noised_after = now(device) - begun
             with torch.autocast(device.type, torch.bfloat16):
                 every = torch.full_like(lengths, LONGEST)  # nothing is left out
-                logits = model(noised, timestep, every, features).logits
+                hidden = model(noised, timestep, every, model.keys_values(features))
+                logits = model.denoiser.logits(hidden)
                 loss = F.cross_entropy(logits.flatten(0, 1).float(), tokens.flatten(), reduction="none")
                 loss = loss[positions].mean()
         else:
