@@ -138,7 +138,8 @@ class Captioner:
         """
         given = {name: value for name, value in changes.items() if value is not None}
         own = dump_settings(self.decoding)
-        own.update(self._preset(given.pop("preset", None)))
+        if "preset" in given:
+            own.update(self._preset(given.pop("preset")))
         if given.get("length", "predicted") != "predicted" and given.get("candidates", 1) == 1:
             own.update(exact_length=True, candidates=1)
         elif "length" in given or given.get("candidates", 1) != 1:
@@ -150,11 +151,11 @@ class Captioner:
             raise RecipeError(str(error)) from None
         return merged
 
-    def _preset(self, name: str | None) -> dict[str, Any]:
+    def _preset(self, name: str) -> dict[str, Any]:
         presets = PRESETS[self.model.config.model.kind]
-        if name is not None and name not in presets:
+        if name not in presets:
             raise RecipeError(f"preset={name!r}: use one of {', '.join(presets)}")
-        return {} if name is None else presets[name]
+        return presets[name]
 
     def save(self, folder: str | Path, dtype: Any = None, **settings: Any) -> None:
         """Write model and tokenizer into `folder`, with decoding settings to become the model's own.

@@ -5,7 +5,6 @@ Shapes: B captions, L positions, n of them still MASK, S steps, V words (the id 
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,12 +42,11 @@ class BestFirstPlan:
         A caption that is as far as planned follows the plan. One that is behind runs at the t of what it has
         left, and makes up for it; after the last planned step it is to commit all.
         """
-        planned = self.blanks - self.quotas[: step + 1].sum(axis=0)  # MASK positions after this step
+        planned, after = self.quotas[step:].sum(axis=0), self.quotas[step + 1 :].sum(axis=0)
         timesteps = _share_left(blanks, self.lengths, self.diffusion_steps)
         if step < len(self.quotas):
-            is_behind = blanks > planned + self.quotas[step]
-            timesteps = np.where(is_behind, timesteps, self.timesteps[step])
-        return timesteps, blanks - np.minimum(planned, blanks)
+            timesteps = np.where(blanks > planned, timesteps, self.timesteps[step])
+        return timesteps, blanks - after
 
 
 def plan_steps(
@@ -100,7 +98,10 @@ def _share_left(blanks: np.ndarray, lengths: np.ndarray, diffusion_steps: int) -
 
 def most_certain(is_mask: Array, confidences: Array, quota: Array) -> Array:
     """(B, L) True at the `quota` (B,) surest MASK positions of each caption; of equals, the first."""
-    return is_mask & (_ranks(is_mask, confidences) < quota[:, None])
+    xp = array_namespace(confidences)
+    order = xp.argsort(xp.where(is_mask, confidences, -1.0), axis=1, descending=True, stable=True)
+    rank = xp.argsort(order, axis=1)  # sorting twice gives ranks without a loop over the batch
+    return is_mask & (rank < quota[:, None])
 
 
 def first_of_each(committed: Array, words: Array, confidences: Array) -> Array:
@@ -109,17 +110,12 @@ def first_of_each(committed: Array, words: Array, confidences: Array) -> Array:
     Positions are predicted independently of each other, so that two of them may want the same noun. The next
     step sees that it is there, and chooses another word for the second one.
     """
-    rank = _ranks(committed, confidences)
-    is_same = (words[:, :, None] == words[:, None, :]) & committed[:, None, :]  # (B, L, L)
-    is_surer = rank[:, None, :] < rank[:, :, None]
-    return committed & ~array_namespace(words).any(is_same & is_surer, axis=2)
-
-
-def _ranks(among: Array, confidences: Array) -> Array:
-    """(B, L) 0 for the surest position of those in `among`, and so on; of equals, the first comes first."""
-    xp = array_namespace(confidences)
-    order = xp.argsort(xp.where(among, confidences, -1.0), axis=1, descending=True, stable=True)
-    return xp.argsort(order, axis=1)  # sorting twice gives ranks without a loop over the batch
+    xp = array_namespace(words)
+    place = xp.arange(words.shape[1], device=device(words))
+    one, other = confidences[:, :, None], confidences[:, None, :]  # (B, L, 1), (B, 1, L)
+    is_surer = (other > one) | ((other == one) & (place < place[:, None]))
+    is_same = (words[:, :, None] == words[:, None, :]) & committed[:, None, :]
+    return committed & ~xp.any(is_same & is_surer, axis=2)
 
 
 def decode_best_first(
@@ -151,14 +147,13 @@ def decode_best_first(
             steps than planned. Not in the paper.
     """
     xp, on = array_namespace(tokens), device(tokens)
-    history, step_confidences, told = [tokens], [], []
+    history, step_confidences = [tokens], []
+    told: list[np.ndarray] = []  # the t of each step
     confidences = xp.ones(tuple(tokens.shape), dtype=xp.float32, device=on)
     blanks, part = plan.blanks, predictor
     rows, places = np.arange(len(blanks)), like(np.arange(len(blanks)), tokens)
-    for step in itertools.count():
-        if step >= len(plan.quotas) and not blanks.any():
-            break
-        timesteps, quotas = plan.at(step, blanks)
+    while len(told) < len(plan.quotas) or blanks.any():
+        timesteps, quotas = plan.at(len(told), blanks)
         kept = running_captions(blanks > 0, captions_per_image)
         if len(kept) < len(rows):
             rows, places = kept, like(kept, tokens)

@@ -51,18 +51,6 @@ class _Encoder(nn.Module):
         return (features.memory, features.summary, *((seen.ids, seen.confidences) if seen else ()))
 
 
-class _Length(nn.Module):
-    """Summary (I, S) to length logits (I, max_length)."""
-
-    def __init__(self, head: nn.Module) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(self, summary: Tensor) -> Tensor:
-        logits: Tensor = self.head(summary)
-        return logits
-
-
 class _Memory(nn.Module):
     """Features of I images to keys and values (layers, I, H, P, D/H), and which positions there are (I, P).
 
@@ -237,7 +225,7 @@ def _graphs(model: DDCapModel) -> Iterator[tuple[str, Any]]:
         yield "encoder", _export(_Encoder(model), {"pixels": (pixels, per_image)}, names)
         if model.length_head is not None:
             summary = {"summary": (features[1], per_image)}
-            yield "length", _export(_Length(model.length_head), summary, ("length_logits",))
+            yield "length", _export(model.length_head, summary, ("length_logits",))
     with torch.enable_grad():  # then attention is written out, see `layers.attend`: fewer and simpler nodes
         keys_values = _Memory(model)(*features)
         shape = (images, captions)
