@@ -14,26 +14,7 @@ import numpy as np
 
 from ddcap.arrays import Array, array_namespace, device, draw_uniform, like, log_sum_exp, raise_at
 from ddcap.data.concepts import ConceptSpelling, ConceptTokens
-
-# Special design 4 at inference: equations 7 and 8.
-
-
-def guide(image_logits: Array, image_free_logits: Array, scale: float) -> Array:
-    """Equations 7 and 8: log p(x_0|x_t, f) + s (log p(x_0|x_t, y) - log p(x_0|x_t, f)).
-
-    What the logarithms of normalised probabilities differ in from logits is the same for all words of a
-    position, and falls out when the sum is normalised again; so logits are enough.
-
-    Args:
-        image_logits: (..., V) with the image.
-        image_free_logits: (..., V) with the image-free memory.
-        scale: s; 1 gives the first, 0 the second.
-
-    Returns:
-        (..., V) logits.
-    """
-    return image_free_logits + scale * (image_logits - image_free_logits)
-
+from ddcap.model.image_free import guide
 
 # What is seen in the picture has a say in what is written: concepts as evidence while a caption is decoded. A
 # tagger knows rare words better than a captioner that has read them a few times. Not in the paper; it needs a
@@ -135,9 +116,15 @@ class DenoisingSteps(Protocol):
         """Logits (B, n, V) at `positions`, with the image and, if it was asked for, without."""
 
     def likeliest(
-        self, tokens: Array, timestep: Array, lengths: Array, positions: Array, added: Array | None
+        self,
+        tokens: Array,
+        timestep: Array,
+        lengths: Array,
+        positions: Array,
+        added: Array | None = None,
+        scale: float = 1.0,
     ) -> tuple[Array, Array]:
-        """The likeliest token (B, n) and its log-probability, after (B, V) was added to the logits."""
+        """The likeliest token (B, n) and its log-probability, guided and with (B, V) added to the logits."""
 
 
 class Predictor:
@@ -192,9 +179,9 @@ class Predictor:
         generator: np.random.Generator | None = None,
     ) -> tuple[Array, Array]:
         """The likeliest token (B, n) at each position, or a draw, and its log-probability."""
-        if temperature == 0 and self.scale == 1:
+        if temperature == 0:
             added = self._added(tokens)
-            return self.steps.likeliest(tokens, timestep, self.lengths, positions, added)
+            return self.steps.likeliest(tokens, timestep, self.lengths, positions, added, self.scale)
         logits = self.logits(tokens, timestep, positions)
         return choose_tokens(logits, temperature, generator)
 

@@ -21,7 +21,15 @@ from ddcap.settings import (
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 GRAPHS_NAME = "graphs.json"  # which weight each constant of the ONNX graphs is
-GRAPHS = ("encoder", "length", "memory", "step", "step_int8")  # each NAME.onnx; the light runtime's
+GRAPHS = (
+    "encoder",
+    "length",
+    "memory",
+    "step",
+    "step_int8",
+    "choose",
+    "guided_choose",
+)  # each NAME.onnx; the light runtime's
 ENCODER_NAME = "encoder.json"  # the architecture of a trained encoder that would else be asked of the Hub
 
 

@@ -18,6 +18,7 @@ from ddcap.model.config import ModelConfig
 from ddcap.model.denoiser import Denoiser
 from ddcap.model.encoders import ImageEncoder
 from ddcap.model.features import ImageFeatures
+from ddcap.model.image_free import guide
 from ddcap.model.layers import LengthHead, Packing, TanhMLP, may_attend
 from ddcap.model.storage import StoredModel
 
@@ -178,10 +179,18 @@ class TorchSteps:
 
     @torch.no_grad()
     def likeliest(
-        self, tokens: Tensor, timestep: Tensor, lengths: Tensor, positions: Tensor, added: Tensor | None
+        self,
+        tokens: Tensor,
+        timestep: Tensor,
+        lengths: Tensor,
+        positions: Tensor,
+        added: Tensor | None = None,
+        scale: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
         """See `decoding.guidance.DenoisingSteps`."""
-        logits, _ = self.logits(tokens, timestep, lengths, positions)
+        logits, image_free = self.logits(tokens, timestep, lengths, positions)
+        if image_free is not None:
+            logits = guide(logits, image_free, scale)
         if added is not None:
             logits += added.unsqueeze(1)
         highest, chosen = logits.max(dim=2)

@@ -1,9 +1,10 @@
 """A diffusion model as ONNX graphs: what `model/onnx_model.py` runs without PyTorch.
 
 Graphs with a dynamic number of images each: pixels to features (encoder), features to length logits (length;
-of a model with a length head), features to the cross-attention's keys and values (memory), and one step of
-the denoiser, with matrix products in float32 (step) and in int8 (step_int8). They hold no weights: they name
-those of `model.safetensors`, so that both runtimes compute with the same numbers.
+of a model with a length head), features to the cross-attention's keys and values (memory), one step of the
+denoiser to logits, with matrix products in float32 (step) and in int8 (step_int8), and logits to the
+likeliest tokens (choose; with guidance, guided_choose). They hold no weights: they name those of
+`model.safetensors`, so that both runtimes compute with the same numbers.
 
 Shapes: I images, K captions of each, L caption positions, n of them asked for, P image positions, V words.
 """
@@ -32,6 +33,7 @@ from ddcap.model.blocks import MemoryKeysValues
 from ddcap.model.config import GRAPHS_NAME, WEIGHTS_NAME
 from ddcap.model.ddcap import DDCapModel
 from ddcap.model.features import ImageFeatures
+from ddcap.model.image_free import guide
 from ddcap.model.kinds import load_model
 from ddcap.model.quantization import is_quantised, quantise
 
@@ -52,10 +54,7 @@ class _Encoder(nn.Module):
 
 
 class _Memory(nn.Module):
-    """Features of I images to keys and values (layers, I, H, P, D/H), and which positions there are (I, P).
-
-    The same of the image-free memory, as of one image.
-    """
+    """Features of I images to the parts of their memory, then to those of the image-free one (one image)."""
 
     def __init__(self, model: DDCapModel) -> None:
         super().__init__()
@@ -64,23 +63,31 @@ class _Memory(nn.Module):
     def forward(
         self, memory: Tensor, summary: Tensor, ids: Tensor | None = None, confidences: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        seen = None if ids is None or confidences is None else ConceptTokens(ids, confidences)
-        features = ImageFeatures(memory, summary, seen)
-        of_images = self.model.project_memory(features)
-        image_free = self.model.image_free_keys_values()
-        return (*_stacked(of_images), *_stacked(image_free))
+        features = _features(memory, summary, ids, confidences)
+        both = (self.model.project_memory(features), self.model.image_free_keys_values())
+        return tuple(part for memory in both for part in _parts_of(memory).values())
 
 
-def _stacked(keys_values: MemoryKeysValues) -> tuple[Tensor, Tensor, Tensor]:
-    keys, values = (torch.stack(part) for part in zip(*keys_values.layers, strict=True))
-    visible = keys_values.visible
-    if visible is None:
-        visible = torch.ones(keys.shape[1], keys.shape[3], dtype=torch.bool)
-    return keys, values, visible
+def _features(
+    memory: Tensor, summary: Tensor, ids: Tensor | None = None, confidences: Tensor | None = None
+) -> ImageFeatures:
+    seen = None if ids is None or confidences is None else ConceptTokens(ids, confidences)
+    return ImageFeatures(memory, summary, seen)
+
+
+def _parts_of(memory: MemoryKeysValues) -> dict[str, Tensor]:
+    """Keys and values (I, H, P, D/H) of every layer, and which positions are visible (I, P), if not all are.
+
+    Each layer has arrays of its own: out of one for all layers a graph would copy them at every step.
+    """
+    parts = {}
+    for layer, (keys, values) in enumerate(memory.layers):
+        parts.update({f"keys_{layer}": keys, f"values_{layer}": values})
+    return parts if memory.visible is None else {**parts, "visible": memory.visible}
 
 
 class _Step(nn.Module):
-    """One step: noised captions (I, K, L) to the likeliest token, its log-probability, and logits.
+    """One step: noised captions (I, K, L) to logits (I, K, n, V) of the positions asked for.
 
     What the layer norms take from each timestep is a table in the graph.
     """
@@ -98,26 +105,40 @@ class _Step(nn.Module):
         timestep: Tensor,
         lengths: Tensor,
         positions: Tensor,
-        added: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        visible: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        memory: list[Tensor],
+    ) -> Tensor:
         images, captions, longest = tokens.shape
-        layers = tuple((keys[layer], values[layer]) for layer in range(self.model.config.model.layers))
+        count = 2 * self.model.config.model.layers
+        layers = tuple(zip(memory[:count:2], memory[1:count:2], strict=True))
         hidden = self.model(
             tokens.reshape(-1, longest),
             timestep.reshape(-1),
             lengths.reshape(-1),
-            MemoryKeysValues(layers, visible),
+            MemoryKeysValues(layers, *memory[count:]),
             self.modulations,
         )
         places = positions.reshape(images * captions, -1)
         rows = torch.arange(images * captions).unsqueeze(1)
-        logits = self.model.denoiser.logits(hidden[rows, places]) + added.reshape(images * captions, 1, -1)
-        log_probability, chosen = logits.log_softmax(dim=2).max(dim=2)
-        shape = (images, captions, -1)
-        return chosen.reshape(shape), log_probability.reshape(shape), logits.reshape(*shape, logits.shape[2])
+        logits: Tensor = self.model.denoiser.logits(hidden[rows, places])
+        return logits.reshape(images, captions, -1, logits.shape[2])
+
+
+class _Choose(nn.Module):
+    """Logits (B, n, V) to the likeliest token (B, n) and its log-probability, after (B, V) was added."""
+
+    def forward(self, logits: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
+        log_probability, chosen = (logits + added.unsqueeze(1)).log_softmax(dim=2).max(dim=2)
+        return chosen, log_probability
+
+
+class _GuidedChoose(nn.Module):
+    """The same of logits with the image and logits without it, guided with a scale ()."""
+
+    def forward(
+        self, logits: Tensor, image_free: Tensor, scale: Tensor, added: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        chosen, log_probability = _Choose()(guide(logits, image_free, scale), added)
+        return chosen, log_probability
 
 
 class _Int8Linear(nn.Module):
@@ -227,38 +248,58 @@ def _graphs(model: DDCapModel) -> Iterator[tuple[str, Any]]:
             summary = {"summary": (features[1], per_image)}
             yield "length", _export(model.length_head, summary, ("length_logits",))
     with torch.enable_grad():  # then attention is written out, see `layers.attend`: fewer and simpler nodes
-        keys_values = _Memory(model)(*features)
+        memory = _parts_of(model.project_memory(_features(*features)))
         shape = (images, captions)
         per_caption: Any = {0: any_size, 1: any_size}
         per_position: Any = {**per_caption, 2: any_size}
-        of_layers: Any = {1: any_size, 3: any_size}
+        per_place: Any = {0: any_size, 2: any_size}
         step = {
             "tokens": (torch.full((*shape, length), model.mask_id), per_position),
             "timestep": (torch.zeros(shape, dtype=torch.long), per_caption),
             "lengths": (torch.full(shape, length), per_caption),
             "positions": (torch.zeros(*shape, asked, dtype=torch.long), per_position),
-            "added": (torch.zeros(*shape, model.mask_id), per_caption),
-            "keys": (keys_values[0], of_layers),
-            "values": (keys_values[1], of_layers),
-            "visible": (keys_values[2], per_caption),
         }
-        outputs = ("keys", "values", "visible", "free_keys", "free_values", "free_visible")
+        seen = {
+            name: (part, per_caption if name == "visible" else per_place) for name, part in memory.items()
+        }
+        outputs = (*memory, *(f"free_{name}" for name in memory))
         inputs = {name: (value, per_image) for name, value in zip(names, features, strict=True)}
         yield "memory", _export(_Memory(model), inputs, outputs)
-        found = ("chosen", "log_probability", "logits")
-        yield "step", _export(_Step(model), step, found)
-        yield "step_int8", _export(_Step(_in_int8(model)), step, found)
+        yield "step", _export(_Step(model), step, ("logits",), seen)
+        yield "step_int8", _export(_Step(_in_int8(model)), step, ("logits",), seen)
+    logits = torch.zeros(captions, asked, model.mask_id)
+    inputs = {"logits": (logits, per_caption), "added": (logits[:, 0].clone(), per_image)}
+    found = ("chosen", "log_probability")
+    yield "choose", _export(_Choose(), inputs, found)
+    free = {"image_free": (logits.clone(), per_caption), "scale": (torch.tensor(1.17), {})}
+    inputs = {"logits": inputs["logits"], **free, "added": inputs["added"]}
+    yield "guided_choose", _export(_GuidedChoose(), inputs, found)
 
 
-def _export(module: nn.Module, inputs: dict[str, tuple[Tensor, Any]], outputs: Sequence[str]) -> Any:
-    """The graph of `module`; each input is an example, and which of its sizes may differ."""
+def _export(
+    module: nn.Module,
+    inputs: dict[str, tuple[Tensor, Any]],
+    outputs: Sequence[str],
+    listed: dict[str, tuple[Tensor, Any]] | None = None,
+) -> Any:
+    """The graph of `module`.
+
+    Args:
+        module: what to export.
+        inputs: an example of each, and which of its sizes may differ.
+        outputs: their names.
+        listed: inputs that `module` takes as a list, behind the others.
+    """
+    arguments: list[tuple[Any, Any]] = [*inputs.values()]
+    if listed is not None:
+        arguments.append(([part for part, _ in listed.values()], [sizes for _, sizes in listed.values()]))
     with _quietly():
         return torch.onnx.export(
             module.eval(),
-            tuple(example for example, _ in inputs.values()),
+            tuple(example for example, _ in arguments),
             dynamo=True,
-            dynamic_shapes=tuple(sizes for _, sizes in inputs.values()),
-            input_names=list(inputs),
+            dynamic_shapes=tuple(sizes for _, sizes in arguments),
+            input_names=[*inputs, *(listed or ())],
             output_names=list(outputs),
             verbose=False,
         )

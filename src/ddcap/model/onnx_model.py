@@ -9,7 +9,7 @@ Shapes: I images, B captions (B a multiple of I), L caption positions, n of them
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,14 +42,18 @@ class OnnxModel:
         self.config = read_config(folder)
         self.tokenizer = CaptionTokenizer.load(folder)
         self.vocabulary = ConceptVocabulary.load(folder) if self.config.concepts else None
-        weights = _Weights(self.folder)
-        step = "step_int8" if precision == "int8" else "step"
-        self._encoder, self._memory, self._step = (
-            _load_graph(self.folder, name, weights, threads) for name in ("encoder", "memory", step)
-        )
-        self._length = None
-        if self.config.model.length_prediction:
-            self._length = _load_graph(self.folder, "length", weights, threads)
+        self._weights = _Weights(self.folder)
+        self._graphs: dict[str, Any] = {}
+        needed = ["encoder", "memory", "step", "choose"]
+        for name in [*needed, "length"] if self.config.model.length_prediction else needed:
+            self.graph(name)
+
+    def graph(self, name: str) -> Any:
+        """The session of a graph; "step" is that of the precision."""
+        if name not in self._graphs:
+            file = "step_int8" if name == "step" and self.precision == "int8" else name
+            self._graphs[name] = _load_graph(self.folder, file, self._weights, self.threads)
+        return self._graphs[name]
 
     @cached_property
     def _bulk(self) -> OnnxModel:
@@ -88,54 +92,68 @@ class OnnxModel:
 
     def encode(self, pixels: np.ndarray) -> ImageFeatures:
         """Features of pixels (I, 3, H, W)."""
-        memory, summary, *seen = self._encoder.run(None, {"pixels": pixels})
+        memory, summary, *seen = self.graph("encoder").run(None, {"pixels": pixels})
         return ImageFeatures(memory, summary, ConceptTokens(*seen) if seen else None)
 
     def length_logits(self, features: ImageFeatures) -> np.ndarray | None:
         """(I, max_length) length logits, or None without a length head."""
-        if self._length is None:
+        if not self.config.model.length_prediction:
             return None
-        (logits,) = self._length.run(None, {"summary": features.summary})
+        (logits,) = self.graph("length").run(None, {"summary": features.summary})
         return np.asarray(logits)
 
     def denoising_steps(self, features: ImageFeatures, *, with_image_free: bool) -> OnnxSteps:
         """The denoiser at work on captions of these pictures, see `decoding.guidance.DenoisingSteps`."""
-        return OnnxSteps(self._memory, self._step, features, with_image_free, self.mask_id)
+        return OnnxSteps(self, features, with_image_free)
 
 
 class OnnxSteps:
     """A denoiser at work on captions of I images; see `decoding.guidance.DenoisingSteps`.
 
+    The image-free branch of one picture runs in the call of the other branch, which reads the weights once.
+    That of several is a call of its own: they all share one small memory, and captions that are alike, as all
+    are before the first step, are computed once.
+
     Args:
-        memory: the graph.
-        step: the graph.
+        model: whose graphs run.
         features: of I images.
         with_image_free: whether logits without the image are wanted too.
-        vocabulary_size: V.
     """
 
-    def __init__(
-        self, memory: Any, step: Any, features: ImageFeatures, with_image_free: bool, vocabulary_size: int
-    ) -> None:
-        self._step, self.vocabulary_size = step, vocabulary_size
+    def __init__(self, model: OnnxModel, features: ImageFeatures, with_image_free: bool) -> None:
+        self._graph, self.vocabulary_size = model.graph, model.mask_id
         self._images = features.images
-        names = ["keys", "values", "visible"]
-        free = [f"free_{name}" for name in names] if with_image_free else []
-        arrays = memory.run([*names, *free], _inputs_of(features))
-        self._memory = dict(zip(names, arrays[:3], strict=True))
-        self._free = dict(zip(names, arrays[3:], strict=True)) if free else None
+        memory = self._graph("memory")
+        found = dict(
+            zip(
+                (one.name for one in memory.get_outputs()),
+                memory.run(None, _inputs_of(features)),
+                strict=True,
+            )
+        )
+        self._memory = {name: part for name, part in found.items() if not name.startswith(_FREE)}
+        self._free = None
+        if with_image_free:
+            self._free = {name: found[_FREE + name] for name in self._memory}
+            if self._images == 1:
+                self._memory = {name: _joined(part, self._free[name]) for name, part in self._memory.items()}
 
     def logits(
         self, tokens: np.ndarray, timestep: np.ndarray, lengths: np.ndarray, positions: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Logits (B, n, V) with the image and, if it was asked for, without."""
-        asked = (tokens, timestep, lengths, positions, None)
-        (logits,) = self._run(["logits"], self._images, self._memory, *asked)
+        asked = (tokens, timestep, lengths, positions)
         if self._free is None:
-            return logits, None
+            return self._step(asked, self._images, self._memory), None
+        if self._images == 1:
+            both = self._step([np.concatenate([one, one]) for one in asked], 2, self._memory)
+            return both[: len(tokens)], both[len(tokens) :]
+        logits = self._step(asked, self._images, self._memory)
+        together = np.concatenate([one.reshape(len(tokens), -1) for one in asked], axis=1)
+        _, first, which = np.unique(together, axis=0, return_index=True, return_inverse=True)
         # without the image all captions are of the same: of none
-        (free,) = self._run(["logits"], 1, self._free, *asked)
-        return logits, free
+        image_free = self._step([one[first] for one in asked], 1, self._free)
+        return logits, image_free[which.reshape(-1)]
 
     def likeliest(
         self,
@@ -143,40 +161,38 @@ class OnnxSteps:
         timestep: np.ndarray,
         lengths: np.ndarray,
         positions: np.ndarray,
-        added: np.ndarray | None,
+        added: np.ndarray | None = None,
+        scale: float = 1.0,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The likeliest token (B, n) and its log-probability, after (B, V) was added to the logits."""
-        wanted, asked = ["chosen", "log_probability"], (tokens, timestep, lengths, positions, added)
-        chosen, log_probability = self._run(wanted, self._images, self._memory, *asked)
+        """See `decoding.guidance.DenoisingSteps`."""
+        logits, image_free = self.logits(tokens, timestep, lengths, positions)
+        if added is None:
+            added = np.zeros((len(tokens), self.vocabulary_size), dtype=np.float32)
+        arrays = {"logits": logits, "added": added}
+        if image_free is None:
+            chosen, log_probability = self._graph("choose").run(None, arrays)
+        else:
+            arrays.update(image_free=image_free, scale=np.array(scale, dtype=np.float32))
+            chosen, log_probability = self._graph("guided_choose").run(None, arrays)
         return chosen, log_probability
 
-    def _run(
-        self,
-        outputs: list[str],
-        images: int,
-        memory: Mapping[str, np.ndarray],
-        tokens: np.ndarray,
-        timestep: np.ndarray,
-        lengths: np.ndarray,
-        positions: np.ndarray,
-        added: np.ndarray | None,
-    ) -> list[np.ndarray]:
-        captions = len(tokens)
-        if added is None:
-            added = np.zeros((captions, self.vocabulary_size), dtype=np.float32)
-        per_caption = {
-            "tokens": tokens,
-            "timestep": timestep,
-            "lengths": lengths,
-            "positions": positions,
-            "added": added,
-        }
+    def _step(self, asked: Sequence[np.ndarray], images: int, memory: Mapping[str, np.ndarray]) -> np.ndarray:
+        """(B, n, V) logits of captions that are grouped by image."""
         grouped = {
-            name: np.ascontiguousarray(value).reshape(images, captions // images, *value.shape[1:])
-            for name, value in per_caption.items()
+            name: np.ascontiguousarray(value).reshape(images, len(value) // images, *value.shape[1:])
+            for name, value in zip(("tokens", "timestep", "lengths", "positions"), asked, strict=True)
         }
-        found = self._step.run(outputs, {**grouped, **memory})
-        return [value.reshape(captions, *value.shape[2:]) for value in found]
+        (logits,) = self._graph("step").run(None, {**grouped, **memory})
+        return np.asarray(logits.reshape(-1, *logits.shape[2:]))
+
+
+_FREE = "free_"  # begins the names of what the image-free memory gives
+
+
+def _joined(part: np.ndarray, image_free: np.ndarray) -> np.ndarray:
+    """A part of a picture's memory and of the image-free one, of perhaps fewer positions, as two images."""
+    space = [(0, own - free) for own, free in zip(part.shape, image_free.shape, strict=True)]
+    return np.concatenate([part, np.pad(image_free, space)])
 
 
 def _inputs_of(features: ImageFeatures) -> dict[str, np.ndarray]:
