@@ -21,15 +21,10 @@ from ddcap.settings import (
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 GRAPHS_NAME = "graphs.json"  # which weight each constant of the ONNX graphs is
-GRAPHS = (
-    "encoder",
-    "length",
-    "memory",
-    "step",
-    "step_int8",
-    "choose",
-    "guided_choose",
-)  # each NAME.onnx; the light runtime's
+INT8 = "_int8"  # ends the names of graphs that multiply integers
+_BOTH = ("memory", "step")
+GRAPHS = ("encoder", "length", *_BOTH, *(name + INT8 for name in _BOTH), "choose", "guided_choose")
+"""The light runtime's, each NAME.onnx; see `model/onnx_export.py`."""
 ENCODER_NAME = "encoder.json"  # the architecture of a trained encoder that would else be asked of the Hub
 
 

@@ -2,9 +2,9 @@
 
 Graphs with a dynamic number of images each: pixels to features (encoder), features to length logits (length;
 of a model with a length head), features to the cross-attention's keys and values (memory), one step of the
-denoiser to logits, with matrix products in float32 (step) and in int8 (step_int8), and logits to the
-likeliest tokens (choose; with guidance, guided_choose). They hold no weights: they name those of
-`model.safetensors`, so that both runtimes compute with the same numbers.
+denoiser to logits (step), and logits to the likeliest tokens (choose; with guidance, guided_choose). Memory
+and step come in two kinds: with matrix products in float32 and in int8. Graphs hold no weights: they name
+those of `model.safetensors`, so that both runtimes compute with the same numbers.
 
 Shapes: I images, K captions of each, L caption positions, n of them asked for, P image positions, V words.
 """
@@ -30,7 +30,7 @@ from ddcap.data.concepts import ConceptTokens
 from ddcap.errors import DDCapError, MissingExtraError
 from ddcap.files import replacing, write_text
 from ddcap.model.blocks import MemoryKeysValues
-from ddcap.model.config import GRAPHS_NAME, WEIGHTS_NAME
+from ddcap.model.config import GRAPHS_NAME, INT8, WEIGHTS_NAME
 from ddcap.model.ddcap import DDCapModel
 from ddcap.model.features import ImageFeatures
 from ddcap.model.image_free import guide
@@ -191,7 +191,7 @@ def _in_int8(model: DDCapModel) -> DDCapModel:
     for block in model.denoiser.each_block():
         for parent in (block.self_attention, block.cross_attention, block.mlp):
             for name, layer in list(parent.named_children()):
-                if isinstance(layer, nn.Linear) and name != "key_value":
+                if isinstance(layer, nn.Linear):
                     setattr(parent, name, _Int8Linear(layer))
     denoiser: Any = model.denoiser
     denoiser.head = _Int8Linear(denoiser.token_embedding)
@@ -264,9 +264,9 @@ def _graphs(model: DDCapModel) -> Iterator[tuple[str, Any]]:
         }
         outputs = (*memory, *(f"free_{name}" for name in memory))
         inputs = {name: (value, per_image) for name, value in zip(names, features, strict=True)}
-        yield "memory", _export(_Memory(model), inputs, outputs)
-        yield "step", _export(_Step(model), step, ("logits",), seen)
-        yield "step_int8", _export(_Step(_in_int8(model)), step, ("logits",), seen)
+        for ending, one in (("", model), (INT8, _in_int8(model))):
+            yield f"memory{ending}", _export(_Memory(one), inputs, outputs)
+            yield f"step{ending}", _export(_Step(one), step, ("logits",), seen)
     logits = torch.zeros(captions, asked, model.mask_id)
     inputs = {"logits": (logits, per_caption), "added": (logits[:, 0].clone(), per_image)}
     found = ("chosen", "log_probability")

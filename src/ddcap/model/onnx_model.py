@@ -20,7 +20,7 @@ from ddcap.data.concepts import ConceptSpelling, ConceptTokens, ConceptVocabular
 from ddcap.data.images import Preprocessing, preprocessing_of
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError
-from ddcap.model.config import GRAPHS_NAME, WEIGHTS_NAME, read_config
+from ddcap.model.config import GRAPHS, GRAPHS_NAME, INT8, WEIGHTS_NAME, read_config
 from ddcap.model.features import ImageFeatures
 from ddcap.model.quantization import SCALE, in_float32, quantise
 
@@ -49,9 +49,9 @@ class OnnxModel:
             self.graph(name)
 
     def graph(self, name: str) -> Any:
-        """The session of a graph; "step" is that of the precision."""
+        """The session of a graph, of the precision if it comes in several."""
         if name not in self._graphs:
-            file = "step_int8" if name == "step" and self.precision == "int8" else name
+            file = name + INT8 if self.precision == "int8" and name + INT8 in GRAPHS else name
             self._graphs[name] = _load_graph(self.folder, file, self._weights, self.threads)
         return self._graphs[name]
 
