@@ -13,14 +13,18 @@ and is timed on a row of its own; the others start from its output.
 - twin: the autoregressive model of the same size with its cache.
 - GPT-2 and BLIP: `transformers`' ViT + GPT-2 and BLIP-base text decoder, greedy, with their caches.
 
-All ways of a batch size run by turns in one process; medians with the lowest and the highest. Memory is the
-peak of a process of its own that runs the one way. "Share of the machine" is the larger of two: operations
-over those of a large matrix product a second, bytes of weights and keys over those of a large copy.
+Where there are several pictures, ONNX's are shared out to the cores, as `Captioner` does in bulk. All ways of
+a batch size run by turns in one process; medians with the lowest and the highest. Memory is the peak of a
+process of its own that runs the one way. "Share of the machine" is the larger of two: operations over those
+of a large matrix product a second (for int8, of integers), bytes of weights and keys over those of a large
+read.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import os
 import statistics
 import sys
 import tempfile
@@ -41,7 +45,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.best_first import plan_steps
 from ddcap.decoding.generate import generate
-from ddcap.machine import computing, describe_machine
+from ddcap.machine import ahead, computing, describe_machine
 from ddcap.model.ddcap import DDCapModel
 from ddcap.model.features import ImageFeatures
 from ddcap.model.image_free import guide
@@ -93,10 +97,9 @@ class Ways:
             model = self._model("ddcap" if how == "PyTorch" else "float32")
             return self._in_precision(lambda: model.encode(pixels))
         if "ONNX" in how:
-            model = self._model(how.split()[-1])
             settings = EXACT if name == "exact" else FAST
             arrays = ImageFeatures(features.memory.numpy(), features.summary.numpy())
-            return lambda: generate(model, arrays, settings, model.mask_id - 1)
+            return self._onnx_job(how.split()[-1], arrays, settings)
         if name in ("exact", "fast"):
             model, settings = self._model("ddcap"), EXACT if name == "exact" else FAST
             return self._in_precision(lambda: generate(model, features, settings, model.mask_id - 1))
@@ -112,6 +115,20 @@ class Ways:
             return self._in_precision(lambda: generate(model, features, settings, model.mask_id - 1))
         model = self._model(name)
         return self._in_precision(lambda: hugging_face(model, features))
+
+    def _onnx_job(self, precision: str, features: ImageFeatures, settings: DecodingSettings) -> _Job:
+        parts = min(os.cpu_count() or 1, features.images)
+        model = self._model(precision if parts == 1 else f"{precision} in bulk")
+
+        def caption(part: slice) -> Any:
+            one = ImageFeatures(features.memory[part], features.summary[part])
+            return generate(model, one, settings, model.mask_id - 1)
+
+        edges = [features.images * part // parts for part in range(parts + 1)]
+        slices = [slice(*pair) for pair in itertools.pairwise(edges)]
+        if parts == 1:
+            return lambda: caption(slices[0])
+        return lambda: list(ahead(caption, slices, parts))
 
     def _in_precision(self, work: _Job) -> _Job:
         def job() -> Any:
@@ -139,13 +156,14 @@ class Ways:
             return transformers.VisionEncoderDecoderModel(shape).eval()
         if name == "BLIP":
             return transformers.BlipForConditionalGeneration(transformers.BlipConfig()).eval()
-        return OnnxModel(self.folder, name)
+        precision, _, bulk = name.partition(" ")
+        return OnnxModel(self.folder, precision, threads=1 if bulk else None)
 
 
 def write_graphs(folder: Path) -> None:
     """The ONNX graphs of the model with random weights."""
     torch.manual_seed(0)
-    build_model(DDCapModel, encoder_layers=12).save_pretrained(folder)
+    build_model(DDCapModel, encoder_layers=12).save_pretrained(folder, torch.int8)
     CaptionTokenizer.gpt2().save(folder)
     export_onnx(folder)
 
@@ -197,6 +215,17 @@ def hugging_face(model: Any, features: ImageFeatures) -> Tensor:
         **limits,
     )
     return found
+
+
+def integer_speed() -> float:
+    """Operations a second of a large product of 8-bit integers."""
+    one, other = (torch.randint(-127, 128, (2048, 2048), dtype=torch.int8) for _ in range(2))
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        torch._int_mm(one, other)
+        seconds.append(time.perf_counter() - start)
+    return 2 * 2048**3 / min(seconds)
 
 
 def read_speed() -> float:
@@ -273,8 +302,13 @@ def main() -> None:
         }
         print(f"{describe_machine()}; PyTorch in {'bfloat16' if options.bfloat16 else 'float32'}")
         kind = torch.bfloat16 if options.bfloat16 else torch.float32
-        operations, read = product_speed(torch.device("cpu"), kind), read_speed()
-        print(f"a large product: {operations / 1e9:.0f} GFLOP/s, a large read: {read / 1e9:.1f} GB/s")
+        operations, integers = product_speed(torch.device("cpu"), kind), integer_speed()
+        single = product_speed(torch.device("cpu"), torch.float32)
+        read = read_speed()
+        print(
+            f"a large product: {operations / 1e9:.0f} GFLOP/s, in float32 {single / 1e9:.0f}, "
+            f"of 8-bit integers {integers / 1e9:.0f}; a large read: {read / 1e9:.1f} GB/s"
+        )
         for images in options.batches:
             times = by_turns({way: ways.job(way, images) for way in options.ways}, options.rounds)
             print(f"\n| {images} at once | ms | of GPT-2's | peak memory, MB | share of the machine |")
@@ -285,7 +319,8 @@ def main() -> None:
                 ratio = f"{middle[way] / middle['GPT-2, greedy']:.2f}" if "GPT-2, greedy" in middle else ""
                 least, share = needed(way, images), ""
                 if least is not None:
-                    seconds = max(least[0] / operations, least[1] / read)
+                    speed = integers if "int8" in way else single if "ONNX" in way else operations
+                    seconds = max(least[0] / speed, least[1] / read)
                     share = f"{100_000 * seconds / middle[way]:.0f} %"
                 print(f"| {way} | {spread} | {ratio} | {memory[way, images]:.0f} | {share} |", flush=True)
 

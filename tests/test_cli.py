@@ -123,7 +123,7 @@ def test_score_gives_what_evaluate_gave(tiny_model_folder, train_split, tmp_path
     arguments = [*train_split, "--fast", "--json"]
     main(["evaluate", str(tiny_model_folder), *arguments, "--predictions", str(predictions)])
     evaluated = json.loads(capsys.readouterr().out)
-    assert main(["score", str(predictions), *arguments]) == 0
+    assert main(["metrics", str(predictions), *arguments]) == 0
     assert json.loads(capsys.readouterr().out) == {**evaluated, "decoding": {}}
 
 
@@ -215,7 +215,7 @@ def test_export_halves_the_file_and_keeps_the_captions(tiny_model_folder, photos
             ["evaluate", "default", "--data", "x", "--images", "x", "--output", "/no/such/o.json"],
             "/no/such/o.json: its folder does not exist",
         ),
-        (["score", "/no/p.json", "--data", "x"], "/no/p.json: cannot be read"),
+        (["metrics", "/no/p.json", "--data", "x"], "/no/p.json: cannot be read"),
         (["compare", "/no/a.json", "/no/b.json"], "/no/a.json: cannot be read"),
     ],
 )
@@ -258,7 +258,7 @@ def test_a_full_disk_is_told_to_make_room(train_split, captions_json, tmp_path, 
     entries = json.loads(captions_json.read_text())["images"]
     captions = [{"image_id": str(entry["imgid"]), "caption": "a dog"} for entry in entries[:1]]
     (tmp_path / "p.json").write_text(json.dumps(captions))
-    assert main(["score", str(tmp_path / "p.json"), *train_split, "--fast", "--save-idf", "/dev/full"]) == 1
+    assert main(["metrics", str(tmp_path / "p.json"), *train_split, "--fast", "--save-idf", "/dev/full"]) == 1
     assert "/dev/full: cannot be written (No space left on device); make room" in capsys.readouterr().err
 
 
@@ -281,7 +281,7 @@ def test_an_empty_folder(model, tmp_path, capsys):
 
 
 def test_help_of_every_command_runs():
-    for command in ("caption", "infill", "train", "evaluate", "score", "compare", "convert", "export"):
+    for command in ("caption", "infill", "train", "evaluate", "metrics", "compare", "convert", "export"):
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0

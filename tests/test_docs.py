@@ -69,7 +69,7 @@ def workplace(tmp_path_factory, small_photos, captions_json, tiny_model_folder):
     (here / "predictions.json").write_text(json.dumps(said))
     for name in ("one.json", "other.json", "default.json", "test.json"):
         scored = [
-            "score",
+            "metrics",
             str(here / "predictions.json"),
             "--data",
             str(here / "dataset.json"),
@@ -103,7 +103,7 @@ def test_every_command_in_the_documents_runs(command, workplace, monkeypatch, ca
         assert main(words) == 1  # nor a checkpoint of the release
         assert "released.pt: no such file" in capsys.readouterr().err
     else:
-        status = main([*words, "--fast"] if words[0] in ("evaluate", "score") else words)
+        status = main([*words, "--fast"] if words[0] in ("evaluate", "metrics") else words)
         printed = capsys.readouterr()
         assert status == 0, printed.err
         assert printed.out or "\n0 problems" in printed.err

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
@@ -16,19 +17,19 @@ from ddcap.data.concepts import NO_CONCEPT, ConceptEdits
 from ddcap.data.images import ImageSource, load_image
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.caption import Caption, Concept, ImageResult, build_captions
-from ddcap.decoding.generate import generate
+from ddcap.decoding.constraints import Constraints, Vocabulary
+from ddcap.decoding.evidence import CaptionEvidence, caption_evidence
 from ddcap.decoding.infilling import infill, parse_template
-from ddcap.errors import CheckpointError, DDCapError, ImageError, MissingExtraError, RecipeError
+from ddcap.decoding.request import CaptionRequest, PixelsOrError
+from ddcap.decoding.rewriting import Rewriting, rewrite
+from ddcap.errors import CheckpointError, DDCapError, ImageError, RecipeError
 from ddcap.files import is_folder_name
 from ddcap.machine import ahead, computes_bfloat16, computing
-from ddcap.model.config import GRAPHS_NAME
 from ddcap.model.features import ImageFeatures
 from ddcap.model.onnx_model import OnnxModel
+from ddcap.model.runtimes import Precision, Runtime, check_choice, load_runtime
 from ddcap.publishing import DEFAULT_MODEL, find_model, upload, write_card
 from ddcap.settings import PRESETS, DecodingSettings, dump_settings, parse_settings
-
-Precision = Literal["auto", "float32", "bfloat16", "int8"]
-Runtime = Literal["auto", "onnx", "torch"]
 
 
 class Captioner:
@@ -88,36 +89,8 @@ class Captioner:
             DDCapError: if there is no such device, precision or runtime.
             MissingExtraError: if PyTorch is wanted and not installed.
         """
-        check_choice("precision", precision, Precision)
-        check_choice("runtime", runtime, Runtime)
-        folder = find_model(model)
-        if runtime == "auto":
-            light = (folder / GRAPHS_NAME).is_file() and str(device) == "cpu" and precision != "bfloat16"
-            runtime = "onnx" if light else "torch"
-        if runtime == "onnx":
-            return cls._of_graphs(folder, str(device), precision)
-        try:
-            import torch
-        except ImportError:
-            raise MissingExtraError(f"running {str(model)!r} in PyTorch", "train") from None
-        from ddcap.model.kinds import load_model
-
-        try:
-            torch.empty(0, device=device)
-        except (RuntimeError, AssertionError) as error:  # torch raises either, by kind of device
-            reason = str(error).splitlines()[0]
-            raise DDCapError(f"device {str(device)!r}: not to be had here ({reason}); use cpu") from None
-        loaded = load_model(folder)
-        return cls(loaded.to(device), loaded.tokenizer or CaptionTokenizer.load(folder), precision)
-
-    @classmethod
-    def _of_graphs(cls, folder: Path, device: str, precision: Precision) -> Captioner:
-        if device != "cpu":
-            raise DDCapError(f"device {device!r}: ONNX graphs run on the cpu here; use runtime='torch'")
-        if precision == "bfloat16":
-            raise DDCapError("precision='bfloat16': is for PyTorch; ONNX graphs have float32 and int8")
-        model = OnnxModel(folder, "int8" if precision == "auto" else precision)
-        return cls(model, model.tokenizer)
+        loaded = load_runtime(find_model(model), str(model), device, precision, runtime)
+        return cls(loaded, loaded.tokenizer, precision)
 
     @property
     def decoding(self) -> DecodingSettings:
@@ -253,17 +226,22 @@ class Captioner:
     ) -> list[Caption]:
         """One caption per image.
 
+            captioner("photo.jpg", include=["red bicycle"], ban=["man"], max_chars=80)
+
         Args:
             images: paths or PIL images; one or a list.
             seed: of the decoders that draw; the same seed and batch give the same captions.
             batch_size: images computed at once; None: what is fastest.
             concepts: what the images show, in place of what is seen: "cat, window"; or changes: "+cat, -dog".
             settings: decoding settings to change, see `DecodingSettings`: method, steps, guidance, length,
-                temperature, ...; or `preset`, "fast" or "best".
+                temperature, ...; or `preset`, "fast" or "best". And what every caption has to be like, see
+                `decoding.constraints.Constraints`: include, prefix, suffix, ban, min_words, max_chars; or
+                `neutral` (True, or the path of a list).
 
         Raises:
             ImageError: for the first image that cannot be read; `caption_each` goes on instead.
             RecipeError: if a decoding setting is unknown or wrong.
+            DDCapError: if no caption can be as it is asked to be.
         """
         many: Sequence[ImageSource] = [images] if isinstance(images, ImageSource) else images
         captions = []
@@ -282,41 +260,45 @@ class Captioner:
         seed: int = 0,
         batch_size: int | None = None,
         concepts: str | Sequence[str] | None = None,
+        lengths: Sequence[int] | None = None,
         **settings: Any,
     ) -> Iterator[ImageResult]:
         """Caption many images, one result each, in order; a bad image gives an error and the others go on.
 
         Args:
             images: paths or PIL images.
-            num: captions per image, the likeliest first: each has another length, or, if the length is
-                fixed and there are no candidates, each is another draw (at temperature 1, unless one is
-                given).
+            num: captions per image. Best-first, each says something else than those before it; by other
+                decoders, or with a temperature, each is another length or another draw.
             seed: of the decoders that draw.
             batch_size: images computed at once; None: what is fastest.
             concepts: see `__call__`.
-            settings: decoding settings to change.
+            lengths: one caption of exactly each of these lengths, in this order, instead of the likeliest.
+            settings: see `__call__`.
         """
-        edits = None if concepts is None else ConceptEdits.parse(concepts, self.model.vocabulary)
-        longest = self.model.config.model.max_length
-        if not 1 <= num <= longest:
-            raise DDCapError(f"num={num}: ask for 1 to {longest} captions")
+        constraints = Constraints.take(settings)
         if batch_size is None:
             batch_size = _FASTEST_BATCH[self.runtime]
         if batch_size < 1:
             raise DDCapError(f"batch_size={batch_size}: at least one image has to be computed at once")
-        decoding = self.settings(**settings)
-        predicts_lengths = decoding.length == "predicted" and self.model.config.model.length_prediction
-        lengths_differ = predicts_lengths or (decoding.candidates > 1 and decoding.length != "predicted")
-        if num > 1 and not lengths_differ and not decoding.temperature:
-            decoding = replace(decoding, temperature=1.0, beams=1)  # of one length only draws can differ
+        asked = CaptionRequest(
+            self.settings(**settings),
+            num,
+            constraints,
+            None if lengths is None else tuple(lengths),
+            tuple(self._edits(concepts, constraints)),
+        )
+        asked = asked.checked(self.model.config, self.word_vocabulary)
         parts = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
         is_bulk = self.runtime == "onnx" and len(images) > batch_size
         model = self.model.for_bulk() if is_bulk else self.model
 
-        def caption(numbered: tuple[int, Sequence[ImageSource]], pixels: list[_Pixels]) -> list[ImageResult]:
+        def caption(
+            numbered: tuple[int, Sequence[ImageSource]], pixels: list[PixelsOrError]
+        ) -> list[ImageResult]:
             number, part = numbered
             generator = np.random.default_rng([seed, number])  # whoever computes it, and when
-            return self._caption_batch(model, part, pixels, num, decoding, generator, edits)
+            with self.computing():
+                return asked.results(model, part, pixels, self.word_vocabulary, generator)
 
         if is_bulk:  # each core computes batches of its own
             whole = ahead(lambda numbered: caption(numbered, self._read(numbered[1])), enumerate(parts))
@@ -325,6 +307,85 @@ class Captioner:
             return
         for numbered, pixels in ahead(lambda one: self._read(one[1]), enumerate(parts), workers=1):
             yield from caption(numbered, pixels)
+
+    def score(self, image: ImageSource, captions: str | Sequence[str]) -> list[CaptionEvidence]:
+        """What an image says for given captions and each of their words.
+
+        Raises:
+            ImageError: if the image cannot be read.
+            DDCapError: if a caption is empty or too long, or the model is an autoregressive one.
+        """
+        texts = [captions] if isinstance(captions, str) else list(captions)
+        features = self.features([image])
+        with self.computing():
+            return caption_evidence(self.model, features, [texts], self.tokenizer)[0]
+
+    def score_each(
+        self, pairs: Iterable[tuple[ImageSource, Sequence[str]]]
+    ) -> Iterator[list[CaptionEvidence] | DDCapError]:
+        """`score` of many images with their captions; an error in place of those that cannot be scored."""
+
+        def one(pair: tuple[ImageSource, Sequence[str]]) -> list[CaptionEvidence] | DDCapError:
+            try:
+                return self.score(*pair)
+            except DDCapError as error:
+                return error
+
+        yield from (found for _, found in ahead(one, pairs, workers=1))
+
+    def rewrite(
+        self,
+        image: ImageSource,
+        caption: str,
+        *,
+        keep: Sequence[str] = (),
+        seed: int = 0,
+        concepts: str | Sequence[str] | None = None,
+        **settings: Any,
+    ) -> Rewriting:
+        """Replace the words of a caption that an image does not support.
+
+        Args:
+            image: path or PIL image.
+            caption: to be rewritten.
+            keep: words that stay.
+            seed: of the decoders that draw.
+            concepts: see `__call__`.
+            settings: see `infill`.
+
+        Raises:
+            ImageError: if the image cannot be read.
+            DDCapError: if the caption is empty or too long, or the model is an autoregressive one.
+        """
+        constraints = Constraints.take(settings)
+        features = self.features([image])
+        for edit in self._edits(concepts, constraints):
+            features = features.edited(edit)
+        decoding = replace(self.settings(**settings), exact_length=False)
+        words = None if constraints.is_empty else (constraints, self.word_vocabulary)
+        generator = np.random.default_rng(seed)
+        with self.computing():
+            return rewrite(
+                self.model,
+                features,
+                caption,
+                decoding,
+                self.tokenizer,
+                keep=keep,
+                words=words,
+                generator=generator,
+            )
+
+    @cached_property
+    def word_vocabulary(self) -> Vocabulary:
+        """What the tokenizer's tokens spell."""
+        return Vocabulary(self.tokenizer)
+
+    def _edits(self, concepts: str | Sequence[str] | None, constraints: Constraints) -> list[ConceptEdits]:
+        """Changes to what is seen: those that are asked for, and those that follow from constraints."""
+        vocabulary = self.model.vocabulary
+        edits = [] if concepts is None else [ConceptEdits.parse(concepts, vocabulary)]
+        return edits + constraints.edits(vocabulary)
 
     def infill(
         self,
@@ -342,13 +403,18 @@ class Captioner:
             template: given words with blanks: `___` of any width, `[3]` of three tokens.
             seed: of the decoders that draw.
             concepts: see `__call__`.
-            settings: decoding settings to change; `length` is that of the filled caption.
+            settings: decoding settings to change; `length` is that of the filled caption. And what fills the
+                blanks may not be (ban, neutral), or the whole caption has to be (min_words, max_chars).
 
         Raises:
             ImageError: if the image cannot be read.
             DDCapError: if the template has no blank, is too long, or cannot get the length asked for.
             RecipeError: if a decoding setting is unknown or wrong.
         """
+        constraints = Constraints.take(settings)
+        if constraints.wanted:
+            name, text = constraints.wanted[0]
+            raise DDCapError(f"{name} {text!r}: write it where it belongs in the template")
         if settings.get("candidates") not in (None, 1):
             raise RecipeError(
                 f"candidates={settings['candidates']}: infilling chooses among the widths of its blanks; "
@@ -359,16 +425,17 @@ class Captioner:
             decoding = replace(decoding, exact_length=False)
         parsed = parse_template(template, self.tokenizer)
         features = self.features([image])
-        if concepts is not None:
-            features = edited(features, ConceptEdits.parse(concepts, self.model.vocabulary))
+        for edit in self._edits(concepts, constraints):
+            features = features.edited(edit)
         generator = np.random.default_rng(seed)
+        words = None if constraints.is_empty else (constraints, self.word_vocabulary)
         with self.computing():
-            filled = infill(self.model, features, parsed, decoding, self.tokenizer.end_id, generator)
+            filled = infill(self.model, features, parsed, decoding, self.tokenizer.end_id, generator, words)
         return build_captions(filled.result, [filled.row], self.tokenizer)[0]
 
-    def _read(self, images: Sequence[ImageSource]) -> list[_Pixels]:
+    def _read(self, images: Sequence[ImageSource]) -> list[PixelsOrError]:
         """Pixels of each image, or the error that there was."""
-        found: list[_Pixels] = []
+        found: list[PixelsOrError] = []
         for image in images:
             try:
                 found.append(self.pixels(image))
@@ -376,54 +443,6 @@ class Captioner:
                 found.append(error)
         return found
 
-    def _caption_batch(
-        self,
-        model: Any,
-        images: Sequence[ImageSource],
-        pixels: list[_Pixels],
-        num: int,
-        decoding: DecodingSettings,
-        generator: np.random.Generator,
-        edits: ConceptEdits | None,
-    ) -> list[ImageResult]:
-        read = [one for one in pixels if isinstance(one, np.ndarray)]
-        captions: list[tuple[Caption, ...]] = []
-        if read:
-            with self.computing():
-                features = model.encode(np.stack(read))
-                if edits is not None:
-                    features = edited(features, edits)
-                result = generate(
-                    model,
-                    features,
-                    decoding,
-                    self.tokenizer.end_id,
-                    generator=generator,
-                    captions_per_image=num,
-                )
-            flat = build_captions(result, range(len(result.tokens)), self.tokenizer)
-            per_image = len(flat) // len(read)
-            captions = [tuple(flat[start : start + per_image]) for start in range(0, len(flat), per_image)]
-        left = iter(captions)
-        return [
-            ImageResult(image, next(left), None)
-            if isinstance(one, np.ndarray)
-            else ImageResult(image, (), str(one))
-            for image, one in zip(images, pixels, strict=True)
-        ]
 
-
-_Pixels = np.ndarray | ImageError
+_Numbered = tuple[int, Sequence[ImageSource]]
 _FASTEST_BATCH = {"onnx": 4, "torch": 16}
-
-
-def check_choice(name: str, value: str, choices: Any) -> None:
-    """Raise `DDCapError` if `value` is none of a Literal's."""
-    if value not in get_args(choices):
-        raise DDCapError(f"{name}={value!r}: use one of {', '.join(get_args(choices))}")
-
-
-def edited(features: ImageFeatures, edits: ConceptEdits) -> ImageFeatures:
-    """The same features with the concepts that a person says are there."""
-    assert features.concepts is not None  # a model with a vocabulary sees some
-    return replace(features, concepts=edits.apply(features.concepts))

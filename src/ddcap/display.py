@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ddcap.decoding.caption import Caption, Concept, ImageResult
+from ddcap.decoding.evidence import CaptionEvidence
+from ddcap.decoding.rewriting import Rewriting
 from ddcap.decoding.trace import Trace
 
 _BLANK = "·"
@@ -45,6 +47,38 @@ def concept_line(name: str, concepts: Sequence[Concept]) -> Text:
         text.append(f"{concept.word} ", style=confidence_style(concept.confidence))
         text.append(f"{concept.confidence:.2f}  ", style="dim")
     return text
+
+
+def evidence_lines(text: str, evidence: CaptionEvidence) -> list[Text]:
+    """A caption, how well it fits, and a bar for what the picture says for each word."""
+    lines = [Text.assemble((f"{evidence.fit:+.2f}", _gain_style(evidence.fit)), "  ", (text, "bold"))]
+    longest = max(len(one.word) for one in evidence.words)
+    for one in evidence.words:
+        bar = "█" * min(30, max(0, round(4 * abs(one.gain))))
+        style = _gain_style(one.gain)
+        lines.append(Text.assemble(f"  {one.word:>{longest}} ", (f"{one.gain:+6.2f} ", style), (bar, style)))
+    return lines
+
+
+def _gain_style(gain: float) -> str:
+    for limit, style in ((-0.5, "red"), (0.0, "dark_orange"), (0.5, "yellow"), (1.5, "green3")):
+        if gain < limit:
+            return style
+    return "bold green"
+
+
+def rewriting_lines(result: Rewriting) -> list[Text]:
+    """A caption before, with its doubted words struck out, and after."""
+    before = Text("before  ", style="dim")
+    for number, one in enumerate(result.before.words):
+        before.append(f"{one.word} ", style="strike red" if number in result.doubted else "")
+    after = Text.assemble(("after   ", "dim"), result.text)
+    fits = f"fit {result.before.fit:+.2f} before, {result.evidence.fit:+.2f} after"
+    if not result.doubted:
+        fits = "nothing is doubted"
+    elif result.after is None:
+        fits = "nothing fits better"
+    return [before, after, Text(fits, style="dim")]
 
 
 def coloured(caption: Caption) -> Text:

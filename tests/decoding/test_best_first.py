@@ -158,12 +158,15 @@ class Scripted(Predictor):
 
     def __init__(self, seed, lengths):
         self.table = random_log_probabilities(V + 1, 9, seed=seed).numpy()
-        self.lengths, self.scale, self.seed, self.told = lengths, 2.0, seed, []
+        self.lengths, self.seed, self.told = lengths, seed, []
 
     def logits(self, tokens, timestep, positions):
         self.told.append((to_host(tokens), to_host(timestep), to_host(positions)))
         shown = to_host((tokens * (tokens != MASK)).sum(1) + timestep) % (V + 1)
         return like(self.table[shown[:, None], to_host(positions)], tokens)
+
+    def choose(self, tokens, timestep, positions, temperature=0.0, generator=None):
+        return choose_tokens(self.logits(tokens, timestep, positions), temperature, generator)
 
     def select(self, rows):
         part = Scripted(self.seed, self.lengths[rows])

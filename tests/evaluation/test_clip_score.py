@@ -119,7 +119,7 @@ def test_the_command_line_prints_it_for_model_and_people(folder, captions_json, 
     predictions = tmp_path / "predictions.json"
     predictions.write_text(json.dumps([{"image_id": number, "caption": "a dog"} for number in range(3)]))
     arguments = ["--data", str(captions_json), "--images", str(photos[0].parent), "--split", "train"]
-    assert main(["score", str(predictions), *arguments, "--fast", "--clip", str(folder), "--json"]) == 0
+    assert main(["metrics", str(predictions), *arguments, "--fast", "--clip", str(folder), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     images = dict(zip("012", photos, strict=False))
     references = {image: ["unused"] for image in images}
@@ -130,7 +130,7 @@ def test_the_command_line_prints_it_for_model_and_people(folder, captions_json, 
     assert {"CLIPScore", "RefCLIPScore"} <= printed["human"]["metrics"].keys()
     assert printed["clip"] == str(folder)
     assert (
-        main(["score", str(predictions), *arguments[:2], *arguments[4:], "--fast", "--clip", str(folder)])
+        main(["metrics", str(predictions), *arguments[:2], *arguments[4:], "--fast", "--clip", str(folder)])
         == 0
     )
     assert "CLIPScore    not run: " in capsys.readouterr().out  # no pictures without --images

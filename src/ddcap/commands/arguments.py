@@ -88,6 +88,65 @@ def decoding_arguments() -> argparse.ArgumentParser:
     return decoding
 
 
+def word_arguments(*, everywhere: bool = True) -> argparse.ArgumentParser:
+    """What captions have to be like, for `word_changes`. Without `everywhere`, not where words stand."""
+    words = argparse.ArgumentParser(add_help=False)
+    group = words.add_argument_group("words", "every caption obeys; what cannot be is refused in one line")
+    if everywhere:
+        group.add_argument(
+            "--include",
+            action="append",
+            metavar="PHRASE",
+            help="words that stand in the caption, anywhere; can be given several times",
+        )
+        group.add_argument("--prefix", metavar="PHRASE", help="what the caption begins with")
+        group.add_argument("--suffix", metavar="PHRASE", help="what the caption ends with")
+    group.add_argument(
+        "--ban",
+        action="append",
+        metavar="PHRASES",
+        help="words and phrases that do not stand in the caption, between commas: 'man,a picture of'",
+    )
+    group.add_argument("--ban-file", metavar="FILE", help="the same from a file, one a line")
+    group.add_argument(
+        "--neutral",
+        nargs="?",
+        const=True,
+        metavar="FILE",
+        help="people are person, people, child; FILE: a list of your own, see decoding/neutral.txt",
+    )
+    group.add_argument("--min-words", type=int, metavar="N", help="at least so many words")
+    group.add_argument(
+        "--max-chars", type=int, metavar="N", help="at most so many characters; 125 for alt text"
+    )
+    return words
+
+
+def word_changes(options: argparse.Namespace) -> dict[str, Any]:
+    """What captions have to be like, as keyword arguments of a captioner."""
+    from ddcap.decoding.constraints import banned_in
+
+    names = ("include", "prefix", "suffix", "neutral", "min_words", "max_chars")
+    changes = {name: getattr(options, name, None) for name in names}
+    banned = [phrase for phrases in options.ban or () for phrase in phrases.split(",")]
+    if options.ban_file is not None:
+        banned += banned_in(options.ban_file)
+    changes["ban"] = tuple(banned) or None
+    return {name: value for name, value in changes.items() if value is not None}
+
+
+def lengths_argument(text: str) -> list[int]:
+    """Lengths from a text like 6-12 or 6,8,12."""
+    try:
+        first, dash, last = text.partition("-")
+        lengths = [*range(int(first), int(last) + 1)] if dash else [int(one) for one in text.split(",")]
+    except ValueError:
+        lengths = []
+    if not lengths:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither like 6-12 nor like 6,8,12")
+    return lengths
+
+
 def output_arguments() -> argparse.ArgumentParser:
     """--trace, --format."""
     output = argparse.ArgumentParser(add_help=False)

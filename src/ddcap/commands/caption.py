@@ -10,10 +10,13 @@ from typing import Any
 from ddcap.commands.arguments import (
     decoding_arguments,
     decoding_changes,
+    lengths_argument,
     load_captioner,
     model_arguments,
     output_arguments,
     progress_bar,
+    word_arguments,
+    word_changes,
 )
 from ddcap.errors import ImageError
 
@@ -21,9 +24,14 @@ from ddcap.errors import ImageError
 def add_parsers(commands: Any) -> None:
     """Add the commands to an argparse subparsers object."""
     shared = [model_arguments(), decoding_arguments(), output_arguments()]
-    caption = commands.add_parser("caption", parents=shared, help="caption images")
+    caption = commands.add_parser("caption", parents=[*shared, word_arguments()], help="caption images")
     caption.add_argument("images", nargs="+", help="image files and folders")
     caption.add_argument("--num", type=int, default=1, help="captions per image (default: 1)")
+    caption.add_argument(
+        "--lengths",
+        type=lengths_argument,
+        help="one caption of each length in tokens, end token included: 6-12, or 6,8,12",
+    )
     caption.add_argument("--batch-size", type=int, help="images computed at once (default: what is fastest)")
     caption.set_defaults(run=_caption)
 
@@ -34,7 +42,9 @@ def add_parsers(commands: Any) -> None:
     concepts.add_argument("--format", choices=["table", "jsonl"], default="table")
     concepts.set_defaults(run=_concepts)
 
-    infill = commands.add_parser("infill", parents=shared, help="fill the blanks of a caption")
+    infill = commands.add_parser(
+        "infill", parents=[*shared, word_arguments(everywhere=False)], help="fill the blanks of a caption"
+    )
     infill.add_argument("image", help="image file")
     infill.add_argument("template", help="words with blanks: ___ of any width, [3] of three tokens")
     infill.set_defaults(run=_infill)
@@ -54,6 +64,8 @@ def _caption(options: argparse.Namespace) -> int:
         seed=options.seed,
         batch_size=options.batch_size,
         concepts=options.concepts,
+        lengths=options.lengths,
+        **word_changes(options),
         **decoding_changes(options),
     )
     failed = False
@@ -113,6 +125,7 @@ def _infill(options: argparse.Namespace) -> int:
         options.template,
         seed=options.seed,
         concepts=options.concepts,
+        **word_changes(options),
         **decoding_changes(options),
     )
     if options.format == "jsonl":

@@ -1,4 +1,4 @@
-"""`ddcap evaluate`, `ddcap score` and `ddcap compare`: how good captions are."""
+"""`ddcap evaluate`, `ddcap metrics` and `ddcap compare`: how good captions are."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def report(evaluation: Any, options: argparse.Namespace) -> int:
     return int(bool(evaluation.failed))
 
 
-# `ddcap evaluate` and `ddcap score`: a model, or captions from elsewhere, and a data split to scores.
+# `ddcap evaluate` and `ddcap metrics`: a model, or captions from elsewhere, and a data split to scores.
 
 
 def add_parsers(commands: Any) -> None:
@@ -102,12 +102,14 @@ def add_parsers(commands: Any) -> None:
     )
     evaluate.set_defaults(run=_evaluate)
 
-    score = commands.add_parser(
-        "score", parents=[scoring_arguments()], help="score captions of a data split, wherever they are from"
+    metrics = commands.add_parser(
+        "metrics",
+        parents=[scoring_arguments()],
+        help="score captions of a split, wherever they are from",
     )
-    score.add_argument("predictions", help='JSON file: [{"image_id": ..., "caption": ...}, ...]')
-    score.add_argument("--images", default=".", help="folder of the pictures; only CLIPScore looks at them")
-    score.set_defaults(run=_score)
+    metrics.add_argument("predictions", help='JSON file: [{"image_id": ..., "caption": ...}, ...]')
+    metrics.add_argument("--images", default=".", help="folder of the pictures; only CLIPScore looks at them")
+    metrics.set_defaults(run=_metrics)
 
     _add_compare(commands)
 
@@ -137,7 +139,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     return leave_together(0 if evaluation is None else report(evaluation, options))
 
 
-def _score(options: argparse.Namespace) -> int:
+def _metrics(options: argparse.Namespace) -> int:
     from ddcap.evaluation.run import load_predictions, load_split, score_predictions
 
     scoring = scoring_settings(options)
@@ -155,7 +157,7 @@ def _add_compare(commands: Any) -> None:
     compare = commands.add_parser(
         "compare", help="say whether two evaluations of the same images differ by more than chance"
     )
-    compare.add_argument("first", help="JSON file written by evaluate --output or score --output")
+    compare.add_argument("first", help="JSON file written by evaluate --output or metrics --output")
     compare.add_argument("second", help="another one")
     compare.add_argument("--json", action="store_true", help="print one JSON object")
     compare.set_defaults(run=_compare)

@@ -133,11 +133,13 @@ class ConceptEdits:
         replaces: whether `added` are all the concepts there are.
         added: numbers of concepts that are there.
         removed: numbers of concepts that are not there.
+        renamed: pairs of a concept, and the one to see in its place.
     """
 
     replaces: bool
     added: tuple[int, ...]
     removed: tuple[int, ...]
+    renamed: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def parse(cls, words: str | Iterable[str], vocabulary: ConceptVocabulary | None) -> ConceptEdits:
@@ -159,12 +161,43 @@ class ConceptEdits:
         removed = tuple(_number(word, vocabulary) for word in listed if word[0] == "-")
         return cls(not signed, added, removed)
 
+    @classmethod
+    def following(
+        cls,
+        vocabulary: ConceptVocabulary,
+        *,
+        wanted: Iterable[str],
+        banned: Iterable[str],
+        replaced: Mapping[str, str | None],
+    ) -> ConceptEdits:
+        """What follows for the concepts if a caption is to say some words and not to say others.
+
+        Args:
+            vocabulary: of the model.
+            wanted: texts that stand in the caption.
+            banned: words and phrases that do not.
+            replaced: words that do not, and the words to see in their place.
+        """
+        added = tuple(dict.fromkeys(number for text in wanted for number in vocabulary.find(text)))
+        numbers = (vocabulary.number(phrase) for phrase in banned)
+        removed = tuple(number for number in numbers if number is not None and number not in added)
+        pairs = [(vocabulary.number(word), vocabulary.number(new or "")) for word, new in replaced.items()]
+        renamed = tuple(
+            dict.fromkeys(
+                (old, new) for old, new in pairs if old is not None and new is not None and old != new
+            )
+        )
+        return cls(False, added, removed, renamed)
+
     def apply(self, seen: ConceptTokens) -> ConceptTokens:
         """The concepts of pictures as they are after the changes, as many at most as before."""
-        rows = []
+        rows, names = [], dict(self.renamed)
+        gone = {*self.added, *self.removed, NO_CONCEPT}
         for ids, confidences in zip(seen.ids.tolist(), seen.confidences.tolist(), strict=True):
-            gone = {*self.added, *self.removed, NO_CONCEPT}
-            kept = [pair for pair in zip(ids, confidences, strict=True) if pair[0] not in gone]
+            found: dict[int, float] = {}  # the surer of two that become one comes first
+            for concept, confidence in zip(ids, confidences, strict=True):
+                found.setdefault(names.get(concept, concept), confidence)
+            kept = [pair for pair in found.items() if pair[0] not in gone]
             said = [(concept, _CERTAIN) for concept in self.added]
             rows.append(said if self.replaces else said + kept)
         changed = stack_concepts(rows, seen.ids.shape[1])

@@ -5,12 +5,15 @@ Shapes: B captions, L positions, n of them still MASK, S steps, V words (the id 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from ddcap.arrays import Array, array_namespace, device, like, to_host
+from ddcap.decoding.constrained import commit_surest
+from ddcap.decoding.constraints import ConstrainedCaption
 from ddcap.decoding.guidance import Predictor
 from ddcap.decoding.trace import DecodingResult
 
@@ -43,7 +46,7 @@ class BestFirstPlan:
         left, and makes up for it; after the last planned step it is to commit all.
         """
         planned, after = self.quotas[step:].sum(axis=0), self.quotas[step + 1 :].sum(axis=0)
-        timesteps = _share_left(blanks, self.lengths, self.diffusion_steps)
+        timesteps = share_left(blanks, self.lengths, self.diffusion_steps)
         if step < len(self.quotas):
             timesteps = np.where(blanks > planned, timesteps, self.timesteps[step])
         return timesteps, blanks - after
@@ -87,11 +90,11 @@ def plan_steps(
     if whole_batch:
         timesteps = np.broadcast_to(diffusion_steps - 1 - index, (total, len(blanks)))
     else:
-        timesteps = _share_left(blanks - done_before, lengths, diffusion_steps)
+        timesteps = share_left(blanks - done_before, lengths, diffusion_steps)
     return BestFirstPlan(timesteps, done_after - done_before, lengths, diffusion_steps)
 
 
-def _share_left(blanks: np.ndarray, lengths: np.ndarray, diffusion_steps: int) -> np.ndarray:
+def share_left(blanks: np.ndarray, lengths: np.ndarray, diffusion_steps: int) -> np.ndarray:
     """The t at which a caption of `lengths` tokens has `blanks` MASK positions left."""
     return (blanks * diffusion_steps // lengths).clip(max=diffusion_steps - 1)
 
@@ -128,6 +131,7 @@ def decode_best_first(
     generator: np.random.Generator | None = None,
     captions_per_image: int = 1,
     distinct: bool = False,
+    constrained: Sequence[ConstrainedCaption] | None = None,
 ) -> DecodingResult:
     """Run a plan: predict, commit, repeat.
 
@@ -145,6 +149,7 @@ def decode_best_first(
         captions_per_image: B is a multiple of it.
         distinct: a step commits no word twice in a caption, see `first_of_each`; a caption may take more
             steps than planned. Not in the paper.
+        constrained: the same B captions where only some tokens are allowed; they are written to.
     """
     xp, on = array_namespace(tokens), device(tokens)
     history, step_confidences = [tokens], []
@@ -165,15 +170,31 @@ def decode_best_first(
         asked = xp.argsort(xp.astype(is_mask, xp.int8), axis=1, descending=True, stable=True)
         asked = asked[:, : max(1, int(blanks[rows].max()))]  # (B', n)
         timestep = like(timesteps[rows], tokens)
-        chosen, log_probability = part.choose(now, timestep, asked, temperature, generator)
         certainty = xp.zeros(tuple(now.shape), dtype=xp.float32, device=on)
         words = xp.zeros_like(now)
         row = xp.arange(now.shape[0], device=on)[:, None]
-        certainty[row, asked] = xp.exp(log_probability)
-        words[row, asked] = chosen
-        committed = most_certain(is_mask, certainty, like(quotas[rows], tokens))
+        if constrained is None:
+            chosen, log_probability = part.choose(now, timestep, asked, temperature, generator)
+            certainty[row, asked] = xp.exp(log_probability)
+            words[row, asked] = chosen
+            committed = most_certain(is_mask, certainty, like(quotas[rows], tokens))
+            if distinct:
+                committed = first_of_each(committed, words, certainty)
+        else:
+            found = commit_surest(
+                [constrained[number] for number in rows.tolist()],
+                part.logits(now, timestep, asked),
+                asked,
+                quotas[rows],
+                temperature=temperature,
+                generator=generator,
+                distinct=distinct,
+            )
+            chosen, sure, is_committed = (like(part_of, tokens) for part_of in found)
+            certainty[row, asked], words[row, asked] = sure, chosen
+            committed = xp.zeros_like(is_mask)
+            committed[row, asked] = is_committed
         if distinct:
-            committed = first_of_each(committed, words, certainty)
             quotas[rows] = to_host(xp.sum(xp.astype(committed, xp.int64), axis=1))
         blanks = blanks - quotas
         tokens, confidences = xp.asarray(tokens, copy=True), xp.asarray(confidences, copy=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
-from ddcap.arrays import Array, array_namespace, device
+from ddcap.arrays import Array, array_namespace, device, to_host
 from ddcap.data.concepts import ConceptSpelling
 from ddcap.decoding.best_first import decode_best_first, plan_steps
+from ddcap.decoding.constrained import Frame, padded, place_phrases
+from ddcap.decoding.constraints import ConstrainedCaption, Constraints, Vocabulary
 from ddcap.decoding.guidance import ConceptEvidence, Predictor
 from ddcap.decoding.trace import DecodingResult
 from ddcap.errors import DDCapError, RecipeError
@@ -92,12 +95,18 @@ def decode(
     generator: np.random.Generator | None = None,
     captions_per_image: int = 1,
     concepts: ConceptEvidence | None = None,
+    constrained: Sequence[ConstrainedCaption] | None = None,
+    bias: np.ndarray | None = None,
 ) -> DecodingResult:
     """Fill every MASK of `tokens` (B, L), by the decoder that `settings` name; given words stay.
 
     Without `may_end` no MASK becomes the end token: words that are given behind it would be lost. `concepts`
-    are `concept_evidence` of the B captions, from who has it already.
+    are `concept_evidence` of the B captions, from who has it already. `constrained` are the same captions,
+    where only some tokens are allowed. `bias` (I, V) is added to the logits of all positions of a picture's
+    captions.
     """
+    if constrained is not None and (model.config.model.kind, settings.method) != ("diffusion", "best_first"):
+        raise DDCapError("only best-first decoding of a diffusion model can be told which words to use")
     if concepts is None:
         concepts = concept_evidence(model, features, settings, captions_per_image)
     runtime: Any = model  # each decoder takes what it needs beyond the protocol
@@ -124,6 +133,7 @@ def decode(
         settings.guidance,
         concepts,
         barred=None if may_end else end_id,
+        bias=None if bias is None else model.as_array(bias.repeat(captions_per_image, axis=0)),
     )
     if settings.method == "ancestral":
         if not hasattr(runtime, "schedule"):
@@ -154,6 +164,7 @@ def decode(
         generator,
         captions_per_image,
         settings.distinct,
+        constrained,
     )
 
 
@@ -182,6 +193,7 @@ def generate(
     *,
     generator: np.random.Generator | None = None,
     captions_per_image: int = 1,
+    bias: np.ndarray | None = None,
 ) -> DecodingResult:
     """Caption I images from all MASK.
 
@@ -193,6 +205,7 @@ def generate(
         generator: source of randomness; None is enough for a deterministic decoder.
         captions_per_image: captions per image, each with another length if lengths are predicted or
             `settings.candidates` asks for several.
+        bias: (I, V) is added to the logits of all positions of a diffusion model's captions.
 
     Returns:
         I * captions_per_image captions, grouped by image, the likeliest first; of more candidates than that,
@@ -217,26 +230,110 @@ def generate(
         generator=generator,
         captions_per_image=captions_per_image,
         concepts=concepts,
+        bias=bias,
     )
-    if captions_per_image == 1:
+    return keep_likeliest(result, settings, concepts, end_id, captions_per_image, wanted)
+
+
+def generate_constrained(
+    model: CaptioningModel,
+    features: ImageFeatures,
+    settings: DecodingSettings,
+    constraints: Constraints,
+    vocabulary: Vocabulary,
+    *,
+    lengths: Sequence[int] | None = None,
+    generator: np.random.Generator | None = None,
+    captions_per_image: int = 1,
+    bias: np.ndarray | None = None,
+) -> DecodingResult:
+    """Caption I images so that every caption obeys.
+
+    Every caption has exactly the length that it starts with, so that no word is cut off: candidates take the
+    lengths nearest to the settings' (or the likeliest) one that leave room for what is asked for.
+
+    Args:
+        model: in evaluation mode.
+        features: of I images, where the model computes.
+        settings: decoder, steps, guidance, length, temperature.
+        constraints: what captions have to be like.
+        vocabulary: of the tokenizer.
+        lengths: of the captions of every image, in this order; then none is compared with another.
+        generator: source of randomness.
+        captions_per_image: captions of each image, the likeliest first.
+        bias: (I, V) is added to the logits of all positions.
+
+    Raises:
+        DDCapError: if no caption can be like that.
+    """
+    images, longest = features.images, model.config.model.max_length
+    frame = Frame(constraints, vocabulary, longest)
+    if lengths is None:
+        count = max(captions_per_image, settings.candidates)
+        if settings.exact_length:
+            frame.check_length(int(settings.length))
+            of_images = [[int(settings.length)] * count] * images
+        else:
+            firsts = to_host(choose_lengths(model, features, settings))
+            of_images = [frame.lengths_near(int(first), count) for first in firsts]
+            count = min(len(row) for row in of_images)  # as many of each image
+            of_images = [row[:count] for row in of_images]
+    else:
+        for length in lengths:
+            frame.check_length(length)
+        of_images = [[*lengths]] * images
+    count = len(of_images[0])
+    captions = [frame.caption(length) for row in of_images for length in row]
+    sizes = model.as_array(np.array([len(caption.tokens) for caption in captions]))
+    concepts = concept_evidence(model, features, settings, count)
+    if frame.phrases:
+        runtime: Any = model
+        steps = runtime.denoising_steps(features, with_image_free=settings.guidance != 1)
+        predictor = Predictor(steps, sizes, settings.guidance, concepts, barred=vocabulary.end_id)
+        last = model.as_array(np.full(len(captions), model.config.diffusion.steps - 1))
+        place_phrases(captions, frame.phrases, predictor, last)
+    result = decode(
+        model,
+        features,
+        model.as_array(padded(captions)),
+        sizes,
+        settings,
+        vocabulary.end_id,
+        may_end=False,
+        generator=generator,
+        captions_per_image=count,
+        concepts=concepts,
+        constrained=captions,
+        bias=bias,
+    )
+    if lengths is not None:
         return result
-    evidence = result.evidence(settings.length_penalty)
-    if concepts is not None:
-        evidence = evidence + settings.concept_weight * concepts.said(result.until(end_id))
-    return keep_likeliest(result, evidence, captions_per_image, wanted)
+    return keep_likeliest(result, settings, concepts, vocabulary.end_id, count, captions_per_image)
 
 
 def keep_likeliest(
-    result: DecodingResult, evidence: Array, captions_per_image: int, wanted: int
+    result: DecodingResult,
+    settings: DecodingSettings,
+    concepts: ConceptEvidence | None,
+    end_id: int,
+    captions_per_image: int,
+    wanted: int,
 ) -> DecodingResult:
     """Of each image's captions the `wanted` likeliest, in that order; equal ones as they came.
 
     Args:
         result: I * captions_per_image captions, grouped by image.
-        evidence: (I * captions_per_image,) how likely each is.
+        settings: how length and concepts count.
+        concepts: of the captions, if they are to count.
+        end_id: the tokenizer's end token.
         captions_per_image: captions of each image.
         wanted: how many of them to keep; all, if there are fewer.
     """
+    if captions_per_image == 1:
+        return result
+    evidence = result.evidence(settings.length_penalty)
+    if concepts is not None:
+        evidence = evidence + settings.concept_weight * concepts.said(result.until(end_id))
     xp = array_namespace(evidence)
     evidence = xp.reshape(evidence, (-1, captions_per_image))
     order = xp.argsort(evidence, axis=1, descending=True, stable=True)[:, :wanted]

@@ -136,6 +136,7 @@ class Predictor:
         scale: s of the guidance.
         concepts: of the B captions, if they are to have a say.
         barred: a token that is not to be chosen.
+        bias: (B, V) that is added to the logits of every position.
     """
 
     def __init__(
@@ -145,7 +146,9 @@ class Predictor:
         scale: float = 1.0,
         concepts: ConceptEvidence | None = None,
         barred: int | None = None,
+        bias: Array | None = None,
     ) -> None:
+        self.bias = bias
         self.steps, self.lengths, self.scale = steps, lengths, scale
         self.concepts = concepts if concepts is not None and concepts.has_a_say else None
         self.barred = barred
@@ -188,17 +191,20 @@ class Predictor:
     def select(self, rows: Array) -> Predictor:
         """The same for captions `rows` (B',), as many of each image."""
         concepts = None if self.concepts is None else self.concepts.select(rows)
-        return Predictor(self.steps, self.lengths[rows], self.scale, concepts, self.barred)
+        bias = None if self.bias is None else self.bias[rows]
+        return Predictor(self.steps, self.lengths[rows], self.scale, concepts, self.barred, bias)
 
     def _added(self, tokens: Array) -> Array | None:
-        """(B, V) what concepts say, and what is barred; None if there is neither."""
-        if self.concepts is None and self.barred is None:
+        """(B, V) what concepts say, the bias, and what is barred; None if there is nothing of it."""
+        if self.concepts is None and self.barred is None and self.bias is None:
             return None
         if self.concepts is not None:
             added = self.concepts.log_probability(tokens)
         else:
             size, xp = (tokens.shape[0], self.steps.vocabulary_size), array_namespace(tokens)
             added = xp.zeros(size, dtype=xp.float32, device=device(tokens))
+        if self.bias is not None:
+            added = added + self.bias
         if self.barred is not None:
             added[:, self.barred] = -np.inf
         return added

@@ -14,6 +14,7 @@ import numpy as np
 
 from ddcap.arrays import Array, array_namespace, to_host
 from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.decoding.constraints import ConstrainedCaption, Constraints, Vocabulary
 from ddcap.decoding.generate import CaptioningModel, decode
 from ddcap.decoding.trace import DecodingResult
 from ddcap.errors import DDCapError
@@ -98,6 +99,7 @@ def infill(
     settings: DecodingSettings,
     end_id: int,
     generator: np.random.Generator | None = None,
+    words: tuple[Constraints, Vocabulary] | None = None,
 ) -> Infilling:
     """Fill a template for one image.
 
@@ -112,9 +114,10 @@ def infill(
         settings: decoding; its `length` is followed where `exact_length` says so, else the template gives it.
         end_id: of the tokenizer; it never fills a blank, and pads shorter candidates.
         generator: source of randomness.
+        words: what the caption has to be like, and the vocabulary of the tokenizer.
 
     Raises:
-        DDCapError: if the caption would be too long, or cannot have the length asked for.
+        DDCapError: if the caption would be too long, or cannot have the length asked for or be as asked.
     """
     longest = model.config.model.max_length
     if template.shortest > longest:
@@ -129,6 +132,17 @@ def infill(
         combinations = _width_combinations(template.blanks)
     rows = [template.fill_widths(widths, model.mask_id) for widths in combinations]
     rows = [row for row in rows if len(row) <= longest]
+    constrained = None
+    if words is not None:
+        every = [ConstrainedCaption(*words, row, behind_given(row, model.mask_id)) for row in rows]
+        for caption in every:
+            caption.check_given()
+        constrained = [caption for caption in every if caption.is_possible]
+        if not constrained:
+            raise DDCapError(
+                "what is asked for does not fit this template; allow more or change the template"
+            )
+        rows = [caption.tokens for caption in constrained]
     sizes = np.array([len(row) for row in rows])
     padded = [row + [end_id] * (int(sizes.max()) - len(row)) for row in rows]
     tokens, lengths = model.as_array(np.array(padded)), model.as_array(sizes)
@@ -142,12 +156,19 @@ def infill(
         may_end=False,
         generator=generator,
         captions_per_image=len(rows),
+        constrained=constrained,
     )
     score = _fill_score(tokens == model.mask_id, result.confidences)
     length_logits = model.length_logits(features)
     if length_logits is not None:
         score = score + length_logits[0, lengths - 1]  # what normalises them is the same for all widths
     return Infilling(result, int(to_host(score).argmax()))
+
+
+def behind_given(tokens: Sequence[int], mask_id: int) -> list[int]:
+    """Positions of MASKs right behind a given token: there a new word begins."""
+    pairs = enumerate(itertools.pairwise(tokens), start=1)
+    return [place for place, (before, now) in pairs if now == mask_id != before]
 
 
 def _width_combinations(blanks: Sequence[int | None]) -> list[tuple[int, ...]]:

@@ -15,7 +15,7 @@ from ddcap.errors import DataError
 from ddcap.evaluation.metrics import bootstrap_interval
 from ddcap.files import read_json
 
-_REMEDY = "give a file written by `ddcap evaluate --output` or `ddcap score --output`"
+_REMEDY = "give a file written by `ddcap evaluate --output` or `ddcap metrics --output`"
 _SAME = {
     "split": "split",
     "references": "references",

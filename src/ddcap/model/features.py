@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ddcap.data.concepts import ConceptTokens
+from ddcap.data.concepts import ConceptEdits, ConceptTokens
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class ImageFeatures:
         rows = self.memory if self.memory is not None else self.concepts.ids  # type: ignore[union-attr]
         count: int = rows.shape[0]
         return count
+
+    def edited(self, edits: ConceptEdits) -> ImageFeatures:
+        """The same features with concepts changed."""
+        assert self.concepts is not None  # a model with a vocabulary sees some
+        return replace(self, concepts=edits.apply(self.concepts))
 
     def to(self, device: Any) -> ImageFeatures:
         """The same features, which are tensors, on `device`."""

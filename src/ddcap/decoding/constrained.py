@@ -1,0 +1,237 @@
+"""Best-first inference under constraints: captions to begin with, phrases placed, tokens committed.
+
+Not in the paper; see `decoding/constraints.py`.
+
+Shapes: B captions, L positions, n of them asked for, V words.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from ddcap.arrays import Array, draw_uniform, like, log_sum_exp, to_host
+from ddcap.decoding.constraints import ConstrainedCaption, Constraints, Vocabulary
+from ddcap.decoding.guidance import Predictor
+from ddcap.errors import DDCapError
+
+_CHARS = 5.2  # of a token in captions, its space included
+
+
+class Frame:
+    """What is given of every caption under constraints: its ends, and phrases that are not placed yet.
+
+    Args:
+        constraints: what captions have to be like.
+        vocabulary: of the tokenizer.
+        longest: tokens of the model's longest caption.
+    """
+
+    def __init__(self, constraints: Constraints, vocabulary: Vocabulary, longest: int) -> None:
+        self.constraints, self.vocabulary, self.longest = constraints, vocabulary, longest
+        encode = vocabulary.tokenizer.encode_part
+        self.prefix, self.suffix = encode(constraints.prefix), encode(constraints.suffix)
+        self.phrases = [tuple(encode(phrase)) for phrase in constraints.include]
+        given = [*self.prefix, *self.suffix, *itertools.chain(*self.phrases)]
+        self._given = len(given)
+        self._chars = sum(len(vocabulary.pieces[token]) for token in given)
+        words = sum(vocabulary.counts_as_word(token) for token in given)
+        missing_words = max(0, (constraints.min_words or 1) - words)
+        self.shortest = self._given + missing_words + 1  # the end token
+        if self.shortest > longest:
+            raise DDCapError(
+                f"what is asked for takes {self.shortest} tokens, and this model's longest caption has "
+                f"{longest}; ask for fewer or shorter words"
+            )
+        if constraints.max_chars is not None and self.shortest > self._most(2):
+            raise DDCapError(
+                f"max_chars={constraints.max_chars}: too few for what else is asked for; allow more"
+            )
+
+    def _most(self, chars: float) -> int:
+        """Tokens of the longest caption whose free tokens have `chars` characters each."""
+        limit = self.constraints.max_chars
+        if limit is None:
+            return self.longest
+        room = limit + 1 - self._chars  # the first word's space is not seen
+        return min(self.longest, self._given + 1 + int(room / chars)) if room >= 0 else 0
+
+    def check_length(self, length: int) -> None:
+        """Raise `DDCapError` if no caption of `length` tokens can be like that."""
+        if length > self.longest:
+            raise DDCapError(f"length {length} is over this model's longest caption, {self.longest} tokens")
+        if length < self.shortest:
+            raise DDCapError(f"length {length}: what is asked for takes {self.shortest} tokens, end included")
+        if length > self._most(2):
+            raise DDCapError(
+                f"length {length}: does not fit max_chars={self.constraints.max_chars}; give up one of them"
+            )
+
+    def lengths_near(self, length: int, count: int) -> list[int]:
+        """The `count` lengths nearest to `length` that leave room; fewer, if there are not as many.
+
+        None is far shorter than need be: of captions, the shortest is often the likeliest, and says least.
+        """
+        most = max(self.shortest, self._most(_CHARS))
+        middle = min(max(length, self.shortest), most)
+        fitting = range(max(self.shortest, middle * 2 // 3), most + 1)
+        return sorted(fitting, key=lambda other: (abs(other - middle), -other))[:count]
+
+    def caption(self, length: int) -> ConstrainedCaption:
+        """A caption of `length` tokens whose ends are given."""
+        blanks = length - len(self.prefix) - len(self.suffix) - 1
+        tokens = [*self.prefix, *[self.vocabulary.mask_id] * blanks, *self.suffix, self.vocabulary.end_id]
+        caption = ConstrainedCaption(self.constraints, self.vocabulary, tokens, {len(self.prefix)})
+        caption.check_given()
+        return caption
+
+
+def padded(captions: Sequence[ConstrainedCaption]) -> np.ndarray:
+    """(B, L) tokens of captions, end tokens behind shorter ones."""
+    longest = max(len(caption.tokens) for caption in captions)
+    end = captions[0].vocabulary.end_id
+    return np.array([[*one.tokens, *[end] * (longest - len(one.tokens))] for one in captions])
+
+
+def place_phrases(
+    captions: Sequence[ConstrainedCaption],
+    phrases: Sequence[tuple[int, ...]],
+    predictor: Predictor,
+    timesteps: Array,
+) -> None:
+    """Put the phrases where the model finds them likeliest: the surest first, then it looks again.
+
+    Args:
+        captions: B of them, with room for the phrases.
+        phrases: tokens of each.
+        predictor: for these captions.
+        timesteps: (B,) t.
+
+    Raises:
+        DDCapError: if phrases cannot stand in a caption without completing a banned one.
+    """
+    left = [list(phrases) for _ in captions]
+    for _ in phrases:
+        tokens = padded(captions)
+        log_probabilities = to_host(predictor.log_probabilities(like(tokens, timesteps), timesteps))
+        for caption, remaining, rows in zip(captions, left, log_probabilities, strict=True):
+            remaining.remove(_place_surest(caption, remaining, rows))
+
+
+def _place_surest(
+    caption: ConstrainedCaption, phrases: Sequence[tuple[int, ...]], rows: np.ndarray
+) -> tuple[int, ...]:
+    """Place one of the phrases, by log-probabilities (L, V); says which."""
+    found = []
+    for phrase in dict.fromkeys(phrases):
+        others = list(phrases)
+        others.remove(phrase)
+        for start in caption.room_for(len(phrase)):
+            mean = float(np.mean([rows[start + place, token] for place, token in enumerate(phrase)]))
+            found.append((mean, -start, phrase, others))
+    for _, start, phrase, others in sorted(found, reverse=True):
+        if caption.place(-start, phrase, [len(other) for other in others]):
+            return phrase
+    wanted = ", ".join(repr(one) for one in caption.constraints.include)
+    raise DDCapError(f"include {wanted}: cannot stand in a caption without what is banned; give up one")
+
+
+def commit_surest(
+    captions: Sequence[ConstrainedCaption],
+    logits: Array,
+    asked: Array,
+    quota: np.ndarray,
+    *,
+    temperature: float = 0.0,
+    generator: np.random.Generator | None = None,
+    distinct: bool = False,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Commit the surest tokens that are allowed; of a position whose token is refused, its next one competes.
+
+    Args:
+        captions: B of them; the tokens are committed to them.
+        logits: (B, n, V).
+        asked: (B, n) their positions; those that are not MASK are left alone.
+        quota: (B,) tokens to commit in each caption.
+        temperature: see `guidance.choose_tokens`.
+        generator: source of randomness.
+        distinct: no token twice in a caption; then fewer than `quota` may be committed.
+
+    Returns:
+        Tokens (B, n), their probabilities, and whether they were committed.
+
+    Raises:
+        DDCapError: if no token is allowed at any position of a caption.
+    """
+    usable = captions[0].vocabulary.usable
+    values = to_host(logits).astype(np.float32)
+    values[..., ~usable] = -np.inf
+    probabilities = values - log_sum_exp(values)[..., None]
+    scores = probabilities
+    if temperature:
+        uniform = np.clip(draw_uniform(generator, values.shape, values), 1e-20, 1 - 1e-7)
+        scores = probabilities / temperature - np.log(-np.log(uniform))
+    chosen = scores.argmax(axis=2)
+    certainty = np.exp(np.take_along_axis(probabilities, chosen[..., None], axis=2)[..., 0])
+    committed = np.zeros(chosen.shape, dtype=bool)
+    places = to_host(asked)
+    for row, caption in enumerate(captions):
+        if not caption.masks:
+            continue
+        queue = _Queue(caption, places[row], chosen[row], certainty[row], scores[row], probabilities[row])
+        done = queue.commit(int(quota[row]), distinct=distinct)
+        if not done:
+            raise DDCapError("what is asked for leaves no word for a blank; ban fewer words or allow more")
+        for column, token, probability in done:
+            chosen[row, column], certainty[row, column] = token, probability
+            committed[row, column] = True
+    return chosen, certainty, committed
+
+
+class _Queue:
+    """Positions of one caption, each with its likeliest token that is not refused yet, the surest first."""
+
+    def __init__(
+        self,
+        caption: ConstrainedCaption,
+        places: np.ndarray,
+        chosen: np.ndarray,
+        certainty: np.ndarray,
+        scores: np.ndarray,
+        probabilities: np.ndarray,
+    ) -> None:
+        self.caption, self.places = caption, places.tolist()
+        self.scores, self.probabilities = scores, probabilities
+        mask = caption.vocabulary.mask_id
+        self.heap = [
+            (-float(certainty[column]), place, column, int(chosen[column]))
+            for column, place in enumerate(self.places)
+            if place < len(caption.tokens) and caption.tokens[place] == mask
+        ]
+        heapq.heapify(self.heap)
+        self._others: dict[int, Iterator[int]] = {}  # of columns whose likeliest token was refused
+
+    def commit(self, quota: int, *, distinct: bool) -> list[tuple[int, int, float]]:
+        """Column, token and probability of what was committed."""
+        done: list[tuple[int, int, float]] = []
+        while self.heap and len(done) < quota:
+            certainty, place, column, token = heapq.heappop(self.heap)
+            if not self.caption.allows(place, token):
+                self._push_next(place, column)
+            elif not (distinct and any(token == other for _, other, _ in done)):
+                self.caption.commit(place, token)
+                done.append((column, token, -certainty))
+        return done
+
+    def _push_next(self, place: int, column: int) -> None:
+        if column not in self._others:
+            scores = np.where(self.caption.possible(place), self.scores[column], -np.inf)
+            order = np.argsort(-scores, kind="stable")[: int((scores > -np.inf).sum())]
+            self._others[column] = iter(order.tolist())
+        for token in self._others[column]:
+            certainty = float(np.exp(self.probabilities[column, token]))
+            heapq.heappush(self.heap, (-certainty, place, column, token))
+            return

@@ -1,0 +1,391 @@
+"""What a person asks of a caption's words, and which token may stand where so that the caption obeys.
+
+A caption is built token by token in any order. A token is refused if no caption that obeys could come of it
+any more: every rule here leaves at least one token to each position that is still MASK, so a finished caption
+obeys by construction. Not in the paper; best-first inference (section 3.3) makes it possible, since it may
+commit any position next.
+
+Shapes: B captions, L positions, V words (the id V is MASK).
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddcap.data.concepts import ConceptEdits, ConceptVocabulary
+from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.errors import DDCapError
+
+MOST_PHRASES = 8  # of one caption; each is placed by a pass of its own
+_MASK = "\0"  # stands for a MASK in a text
+_RUN = re.compile(r"[a-z0-9]+")
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What a caption has to be like.
+
+    Words are compared without case and accents, and whole: to ban "man" bans "man's" and "man-made", not
+    "woman". A phrase is several words in a row.
+
+    Attributes:
+        include: words or phrases that stand in it, anywhere and in any order.
+        prefix: what it begins with.
+        suffix: what it ends with.
+        ban: words or phrases that do not stand in it.
+        replace: words that do not stand in it, and the word to see in their place (None: none).
+        min_words: it has at least so many words.
+        max_chars: it has at most so many characters.
+
+    Raises:
+        DDCapError: if they contradict each other.
+    """
+
+    include: tuple[str, ...] = ()
+    prefix: str = ""
+    suffix: str = ""
+    ban: tuple[str, ...] = ()
+    replace: Mapping[str, str | None] | None = None
+    min_words: int | None = None
+    max_chars: int | None = None
+
+    def __post_init__(self) -> None:
+        """Read single phrases as several, and refuse what cannot be."""
+        for name in ("include", "ban"):
+            given = getattr(self, name)
+            phrases = [given] if isinstance(given, str) else list(given)
+            object.__setattr__(self, name, tuple(phrase.strip() for phrase in phrases if phrase.strip()))
+        for phrase in self.banned:
+            if not words_of(phrase):
+                raise DDCapError(f"ban {phrase!r}: holds no letter or digit; give words")
+        if len(self.include) > MOST_PHRASES:
+            raise DDCapError(f"include: {len(self.include)} phrases; at most {MOST_PHRASES} fit a caption")
+        for name, least in (("min_words", 1), ("max_chars", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise DDCapError(f"{name}={value}: at least {least}")
+        for name, text in self.wanted:
+            if not words_of(text):
+                raise DDCapError(f"{name} {text!r}: holds no letter or digit; give words")
+            found = self.pattern.search(normalised(text)) if self.pattern else None
+            if found:
+                raise DDCapError(
+                    f"{name} {text!r}: holds {found.group().strip()!r}, which is banned; give up one of them"
+                )
+
+    @property
+    def wanted(self) -> list[tuple[str, str]]:
+        """What is given, by name: prefix, suffix and what is to be included."""
+        ends = [(name, getattr(self, name).strip()) for name in ("prefix", "suffix")]
+        return [*(end for end in ends if end[1]), *(("include", phrase) for phrase in self.include)]
+
+    @property
+    def banned(self) -> tuple[str, ...]:
+        """All that is not to stand in a caption."""
+        return (*self.ban, *(self.replace or ()))
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str] | None:
+        """Finds what is banned in a normalised text; None: nothing is.
+
+        What stands beside a MASK counts as a whole word. It might still become another one, but only with a
+        token that goes on with it, and then that token would be forced.
+        """
+        spelled = {r"[^a-z0-9\0]+".join(words_of(phrase)) for phrase in self.banned}
+        if not spelled:
+            return None
+        longest_first = sorted(spelled, key=lambda one: (-len(one), one))
+        return re.compile(rf"(?<![a-z0-9])(?:{'|'.join(longest_first)})(?![a-z0-9])")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is asked for."""
+        return self == Constraints()
+
+    @classmethod
+    def take(cls, settings: dict[str, Any]) -> Constraints:
+        """Those among keyword arguments, which are taken out of `settings`; `neutral` is one of them.
+
+        `neutral` True stands for the list that is shipped, a path for a list of one's own.
+        """
+        given = {one.name: settings.pop(one.name) for one in fields(cls) if one.name in settings}
+        neutral = settings.pop("neutral", None)
+        given = {name: value for name, value in given.items() if value is not None}
+        if neutral:
+            given["replace"] = {**neutral_words(neutral), **given.get("replace", {})}
+        return cls(**given)
+
+    def edits(self, vocabulary: ConceptVocabulary | None) -> list[ConceptEdits]:
+        """What follows for the concepts that a model sees: what is wanted is there, what is banned is not."""
+        if vocabulary is None or self.is_empty:
+            return []
+        wanted = [text for _, text in self.wanted]
+        replaced = self.replace or {}
+        return [ConceptEdits.following(vocabulary, wanted=wanted, banned=self.ban, replaced=replaced)]
+
+    def broken_by(self, caption: str) -> list[str]:
+        """Which of them a finished caption breaks, each in a few words; none should ever be."""
+        text, broken = normalised(caption), []
+        if self.pattern and self.pattern.search(text):
+            broken.append(f"holds {self.pattern.search(text).group()!r}")  # type: ignore[union-attr]
+        words = words_of(caption)
+        for phrase in self.include:
+            if not holds(words, words_of(phrase)):
+                broken.append(f"lacks {phrase!r}")
+        first, last = words_of(self.prefix), words_of(self.suffix)
+        if words[: len(first)] != first:
+            broken.append(f"does not begin with {self.prefix!r}")
+        if last and words[-len(last) :] != last:
+            broken.append(f"does not end with {self.suffix!r}")
+        if self.min_words and len(caption.split()) < self.min_words:
+            broken.append(f"has fewer than {self.min_words} words")
+        if self.max_chars and len(caption) > self.max_chars:
+            broken.append(f"has more than {self.max_chars} characters")
+        return broken
+
+
+def neutral_words(source: bool | str | Path = True) -> dict[str, str | None]:
+    """Words that say more of people than a picture shows, and what to say instead.
+
+    Each line of the list is a word, then the word that takes its place, if one does; "#" begins a remark.
+
+    Args:
+        source: True for the list that is shipped, or the path of another one.
+
+    Raises:
+        DDCapError: if it cannot be read.
+    """
+    if source is True:
+        text = files("ddcap.decoding").joinpath("neutral.txt").read_text(encoding="utf-8")
+    else:
+        text = _read(Path(str(source)), "neutral")
+    pairs: dict[str, str | None] = {}
+    for line in text.splitlines():
+        words = line.partition("#")[0].split()
+        if words:
+            pairs[words[0].lower()] = words[1].lower() if len(words) > 1 else None
+    return pairs
+
+
+def banned_in(path: str | Path) -> tuple[str, ...]:
+    """The words and phrases of a file, one a line; "#" begins a remark.
+
+    Raises:
+        DDCapError: if it cannot be read.
+    """
+    lines = (line.partition("#")[0].strip() for line in _read(Path(path), "ban-file").splitlines())
+    return tuple(line for line in lines if line)
+
+
+def _read(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text in UTF-8"
+        raise DDCapError(f"{what} {path}: cannot be read ({reason}); give a text file") from None
+
+
+def normalised(text: str) -> str:
+    """A text without case and accents."""
+    plain = unicodedata.normalize("NFKD", text)
+    return "".join(letter for letter in plain if not unicodedata.combining(letter)).lower()
+
+
+def words_of(text: str) -> list[str]:
+    """The runs of letters and digits in a text: "a man's" is a, man, s."""
+    return _RUN.findall(normalised(text))
+
+
+def holds(words: Sequence[str], phrase: Sequence[str]) -> bool:
+    """Whether the words of a phrase stand in a row among `words`."""
+    size = len(phrase)
+    return any(list(words[at : at + size]) == list(phrase) for at in range(len(words) - size + 1))
+
+
+class Vocabulary:
+    """What each token of a tokenizer spells; MASK is one character."""
+
+    def __init__(self, tokenizer: CaptionTokenizer) -> None:
+        self.tokenizer, self.end_id, self.mask_id = tokenizer, tokenizer.end_id, tokenizer.mask_id
+
+    @cached_property
+    def pieces(self) -> list[str]:
+        """(V + 1) what each token adds to a text."""
+        return [*self.tokenizer.pieces(range(self.tokenizer.vocabulary_size)), _MASK]
+
+    @cached_property
+    def plain(self) -> list[str]:
+        """(V + 1) the same, normalised."""
+        return [normalised(piece) for piece in self.pieces]
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """(V,) characters of each."""
+        return np.array([len(piece) for piece in self.pieces[:-1]])
+
+    @cached_property
+    def begins(self) -> np.ndarray:
+        """(V,) True for tokens that begin a word."""
+        return np.array([piece.startswith(" ") for piece in self.pieces[:-1]])
+
+    @cached_property
+    def is_word(self) -> np.ndarray:
+        """(V,) True for tokens that begin a word which has a letter or digit."""
+        return self.begins & np.array([bool(_RUN.search(piece)) for piece in self.plain[:-1]])
+
+    @cached_property
+    def usable(self) -> np.ndarray:
+        """(V,) False for what is never chosen: the end, nothing visible, a part of a character."""
+        usable = np.array(
+            [bool(piece.strip()) and not set("\ufffd\0") & set(piece) for piece in self.pieces[:-1]]
+        )
+        usable[self.end_id] = False
+        return usable
+
+    def counts_as_word(self, token: int) -> bool:
+        """Whether a token certainly begins a word of its own."""
+        return bool(self.is_word[token])
+
+
+class ConstrainedCaption:
+    """One caption on its way: which tokens may be committed where.
+
+    Args:
+        constraints: what it has to be like.
+        vocabulary: of the tokenizer.
+        tokens: (L,) given tokens and MASK, the end token last.
+        starts: positions whose token begins a word: those behind a given word.
+    """
+
+    def __init__(
+        self, constraints: Constraints, vocabulary: Vocabulary, tokens: Sequence[int], starts: Iterable[int]
+    ) -> None:
+        self.constraints, self.vocabulary = constraints, vocabulary
+        self.tokens, self.starts = [int(token) for token in tokens], {0, *starts}
+        self._count()
+
+    def _count(self) -> None:
+        pieces, mask, vocabulary = self.vocabulary.pieces, self.vocabulary.mask_id, self.vocabulary
+        self._masks = sum(token == mask for token in self.tokens)
+        self._chars = sum(len(pieces[token]) for token in self.tokens if token != mask)
+        self._words = sum(
+            vocabulary.counts_as_word(token)
+            for token in self.tokens
+            if token not in (mask, vocabulary.end_id)
+        )
+
+    def allows(self, position: int, token: int) -> bool:
+        """Whether `token` may be committed at a MASK position."""
+        vocabulary, asked = self.vocabulary, self.constraints
+        if not vocabulary.usable[token]:
+            return False
+        if position in self.starts and not vocabulary.begins[token]:
+            return False
+        left = self._masks - 1
+        if asked.max_chars is not None:
+            # a MASK can always become a space and a letter; the first space is not seen
+            most = asked.max_chars + 1 - 2 * left
+            if self._chars + len(vocabulary.pieces[token]) > most:
+                return False
+        words = self._words + vocabulary.counts_as_word(token) + left
+        if asked.min_words is not None and words < asked.min_words:
+            return False
+        return asked.pattern is None or not self._completes_banned(position, token)
+
+    def possible(self, position: int) -> np.ndarray:
+        """(V,) False for tokens that `allows` refuses whatever they spell."""
+        vocabulary, asked, left = self.vocabulary, self.constraints, self._masks - 1
+        possible = vocabulary.usable.copy()
+        if position in self.starts:
+            possible &= vocabulary.begins
+        if asked.max_chars is not None:
+            possible &= self._chars + vocabulary.sizes <= asked.max_chars + 1 - 2 * left
+        if asked.min_words is not None and self._words + left < asked.min_words:
+            possible &= vocabulary.is_word
+        return possible
+
+    def commit(self, position: int, token: int) -> None:
+        """Put a token that is allowed where a MASK was."""
+        self.tokens[position] = token
+        self._masks -= 1
+        self._chars += len(self.vocabulary.pieces[token])
+        self._words += self.vocabulary.counts_as_word(token)
+
+    @property
+    def masks(self) -> int:
+        """Positions that are still MASK."""
+        return self._masks
+
+    @property
+    def is_possible(self) -> bool:
+        """Whether the rest can still be filled."""
+        asked = self.constraints
+        is_short = asked.max_chars is None or self._chars + 2 * self._masks <= asked.max_chars + 1
+        return is_short and (asked.min_words is None or self._words + self._masks >= asked.min_words)
+
+    def check_given(self) -> None:
+        """Raise `DDCapError` if what is given holds what is banned, side by side."""
+        found = self.constraints.pattern and self.constraints.pattern.search(self._text())
+        if found:
+            raise DDCapError(f"what is given holds {found.group().strip()!r}, which is banned")
+
+    def room_for(self, size: int) -> list[int]:
+        """Where `size` tokens in a row are all MASK."""
+        return [start for first, count in self._gaps() for start in range(first, first + count - size + 1)]
+
+    def place(self, start: int, phrase: Sequence[int], others: Sequence[int]) -> bool:
+        """Put a phrase at MASK positions, if others of so many tokens still fit and nothing is broken."""
+        before, starts = list(self.tokens), set(self.starts)
+        self.tokens[start : start + len(phrase)] = phrase
+        self.starts.add(start + len(phrase))
+        pattern = self.constraints.pattern
+        if fits(
+            sorted((count for _, count in self._gaps()), reverse=True), sorted(others, reverse=True)
+        ) and not (pattern and pattern.search(self._text())):
+            self._count()
+            return True
+        self.tokens, self.starts = before, starts
+        return False
+
+    def _gaps(self) -> list[tuple[int, int]]:
+        """First position and size of each run of MASKs."""
+        mask, gaps, position = self.vocabulary.mask_id, [], 0
+        for is_mask, run in itertools.groupby(self.tokens, lambda token: token == mask):
+            size = len(list(run))
+            if is_mask:
+                gaps.append((position, size))
+            position += size
+        return gaps
+
+    def _text(self, position: int | None = None, token: int = 0) -> str:
+        """The normalised text, perhaps with another token at one position."""
+        plain, end = self.vocabulary.plain, self.vocabulary.end_id
+        texts = ["" if one == end else plain[one] for one in self.tokens]
+        if position is not None:
+            texts[position] = plain[token]
+        return "".join(texts)
+
+    def _completes_banned(self, position: int, token: int) -> bool:
+        assert self.constraints.pattern is not None
+        return self.constraints.pattern.search(self._text(position, token)) is not None
+
+
+def fits(gaps: Sequence[int], sizes: Sequence[int]) -> bool:
+    """Whether runs of `sizes` tokens can be put into `gaps` side by side."""
+    if not sizes:
+        return True
+    first, rest = sizes[0], sizes[1:]
+    for number, gap in enumerate(gaps):
+        if gap >= first and fits([*gaps[:number], gap - first, *gaps[number + 1 :]], rest):
+            return True
+    return False

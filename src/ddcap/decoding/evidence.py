@@ -1,0 +1,227 @@
+"""How well a picture supports a given caption: by word, and as a whole.
+
+Two likelihoods of a caption, neither in the paper:
+
+- Pseudo-likelihood: each token is predicted from all others and the picture. A word of several tokens is
+  predicted from left to right with its later tokens hidden, since they would give it away. Sources: Salazar
+  et al. 2020; Kauf and Ivanova 2023 for words of several tokens.
+- Sampler's likelihood: the probability that best-first inference writes exactly this caption, if it draws the
+  tokens of the positions that it finds surest. Which these are depends only on what is committed, so it is a
+  product over the steps; over all captions of a length it sums to 1.
+
+The pseudo-log-likelihood with the image less that without it is the pointwise mutual information of caption
+and image: what the picture says for a word beyond what language does.
+
+Shapes: B captions, I images (B a multiple of I), L positions, V words (the id V is MASK).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ddcap.arrays import Array, array_namespace, device, like, log_sum_exp, to_host
+from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.decoding.best_first import BestFirstPlan, first_of_each, most_certain, share_left
+from ddcap.decoding.guidance import Predictor
+from ddcap.decoding.words import words_in
+from ddcap.errors import DDCapError
+from ddcap.model.features import ImageFeatures
+
+_ROWS = 512  # noised captions computed at once
+
+
+@dataclass(frozen=True)
+class WordEvidence:
+    """A word of a caption, and what the picture says for it.
+
+    Attributes:
+        word: as a person reads it.
+        log_probability: of its tokens, given the picture and all other words.
+        without_image: the same without the picture.
+        tokens: how many it has.
+    """
+
+    word: str
+    log_probability: float
+    without_image: float
+    tokens: int
+
+    @property
+    def gain(self) -> float:
+        """Pointwise mutual information with the picture, in nats; below 0 the picture speaks against it."""
+        return self.log_probability - self.without_image
+
+
+@dataclass(frozen=True)
+class CaptionEvidence:
+    """A caption, and what the picture says for it.
+
+    Attributes:
+        words: one each.
+        end: of the end token.
+    """
+
+    words: tuple[WordEvidence, ...]
+    end: WordEvidence
+
+    @cached_property
+    def log_likelihood(self) -> float:
+        """Pseudo-log-likelihood of the caption, given the picture."""
+        return sum(word.log_probability for word in (*self.words, self.end))
+
+    @cached_property
+    def gain(self) -> float:
+        """Pointwise mutual information of caption and picture, in nats."""
+        return sum(word.gain for word in (*self.words, self.end))
+
+    @property
+    def tokens(self) -> int:
+        """Of the caption, end token included."""
+        return sum(word.tokens for word in (*self.words, self.end))
+
+    @property
+    def fit(self) -> float:
+        """How well caption and picture fit: the gain for each token."""
+        return self.gain / self.tokens
+
+
+def caption_evidence(
+    model: Any, features: ImageFeatures, captions: Sequence[Sequence[str]], tokenizer: CaptionTokenizer
+) -> list[list[CaptionEvidence]]:
+    """What I pictures say for captions, as many of each picture.
+
+    Args:
+        model: a diffusion model in evaluation mode.
+        features: of I images.
+        captions: texts, a list for each image.
+        tokenizer: of the model.
+
+    Raises:
+        DDCapError: if a caption is empty or too long for the model, or the model is autoregressive.
+    """
+    if model.config.model.kind != "diffusion":
+        raise DDCapError("only a diffusion model scores the words of given captions")
+    rows = [[encoded(text, tokenizer, model.config.model.max_length) for text in texts] for texts in captions]
+    if len({len(texts) for texts in rows}) != 1:
+        raise ValueError("each image has to have as many captions as the others")
+    queries = [[query for ids in texts for query in _queries(ids, tokenizer)] for texts in rows]
+    most = max(len(texts) for texts in queries)
+    for texts in queries:
+        texts += texts[:1] * (most - len(texts))  # each image has as many rows as the others
+    found = _log_probabilities(model, features, queries)
+    return [
+        _gathered(texts, iter(values), tokenizer) for texts, values in zip(rows, found.tolist(), strict=True)
+    ]
+
+
+def encoded(text: str, tokenizer: CaptionTokenizer, longest: int) -> list[int]:
+    """Token ids of a caption, the end token last.
+
+    Raises:
+        DDCapError: if it is empty or has more than `longest` tokens.
+    """
+    ids = tokenizer.encode(text)
+    if len(ids) == 1:
+        raise DDCapError(f"caption {text!r}: has no word that this model can read; write some")
+    if len(ids) > longest:
+        raise DDCapError(
+            f"caption {text!r}: has {len(ids)} tokens, and this model's longest caption {longest}; shorten it"
+        )
+    return ids
+
+
+def _queries(ids: Sequence[int], tokenizer: CaptionTokenizer) -> list[tuple[list[int], int, int]]:
+    """For each token of a caption: the caption with it hidden, its position, and the token."""
+    queries = []
+    for word in words_in(ids, tokenizer):
+        for place, position in enumerate(word):
+            hidden = word[place:]
+            noised = [tokenizer.mask_id if at in hidden else token for at, token in enumerate(ids)]
+            queries.append((noised, position, ids[position]))
+    return queries
+
+
+def _log_probabilities(
+    model: Any, features: ImageFeatures, queries: list[list[tuple[list[int], int, int]]]
+) -> np.ndarray:
+    """(I, R, 2) log-probability of each query's token with the image and without it."""
+    images, count = len(queries), len(queries[0])
+    steps = model.denoising_steps(features, with_image_free=True)
+    parts = []
+    size = max(1, _ROWS // images)
+    for start in range(0, count, size):
+        chosen = [query for texts in queries for query in texts[start : start + size]]
+        lengths = np.array([len(noised) for noised, _, _ in chosen])
+        longest = int(lengths.max())
+        tokens = np.array([noised + [0] * (longest - len(noised)) for noised, _, _ in chosen])
+        hidden = (tokens == model.mask_id).sum(axis=1)
+        timestep = share_left(hidden, lengths, model.config.diffusion.steps)
+        positions = np.array([[position] for _, position, _ in chosen])
+        wanted = model.as_array(np.array([[[token]] for _, _, token in chosen]))
+        arrays = (model.as_array(one) for one in (tokens, timestep, lengths, positions))
+        both = []
+        for logits in steps.logits(*arrays):
+            own = array_namespace(logits).take_along_axis(logits, wanted, axis=2)[:, 0, 0]
+            both.append(to_host(own - log_sum_exp(logits)[:, 0]))
+        parts.append(np.stack(both, axis=1).reshape(images, -1, 2))
+    return np.concatenate(parts, axis=1)
+
+
+def _gathered(
+    captions: Sequence[Sequence[int]], values: Any, tokenizer: CaptionTokenizer
+) -> list[CaptionEvidence]:
+    """Log-probabilities of tokens, in order, to those of words."""
+    found = []
+    for ids in captions:
+        words = []
+        pieces = tokenizer.pieces(ids)
+        for positions in words_in(ids, tokenizer):
+            pairs = [next(values) for _ in positions]
+            text = "".join(pieces[position] for position in positions).strip()
+            own, free = (sum(pair[which] for pair in pairs) for which in (0, 1))
+            words.append(WordEvidence(text, own, free, len(positions)))
+        found.append(CaptionEvidence(tuple(words[:-1]), words[-1]))
+    return found
+
+
+def sampler_log_likelihood(
+    predictor: Predictor, tokens: Array, plan: BestFirstPlan, mask_id: int, *, distinct: bool = False
+) -> Array:
+    """(B,) log-probability that best-first inference, drawing at temperature 1, writes these captions.
+
+    The sampler chooses positions by what it finds likeliest there, then draws their tokens independently; the
+    next step sees them. With `distinct` it leaves a position to the next step if a surer one is likeliest to
+    have the same word.
+
+    Args:
+        predictor: for these captions, with all that has a say.
+        tokens: (B, L) the captions; padding is any word.
+        plan: of `plan_steps` for captions that are all MASK at the start.
+        mask_id: V.
+        distinct: see `decode_best_first`.
+    """
+    xp, on = array_namespace(tokens), device(tokens)
+    places = xp.arange(tokens.shape[1], device=on)
+    is_mask = places < like(plan.lengths, tokens)[:, None]
+    total = xp.zeros(tokens.shape[0], dtype=xp.float32, device=on)
+    blanks, step = plan.blanks, 0
+    while step < len(plan.quotas) or blanks.any():
+        timesteps, quotas = plan.at(step, blanks)
+        now = xp.where(is_mask, mask_id, tokens)
+        log_probabilities = predictor.log_probabilities(now, like(timesteps, tokens))  # (B, L, V)
+        likeliest = xp.max(log_probabilities, axis=2)
+        certainty = xp.exp(likeliest)
+        committed = most_certain(is_mask, certainty, like(quotas, tokens))
+        if distinct:
+            committed = first_of_each(committed, xp.argmax(log_probabilities, axis=2), certainty)
+        own = xp.take_along_axis(log_probabilities, tokens[..., None], axis=2)[..., 0]
+        total = total + xp.sum(xp.where(committed, own, 0.0), axis=1)
+        is_mask = is_mask & ~committed
+        blanks = to_host(xp.sum(xp.astype(is_mask, xp.int64), axis=1))
+        step += 1
+    return total

@@ -1,0 +1,131 @@
+"""A caption made true: words that the picture does not support are blanked and filled anew."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.decoding.caption import Caption, build_captions
+from ddcap.decoding.constraints import Constraints, Vocabulary, words_of
+from ddcap.decoding.evidence import CaptionEvidence, WordEvidence, caption_evidence, encoded
+from ddcap.decoding.infilling import Template, infill
+from ddcap.decoding.words import FUNCTION_WORDS, words_in
+from ddcap.model.features import ImageFeatures
+from ddcap.settings import DecodingSettings
+
+LEAST_GAIN = -0.05  # nats that the picture has to say for a word, at least
+
+
+@dataclass(frozen=True)
+class Rewriting:
+    """A caption before and after.
+
+    Attributes:
+        before: what the picture says for the given caption.
+        doubted: numbers of its words that the picture does not support.
+        after: the new caption; None if no word is doubted, or no other words fit better.
+        evidence: what the picture says for the new one; that of the given one, if there is none.
+    """
+
+    before: CaptionEvidence
+    doubted: tuple[int, ...]
+    after: Caption | None
+    evidence: CaptionEvidence
+
+    @property
+    def text(self) -> str:
+        """The caption to use."""
+        return self.after.text if self.after is not None else " ".join(one.word for one in self.before.words)
+
+    @property
+    def template(self) -> str:
+        """The given caption with blanks."""
+        shown = [
+            "___" if number in self.doubted else one.word for number, one in enumerate(self.before.words)
+        ]
+        return " ".join(word for word, _ in itertools.groupby(shown))
+
+
+def doubtful(words: Sequence[WordEvidence], keep: Collection[str] = ()) -> list[int]:
+    """Numbers of the words for which the picture says less than `LEAST_GAIN`; not of function words.
+
+    Args:
+        words: of a caption.
+        keep: words that are not doubted.
+    """
+    kept = {word for text in keep for word in words_of(text)} | FUNCTION_WORDS
+    return [
+        number
+        for number, one in enumerate(words)
+        if one.gain < LEAST_GAIN and not kept & {one.word.lower(), *words_of(one.word)}
+    ]
+
+
+def rewrite(
+    model: Any,
+    features: ImageFeatures,
+    text: str,
+    settings: DecodingSettings,
+    tokenizer: CaptionTokenizer,
+    *,
+    keep: Collection[str] = (),
+    words: tuple[Constraints, Vocabulary] | None = None,
+    generator: np.random.Generator | None = None,
+) -> Rewriting:
+    """Blank what one picture does not support in a caption, and fill it anew.
+
+    Doubted words in a row become one blank of any width. The new caption is kept if the picture and the other
+    words make it likelier, by token, than the given one.
+
+    Args:
+        model: a diffusion model in evaluation mode.
+        features: of one image.
+        text: the caption.
+        settings: of decoding.
+        tokenizer: of the model.
+        keep: words that stay, whatever the picture says.
+        words: what the new caption has to be like, and the vocabulary of the tokenizer.
+        generator: of the decoders that draw.
+
+    Raises:
+        DDCapError: if the caption is empty or too long, or cannot be as it is asked to be.
+    """
+    ids = encoded(text, tokenizer, model.config.model.max_length)
+    ((before,),) = caption_evidence(model, features, [[text]], tokenizer)
+    doubted = doubtful(before.words, keep)
+    pattern = words[0].pattern if words is not None else None
+    if pattern is not None:  # what is banned goes, too
+        banned = (number for number, one in enumerate(before.words) if pattern.search(one.word.lower()))
+        doubted = sorted({*doubted, *banned})
+    if not doubted:
+        return Rewriting(before, (), None, before)
+    filled = infill(
+        model,
+        features,
+        _template(ids, doubted, tokenizer),
+        settings,
+        tokenizer.end_id,
+        generator,
+        words,
+    )
+    after = build_captions(filled.result, [filled.row], tokenizer)[0]
+    ((evidence,),) = caption_evidence(model, features, [[after.text]], tokenizer)
+    is_better = evidence.log_likelihood / evidence.tokens > before.log_likelihood / before.tokens
+    if not is_better and pattern is None:
+        return Rewriting(before, tuple(doubted), None, before)
+    return Rewriting(before, tuple(doubted), after, evidence)
+
+
+def _template(ids: Sequence[int], doubted: Collection[int], tokenizer: CaptionTokenizer) -> Template:
+    """A caption with one blank for each run of doubted words."""
+    parts: list[tuple[int, ...] | int | None] = []
+    numbered = enumerate(words_in(ids, tokenizer))
+    for is_blank, run in itertools.groupby(numbered, lambda pair: pair[0] in doubted):
+        given = tuple(ids[position] for _, positions in run for position in positions)
+        parts.append(None if is_blank else given)
+    return Template(tuple(parts))

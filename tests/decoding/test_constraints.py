@@ -1,0 +1,327 @@
+"""What people ask of a caption's words holds, whatever they ask; what cannot be is refused."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ddcap import Captioner
+from ddcap.commands import main
+from ddcap.decoding.constrained import Frame
+from ddcap.decoding.constraints import (
+    ConstrainedCaption,
+    Constraints,
+    banned_in,
+    fits,
+    neutral_words,
+)
+from ddcap.decoding.generate import generate_constrained
+from ddcap.errors import DDCapError
+
+WORDS = [
+    "a",
+    "an",
+    "the",
+    "of",
+    "in",
+    "on",
+    "with",
+    "and",
+    "is",
+    "are",
+    "two",
+    "three",
+    "man",
+    "woman",
+    "men",
+    "women",
+    "person",
+    "people",
+    "boy",
+    "girl",
+    "child",
+    "dog",
+    "dogs",
+    "cat",
+    "horse",
+    "bicycle",
+    "bus",
+    "train",
+    "table",
+    "street",
+    "beach",
+    "field",
+    "water",
+    "grass",
+    "snow",
+    "ball",
+    "shirt",
+    "red",
+    "blue",
+    "white",
+    "black",
+    "large",
+    "small",
+    "young",
+    "standing",
+    "sitting",
+    "riding",
+    "holding",
+    "playing",
+    "running",
+    "jumping",
+    "wearing",
+    "next",
+    "front",
+    "group",
+]
+RARE = [
+    "zebra crossing",
+    "teddy bear",
+    "fire hydrant",
+    "t-shirt",
+    "skateboarder",
+    "xylophone",
+    "qwv",
+    "Café",
+    "9",
+]
+
+words = st.sampled_from(WORDS)
+phrases = st.one_of(words, st.sampled_from(RARE), st.lists(words, min_size=2, max_size=3).map(" ".join))
+demands = st.fixed_dictionaries(
+    {},
+    optional={
+        "include": st.lists(phrases, max_size=3),
+        "prefix": phrases,
+        "suffix": phrases,
+        "ban": st.lists(st.one_of(words, phrases, st.sampled_from("as")), max_size=40),
+        "min_words": st.integers(1, 20),
+        "max_chars": st.integers(1, 130),
+        "neutral": st.just(True),
+    },
+)
+ways = st.fixed_dictionaries(
+    {"steps": st.integers(1, 12), "candidates": st.integers(1, 3), "distinct": st.booleans()},
+    optional={
+        "temperature": st.just(1.0),
+        "guidance": st.just(1.2),
+        "length": st.integers(1, 20),
+        "concept_bonus": st.just(0.0),
+    },
+)
+
+
+@pytest.fixture(scope="module")
+def default():
+    return Captioner.from_pretrained()
+
+
+@pytest.fixture(scope="module")
+def vocabulary(default):
+    return default.word_vocabulary
+
+
+@pytest.fixture(scope="module")
+def seen(default, photos):
+    return default.features(photos[:2])
+
+
+def plain(text):
+    return re.findall("[a-z0-9]+", text.lower().replace("é", "e"))
+
+
+def stands_in(phrase, text):
+    """Written again, and plainly: the words of a phrase in a row among those of a text."""
+    return f" {' '.join(plain(phrase))} " in f" {' '.join(plain(text))} "
+
+
+@settings(max_examples=700, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(demands, ways)
+def test_no_caption_breaks_what_was_asked(default, seen, vocabulary, asked, way):
+    asked = dict(asked)
+    try:
+        constraints = Constraints.take(asked)
+        decoding = default.settings(**way)
+        result = generate_constrained(
+            default.model, seen, decoding, constraints, vocabulary, generator=np.random.default_rng(0)
+        ).on_host()
+    except DDCapError as error:
+        assert "\n" not in str(error) and str(error)
+        return
+    assert len(result.tokens) == 2
+    for tokens, length in zip(result.tokens, result.lengths, strict=True):
+        assert default.model.mask_id not in tokens[:length] and tokens[length - 1] == vocabulary.end_id
+        text = default.tokenizer.decode(tokens[:length].tolist())
+        for phrase in constraints.include:
+            assert stands_in(phrase, text)
+        for phrase in constraints.banned:
+            assert not stands_in(phrase, text)
+        ends = (plain(constraints.prefix), plain(constraints.suffix))
+        assert plain(text)[: len(ends[0])] == ends[0]
+        assert not ends[1] or plain(text)[-len(ends[1]) :] == ends[1]
+        assert len(text.split()) >= (constraints.min_words or 0)
+        assert len(text) <= (constraints.max_chars or 1000)
+        if isinstance(way.get("length"), int) and way["candidates"] == 1:
+            assert length == way["length"]
+        assert constraints.broken_by(text) == []
+
+
+def test_a_refusal_is_rare_and_says_why(default, photos):
+    """Of what people plausibly ask, nothing is refused."""
+    for asked in (
+        {"include": ["red bicycle", "dog"]},
+        {"include": "teddy bear", "ban": ["man", "woman", "a picture of"]},
+        {"prefix": "there is", "suffix": "on the beach", "max_chars": 80},
+        {"max_chars": 20},
+        {"min_words": 15},
+        {"neutral": True},
+    ):
+        assert (
+            Constraints(**{**asked, "replace": None} if "neutral" not in asked else {}).broken_by("")
+            is not None
+        )
+        (caption,) = default(photos[0], **asked)
+        assert Constraints.take(dict(asked)).broken_by(caption.text) == []
+
+
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        ({"include": ["a dog"], "ban": ["dog"]}, "include 'a dog': holds 'dog', which is banned"),
+        ({"prefix": "a man", "neutral": True}, "prefix 'a man': holds 'man', which is banned"),
+        ({"min_words": 40}, "takes 41 tokens"),
+        ({"include": ["dog " * 30]}, "takes 31 tokens"),
+        ({"max_chars": 3, "include": ["bicycle"]}, "max_chars=3: too few"),
+        ({"include": ["日本"]}, "include '日本': holds no letter or digit"),
+        ({"ban": ["!!"]}, "ban '!!': holds no letter or digit"),
+        ({"min_words": 0}, "min_words=0: at least 1"),
+        ({"include": ["dog"] * 9}, "at most 8"),
+        ({"length": 3, "min_words": 5}, "length 3: what is asked for takes 6 tokens"),
+        ({"length": 12, "max_chars": 15}, "length 12: does not fit max_chars=15"),
+        ({"neutral": "no_such_list.txt"}, "neutral no_such_list.txt: cannot be read"),
+        ({"prefix": "a", "suffix": "dog", "length": 3, "ban": ["a dog"]}, "what is given holds 'a dog'"),
+        ({"ban": [*"abcdefghijklmnopqrstuvwxyz0123456789"], "max_chars": 1}, "leaves no word for a blank"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(default, photos, asked, message):
+    with pytest.raises(DDCapError, match=re.escape(message)) as refused:
+        default(photos[0], **asked)
+    assert "\n" not in str(refused.value)
+
+
+def test_every_spelling_across_borders_is_found(vocabulary, default):
+    """The word is banned however its letters are cut into tokens, and only the word."""
+    encode, ids = default.tokenizer.encode_part, {piece: n for n, piece in enumerate(vocabulary.pieces)}
+    constraints = Constraints(ban=("man", "a picture of"))
+    mask, end = vocabulary.mask_id, vocabulary.end_id
+
+    def caption(*tokens):
+        return ConstrainedCaption(constraints, vocabulary, [*tokens, end], [])
+
+    for left, right in ((" m", "an"), (" ma", "n")):
+        assert not caption(ids[left], mask).allows(1, ids[right])
+        assert not caption(mask, ids[right]).allows(0, ids[left])
+        assert not caption(ids[left], mask, mask).allows(1, ids[right])  # "manhole" would have to follow
+        assert not caption(mask, ids[right], ids[" dog"]).allows(0, ids[left])
+    assert not caption(mask, mask).allows(1, ids[" man"]) and not caption(mask, mask).allows(0, ids[" man"])
+    assert caption(mask).allows(0, ids[" woman"])
+    picture = encode("picture of")
+    assert not caption(mask, *picture).allows(0, ids[" a"])
+    assert caption(mask, *picture).allows(0, ids[" the"])
+    assert (
+        not caption(*encode("a"), *[mask] * len(picture[:-1]), picture[-1]).allows(1, picture[0])
+        or len(picture) > 2
+    )
+
+
+def test_whole_words_only():
+    pattern = Constraints(ban=("man",)).pattern
+    assert all(pattern.search(text) for text in ("man", "a man's dog", "man-made", "a man"))
+    assert not any(pattern.search(text) for text in ("woman", "a human", "manhole", "men"))
+
+
+def test_what_is_wanted_is_seen_and_what_is_banned_is_not(default):
+    vocabulary = default.model.vocabulary
+    edits = Constraints(include=("red bicycle",), ban=("dogs", "zebra crossing")).edits(vocabulary)
+    (one,) = edits
+    assert {vocabulary.words[number] for number in one.added} == {"red", "bicycle"}
+    assert {vocabulary.words[number] for number in one.removed} == {"dog"}
+
+
+def test_neutral_words_are_a_list_that_people_can_replace(tmp_path, default, photos):
+    shipped = neutral_words()
+    assert shipped["man"] == "person" and shipped["women"] == "people" and shipped["he"] is None
+    mine = tmp_path / "mine.txt"
+    mine.write_text("# a remark\nDog animal\ncat\n")
+    assert neutral_words(mine) == {"dog": "animal", "cat": None}
+    ban = tmp_path / "ban.txt"
+    ban.write_text("a picture of\n\nman # and others\n")
+    assert banned_in(ban) == ("a picture of", "man")
+    for photo in photos:
+        (caption,) = default(photo, neutral=True)
+        assert not set(caption.text.split()) & set(shipped)
+
+
+def test_runs_fit_into_gaps():
+    assert fits([3, 2], [3, 2]) and fits([5], [3, 2]) and fits([4, 2], [2, 2, 2]) and fits([], [])
+    assert not fits([3, 3], [4]) and not fits([4], [3, 2])
+
+
+def test_lengths_leave_room(vocabulary):
+    frame = Frame(Constraints(include=("red bicycle",), min_words=9), vocabulary, 20)
+    assert min(frame.lengths_near(5, 3)) >= 10
+    short = Frame(Constraints(max_chars=30), vocabulary, 20)
+    assert max(short.lengths_near(11, 5)) <= 8
+
+
+def test_the_same_alone_and_in_a_batch(default, photos):
+    asked = {"include": ["dog"], "ban": ["a"], "max_chars": 60}
+    together = default(photos[:3], **asked)
+    assert [one.tokens for one in together] == [default(photo, **asked)[0].tokens for photo in photos[:3]]
+
+
+def test_a_caption_of_each_length(default, photos):
+    (result,) = default.caption_each(photos[:1], lengths=[6, 9, 12])
+    assert [caption.length for caption in result.captions] == [6, 9, 12]
+
+
+def test_both_runtimes_obey_alike(photos):
+    asked = {"include": ["red bicycle"], "ban": ["man"]}
+    ours, theirs = (
+        Captioner.from_pretrained(precision="float32", runtime=runtime)(photos[0], **asked)[0]
+        for runtime in ("onnx", "torch")
+    )
+    assert ours.tokens == theirs.tokens
+
+
+def test_other_decoders_refuse(tiny_twin_folder, photos):
+    with pytest.raises(DDCapError, match="only best-first decoding of a diffusion model"):
+        Captioner.from_pretrained(tiny_twin_folder)(photos[0], ban=["man"])
+
+
+def test_on_the_command_line(photos, capsys, tmp_path):
+    ban = tmp_path / "ban.txt"
+    ban.write_text("grass\n")
+    words = ["--include", "red ball", "--include", "dog", "--ban", "man,a picture of", "--ban-file", str(ban)]
+    assert main(["caption", str(photos[0]), "--format", "jsonl", *words, "--max-chars", "90"]) == 0
+    out = capsys.readouterr().out
+    assert "red ball" in out and "dog" in out
+    assert main(["caption", str(photos[0]), "--format", "jsonl", "--lengths", "7-8"]) == 0
+    assert '"length": 8' in capsys.readouterr().out
+    assert main(["infill", str(photos[0]), "a ___ dog ___", "--ban", "brown", "--neutral"]) == 0
+    assert "brown" not in capsys.readouterr().out
+    assert main(["caption", str(photos[0]), "--include", "dog", "--ban", "dog"]) == 1
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and "banned" in message
+
+
+def test_a_template_has_its_words_already(default, photos):
+    with pytest.raises(DDCapError, match="include 'dog': write it where it belongs in the template"):
+        default.infill(photos[0], "a ___", include=["dog"])
+    filled = default.infill(photos[0], "a ___ on the ___", ban=["man", "grass"], max_chars=40)
+    assert len(filled.text) <= 40 and not {"man", "grass"} & set(filled.text.split())
+    with pytest.raises(DDCapError, match="does not fit this template"):
+        default.infill(photos[0], "a ___ on the ___", max_chars=10)
