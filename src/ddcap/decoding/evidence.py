@@ -104,8 +104,7 @@ def caption_evidence(
     Raises:
         DDCapError: if a caption is empty or too long for the model, or the model is autoregressive.
     """
-    if model.config.model.kind != "diffusion":
-        raise DDCapError("only a diffusion model scores the words of given captions")
+    check_scores(model)
     rows = [[encoded(text, tokenizer, model.config.model.max_length) for text in texts] for texts in captions]
     if len({len(texts) for texts in rows}) != 1:
         raise ValueError("each image has to have as many captions as the others")
@@ -113,10 +112,48 @@ def caption_evidence(
     most = max(len(texts) for texts in queries)
     for texts in queries:
         texts += texts[:1] * (most - len(texts))  # each image has as many rows as the others
-    found = _log_probabilities(model, features, queries)
+    found = _log_probabilities(model, features, queries, with_image_free=True)
     return [
         _gathered(texts, iter(values), tokenizer) for texts, values in zip(rows, found.tolist(), strict=True)
     ]
+
+
+class ManyCaptions:
+    """Captions that many pictures are compared with: what is the same for all pictures is computed once.
+
+    Args:
+        model: a diffusion model in evaluation mode.
+        captions: texts.
+        tokenizer: of the model.
+
+    Raises:
+        DDCapError: as `caption_evidence`.
+    """
+
+    def __init__(self, model: Any, captions: Sequence[str], tokenizer: CaptionTokenizer) -> None:
+        check_scores(model)
+        self.model = model
+        rows = [encoded(text, tokenizer, model.config.model.max_length) for text in captions]
+        self._queries = [query for ids in rows for query in _queries(ids, tokenizer)]
+        self._first = np.cumsum([0, *(len(ids) for ids in rows)])[:-1]
+        self.tokens = np.array([len(ids) for ids in rows])
+        self._image_free: np.ndarray | None = None
+
+    def gains(self, features: ImageFeatures) -> np.ndarray:
+        """(C,) pointwise mutual information of one picture with each caption, in nats."""
+        found = _log_probabilities(
+            self.model, features, [self._queries], with_image_free=self._image_free is None
+        )[0]
+        if self._image_free is None:
+            self._image_free = np.add.reduceat(found[:, 1], self._first)
+        gains: np.ndarray = np.add.reduceat(found[:, 0], self._first) - self._image_free
+        return gains
+
+
+def check_scores(model: Any) -> None:
+    """Raise `DDCapError` if a model cannot score given captions."""
+    if model.config.model.kind != "diffusion":
+        raise DDCapError("only a diffusion model scores the words of given captions")
 
 
 def encoded(text: str, tokenizer: CaptionTokenizer, longest: int) -> list[int]:
@@ -147,11 +184,15 @@ def _queries(ids: Sequence[int], tokenizer: CaptionTokenizer) -> list[tuple[list
 
 
 def _log_probabilities(
-    model: Any, features: ImageFeatures, queries: list[list[tuple[list[int], int, int]]]
+    model: Any,
+    features: ImageFeatures,
+    queries: list[list[tuple[list[int], int, int]]],
+    *,
+    with_image_free: bool,
 ) -> np.ndarray:
-    """(I, R, 2) log-probability of each query's token with the image and without it."""
+    """(I, R, 1 or 2) log-probability of each query's token with the image, and without it."""
     images, count = len(queries), len(queries[0])
-    steps = model.denoising_steps(features, with_image_free=True)
+    steps = model.denoising_steps(features, with_image_free=with_image_free)
     parts = []
     size = max(1, _ROWS // images)
     for start in range(0, count, size):
@@ -165,10 +206,10 @@ def _log_probabilities(
         wanted = model.as_array(np.array([[[token]] for _, _, token in chosen]))
         arrays = (model.as_array(one) for one in (tokens, timestep, lengths, positions))
         both = []
-        for logits in steps.logits(*arrays):
+        for logits in steps.logits(*arrays)[: 1 + with_image_free]:
             own = array_namespace(logits).take_along_axis(logits, wanted, axis=2)[:, 0, 0]
             both.append(to_host(own - log_sum_exp(logits)[:, 0]))
-        parts.append(np.stack(both, axis=1).reshape(images, -1, 2))
+        parts.append(np.stack(both, axis=1).reshape(images, len(chosen) // images, -1))
     return np.concatenate(parts, axis=1)
 
 
