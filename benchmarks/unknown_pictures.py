@@ -22,8 +22,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 SIZE = (320, 240)
 _WORDS = """
-the quarterly report shows that revenue rose while costs fell in every region and the board has decided to keep
-the present plan until the next meeting where members will discuss supply orders delays and staff
+the quarterly report shows that revenue rose while costs fell in every region and the board has decided to
+keep the present plan until the next meeting where members will discuss supply orders delays and staff
 """.split()  # noqa: SIM905 (easier to read)
 Random = np.random.Generator
 

@@ -17,6 +17,7 @@ from ddcap.data.concepts import NO_CONCEPT, ConceptEdits
 from ddcap.data.images import ImageSource, load_image
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.caption import Caption, Concept, ImageResult, build_captions
+from ddcap.decoding.confidence import Confidence
 from ddcap.decoding.constraints import Constraints, Vocabulary
 from ddcap.decoding.evidence import CaptionEvidence, caption_evidence
 from ddcap.decoding.infilling import infill, parse_template
@@ -29,7 +30,7 @@ from ddcap.model.features import ImageFeatures
 from ddcap.model.onnx_model import OnnxModel
 from ddcap.model.runtimes import Precision, Runtime, check_choice, load_runtime
 from ddcap.publishing import DEFAULT_MODEL, find_model, upload, write_card
-from ddcap.settings import PRESETS, DecodingSettings, dump_settings, parse_settings
+from ddcap.settings import DecodingSettings, dump_settings, parse_settings, preset_settings
 
 
 class Captioner:
@@ -45,7 +46,10 @@ class Captioner:
     Attributes:
         precision: "float32", "bfloat16" or "int8".
         runtime: "torch" or "onnx".
+        confidence: how sure the model is of its captions; None if it is not calibrated.
     """
+
+    confidence: Confidence | None = None
 
     def __init__(self, model: Any, tokenizer: CaptionTokenizer, precision: Precision = "auto") -> None:
         check_choice("precision", precision, Precision)
@@ -89,8 +93,11 @@ class Captioner:
             DDCapError: if there is no such device, precision or runtime.
             MissingExtraError: if PyTorch is wanted and not installed.
         """
-        loaded = load_runtime(find_model(model), str(model), device, precision, runtime)
-        return cls(loaded, loaded.tokenizer, precision)
+        folder = find_model(model)
+        loaded = load_runtime(folder, str(model), device, precision, runtime)
+        captioner = cls(loaded, loaded.tokenizer, precision)
+        captioner.confidence = Confidence.load(folder)
+        return captioner
 
     @property
     def decoding(self) -> DecodingSettings:
@@ -112,7 +119,7 @@ class Captioner:
         given = {name: value for name, value in changes.items() if value is not None}
         own = dump_settings(self.decoding)
         if "preset" in given:
-            own.update(self._preset(given.pop("preset")))
+            own.update(preset_settings(given.pop("preset"), self.model.config.model.kind))
         if given.get("length", "predicted") != "predicted" and given.get("candidates", 1) == 1:
             own.update(exact_length=True, candidates=1)
         elif "length" in given or given.get("candidates", 1) != 1:
@@ -124,19 +131,13 @@ class Captioner:
             raise RecipeError(str(error)) from None
         return merged
 
-    def _preset(self, name: str) -> dict[str, Any]:
-        presets = PRESETS[self.model.config.model.kind]
-        if name not in presets:
-            raise RecipeError(f"preset={name!r}: use one of {', '.join(presets)}")
-        return presets[name]
-
     def save(self, folder: str | Path, dtype: Any = None, **settings: Any) -> None:
         """Write model and tokenizer into `folder`, with decoding settings to become the model's own.
 
         Args:
             folder: is made.
             dtype: of torch, for the weights; None is float32, int8 see `model/quantization.py`.
-            settings: see `settings`.
+            settings: of decoding.
 
         Raises:
             DDCapError: if the model is not one of PyTorch.
@@ -147,6 +148,8 @@ class Captioner:
 
         self.model.save_pretrained(folder, torch.float32 if dtype is None else dtype, config)
         self.tokenizer.save(folder)
+        if self.confidence is not None:
+            self.confidence.save(Path(folder))
 
     def push_to_hub(self, target: str | Path, *, private: bool | None = None, **card: Any) -> str:
         """Write model, tokenizer and a generated model card to the Hub or into a folder; where they are now.
@@ -286,6 +289,7 @@ class Captioner:
             constraints,
             None if lengths is None else tuple(lengths),
             tuple(self._edits(concepts, constraints)),
+            self.confidence,
         )
         asked = asked.checked(self.model.config, self.word_vocabulary)
         parts = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
@@ -403,8 +407,7 @@ class Captioner:
             template: given words with blanks: `___` of any width, `[3]` of three tokens.
             seed: of the decoders that draw.
             concepts: see `__call__`.
-            settings: decoding settings to change; `length` is that of the filled caption. And what fills the
-                blanks may not be (ban, neutral), or the whole caption has to be (min_words, max_chars).
+            settings: see `__call__`; `length` is that of the filled caption.
 
         Raises:
             ImageError: if the image cannot be read.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from rich.console import Console, Group
@@ -25,8 +26,12 @@ def confidence_style(probability: float) -> str:
     return "bold green"
 
 
-def caption_table(results: list[ImageResult]) -> Table:
-    """One row per caption: image, caption coloured by confidence, how sure the model was."""
+def caption_table(results: list[ImageResult], min_sure: float | None = None) -> Table:
+    """One row per caption: image, caption coloured by confidence, how sure the model was.
+
+    Doubtful words have a question mark. Of a picture of a kind that the model does not know, the caption is a
+    guess; under `min_sure` there is none.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
     table.add_column("image", overflow="fold", style="cyan")
     table.add_column("caption", overflow="fold")
@@ -34,9 +39,17 @@ def caption_table(results: list[ImageResult]) -> Table:
     for result in results:
         if result.error is not None:
             table.add_row(str(result.source), Text(_without_name(result), style="red"), "")
+            continue
+        why = result.withheld(min_sure)
         for number, caption in enumerate(result.captions):
             name = str(result.source) if number == 0 else ""
-            table.add_row(name, coloured(caption), f"{2.718281828**caption.score:.0%}")
+            if why is not None:
+                table.add_row(name, Text(f"({why})", style="dim"), "")
+            elif caption.why_not is not None:
+                table.add_row(name, Text(f"a guess: {caption.text}", style="dim"), "not sure")
+            else:
+                sure = caption.sure if caption.sure is not None else math.exp(caption.score)
+                table.add_row(name, coloured(caption), f"{sure:.0%}")
     return table
 
 
@@ -82,9 +95,12 @@ def rewriting_lines(result: Rewriting) -> list[Text]:
 
 
 def coloured(caption: Caption) -> Text:
-    """The caption's text, every token in the colour of its confidence."""
-    text = Text()
+    """The text, every token in the colour of its confidence, doubtful words with a question mark."""
+    text, word = Text(), ""
     for piece, probability in zip(caption.tokens, caption.confidences, strict=True):
+        if (piece.startswith(" ") or piece == "") and word.strip() in caption.doubtful:
+            text.append("?", style="bold red")
+        word = piece if piece.startswith(" ") else word + piece
         text.append(piece, style=confidence_style(probability))
     text.plain = text.plain.lstrip() if text.plain.startswith(" ") else text.plain
     return text

@@ -10,7 +10,15 @@ from typing import Any
 from ddcap.data.concepts import FILE_NAME as CONCEPTS_NAME
 from ddcap.errors import CheckpointError, DataError
 from ddcap.files import is_folder_name, write_text
-from ddcap.model.config import CONFIG_NAME, ENCODER_NAME, GRAPHS, GRAPHS_NAME, WEIGHTS_NAME, ModelConfig
+from ddcap.model.config import (
+    CONFIDENCE_NAME,
+    CONFIG_NAME,
+    ENCODER_NAME,
+    GRAPHS,
+    GRAPHS_NAME,
+    WEIGHTS_NAME,
+    ModelConfig,
+)
 
 # Where a model lies: the embedded default, a folder, or the Hub.
 
@@ -20,6 +28,7 @@ MODEL_FILES = (
     WEIGHTS_NAME,
     ENCODER_NAME,
     CONCEPTS_NAME,
+    CONFIDENCE_NAME,
     "tokenizer.json",
     GRAPHS_NAME,
     *(f"{graph}.onnx" for graph in GRAPHS),

@@ -345,6 +345,19 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 """Decoding settings by kind of model and name; docs/performance.md has what each gives and costs."""
 
+
+def preset_settings(name: str, kind: str) -> dict[str, Any]:
+    """The settings of a preset for a kind of model.
+
+    Raises:
+        RecipeError: if there is none of that name.
+    """
+    presets = PRESETS[kind]
+    if name not in presets:
+        raise RecipeError(f"preset={name!r}: use one of {', '.join(presets)}")
+    return presets[name]
+
+
 # Plain values to typed settings and back; what is wrong with them is said in one line.
 
 RETIRED: dict[str, Any] = {

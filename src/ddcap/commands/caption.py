@@ -18,7 +18,7 @@ from ddcap.commands.arguments import (
     word_arguments,
     word_changes,
 )
-from ddcap.errors import ImageError
+from ddcap.errors import DDCapError, ImageError
 
 
 def add_parsers(commands: Any) -> None:
@@ -33,6 +33,12 @@ def add_parsers(commands: Any) -> None:
         help="one caption of each length in tokens, end token included: 6-12, or 6,8,12",
     )
     caption.add_argument("--batch-size", type=int, help="images computed at once (default: what is fastest)")
+    caption.add_argument(
+        "--min-sure",
+        type=float,
+        metavar="P",
+        help="leave the caption out, with the reason, where the model is less sure (0 to 1)",
+    )
     caption.set_defaults(run=_caption)
 
     concepts = commands.add_parser(
@@ -68,12 +74,13 @@ def _caption(options: argparse.Namespace) -> int:
         **word_changes(options),
         **decoding_changes(options),
     )
-    failed = False
-    shown = []
+    failed, shown, min_sure = False, [], options.min_sure
+    if min_sure is not None and captioner.confidence is None:
+        raise DDCapError(f"--min-sure {min_sure:g}: this model is not calibrated; see 'ddcap calibrate'")
     for result in progress_bar(results, len(images)):
         failed |= result.error is not None
         if options.format == "jsonl":
-            print(json.dumps(_json_line(result, options.trace), ensure_ascii=False), flush=True)
+            print(json.dumps(_json_line(result, options.trace, min_sure), ensure_ascii=False), flush=True)
         else:
             shown.append(result)
     if options.format == "table":
@@ -84,7 +91,7 @@ def _caption(options: argparse.Namespace) -> int:
                     print_trace(console, str(result.source), caption)
             shown = [result for result in shown if result.error is not None]
         if shown:
-            console.print(caption_table(shown))
+            console.print(caption_table(shown, min_sure))
     return int(failed)
 
 
@@ -138,11 +145,14 @@ def _infill(options: argparse.Namespace) -> int:
     return 0
 
 
-def _json_line(result: Any, with_trace: bool) -> dict[str, Any]:
+def _json_line(result: Any, with_trace: bool, min_sure: float | None) -> dict[str, Any]:
     line: dict[str, Any] = {"image": str(result.source)}
     if result.error is not None:
         return {**line, "error": result.error}
     line.update(_json_caption(result.captions[0], with_trace))
+    why = result.withheld(min_sure)
+    if why is not None:
+        line.update(caption=None, guess=result.captions[0].text, why=why)
     if len(result.captions) > 1:
         line["captions"] = [_json_caption(caption, with_trace) for caption in result.captions]
     return line
@@ -151,13 +161,20 @@ def _json_line(result: Any, with_trace: bool) -> dict[str, Any]:
 def _json_caption(caption: Any, with_trace: bool) -> dict[str, Any]:
     from dataclasses import asdict
 
-    line = {
+    line: dict[str, Any] = {
         "caption": caption.text,
         "score": round(caption.score, 4),
         "length": caption.length,
         "tokens": list(caption.tokens),
         "confidences": [round(value, 4) for value in caption.confidences],
     }
+    if caption.sure is not None:
+        line.update(
+            sure=round(caption.sure, 4),
+            faithful=round(caption.faithful, 4),
+            known=round(caption.known, 4),
+            doubtful=list(caption.doubtful),
+        )
     if with_trace:
         line["trace"] = [asdict(event) for event in caption.trace.events]
     return line

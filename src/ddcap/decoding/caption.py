@@ -24,6 +24,10 @@ class Caption:
         length: tokens, end token included.
         score: mean log-probability of the tokens, to compare captions of one image.
         trace: what was committed when.
+        sure: probability that people would take it for one of theirs; None without a calibrated model.
+        faithful: probability that it names nothing which none of the people would have named.
+        known: probability that the picture is of a kind that the model knows.
+        doubtful: its words that people probably would not have used.
     """
 
     text: str
@@ -32,6 +36,17 @@ class Caption:
     length: int
     score: float
     trace: Trace
+    sure: float | None = None
+    faithful: float | None = None
+    known: float | None = None
+    doubtful: tuple[str, ...] = ()
+
+    @property
+    def why_not(self) -> str | None:
+        """Why it is a guess at best; None if it is not."""
+        if self.known is None or self.known >= 0.5:
+            return None
+        return f"not sure: no picture of a kind that this model knows ({self.known:.0%})"
 
 
 @dataclass(frozen=True)
@@ -49,6 +64,15 @@ class ImageResult:
     source: ImageSource
     captions: tuple[Caption, ...]
     error: str | None
+
+    def withheld(self, min_sure: float | None) -> str | None:
+        """Why there is no caption to show; None if there is one. Without `min_sure` all are shown."""
+        if self.error is not None:
+            return self.error
+        best = self.captions[0]
+        if min_sure is None or best.sure is None or best.sure >= min_sure:
+            return None
+        return best.why_not or f"sure {best.sure:.2f} is under {min_sure:g}"
 
 
 def build_captions(result: DecodingResult, rows: Sequence[int], tokenizer: CaptionTokenizer) -> list[Caption]:

@@ -11,6 +11,7 @@ import numpy as np
 from ddcap.data.concepts import ConceptEdits
 from ddcap.data.images import ImageSource
 from ddcap.decoding.caption import Caption, ImageResult, build_captions
+from ddcap.decoding.confidence import Confidence
 from ddcap.decoding.constrained import Frame
 from ddcap.decoding.constraints import Constraints, Vocabulary
 from ddcap.decoding.diverse import diverse_captions
@@ -36,6 +37,7 @@ class CaptionRequest:
         constraints: what every caption has to be like.
         lengths: one caption of each of these lengths, instead of `num`.
         edits: changes to the concepts that are seen.
+        confidence: of the model, if it is calibrated.
     """
 
     settings: DecodingSettings
@@ -43,6 +45,7 @@ class CaptionRequest:
     constraints: Constraints = Constraints()  # noqa: RUF009 (frozen)
     lengths: tuple[int, ...] | None = None
     edits: tuple[ConceptEdits, ...] = ()
+    confidence: Confidence | None = None
 
     def checked(self, model: ModelConfig, vocabulary: Vocabulary) -> CaptionRequest:
         """The same request, if a model can meet it: several captions of one length have to be drawn.
@@ -81,10 +84,11 @@ class CaptionRequest:
         read = [one for one in pixels if isinstance(one, np.ndarray)]
         left: Iterator[tuple[Caption, ...]] = iter(())
         if read:
-            features = model.encode(np.stack(read))
+            seen = features = model.encode(np.stack(read))
             for edit in self.edits:
                 features = features.edited(edit)
-            left = iter(self.captions(model, features, vocabulary, generator))
+            found = self.captions(model, features, vocabulary, generator)
+            left = iter(found if self.confidence is None else _judged(found, seen, self.confidence, model))
         return [
             ImageResult(image, next(left), None)
             if isinstance(one, np.ndarray)
@@ -127,6 +131,17 @@ class CaptionRequest:
         """Whether several captions are made to differ in words; else in lengths, or by drawing."""
         is_best_first = (model.model.kind, self.settings.method) == ("diffusion", "best_first")
         return is_best_first and not self.settings.temperature and self.lengths is None
+
+
+def _judged(
+    captions: Sequence[tuple[Caption, ...]], features: ImageFeatures, confidence: Confidence, model: Any
+) -> list[tuple[Caption, ...]]:
+    """Captions of each image, with how sure the model is."""
+    known = confidence.known(features).tolist()
+    return [
+        tuple(confidence.judge(one, features, image, known[image], model.vocabulary) for one in several)
+        for image, several in enumerate(captions)
+    ]
 
 
 def _share(captions: Sequence[Caption], image: int, images: int) -> Sequence[Caption]:

@@ -21,6 +21,7 @@ from ddcap.settings import (
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 GRAPHS_NAME = "graphs.json"  # which weight each constant of the ONNX graphs is
+CONFIDENCE_NAME = "confidence.safetensors"
 INT8 = "_int8"  # ends the names of graphs that multiply integers
 _BOTH = ("memory", "step")
 GRAPHS = ("encoder", "length", *_BOTH, *(name + INT8 for name in _BOTH), "choose", "guided_choose")
