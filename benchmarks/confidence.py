@@ -1,6 +1,6 @@
 """How well a model's confidence holds on captions that it was not fitted on.
 
-    python benchmarks/confidence.py --data dataset_flickr8k.json --images images --unknown FOLDER [--plot FILE]
+    python benchmarks/confidence.py --data dataset_flickr8k.json --images images --unknown FOLDER
 
 Calibration error, reliability, and quality against coverage on a split with human captions; and whether known
 pictures (that split's and the examples) are told from unknown ones (`unknown_pictures.py FOLDER`).
