@@ -4,28 +4,24 @@
 
 - Pairs: each picture with its captions, and with those of another picture. AUC: how often a true pair has the
   better fit; the interval is a bootstrap over pictures.
-- Retrieval: the first caption of each of so many pictures against all of the pictures, and back, by evidence
-  alone. R@k: how often the right one is among the k best.
+- Retrieval: the first caption of each of so many pictures against all pictures, and back. Evidence looks at
+  those that the tagger finds likeliest. R@k: how often the right one is among the k best.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ddcap import Captioner
 from ddcap.data.records import load_records
 from ddcap.decoding.evidence import ManyCaptions, caption_evidence
+from ddcap.evaluation.calibration import area_under_curve, features_of
 from ddcap.machine import ahead, describe_machine
-
-
-def auc(true: np.ndarray, other: np.ndarray) -> float:
-    """How often one of `true` is over one of `other`; equal ones count half."""
-    order = np.sort(other)
-    below, up_to = np.searchsorted(order, true, "left"), np.searchsorted(order, true, "right")
-    return float((below + up_to).sum() / 2 / len(true) / len(other))
+from ddcap.model.features import ImageFeatures
 
 
 def interval(true: np.ndarray, other: np.ndarray, draws: int = 500) -> tuple[float, float]:
@@ -34,7 +30,7 @@ def interval(true: np.ndarray, other: np.ndarray, draws: int = 500) -> tuple[flo
     values = []
     for _ in range(draws):
         chosen = generator.integers(0, len(true), len(true))
-        values.append(auc(true[chosen].ravel(), other[chosen].ravel()))
+        values.append(area_under_curve(true[chosen].ravel(), other[chosen].ravel()))
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 
@@ -50,6 +46,7 @@ def main() -> None:
     parser.add_argument("--model", default="default")
     parser.add_argument("--limit", type=int, help="only the first so many pictures")
     parser.add_argument("--retrieval", type=int, default=0, help="pictures to find in each other")
+    parser.add_argument("--short", type=int, default=40, help="likely ones that evidence looks at")
     options = parser.parse_args()
     print(describe_machine())
     captioner = Captioner.from_pretrained(options.model)
@@ -61,7 +58,7 @@ def main() -> None:
     records, captions = [records[number] for number in kept], [captions[number] for number in kept]
     print(f"{len(records)} pictures whose five captions all have at most {longest} tokens")
     others = np.roll(np.arange(len(records)), 1)  # nobody stays; neighbours in a split are strangers
-    features = [found for _, found in ahead(lambda one: captioner.features([one.path]), records)]
+    features = features_of(captioner, [record.path for record in records])
 
     def pairs(number: int) -> list[tuple[float, ...]]:
         texts = [*captions[number], *captions[others[number]]]
@@ -76,9 +73,12 @@ def main() -> None:
     for kind, name in enumerate(("fit (gain a token)", "gain", "log-likelihood a token", "gain a word")):
         true, other = values[:, :5, kind], values[:, 5:, kind]
         low, high = interval(true, other)
-        print(f"AUC by {name}: {auc(true.ravel(), other.ravel()):.4f} [{low:.4f}, {high:.4f}]", flush=True)
+        print(
+            f"AUC by {name}: {area_under_curve(true.ravel(), other.ravel()):.4f} [{low:.4f}, {high:.4f}]",
+            flush=True,
+        )
     if options.retrieval:
-        retrieve(model, features[: options.retrieval], captions, captioner)
+        retrieve(model, features[: options.retrieval], captions, captioner, options.short)
 
 
 def fits(captioner: Captioner, text: str, longest: int) -> bool:
@@ -86,18 +86,53 @@ def fits(captioner: Captioner, text: str, longest: int) -> bool:
     return 1 < len(captioner.tokenizer.encode(text)) <= longest
 
 
-def retrieve(model: object, features: list, captions: list[list[str]], captioner: Captioner) -> None:
-    """Print R@1, R@5 and R@10 both ways."""
+def retrieve(
+    model: Any, features: list[ImageFeatures], captions: list[list[str]], captioner: Captioner, short: int
+) -> None:
+    """Print R@1, R@5 and R@10 both ways, of evidence among the `short` that the tagger finds likeliest."""
     first = [texts[0] for texts in captions[: len(features)]]
     prepared = ManyCaptions(model, first, captioner.tokenizer)
-    prepared.gains(features[0])
-    rows = [found for _, found in ahead(prepared.gains, features)]
-    for name, gains in (("gain", np.array(rows)), ("gain a token", np.array(rows) / prepared.tokens)):
-        for way, scores in (("picture to caption", gains), ("caption to picture", gains.T)):
-            own = np.diag(scores)[:, None]
-            rank = (scores > own).sum(axis=1)
-            shares = ", ".join(f"R@{k} {100 * (rank < k).mean():.1f} %" for k in (1, 5, 10))
-            print(f"{way} by {name}, {len(rank)} of each: {shares}; median rank {np.median(rank) + 1:.0f}")
+    tags = tag_scores(features, first, captioner)  # (pictures, captions)
+    asked = np.zeros(tags.shape, dtype=bool)
+    for scores, into in ((tags, asked), (tags.T, asked.T)):
+        best = np.argsort(-scores, axis=1)[:, :short]
+        np.put_along_axis(into, best, True, axis=1)
+    prepared.gains(features[0])  # the image-free branch of every caption, once
+
+    def compare(number: int) -> np.ndarray:
+        return prepared.gains(features[number], np.flatnonzero(asked[number]))
+
+    gains = np.full(tags.shape, -np.inf)
+    for number, found in ahead(compare, range(len(features))):
+        gains[number, asked[number]] = found
+    for way, which in (("picture to caption", np.s_[:]), ("caption to picture", None)):
+        by_tag, by_gain, among = (array if which is not None else array.T for array in (tags, gains, asked))
+        print(f"{way}, {len(features)} of each: {shares(by_tag)} by the tagger alone")
+        print(
+            f"    by evidence among its {short} best: {shares(by_gain)}; there: {np.diag(among).mean():.1%}"
+        )
+
+
+def shares(scores: np.ndarray) -> str:
+    """R@1, R@5 and R@10 of (queries, answers), of which the right ones are on the diagonal."""
+    rank = (scores > np.diag(scores)[:, None]).sum(axis=1)
+    rank[np.isneginf(np.diag(scores))] = len(scores)  # not looked at
+    return ", ".join(f"R@{k} {(rank < k).mean():.1%}" for k in (1, 5, 10))
+
+
+def tag_scores(features: list[ImageFeatures], captions: list[str], captioner: Captioner) -> np.ndarray:
+    """(pictures, captions) how much likelier a picture makes the concepts of a caption."""
+    vocabulary = captioner.model.vocabulary
+    seen = np.full((len(features), len(vocabulary)), 1e-3)
+    for row, one in zip(seen, features, strict=True):
+        for concept, share in zip(one.concepts.ids[0], one.concepts.confidences[0], strict=True):
+            if concept >= 0:
+                row[concept] += share
+    gain = np.log(seen / seen.mean(axis=0))
+    named = np.zeros((len(captions), len(vocabulary)))
+    for row, text in zip(named, captions, strict=True):
+        row[vocabulary.find(text)] = 1
+    return gain @ named.T
 
 
 if __name__ == "__main__":

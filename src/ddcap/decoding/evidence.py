@@ -134,19 +134,25 @@ class ManyCaptions:
         check_scores(model)
         self.model = model
         rows = [encoded(text, tokenizer, model.config.model.max_length) for text in captions]
-        self._queries = [query for ids in rows for query in _queries(ids, tokenizer)]
-        self._first = np.cumsum([0, *(len(ids) for ids in rows)])[:-1]
+        self._queries = [_queries(ids, tokenizer) for ids in rows]
         self.tokens = np.array([len(ids) for ids in rows])
-        self._image_free: np.ndarray | None = None
+        self._image_free = np.full(len(rows), np.nan)  # as they come to be known
 
-    def gains(self, features: ImageFeatures) -> np.ndarray:
-        """(C,) pointwise mutual information of one picture with each caption, in nats."""
-        found = _log_probabilities(
-            self.model, features, [self._queries], with_image_free=self._image_free is None
-        )[0]
-        if self._image_free is None:
-            self._image_free = np.add.reduceat(found[:, 1], self._first)
-        gains: np.ndarray = np.add.reduceat(found[:, 0], self._first) - self._image_free
+    def gains(self, features: ImageFeatures, chosen: Sequence[int] | None = None) -> np.ndarray:
+        """(C,) pointwise mutual information of one picture with each caption, in nats.
+
+        Args:
+            features: of the picture.
+            chosen: numbers of the captions to look at; None: all.
+        """
+        numbers = np.arange(len(self.tokens)) if chosen is None else np.asarray(chosen)
+        is_new = bool(np.isnan(self._image_free[numbers]).any())
+        queries = [query for number in numbers for query in self._queries[number]]
+        found = _log_probabilities(self.model, features, [queries], with_image_free=is_new)[0]
+        first = np.cumsum([0, *self.tokens[numbers]])[:-1]
+        if is_new:
+            self._image_free[numbers] = np.add.reduceat(found[:, 1], first)
+        gains: np.ndarray = np.add.reduceat(found[:, 0], first) - self._image_free[numbers]
         return gains
 
 
