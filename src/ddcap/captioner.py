@@ -108,10 +108,8 @@ class Captioner:
         """The model's decoding settings with `changes`; those that are None are left alone.
 
         A length that is asked for is exact, also where the model's own settings choose among candidates of
-        several lengths. Asked for together with `candidates`, it is the middle of their lengths.
-
-        `preset` is "fast" or "best" and stands for several settings, see `settings.PRESETS`; what is asked
-        for beside it wins.
+        several lengths. Asked for together with `candidates`, it is the middle of their lengths. `preset` is
+        "fast" or "best", see `settings.PRESETS`; what is asked for beside it wins.
 
         Raises:
             RecipeError: if one is unknown or wrong.

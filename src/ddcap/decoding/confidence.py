@@ -25,6 +25,7 @@ from ddcap.arrays import to_host
 from ddcap.data.concepts import NO_CONCEPT, ConceptVocabulary
 from ddcap.decoding.caption import Caption
 from ddcap.errors import CheckpointError
+from ddcap.files import replacing
 from ddcap.model.config import CONFIDENCE_NAME
 from ddcap.model.features import ImageFeatures
 
@@ -147,14 +148,15 @@ class Confidence:
 
     def save(self, folder: Path) -> None:
         """Write `confidence.safetensors` into a model's folder."""
-        from safetensors.numpy import save
+        from safetensors.numpy import save_file
 
         arrays = {name: np.asarray(value, dtype=np.float16) for name, value in vars(self.pictures).items()}
         for name, part in self.parts.items():
             arrays[f"{name}.weights"] = part.weights.astype(np.float32)
             arrays[f"{name}.bias"] = np.array([part.bias], dtype=np.float32)
-        content = save({name: np.ascontiguousarray(value) for name, value in arrays.items()})
-        (folder / CONFIDENCE_NAME).write_bytes(content)
+        arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+        with replacing(folder / CONFIDENCE_NAME) as temporary:
+            save_file(arrays, temporary)
 
     def known(self, features: ImageFeatures) -> np.ndarray:
         """(I,) probability that a picture is of a kind that the model knows."""
