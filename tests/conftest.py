@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, and ten
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from ddcap.data.tokenizer import CaptionTokenizer
@@ -27,6 +28,18 @@ ENDINGS = [
     "in front of something dark",
     "seen from close-up , don't you think ?",
 ]
+
+
+# more examples of a property test: pytest FILE --hypothesis-profile thousands
+for _profile, _examples in (("some", 700), ("thousands", 6000)):
+    settings.register_profile(
+        _profile,
+        max_examples=_examples,
+        deadline=None,
+        database=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+settings.load_profile("some")
 
 
 @pytest.fixture(scope="session")

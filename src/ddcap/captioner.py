@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -19,7 +19,7 @@ from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.caption import Caption, Concept, ImageResult, build_captions
 from ddcap.decoding.confidence import Confidence
 from ddcap.decoding.constraints import Constraints, Vocabulary
-from ddcap.decoding.evidence import CaptionEvidence, caption_evidence
+from ddcap.decoding.evidence import CaptionEvidence, caption_evidence, sampler_evidence
 from ddcap.decoding.infilling import infill, parse_template
 from ddcap.decoding.request import CaptionRequest, PixelsOrError
 from ddcap.decoding.rewriting import Rewriting, rewrite
@@ -322,18 +322,19 @@ class Captioner:
         with self.computing():
             return caption_evidence(self.model, features, [texts], self.tokenizer)[0]
 
-    def score_each(
-        self, pairs: Iterable[tuple[ImageSource, Sequence[str]]]
-    ) -> Iterator[list[CaptionEvidence] | DDCapError]:
-        """`score` of many images with their captions; an error in place of those that cannot be scored."""
+    def log_likelihood(
+        self, image: ImageSource, captions: str | Sequence[str], **settings: Any
+    ) -> list[float]:
+        """Log-probability that best-first inference writes each caption, see `evidence.sampler_evidence`.
 
-        def one(pair: tuple[ImageSource, Sequence[str]]) -> list[CaptionEvidence] | DDCapError:
-            try:
-                return self.score(*pair)
-            except DDCapError as error:
-                return error
-
-        yield from (found for _, found in ahead(one, pairs, workers=1))
+        Raises:
+            ImageError: if the image cannot be read.
+            DDCapError: as `score`.
+        """
+        texts = [captions] if isinstance(captions, str) else list(captions)
+        features, asked = self.features([image]), self.settings(**settings)
+        with self.computing():
+            return sampler_evidence(self.model, features, texts, asked, self.tokenizer).tolist()
 
     def rewrite(
         self,

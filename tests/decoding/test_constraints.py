@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ddcap import Captioner
@@ -138,7 +138,6 @@ def stands_in(phrase, text):
     return f" {' '.join(plain(phrase))} " in f" {' '.join(plain(text))} "
 
 
-@settings(max_examples=700, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(demands, ways)
 def test_no_caption_breaks_what_was_asked(default, seen, vocabulary, asked, way):
     asked = dict(asked)

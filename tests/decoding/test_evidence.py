@@ -10,7 +10,7 @@ import torch
 from ddcap import Captioner
 from ddcap.commands import main
 from ddcap.decoding.best_first import plan_steps
-from ddcap.decoding.evidence import caption_evidence, sampler_log_likelihood
+from ddcap.decoding.evidence import ManyCaptions, caption_evidence, sampler_log_likelihood
 from ddcap.decoding.guidance import Predictor
 from ddcap.decoding.words import content_tokens, words_in
 from ddcap.errors import DDCapError
@@ -135,6 +135,36 @@ def test_several_captions_say_different_things(default, photos):
     ]
 
 
+def test_a_phrase_is_hidden_as_a_whole(default, photos):
+    ((plain,), (phrase,)) = (
+        default.score(photos[0], text) for text in ("a dog on the grass", "a dog [on the grass]")
+    )
+    assert [one.word for one in phrase.words] == ["a", "dog", "on the grass"]
+    assert phrase.words[0].gain == pytest.approx(plain.words[0].gain, abs=1e-2)
+    assert phrase.tokens == plain.tokens
+    with pytest.raises(DDCapError, match="has no word"):
+        default.score(photos[0], "[]")
+
+
+def test_many_captions_are_scored_as_each_alone(default, photos):
+    texts = ["a dog on the grass", "two men", "a boat", "a red bicycle near a tree"]
+    many = ManyCaptions(default.model, texts, default.tokenizer)
+    for photo in photos[:2]:
+        alone = [one.gain for one in default.score(photo, texts)]
+        np.testing.assert_allclose(many.gains(default.features([photo])), alone, atol=0.05)
+        np.testing.assert_allclose(
+            many.gains(default.features([photo]), [2, 0]), [alone[2], alone[0]], atol=0.05
+        )
+
+
+def test_what_it_writes_is_likelier_than_what_it_does_not(default, photos):
+    (caption,) = default(photos[0], length=9, distinct=False)
+    own, other = default.log_likelihood(photos[0], [caption.text, "a boat"], distinct=False)
+    assert own == pytest.approx(caption.score * caption.length, abs=0.2) and own > other
+    with pytest.raises(DDCapError, match="only best-first inference"):
+        default.log_likelihood(photos[0], "a dog", method="ancestral", distinct=False)
+
+
 def test_what_cannot_be_scored(default, tiny_twin_folder, photos):
     with pytest.raises(DDCapError, match="has no word"):
         default.score(photos[0], "...")
@@ -150,6 +180,7 @@ def test_on_the_command_line(photos, captions_json, capsys):
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [one["caption"] for one in lines] == ["a dog", "a boat"]
     assert [word["word"] for word in lines[0]["words"]] == ["a", "dog"]
+    assert lines[0]["sampler_log_likelihood"] < 0
     assert main(["score", photo, "a dog on the beach"]) == 0
     assert "█" in capsys.readouterr().out
     pairs = ["--pairs", str(captions_json), "--images", str(photos[0].parent)]

@@ -27,7 +27,9 @@ def add_parsers(commands: Any) -> None:
         help="how well a picture supports given captions, word by word; or a data set's pairs, worst first",
     )
     score.add_argument("image", nargs="?", help="image file")
-    score.add_argument("captions", nargs="*", help="captions of the image")
+    score.add_argument(
+        "captions", nargs="*", help="captions of the image; a [phrase in brackets] counts as one word"
+    )
     score.add_argument(
         "--pairs",
         metavar="DATA",
@@ -64,27 +66,37 @@ def _score(options: argparse.Namespace) -> int:
         return _score_pairs(options)
     if options.image is None or not options.captions:
         raise DDCapError("give an image and at least one caption of it, or --pairs")
-    found = load_captioner(options).score(options.image, options.captions)
+    captioner = load_captioner(options)
+    found = captioner.score(options.image, options.captions)
     console = Console(highlight=False)
     for text, evidence in zip(options.captions, found, strict=True):
         if options.format == "jsonl":
-            print(json.dumps({"image": options.image, **evidence_json(text, evidence)}, ensure_ascii=False))
+            line = {"image": options.image, **evidence_json(text, evidence)}
+            (own,) = captioner.log_likelihood(options.image, text.replace("[", "").replace("]", ""))
+            print(json.dumps({**line, "sampler_log_likelihood": round(own, 4)}, ensure_ascii=False))
         else:
-            for line in evidence_lines(text, evidence):
-                console.print(line)
+            for shown in evidence_lines(text, evidence):
+                console.print(shown)
     return 0
 
 
 def _score_pairs(options: argparse.Namespace) -> int:
     from ddcap.data.records import load_records
+    from ddcap.machine import ahead
 
     if options.image is not None:
         raise DDCapError(f"{options.image!r} beside --pairs: give one or the other")
     records = load_records(options.pairs, options.images, options.split)
     captioner = load_captioner(options)
     scored, failed = [], False
-    found_each = captioner.score_each((record.path, record.captions) for record in records)
-    for record, found in zip(records, progress_bar(found_each, len(records), "pairs"), strict=True):
+
+    def found_of(record: Any) -> Any:
+        try:
+            return captioner.score(record.path, record.captions)
+        except DDCapError as error:
+            return error
+
+    for record, found in progress_bar(ahead(found_of, records, workers=1), len(records), "pairs"):
         if isinstance(found, DDCapError):
             failed = True
             scored.append((float("-inf"), {"image": str(record.path), "error": str(found)}))

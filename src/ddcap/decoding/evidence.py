@@ -17,6 +17,7 @@ Shapes: B captions, I images (B a multiple of I), L positions, V words (the id V
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,12 +27,14 @@ import numpy as np
 
 from ddcap.arrays import Array, array_namespace, device, like, log_sum_exp, to_host
 from ddcap.data.tokenizer import CaptionTokenizer
-from ddcap.decoding.best_first import BestFirstPlan, first_of_each, most_certain, share_left
+from ddcap.decoding.best_first import BestFirstPlan, first_of_each, most_certain, plan_steps, share_left
 from ddcap.decoding.guidance import Predictor
 from ddcap.decoding.words import words_in
 from ddcap.errors import DDCapError
 from ddcap.model.features import ImageFeatures
+from ddcap.settings import DecodingSettings
 
+_PHRASE = re.compile(r"(\[[^\[\]]*\])")
 _ROWS = 512  # noised captions computed at once
 
 
@@ -98,17 +101,18 @@ def caption_evidence(
     Args:
         model: a diffusion model in evaluation mode.
         features: of I images.
-        captions: texts, a list for each image.
+        captions: texts, a list for each image; what stands in [brackets] counts as one word.
         tokenizer: of the model.
 
     Raises:
         DDCapError: if a caption is empty or too long for the model, or the model is autoregressive.
     """
     check_scores(model)
-    rows = [[encoded(text, tokenizer, model.config.model.max_length) for text in texts] for texts in captions]
+    longest = model.config.model.max_length
+    rows = [[units_of(text, tokenizer, longest) for text in texts] for texts in captions]
     if len({len(texts) for texts in rows}) != 1:
         raise ValueError("each image has to have as many captions as the others")
-    queries = [[query for ids in texts for query in _queries(ids, tokenizer)] for texts in rows]
+    queries = [[query for one in texts for query in _queries(*one, tokenizer.mask_id)] for texts in rows]
     most = max(len(texts) for texts in queries)
     for texts in queries:
         texts += texts[:1] * (most - len(texts))  # each image has as many rows as the others
@@ -133,9 +137,9 @@ class ManyCaptions:
     def __init__(self, model: Any, captions: Sequence[str], tokenizer: CaptionTokenizer) -> None:
         check_scores(model)
         self.model = model
-        rows = [encoded(text, tokenizer, model.config.model.max_length) for text in captions]
-        self._queries = [_queries(ids, tokenizer) for ids in rows]
-        self.tokens = np.array([len(ids) for ids in rows])
+        rows = [units_of(text, tokenizer, model.config.model.max_length) for text in captions]
+        self._queries = [_queries(*one, tokenizer.mask_id) for one in rows]
+        self.tokens = np.array([len(ids) for ids, _ in rows])
         self._image_free = np.full(len(rows), np.nan)  # as they come to be known
 
     def gains(self, features: ImageFeatures, chosen: Sequence[int] | None = None) -> np.ndarray:
@@ -169,22 +173,53 @@ def encoded(text: str, tokenizer: CaptionTokenizer, longest: int) -> list[int]:
         DDCapError: if it is empty or has more than `longest` tokens.
     """
     ids = tokenizer.encode(text)
-    if len(ids) == 1:
-        raise DDCapError(f"caption {text!r}: has no word that this model can read; write some")
-    if len(ids) > longest:
-        raise DDCapError(
-            f"caption {text!r}: has {len(ids)} tokens, and this model's longest caption {longest}; shorten it"
-        )
+    check_size(text, len(ids), longest)
     return ids
 
 
-def _queries(ids: Sequence[int], tokenizer: CaptionTokenizer) -> list[tuple[list[int], int, int]]:
-    """For each token of a caption: the caption with it hidden, its position, and the token."""
+def check_size(text: str, tokens: int, longest: int) -> None:
+    """Raise `DDCapError` if a caption is empty, but for the end token, or has more tokens than `longest`."""
+    if tokens == 1:
+        raise DDCapError(f"caption {text!r}: has no word that this model can read; write some")
+    if tokens > longest:
+        raise DDCapError(
+            f"caption {text!r}: has {tokens} tokens, and this model's longest caption {longest}; shorten it"
+        )
+
+
+Units = list[list[int]]
+"""Positions of each word or phrase of a caption, the end token last."""
+
+
+def units_of(text: str, tokenizer: CaptionTokenizer, longest: int) -> tuple[list[int], Units]:
+    """Token ids of a caption, and its words; what stands in [brackets] is one phrase.
+
+    Raises:
+        DDCapError: see `encoded`.
+    """
+    ids: list[int] = []
+    units: Units = []
+    for part in _PHRASE.split(text):
+        is_phrase = part.startswith("[")
+        new = tokenizer.encode_part(part.strip("[]"))
+        places = [[len(ids) + at for at in word] for word in words_in(new, tokenizer)]
+        units += [[at for word in places for at in word]] if is_phrase and new else places
+        ids += new
+    check_size(text, len(ids) + 1, longest)
+    return [*ids, tokenizer.end_id], [*units, [len(ids)]]
+
+
+_Query = tuple[list[int], int, int]
+"""A caption with tokens hidden, the position of one of them, and the token."""
+
+
+def _queries(ids: Sequence[int], units: Units, mask_id: int) -> list[_Query]:
+    """One for each token: it and what follows it in its word are hidden."""
     queries = []
-    for word in words_in(ids, tokenizer):
-        for place, position in enumerate(word):
-            hidden = word[place:]
-            noised = [tokenizer.mask_id if at in hidden else token for at, token in enumerate(ids)]
+    for unit in units:
+        for place, position in enumerate(unit):
+            hidden = unit[place:]
+            noised = [mask_id if at in hidden else token for at, token in enumerate(ids)]
             queries.append((noised, position, ids[position]))
     return queries
 
@@ -192,7 +227,7 @@ def _queries(ids: Sequence[int], tokenizer: CaptionTokenizer) -> list[tuple[list
 def _log_probabilities(
     model: Any,
     features: ImageFeatures,
-    queries: list[list[tuple[list[int], int, int]]],
+    queries: list[list[_Query]],
     *,
     with_image_free: bool,
 ) -> np.ndarray:
@@ -220,20 +255,52 @@ def _log_probabilities(
 
 
 def _gathered(
-    captions: Sequence[Sequence[int]], values: Any, tokenizer: CaptionTokenizer
+    captions: Sequence[tuple[list[int], Units]], values: Any, tokenizer: CaptionTokenizer
 ) -> list[CaptionEvidence]:
     """Log-probabilities of tokens, in order, to those of words."""
     found = []
-    for ids in captions:
+    for ids, units in captions:
         words = []
         pieces = tokenizer.pieces(ids)
-        for positions in words_in(ids, tokenizer):
+        for positions in units:
             pairs = [next(values) for _ in positions]
             text = "".join(pieces[position] for position in positions).strip()
             own, free = (sum(pair[which] for pair in pairs) for which in (0, 1))
             words.append(WordEvidence(text, own, free, len(positions)))
         found.append(CaptionEvidence(tuple(words[:-1]), words[-1]))
     return found
+
+
+def sampler_evidence(
+    model: Any,
+    features: ImageFeatures,
+    captions: Sequence[str],
+    settings: DecodingSettings,
+    tokenizer: CaptionTokenizer,
+) -> np.ndarray:
+    """(C,) log-probability that best-first inference writes each caption of a picture, given its length.
+
+    The settings' steps, guidance, concepts and `distinct` count; so it is exact for the sampler that they
+    describe. See `sampler_log_likelihood`.
+
+    Raises:
+        DDCapError: as `caption_evidence`, or if the settings are of another decoder.
+    """
+    check_scores(model)
+    if settings.method != "best_first":
+        raise DDCapError(f"method={settings.method}: only best-first inference has a likelihood here")
+    from ddcap.decoding.generate import concept_evidence
+
+    rows = [encoded(text, tokenizer, model.config.model.max_length) for text in captions]
+    sizes = np.array([len(ids) for ids in rows])
+    padded = [[*ids, *[tokenizer.end_id] * (int(sizes.max()) - len(ids))] for ids in rows]
+    tokens, lengths = model.as_array(np.array(padded)), model.as_array(sizes)
+    concepts = concept_evidence(model, features, settings, len(rows))
+    steps = model.denoising_steps(features, with_image_free=settings.guidance != 1)
+    predictor = Predictor(steps, lengths, settings.guidance, concepts)
+    plan = plan_steps(sizes, sizes, model.config.diffusion.steps, settings.steps)
+    found = sampler_log_likelihood(predictor, tokens, plan, model.mask_id, distinct=settings.distinct)
+    return np.asarray(to_host(found))
 
 
 def sampler_log_likelihood(
