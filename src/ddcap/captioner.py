@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -255,7 +256,7 @@ class Captioner:
 
     def caption_each(
         self,
-        images: Sequence[ImageSource],
+        images: Iterable[ImageSource],
         *,
         num: int = 1,
         seed: int = 0,
@@ -267,7 +268,7 @@ class Captioner:
         """Caption many images, one result each, in order; a bad image gives an error and the others go on.
 
         Args:
-            images: paths or PIL images.
+            images: paths or PIL images, perhaps from a generator.
             num: captions per image. Best-first, each says something else than those before it; by other
                 decoders, or with a temperature, each is another length or another draw.
             seed: of the decoders that draw.
@@ -290,13 +291,12 @@ class Captioner:
             self.confidence,
         )
         asked = asked.checked(self.model.config, self.word_vocabulary)
-        parts = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
-        is_bulk = self.runtime == "onnx" and len(images) > batch_size
+        coming = iter(images)  # of a million names, a few at a time
+        parts = iter(lambda: list(itertools.islice(coming, batch_size)), [])
+        is_bulk = self.runtime == "onnx" and not (isinstance(images, Sized) and len(images) <= batch_size)
         model = self.model.for_bulk() if is_bulk else self.model
 
-        def caption(
-            numbered: tuple[int, Sequence[ImageSource]], pixels: list[PixelsOrError]
-        ) -> list[ImageResult]:
+        def caption(numbered: _Numbered, pixels: list[PixelsOrError]) -> list[ImageResult]:
             number, part = numbered
             generator = np.random.default_rng([seed, number])  # whoever computes it, and when
             with self.computing():
