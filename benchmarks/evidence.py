@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from confidence import bootstrap
 
 from ddcap import Captioner
 from ddcap.data.records import load_records
@@ -22,17 +23,6 @@ from ddcap.decoding.evidence import ManyCaptions, caption_evidence
 from ddcap.evaluation.calibration import area_under_curve, features_of
 from ddcap.machine import ahead, describe_machine
 from ddcap.model.features import ImageFeatures
-
-
-def interval(true: np.ndarray, other: np.ndarray, draws: int = 500) -> tuple[float, float]:
-    """95 % of a bootstrap over pictures (I, captions)."""
-    generator = np.random.default_rng(0)
-    values = []
-    for _ in range(draws):
-        chosen = generator.integers(0, len(true), len(true))
-        values.append(area_under_curve(true[chosen].ravel(), other[chosen].ravel()))
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def main() -> None:
@@ -72,7 +62,9 @@ def main() -> None:
     values = np.array([found for _, found in ahead(pairs, range(len(records)))])  # (I, 10, kinds)
     for kind, name in enumerate(("fit (gain a token)", "gain", "log-likelihood a token", "gain a word")):
         true, other = values[:, :5, kind], values[:, 5:, kind]
-        low, high = interval(true, other)
+        low, high = bootstrap(
+            lambda rows, a=true, b=other: area_under_curve(a[rows].ravel(), b[rows].ravel()), len(true)
+        )
         print(
             f"AUC by {name}: {area_under_curve(true.ravel(), other.ravel()):.4f} [{low:.4f}, {high:.4f}]",
             flush=True,
