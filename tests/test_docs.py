@@ -94,6 +94,8 @@ def test_every_command_in_the_documents_runs(command, workplace, monkeypatch, ca
         changes = [word for word in words[1:] if "=" in word]
         for path in (word for word in words[1:] if word.endswith(".yaml")):
             assert load_recipe(path, changes)
+    elif words[0] == "serve":
+        assert options.port == 8000  # tests/serve runs it
     elif words[0] == "ablate":
         assert load_plan(options.plan, options.output, options.overrides).rows
     elif words[0] == "report":

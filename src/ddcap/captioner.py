@@ -28,7 +28,6 @@ from ddcap.errors import CheckpointError, DDCapError, ImageError, RecipeError
 from ddcap.files import is_folder_name
 from ddcap.machine import ahead, computes_bfloat16, computing
 from ddcap.model.features import ImageFeatures
-from ddcap.model.onnx_model import OnnxModel
 from ddcap.model.runtimes import Precision, Runtime, check_choice, load_runtime
 from ddcap.publishing import DEFAULT_MODEL, find_model, upload, write_card
 from ddcap.settings import DecodingSettings, dump_settings, parse_settings, preset_settings
@@ -60,7 +59,7 @@ class Captioner:
                 f"{model.config.vocabulary_size}; they are not from the same training"
             )
         self.model, self.tokenizer = model, tokenizer
-        self.runtime = "onnx" if isinstance(model, OnnxModel) else "torch"
+        self.runtime: str = getattr(model, "runtime", "torch")
         if self.runtime == "onnx":
             precision = model.precision
         elif precision == "int8":

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from ddcap import __version__
-from ddcap.commands import calibrate, caption, data, evaluate, experiments, export, score, train
+from ddcap.commands import calibrate, caption, data, evaluate, experiments, export, score, serve, train
 from ddcap.errors import DDCapError, MissingExtraError, TrainingInterruptedError, remedy
 
 
@@ -47,6 +47,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="ddcap", description="Discrete diffusion for image captioning.")
     parser.add_argument("--version", action="version", version=f"ddcap {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
-    for command in (caption, score, data, train, evaluate, calibrate, experiments, export):
+    for command in (caption, score, data, train, evaluate, calibrate, serve, experiments, export):
         command.add_parsers(commands)
     return parser

@@ -37,6 +37,8 @@ class OnnxModel:
         CheckpointError: if a file is missing, damaged or does not fit.
     """
 
+    runtime = "onnx"
+
     def __init__(self, folder: str | Path, precision: str = "float32", threads: int | None = None) -> None:
         self.folder, self.precision, self.threads = Path(folder), precision, threads
         self.config = read_config(folder)

@@ -1,0 +1,63 @@
+"""`ddcap serve`: captions over HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from typing import Any
+
+from ddcap.commands.arguments import add_precision, load_captioner
+from ddcap.errors import DataError, MissingExtraError
+
+
+def add_parsers(commands: Any) -> None:
+    """Add the command to an argparse subparsers object."""
+    serve = commands.add_parser("serve", help="answer requests over HTTP")
+    serve.add_argument("--model", default="default", help="'default', a folder or a Hub id")
+    serve.add_argument("--device", default="cpu", help="where to run (default: cpu)")
+    add_precision(serve)
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: this machine only)"
+    )
+    serve.add_argument("--port", type=int, default=8000)
+    serve.add_argument("--together", type=int, default=8, help="pictures decoded together (default: 8)")
+    serve.add_argument(
+        "--queue", type=int, default=64, help="pictures that may wait beyond these (default: 64)"
+    )
+    serve.add_argument("--seconds", type=float, default=60, help="that a request may take (default: 60)")
+    serve.add_argument("--max-bytes", type=int, default=20_000_000, help="of a request (default: 20000000)")
+    serve.add_argument("--max-images", type=int, default=16, help="of a request (default: 16)")
+    serve.add_argument("--keys", metavar="FILE", help="keys that may ask, one a line; without: everybody may")
+    serve.set_defaults(run=_serve)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    try:
+        import uvicorn
+
+        from ddcap.serve.app import create_app
+    except ModuleNotFoundError:
+        raise MissingExtraError("serving", "serve") from None
+    from ddcap.serve.engine import EngineSettings
+    from ddcap.serve.limits import ServeLimits
+
+    keys = _keys(options.keys)
+    logging.getLogger("ddcap.serve").setLevel(logging.INFO)
+    app = create_app(
+        load_captioner(options),
+        EngineSettings(options.together, options.queue, options.seconds),
+        ServeLimits(options.max_bytes, options.max_images, keys),
+    )
+    uvicorn.run(app, host=options.host, port=options.port, access_log=False, log_level="warning")
+    return 0
+
+
+def _keys(path: str | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    from ddcap.decoding.constraints import banned_in
+
+    keys = banned_in(path)  # the same layout: one a line, and remarks
+    if not keys:
+        raise DataError(f"{path}: holds no key; write one a line")
+    return keys

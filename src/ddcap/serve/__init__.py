@@ -1,0 +1,1 @@
+"""A service over HTTP: requests of many users, decoded together."""

@@ -1,0 +1,121 @@
+"""Between requests and the model: a bounded queue, a thread for each caption on its way, joint decoding."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from ddcap.captioner import Captioner
+from ddcap.errors import DDCapError
+from ddcap.serve.joint import JointModel
+
+_Result = TypeVar("_Result")
+
+
+class BusyError(DDCapError):
+    """The queue is full; `retry_after` says in how many seconds it may not be."""
+
+    def __init__(self, retry_after: int) -> None:
+        super().__init__(f"too many requests are waiting; try again in {retry_after} s")
+        self.retry_after = retry_after
+
+
+class TooLateError(DDCapError):
+    """A request took longer than it may."""
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How much is done at once.
+
+    Attributes:
+        together: pictures decoded together.
+        queue: pictures that may wait beyond these.
+        seconds: that a request may take, waiting included.
+    """
+
+    together: int = 8
+    queue: int = 64
+    seconds: float = 60.0
+
+
+class Engine:
+    """Runs a captioner's work for many at once.
+
+    Args:
+        captioner: of the model; of ONNX graphs, whose captions are decoded together step by step.
+        settings: how much is done at once.
+    """
+
+    def __init__(self, captioner: Captioner, settings: EngineSettings | None = None) -> None:
+        self.settings = settings or EngineSettings()
+        self.joint: JointModel | None = None
+        if captioner.runtime == "onnx":
+            # one thread a session: many small products side by side gain more than one on all cores
+            self.joint = JointModel(captioner.model.for_bulk(), self.settings.together)
+            joined = Captioner(self.joint, captioner.tokenizer)
+            joined.confidence = captioner.confidence
+            captioner = joined
+        self.captioner = captioner
+        self._pool = ThreadPoolExecutor(self.settings.together, thread_name_prefix="caption")
+        self._lock = threading.Lock()
+        self.inside = 0  # pictures that are computed or wait
+        self._mean_seconds = 0.1
+
+    async def run(self, work: Callable[[Captioner], _Result], pictures: int = 1) -> _Result:
+        """Do `work` with the captioner in a thread, as soon as one is free.
+
+        Args:
+            work: takes the captioner.
+            pictures: how many places of the queue it takes.
+
+        Raises:
+            BusyError: if the queue has no place for them.
+            TooLateError: if it takes longer than a request may.
+        """
+        with self._lock:
+            self.check_room(pictures)
+            self.inside += pictures
+
+        def timed() -> _Result:
+            begun = time.monotonic()
+            try:
+                if self.joint is not None:
+                    return self.joint.job(lambda: work(self.captioner))
+                return work(self.captioner)
+            finally:
+                took = (time.monotonic() - begun) / pictures
+                with self._lock:
+                    self.inside -= pictures
+                    self._mean_seconds += 0.1 * (took - self._mean_seconds)
+
+        future = self._pool.submit(timed)
+        future.add_done_callback(lambda done: self._give_back(done, pictures))
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), self.settings.seconds)
+        except TimeoutError:
+            raise TooLateError(f"took longer than {self.settings.seconds:g} s; ask for less") from None
+
+    def check_room(self, pictures: int = 1) -> None:
+        """Raise `BusyError` if the queue has no place for so many pictures."""
+        if self.inside + pictures > self.settings.together + self.settings.queue:
+            raise BusyError(self._retry_after())
+
+    def _give_back(self, done: Any, pictures: int) -> None:
+        if done.cancelled():  # it never began
+            with self._lock:
+                self.inside -= pictures
+
+    def _retry_after(self) -> int:
+        return max(1, round(self.inside * self._mean_seconds / self.settings.together))
+
+    def close(self) -> None:
+        """Finish what was accepted, then end the threads."""
+        self._pool.shutdown(wait=True)
+        if self.joint is not None:
+            self.joint.close()

@@ -1,0 +1,238 @@
+"""The service over HTTP, asked as users and as attackers would."""
+
+import asyncio
+import base64
+import itertools
+import json
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+pytest.importorskip("fastapi")
+pytest.importorskip("httpx")
+
+from fastapi.testclient import TestClient
+
+from ddcap import Captioner
+from ddcap.serve.app import create_app
+from ddcap.serve.engine import BusyError, Engine, EngineSettings, TooLateError
+from ddcap.serve.joint import JointModel
+from ddcap.serve.limits import ServeLimits
+
+
+@pytest.fixture(scope="module")
+def default():
+    return Captioner.from_pretrained()
+
+
+@pytest.fixture(scope="module")
+def client(default):
+    with TestClient(create_app(default)) as client:
+        yield client
+
+
+def as_text(path):
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def test_captions_by_form_and_by_json(client, default, photos):
+    expected = [caption.text for caption in default(photos[:2])]
+    files = [("images", (photo.name, photo.read_bytes(), "image/jpeg")) for photo in photos[:2]]
+    form = client.post("/v1/captions", files=files)
+    plain = client.post("/v1/captions", json={"images": [as_text(photo) for photo in photos[:2]]})
+    for answer in (form, plain):
+        assert answer.status_code == 200
+        assert [one["caption"] for one in answer.json()["results"]] == expected
+        assert all(0 < one["sure"] < 1 for one in answer.json()["results"])
+    url = client.post("/v1/captions", json={"images": [f"data:image/jpeg;base64,{as_text(photos[0])}"]})
+    assert url.json()["results"][0]["caption"] == expected[0]
+
+
+def test_options_are_those_of_the_command_line(client, photos):
+    asked = {"include": ["red ball"], "ban": ["man", "grass"], "max_chars": 90, "preset": "fast", "num": 2}
+    answer = client.post("/v1/captions", json={"images": [as_text(photos[0])], **asked}).json()["results"][0]
+    assert len(answer["captions"]) == 2
+    for text in answer["captions"]:
+        assert "red ball" in text and len(text) <= 90 and not {"man", "grass"} & set(text.split())
+    form = {"data": {"include": ["red ball"], "max_chars": "90"}}
+    files = [("images", ("a.jpg", photos[0].read_bytes()))]
+    assert "red ball" in client.post("/v1/captions", files=files, **form).json()["results"][0]["caption"]
+    unsure = client.post("/v1/captions", json={"images": [as_text(photos[0])], "min_sure": 0.99}).json()
+    assert unsure["results"][0]["caption"] is None and "0.99" in unsure["results"][0]["why"]
+
+
+def test_a_caption_is_seen_while_it_comes_about(client, default, photos):
+    files = [("images", ("a.jpg", photos[0].read_bytes()))]
+    with client.stream("POST", "/v1/captions/stream", files=files) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        events = "".join(answer.iter_text()).strip().split("\n\n")
+    kinds = [event.partition("\n")[0] for event in events]
+    data = [json.loads(event.partition("data: ")[2]) for event in events]
+    assert kinds == ["event: step"] * (len(events) - 1) + ["event: caption"] and len(events) > 5
+    blanks = [one["tokens"].count(None) for one in data[:-1]]
+    assert blanks[0] == len(data[0]["tokens"]) and blanks == sorted(blanks, reverse=True)
+    for before, after in itertools.pairwise(one["tokens"] for one in data[:-1]):
+        assert all(piece in (None, now) for piece, now in zip(before, after, strict=True))  # words stay
+    assert data[-1]["caption"] == default(photos[0], candidates=1)[0].text
+    wrong = client.post("/v1/captions/stream", files=[*files, *files])
+    assert wrong.status_code == 422 and "send one picture" in wrong.json()["error"]
+    asked = {"images": [as_text(photos[0])], "include": ["dog"], "ban": ["dog"]}
+    assert "event: error" in client.post("/v1/captions/stream", json=asked).text
+
+
+def test_words(client, photos):
+    image = as_text(photos[0])
+    filled = client.post("/v1/infill", json={"image": image, "template": "a ___ dog"}).json()
+    assert filled["caption"].startswith("a ") and filled["caption"].endswith(" dog")
+    rewritten = client.post("/v1/rewrite", json={"image": image, "caption": "a bus on the moon"}).json()
+    assert "___" in rewritten["template"]
+    scored = client.post("/v1/score", json={"image": image, "captions": ["a dog", "a boat"]}).json()
+    assert [one["word"] for one in scored["results"][0]["words"]] == ["a", "dog"]
+
+
+@pytest.mark.parametrize(
+    "path, body, status, reason",
+    [
+        ("/v1/captions", {}, 422, "images: Field required"),
+        ("/v1/captions", {"images": []}, 422, "images"),
+        ("/v1/captions", {"images": ["%%%"]}, 422, "images: is no base64"),
+        ("/v1/captions", {"images": [""]}, 422, "image 1: is empty"),
+        ("/v1/captions", {"images": ["aGVsbG8="]}, 422, "image 1"),
+        ("/v1/captions", {"images": ["aGVsbG8="] * 17}, 413, "17 images; at most 16"),
+        ("/v1/captions", {"images": ["aGVsbG8="], "colour": 1}, 422, "colour: Extra inputs"),
+        ("/v1/captions", {"images": ["PHOTO"], "include": ["dog"], "ban": ["dog"]}, 422, "banned"),
+        ("/v1/captions", {"images": ["PHOTO"], "preset": "great"}, 422, "preset='great'"),
+        ("/v1/infill", {"image": "PHOTO", "template": "no blank"}, 422, "has no blank"),
+        ("/v1/rewrite", {"image": "PHOTO", "caption": "!"}, 422, "has no word"),
+        ("/v1/score", {"image": "PHOTO", "captions": ["dog " * 40]}, 422, "longest caption"),
+        ("/v1/score", {"image": "PHOTO", "captions": []}, 422, "captions"),
+        ("/v1/nothing", {}, 404, "Not Found"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(client, photos, path, body, status, reason):
+    text = json.dumps(body).replace("PHOTO", as_text(photos[0]))
+    answer = client.post(path, content=text, headers={"content-type": "application/json"})
+    assert answer.status_code == status and reason in answer.json()["error"]
+    assert "\n" not in answer.json()["error"]
+
+
+def test_bodies_that_are_no_bodies(client, photos):
+    assert (
+        client.post("/v1/captions", content=b"{", headers={"content-type": "application/json"}).status_code
+        == 422
+    )
+    assert (
+        client.post("/v1/captions", content=b"x", headers={"content-type": "text/plain"}).status_code == 415
+    )
+    assert client.post("/v1/captions").status_code == 415
+    files = [("pictures", ("a.jpg", photos[0].read_bytes()))]
+    assert "files go into 'images'" in client.post("/v1/captions", files=files).json()["error"]
+    broken = {"content-type": "multipart/form-data; boundary=x"}
+    assert client.post("/v1/captions", content=b"--y\r\n", headers=broken).status_code in (400, 422)
+    mixed = [("images", ("a.jpg", photos[0].read_bytes())), ("images", ("b.jpg", b"no picture"))]
+    good, bad = client.post("/v1/captions", files=mixed).json()["results"]
+    assert good["caption"] and "image 2" in bad["error"]
+
+
+def test_a_body_that_is_too_large_is_not_read(default, photos):
+    with TestClient(create_app(default, limits=ServeLimits(bytes=1000))) as small:
+        files = [("images", ("a.jpg", photos[0].read_bytes()))]
+        assert small.post("/v1/captions", files=files).status_code == 413
+        stream = small.post(
+            "/v1/captions",
+            content=(b"x" * 100 for _ in range(1000)),  # its length is not declared
+            headers={"content-type": "application/json"},
+        )
+        assert stream.status_code == 413 and "1000 bytes" in stream.json()["error"]
+
+
+def test_keys(default, photos):
+    files = [("images", ("a.jpg", photos[0].read_bytes()))]
+    with TestClient(create_app(default, limits=ServeLimits(keys=("sesame", "other")))) as closed:
+        assert closed.post("/v1/captions", files=files).status_code == 401
+        for key, status in (("sesame", 200), ("Sesame", 401), ("", 401)):
+            headers = {"authorization": f"Bearer {key}"}
+            assert closed.post("/v1/captions", files=files, headers=headers).status_code == status
+        assert closed.get("/healthz").status_code == closed.get("/readyz").status_code == 200
+        assert closed.get("/metrics").status_code == 401
+
+
+def test_ids_logs_and_counters(client, photos, caplog):
+    files = [("images", ("secret_name.jpg", photos[0].read_bytes()))]
+    with caplog.at_level(logging.INFO, "ddcap.serve"):
+        answer = client.post("/v1/captions", files=files, headers={"x-request-id": "mine-1"})
+        other = client.post("/v1/captions", files=files, headers={"x-request-id": "bad id\tx"})
+    assert answer.headers["x-request-id"] == "mine-1" and len(other.headers["x-request-id"]) == 32
+    line = json.loads(caplog.records[0].message)
+    assert line["id"] == "mine-1" and line["status"] == 200 and line["route"] == "/v1/captions"
+    assert "secret_name" not in caplog.text and answer.json()["results"][0]["caption"] not in caplog.text
+    text = client.get("/metrics").text
+    assert (
+        'ddcap_requests_total{route="/v1/captions",status="200"}' in text and "ddcap_captions_total" in text
+    )
+    schema = client.get("/openapi.json").json()
+    content = schema["paths"]["/v1/captions"]["post"]["requestBody"]["content"]
+    assert {"application/json", "multipart/form-data"} <= set(content)
+
+
+def test_each_gets_what_it_would_get_alone(default, photos):
+    """Twelve requests of three kinds, begun together."""
+    kinds = [{}, {"length": 9}, {"include": ["dog"], "preset": "fast"}]
+    asked = [(photo, kinds[number % 3]) for number, photo in enumerate([*photos, *photos[:5]])]
+    alone = [default(photo, **kind)[0].text for photo, kind in asked]
+    engine = Engine(default, EngineSettings(together=6))
+
+    async def all_at_once():
+        works = (lambda one, a=ask: one(a[0], **a[1])[0].text for ask in asked)
+        return await asyncio.gather(*(engine.run(work) for work in works))
+
+    assert asyncio.run(all_at_once()) == alone
+    assert engine.inside == 0
+    assert engine.joint.pictures_in_steps > 1.5 * engine.joint.steps_run
+    engine.close()
+
+
+def test_an_error_in_a_step_reaches_all_that_wait(default, photos, monkeypatch):
+    joint = JointModel(default.model)
+    monkeypatch.setattr(joint, "_step", lambda _: 1 / 0)
+    captioner = Captioner(joint, default.tokenizer)
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(lambda: joint.job(lambda: captioner(photos[0]))) for _ in range(2)]:
+            with pytest.raises(ZeroDivisionError):
+                future.result(timeout=20)
+    joint.close()
+
+
+def test_a_full_queue_and_a_slow_request():
+    class Nothing:
+        runtime = "torch"
+
+    engine = Engine(Nothing(), EngineSettings(together=1, queue=1, seconds=0.2))
+    gate = threading.Event()
+
+    async def flood():
+        first = asyncio.create_task(engine.run(lambda _: gate.wait(5)))
+        second = asyncio.create_task(engine.run(lambda _: None))
+        await asyncio.sleep(0.05)
+        with pytest.raises(BusyError, match="try again in") as busy:
+            await engine.run(lambda _: None)
+        assert busy.value.retry_after >= 1
+        for task in (first, second):
+            with pytest.raises(TooLateError, match=r"longer than 0\.2 s"):
+                await task
+        gate.set()
+
+    asyncio.run(flood())
+    engine.close()
+    assert engine.inside == 0
+
+
+def test_a_busy_service_says_when_to_come_again(default, photos):
+    app = create_app(default, EngineSettings(together=1, queue=0))
+    with TestClient(app) as busy:
+        app.state.engine.inside = 1
+        answer = busy.post("/v1/captions", files=[("images", ("a.jpg", photos[0].read_bytes()))])
+        assert answer.status_code == 429 and int(answer.headers["retry-after"]) >= 1
+        app.state.engine.inside = 0
