@@ -182,7 +182,7 @@ def test_each_gets_what_it_would_get_alone(default, photos):
     kinds = [{}, {"length": 9}, {"include": ["dog"], "preset": "fast"}]
     asked = [(photo, kinds[number % 3]) for number, photo in enumerate([*photos, *photos[:5]])]
     alone = [default(photo, **kind)[0].text for photo, kind in asked]
-    engine = Engine(default, EngineSettings(together=6))
+    engine = Engine(default, EngineSettings(together=6, lanes=1))
 
     async def all_at_once():
         works = (lambda one, a=ask: one(a[0], **a[1])[0].text for ask in asked)
@@ -190,7 +190,8 @@ def test_each_gets_what_it_would_get_alone(default, photos):
 
     assert asyncio.run(all_at_once()) == alone
     assert engine.inside == 0
-    assert engine.joint.pictures_in_steps > 1.5 * engine.joint.steps_run
+    (lane,) = engine.lanes
+    assert lane.pictures_in_steps > 1.5 * lane.steps_run
     engine.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -37,11 +38,13 @@ class EngineSettings:
         together: pictures decoded together.
         queue: pictures that may wait beyond these.
         seconds: that a request may take, waiting included.
+        lanes: groups that are decoded together, each on a core of its own; None: one a core.
     """
 
     together: int = 8
     queue: int = 64
     seconds: float = 60.0
+    lanes: int | None = None
 
 
 class Engine:
@@ -54,18 +57,24 @@ class Engine:
 
     def __init__(self, captioner: Captioner, settings: EngineSettings | None = None) -> None:
         self.settings = settings or EngineSettings()
-        self.joint: JointModel | None = None
-        if captioner.runtime == "onnx":
-            # one thread a session: many small products side by side gain more than one on all cores
-            self.joint = JointModel(captioner.model.for_bulk(), self.settings.together)
-            joined = Captioner(self.joint, captioner.tokenizer)
-            joined.confidence = captioner.confidence
-            captioner = joined
         self.captioner = captioner
+        self.lanes: list[JointModel] = []
+        if captioner.runtime == "onnx":
+            # a lane for each core, on one thread: small products side by side gain more than one on all cores
+            count = self.settings.lanes or os.cpu_count() or 1
+            each = -(-self.settings.together // count)
+            self.lanes = [JointModel(captioner.model.for_bulk(), each) for _ in range(count)]
+        self._captioners = [self._with(lane) for lane in self.lanes]
         self._pool = ThreadPoolExecutor(self.settings.together, thread_name_prefix="caption")
         self._lock = threading.Lock()
         self.inside = 0  # pictures that are computed or wait
         self._mean_seconds = 0.1
+
+    def _with(self, lane: JointModel) -> Captioner:
+        """The captioner, decoding in a lane."""
+        captioner = Captioner(lane, self.captioner.tokenizer)
+        captioner.confidence = self.captioner.confidence
+        return captioner
 
     async def run(self, work: Callable[[Captioner], _Result], pictures: int = 1) -> _Result:
         """Do `work` with the captioner in a thread, as soon as one is free.
@@ -85,9 +94,10 @@ class Engine:
         def timed() -> _Result:
             begun = time.monotonic()
             try:
-                if self.joint is not None:
-                    return self.joint.job(lambda: work(self.captioner))
-                return work(self.captioner)
+                if not self.lanes:
+                    return work(self.captioner)
+                lane = min(range(len(self.lanes)), key=lambda number: self.lanes[number].jobs)
+                return self.lanes[lane].job(lambda: work(self._captioners[lane]))
             finally:
                 took = (time.monotonic() - begun) / pictures
                 with self._lock:
@@ -117,5 +127,5 @@ class Engine:
     def close(self) -> None:
         """Finish what was accepted, then end the threads."""
         self._pool.shutdown(wait=True)
-        if self.joint is not None:
-            self.joint.close()
+        for lane in self.lanes:
+            lane.close()

@@ -23,7 +23,7 @@ from ddcap.model.features import ImageFeatures
 from ddcap.model.onnx_model import OnnxModel, OnnxSteps
 
 _Result = TypeVar("_Result")
-PATIENCE = 0.002  # seconds that a step waits for those that are between two of their own
+PATIENCE = 0.001  # seconds that a step waits for those that are between two of their own
 
 
 @dataclass
@@ -51,7 +51,7 @@ class JointModel:
         self._model, self._most = model, most
         self._condition = threading.Condition()
         self._waiting: list[_Asked] = []
-        self._jobs = 0
+        self.jobs = 0
         self._ends = False
         self.steps_run = self.pictures_in_steps = 0
         self._stacked: tuple[tuple[int, ...], dict[str, np.ndarray]] = ((), {})
@@ -64,12 +64,12 @@ class JointModel:
     def job(self, work: Callable[[], _Result]) -> _Result:
         """Run `work`, which decodes with this model; call it in a thread of its own."""
         with self._condition:
-            self._jobs += 1
+            self.jobs += 1
         try:
             return work()
         finally:
             with self._condition:
-                self._jobs -= 1
+                self.jobs -= 1
                 self._condition.notify()
 
     def denoising_steps(self, features: ImageFeatures, *, with_image_free: bool) -> Any:
@@ -104,7 +104,7 @@ class JointModel:
                 if self._ends:
                     return
                 until = time.monotonic() + PATIENCE
-                while len(self._waiting) < min(self._jobs, self._most):
+                while len(self._waiting) < min(self.jobs, self._most):
                     left = until - time.monotonic()
                     if left <= 0 or not self._condition.wait(left):
                         break
