@@ -431,7 +431,8 @@ class Captioner:
         generator = np.random.default_rng(seed)
         words = None if constraints.is_empty else (constraints, self.word_vocabulary)
         with self.computing():
-            filled = infill(self.model, features, parsed, decoding, self.tokenizer.end_id, generator, words)
+            end_id, own = self.tokenizer.end_id, self.tokenizer
+            filled = infill(self.model, features, parsed, decoding, end_id, generator, words, own)
         return build_captions(filled.result, [filled.row], self.tokenizer)[0]
 
     def _read(self, images: Sequence[ImageSource]) -> list[PixelsOrError]:

@@ -122,6 +122,17 @@ def caption_evidence(
     ]
 
 
+def pseudo_log_likelihoods(
+    model: Any, features: ImageFeatures, captions: Sequence[Sequence[int]], tokenizer: CaptionTokenizer
+) -> np.ndarray:
+    """(C,) pseudo-log-likelihood of captions of one picture, as token ids with the end token last."""
+    queries = [_queries(ids, words_in(ids, tokenizer), tokenizer.mask_id) for ids in captions]
+    flat = [query for of_caption in queries for query in of_caption]
+    found = _log_probabilities(model, features, [flat], with_image_free=False)[0, :, 0]
+    first = np.cumsum([0, *(len(of_caption) for of_caption in queries)])[:-1]
+    return np.asarray(np.add.reduceat(found, first))
+
+
 class ManyCaptions:
     """Captions that many pictures are compared with: what is the same for all pictures is computed once.
 

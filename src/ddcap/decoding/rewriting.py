@@ -112,6 +112,7 @@ def rewrite(
         tokenizer.end_id,
         generator,
         words,
+        tokenizer,
     )
     after = build_captions(filled.result, [filled.row], tokenizer)[0]
     ((evidence,),) = caption_evidence(model, features, [[after.text]], tokenizer)
