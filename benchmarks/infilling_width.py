@@ -1,6 +1,6 @@
 """How often infilling finds the width of a blank: with and without a second look at the widths.
 
-    python benchmarks/infilling_width.py --data dataset_flickr8k.json --images images [--split val] [--limit 400]
+    python benchmarks/infilling_width.py --data dataset_flickr8k.json --images images [--limit 400]
 
 One to three words in a row of a person's caption become a blank of unknown width. Counted: whether the filled
 blank has as many words, and the same ones; CIDEr of the whole caption against the picture's other captions.

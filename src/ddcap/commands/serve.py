@@ -33,11 +33,12 @@ def add_parsers(commands: Any) -> None:
 
 def _serve(options: argparse.Namespace) -> int:
     try:
+        import fastapi  # noqa: F401 (the service needs it)
+        import prometheus_client  # noqa: F401
         import uvicorn
-
-        from ddcap.serve.app import create_app
-    except ModuleNotFoundError:
+    except ImportError:
         raise MissingExtraError("serving", "serve") from None
+    from ddcap.serve.app import create_app
     from ddcap.serve.engine import EngineSettings
     from ddcap.serve.limits import ServeLimits
 
