@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.panel import Panel
@@ -11,9 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ddcap.decoding.caption import Caption, Concept, ImageResult
-from ddcap.decoding.evidence import CaptionEvidence
-from ddcap.decoding.rewriting import Rewriting
 from ddcap.decoding.trace import Trace
+
+if TYPE_CHECKING:
+    from ddcap.decoding.evidence import CaptionEvidence
+    from ddcap.decoding.rewriting import Rewriting
 
 _BLANK = "·"
 

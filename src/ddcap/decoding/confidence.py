@@ -134,7 +134,7 @@ class Confidence:
         from safetensors.numpy import load_file
 
         try:
-            arrays = {name: value.astype(np.float64) for name, value in load_file(path).items()}
+            arrays = {name: value.astype(np.float32) for name, value in load_file(path).items()}
             parts = {
                 name: Logistic(arrays[f"{name}.weights"], float(arrays[f"{name}.bias"][0]))
                 for name in _NAMES
@@ -192,7 +192,7 @@ class Confidence:
 
 def memory_means(features: ImageFeatures) -> np.ndarray:
     """(I, C) mean of the memory over its positions."""
-    return np.asarray(to_host(features.memory), dtype=np.float64).mean(axis=1)
+    return np.asarray(to_host(features.memory).mean(axis=1, dtype=np.float32))
 
 
 def known_inputs(features: ImageFeatures, pictures: KnownPictures) -> np.ndarray:
