@@ -56,6 +56,7 @@ def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for _ in range(options.rounds):
         for name, job in jobs.items():
+            time.sleep(0.5)  # the threads of the job before may still spin
             start = time.perf_counter()
             job()
             times[name].append(time.perf_counter() - start)
