@@ -80,4 +80,4 @@ def test_walking_many_names_takes_no_more_memory(tmp_path):
     count = sum(1 for _ in walk([tmp_path], on_problem=print))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert count == 20_000 and peak < 3_000_000  # their paths in a list take 12 MB
+    assert count == 20_000 and peak < 3_000_000  # a list of their paths takes 8 MB
