@@ -108,6 +108,41 @@ class OnnxModel:
         """The denoiser at work on captions of these pictures, see `decoding.guidance.DenoisingSteps`."""
         return OnnxSteps(self, features, with_image_free)
 
+    def step_logits(
+        self, asked: Sequence[np.ndarray], images: int, memory: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """(B, n, V) logits of one pass of the denoiser.
+
+        Args:
+            asked: tokens (B, L), timestep (B,), lengths (B,), positions (B, n); grouped by image.
+            images: I.
+            memory: their parts, by the graph's names.
+        """
+        grouped = {
+            name: np.ascontiguousarray(value).reshape(images, len(value) // images, *value.shape[1:])
+            for name, value in zip(("tokens", "timestep", "lengths", "positions"), asked, strict=True)
+        }
+        (logits,) = self.graph("step").run(None, {**grouped, **memory})
+        return np.asarray(logits.reshape(-1, *logits.shape[2:]))
+
+    def choose(
+        self,
+        logits: np.ndarray,
+        added: np.ndarray | None = None,
+        image_free: np.ndarray | None = None,
+        scale: float = 1.0,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The likeliest token (B, n) and its log-probability, see `decoding.guidance.DenoisingSteps`."""
+        if added is None:
+            added = np.zeros((len(logits), self.mask_id), dtype=np.float32)
+        arrays = {"logits": logits, "added": added}
+        if image_free is None:
+            chosen, log_probability = self.graph("choose").run(None, arrays)
+        else:
+            arrays.update(image_free=image_free, scale=np.array(scale, dtype=np.float32))
+            chosen, log_probability = self.graph("guided_choose").run(None, arrays)
+        return chosen, log_probability
+
 
 class OnnxSteps:
     """A denoiser at work on captions of I images; see `decoding.guidance.DenoisingSteps`.
@@ -123,9 +158,9 @@ class OnnxSteps:
     """
 
     def __init__(self, model: OnnxModel, features: ImageFeatures, with_image_free: bool) -> None:
-        self._graph, self.vocabulary_size = model.graph, model.mask_id
+        self._model, self.vocabulary_size = model, model.mask_id
         self._images = features.images
-        memory = self._graph("memory")
+        memory = model.graph("memory")
         found = dict(
             zip(
                 (one.name for one in memory.get_outputs()),
@@ -146,15 +181,15 @@ class OnnxSteps:
         """Logits (B, n, V) with the image and, if it was asked for, without."""
         asked = (tokens, timestep, lengths, positions)
         if self._free is None:
-            return self._step(asked, self._images, self._memory), None
+            return self._model.step_logits(asked, self._images, self._memory), None
         if self._images == 1:
-            both = self._step([np.concatenate([one, one]) for one in asked], 2, self._memory)
+            both = self._model.step_logits([np.concatenate([one, one]) for one in asked], 2, self._memory)
             return both[: len(tokens)], both[len(tokens) :]
-        logits = self._step(asked, self._images, self._memory)
+        logits = self._model.step_logits(asked, self._images, self._memory)
         together = np.concatenate([one.reshape(len(tokens), -1) for one in asked], axis=1)
         _, first, which = np.unique(together, axis=0, return_index=True, return_inverse=True)
         # without the image all captions are of the same: of none
-        image_free = self._step([one[first] for one in asked], 1, self._free)
+        image_free = self._model.step_logits([one[first] for one in asked], 1, self._free)
         return logits, image_free[which.reshape(-1)]
 
     def likeliest(
@@ -168,24 +203,7 @@ class OnnxSteps:
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `decoding.guidance.DenoisingSteps`."""
         logits, image_free = self.logits(tokens, timestep, lengths, positions)
-        if added is None:
-            added = np.zeros((len(tokens), self.vocabulary_size), dtype=np.float32)
-        arrays = {"logits": logits, "added": added}
-        if image_free is None:
-            chosen, log_probability = self._graph("choose").run(None, arrays)
-        else:
-            arrays.update(image_free=image_free, scale=np.array(scale, dtype=np.float32))
-            chosen, log_probability = self._graph("guided_choose").run(None, arrays)
-        return chosen, log_probability
-
-    def _step(self, asked: Sequence[np.ndarray], images: int, memory: Mapping[str, np.ndarray]) -> np.ndarray:
-        """(B, n, V) logits of captions that are grouped by image."""
-        grouped = {
-            name: np.ascontiguousarray(value).reshape(images, len(value) // images, *value.shape[1:])
-            for name, value in zip(("tokens", "timestep", "lengths", "positions"), asked, strict=True)
-        }
-        (logits,) = self._graph("step").run(None, {**grouped, **memory})
-        return np.asarray(logits.reshape(-1, *logits.shape[2:]))
+        return self._model.choose(logits, added, image_free, scale)
 
 
 _FREE = "free_"  # begins the names of what the image-free memory gives

@@ -54,7 +54,7 @@ class JointModel:
         self.jobs = 0
         self._ends = False
         self.steps_run = self.pictures_in_steps = 0
-        self._stacked: tuple[tuple[int, ...], dict[str, np.ndarray]] = ((), {})
+        self._stacked: tuple[list[JointSteps], dict[str, np.ndarray]] = ([], {})
         self._thread = threading.Thread(target=self._run, name="joint decoding", daemon=True)
         self._thread.start()
 
@@ -125,40 +125,32 @@ class JointModel:
         self.pictures_in_steps += len(taken)
         longest = max(one.tokens.shape[1] for one in taken)
         most = max(one.positions.shape[1] for one in taken)
-        size, words = len(taken[0].tokens), self._model.mask_id
-        inputs = {
-            "tokens": np.stack([_wider(one.tokens, longest) for one in taken]),
-            "timestep": np.stack([one.timestep for one in taken]),
-            "lengths": np.stack([one.lengths for one in taken]),
-            "positions": np.stack([_wider(one.positions, most) for one in taken]),
-        }
-        (logits,) = self._model.graph("step").run(
-            None, {**inputs, **self._memory([one.member for one in taken])}
+        size = len(taken[0].tokens)
+        asked = (
+            np.concatenate([_wider(one.tokens, longest) for one in taken]),
+            np.concatenate([one.timestep for one in taken]),
+            np.concatenate([one.lengths for one in taken]),
+            np.concatenate([_wider(one.positions, most) for one in taken]),
         )
-        added = np.zeros((len(taken), size, words), dtype=np.float32)
-        for row, one in zip(added, taken, strict=True):
+        memory = self._memory([one.member for one in taken])
+        added = np.zeros((len(taken) * size, self._model.mask_id), dtype=np.float32)
+        for number, one in enumerate(taken):
             if one.added is not None:
-                row[:] = one.added
-        flat = {"logits": logits.reshape(-1, most, words), "added": added.reshape(-1, words)}
+                added[number * size : (number + 1) * size] = one.added
         chosen, log_probability = (
-            part.reshape(len(taken), size, most) for part in self._model.graph("choose").run(None, flat)
+            part.reshape(len(taken), size, most)
+            for part in self._model.choose(self._model.step_logits(asked, len(taken), memory), added)
         )
         counts = [one.positions.shape[1] for one in taken]
         return [(chosen[row, :, :count], log_probability[row, :, :count]) for row, count in enumerate(counts)]
 
-    def _memory(self, members: Sequence[JointSteps]) -> Mapping[str, np.ndarray]:
+    def _memory(self, members: list[JointSteps]) -> Mapping[str, np.ndarray]:
         """Keys and values of the pictures side by side; made anew only when others take part."""
-        key = tuple(member.number for member in members)
-        if key != self._stacked[0]:
+        if members != self._stacked[0]:
             names = members[0].memory
-            self._stacked = (
-                key,
-                {name: np.concatenate([one.memory[name] for one in members]) for name in names},
-            )
+            arrays = {name: np.concatenate([one.memory[name] for one in members]) for name in names}
+            self._stacked = (members, arrays)
         return self._stacked[1]
-
-
-_numbers = iter(range(1 << 62))
 
 
 class JointSteps(OnnxSteps):
@@ -166,7 +158,7 @@ class JointSteps(OnnxSteps):
 
     def __init__(self, joint: JointModel, model: OnnxModel, features: ImageFeatures) -> None:
         super().__init__(model, features, with_image_free=False)
-        self._joint, self.number = joint, next(_numbers)
+        self._joint = joint
 
     @property
     def memory(self) -> dict[str, np.ndarray]:
