@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from ddcap.errors import DataError, remedy
+from ddcap.errors import DataError, DDCapError, remedy
 
 _SUFFIX = ".writing"
 _STREAMS = ("/dev/std", "/dev/fd/", "/proc/")  # an open file by its number, whatever is behind it
@@ -92,6 +92,29 @@ def write_text(path: str | Path, text: str) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_text(path: str | Path, what: str) -> str:
+    """The text of a file that a person names.
+
+    Raises:
+        DDCapError: if it cannot be read; `what` says what it was named for.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text in UTF-8"
+        raise DDCapError(f"{what} {path}: cannot be read ({reason}); give a text file") from None
+
+
+def listed_lines(path: str | Path, what: str) -> tuple[str, ...]:
+    """The lines of a file that lists something, without empty ones and remarks, which "#" begins.
+
+    Raises:
+        DDCapError: see `read_text`.
+    """
+    lines = (line.partition("#")[0].strip() for line in read_text(path, what).splitlines())
+    return tuple(line for line in lines if line)
 
 
 def remove_unfinished(folder: str | Path, *, older_than: float = 3600) -> None:

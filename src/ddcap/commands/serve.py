@@ -56,9 +56,9 @@ def _serve(options: argparse.Namespace) -> int:
 def _keys(path: str | None) -> tuple[str, ...]:
     if path is None:
         return ()
-    from ddcap.decoding.constraints import banned_in
+    from ddcap.files import listed_lines
 
-    keys = banned_in(path)  # the same layout: one a line, and remarks
+    keys = listed_lines(path, "keys")
     if not keys:
         raise DataError(f"{path}: holds no key; write one a line")
     return keys

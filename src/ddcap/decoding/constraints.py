@@ -25,6 +25,7 @@ import numpy as np
 from ddcap.data.concepts import ConceptEdits, ConceptVocabulary
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import DDCapError
+from ddcap.files import listed_lines, read_text
 
 MOST_PHRASES = 8  # of one caption; each is placed by a pass of its own
 _MASK = "\0"  # stands for a MASK in a text
@@ -168,7 +169,7 @@ def neutral_words(source: bool | str | Path = True) -> dict[str, str | None]:
     if source is True:
         text = files("ddcap.decoding").joinpath("neutral.txt").read_text(encoding="utf-8")
     else:
-        text = _read(Path(str(source)), "neutral")
+        text = read_text(str(source), "neutral")
     pairs: dict[str, str | None] = {}
     for line in text.splitlines():
         words = line.partition("#")[0].split()
@@ -183,16 +184,7 @@ def banned_in(path: str | Path) -> tuple[str, ...]:
     Raises:
         DDCapError: if it cannot be read.
     """
-    lines = (line.partition("#")[0].strip() for line in _read(Path(path), "ban-file").splitlines())
-    return tuple(line for line in lines if line)
-
-
-def _read(path: Path, what: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text in UTF-8"
-        raise DDCapError(f"{what} {path}: cannot be read ({reason}); give a text file") from None
+    return listed_lines(path, "ban-file")
 
 
 def normalised(text: str) -> str:
@@ -286,33 +278,27 @@ class ConstrainedCaption:
 
     def allows(self, position: int, token: int) -> bool:
         """Whether `token` may be committed at a MASK position."""
-        vocabulary, asked = self.vocabulary, self.constraints
-        if not vocabulary.usable[token]:
+        pattern = self.constraints.pattern
+        if not self._obeys(position, token):
             return False
-        if position in self.starts and not vocabulary.begins[token]:
-            return False
-        left = self._masks - 1
-        if asked.max_chars is not None:
-            # a MASK can always become a space and a letter; the first space is not seen
-            most = asked.max_chars + 1 - 2 * left
-            if self._chars + len(vocabulary.pieces[token]) > most:
-                return False
-        words = self._words + vocabulary.counts_as_word(token) + left
-        if asked.min_words is not None and words < asked.min_words:
-            return False
-        return asked.pattern is None or not self._completes_banned(position, token)
+        return pattern is None or pattern.search(self._text(position, token)) is None
 
     def possible(self, position: int) -> np.ndarray:
         """(V,) False for tokens that `allows` refuses whatever they spell."""
+        return np.asarray(self._obeys(position, slice(None)))
+
+    def _obeys(self, position: int, tokens: int | slice) -> Any:
+        """Which of `tokens` may stand at a MASK position as far as starts, characters and words go."""
         vocabulary, asked, left = self.vocabulary, self.constraints, self._masks - 1
-        possible = vocabulary.usable.copy()
+        obeys = vocabulary.usable[tokens]
         if position in self.starts:
-            possible &= vocabulary.begins
+            obeys = obeys & vocabulary.begins[tokens]
         if asked.max_chars is not None:
-            possible &= self._chars + vocabulary.sizes <= asked.max_chars + 1 - 2 * left
-        if asked.min_words is not None and self._words + left < asked.min_words:
-            possible &= vocabulary.is_word
-        return possible
+            # a MASK can always become a space and a letter; the first space is not seen
+            obeys = obeys & (self._chars + vocabulary.sizes[tokens] <= asked.max_chars + 1 - 2 * left)
+        if asked.min_words is not None:
+            obeys = obeys & (self._words + vocabulary.is_word[tokens] + left >= asked.min_words)
+        return obeys
 
     def commit(self, position: int, token: int) -> None:
         """Put a token that is allowed where a MASK was."""
@@ -374,10 +360,6 @@ class ConstrainedCaption:
         if position is not None:
             texts[position] = plain[token]
         return "".join(texts)
-
-    def _completes_banned(self, position: int, token: int) -> bool:
-        assert self.constraints.pattern is not None
-        return self.constraints.pattern.search(self._text(position, token)) is not None
 
 
 def fits(gaps: Sequence[int], sizes: Sequence[int]) -> bool:

@@ -12,7 +12,7 @@ from ddcap.data.concepts import ConceptSpelling
 from ddcap.decoding.best_first import decode_best_first, plan_steps
 from ddcap.decoding.constrained import Frame, padded, place_phrases
 from ddcap.decoding.constraints import ConstrainedCaption, Constraints, Vocabulary
-from ddcap.decoding.guidance import ConceptEvidence, Predictor
+from ddcap.decoding.guidance import ConceptEvidence, DenoisingSteps, Predictor
 from ddcap.decoding.trace import DecodingResult
 from ddcap.errors import DDCapError, RecipeError
 from ddcap.model.config import ModelConfig
@@ -97,13 +97,14 @@ def decode(
     concepts: ConceptEvidence | None = None,
     constrained: Sequence[ConstrainedCaption] | None = None,
     bias: np.ndarray | None = None,
+    steps: DenoisingSteps | None = None,
 ) -> DecodingResult:
     """Fill every MASK of `tokens` (B, L), by the decoder that `settings` name; given words stay.
 
     Without `may_end` no MASK becomes the end token: words that are given behind it would be lost. `concepts`
     are `concept_evidence` of the B captions, from who has it already. `constrained` are the same captions,
     where only some tokens are allowed. `bias` (I, V) is added to the logits of all positions of a picture's
-    captions.
+    captions. `steps` are the model's denoising steps for these pictures, from who has them already.
     """
     if constrained is not None and (model.config.model.kind, settings.method) != ("diffusion", "best_first"):
         raise DDCapError("only best-first decoding of a diffusion model can be told which words to use")
@@ -128,7 +129,7 @@ def decode(
             concept_weight=settings.concept_weight,
         )
     predictor = Predictor(
-        runtime.denoising_steps(features, with_image_free=settings.guidance != 1),
+        steps or runtime.denoising_steps(features, with_image_free=settings.guidance != 1),
         lengths,
         settings.guidance,
         concepts,
@@ -286,6 +287,7 @@ def generate_constrained(
     captions = [frame.caption(length) for row in of_images for length in row]
     sizes = model.as_array(np.array([len(caption.tokens) for caption in captions]))
     concepts = concept_evidence(model, features, settings, count)
+    steps: DenoisingSteps | None = None
     if frame.phrases:
         runtime: Any = model
         steps = runtime.denoising_steps(features, with_image_free=settings.guidance != 1)
@@ -305,6 +307,7 @@ def generate_constrained(
         concepts=concepts,
         constrained=captions,
         bias=bias,
+        steps=steps,
     )
     if lengths is not None:
         return result
