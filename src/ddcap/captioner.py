@@ -42,23 +42,27 @@ class Captioner:
         precision: what a model of PyTorch computes in: "float32"; "bfloat16", about twice as fast where the
             machine has it, and with other captions where two words are nearly as likely; "auto" takes
             bfloat16 where the machine has it. ONNX graphs have the precision that they were loaded in.
+        confidence: how sure the model is of its captions; None if it is not calibrated.
 
     Attributes:
         precision: "float32", "bfloat16" or "int8".
         runtime: "torch" or "onnx".
-        confidence: how sure the model is of its captions; None if it is not calibrated.
     """
 
-    confidence: Confidence | None = None
-
-    def __init__(self, model: Any, tokenizer: CaptionTokenizer, precision: Precision = "auto") -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: CaptionTokenizer,
+        precision: Precision = "auto",
+        confidence: Confidence | None = None,
+    ) -> None:
         check_choice("precision", precision, Precision)
         if tokenizer.vocabulary_size != model.config.vocabulary_size:
             raise CheckpointError(
                 f"the tokenizer has {tokenizer.vocabulary_size} entries, the model "
                 f"{model.config.vocabulary_size}; they are not from the same training"
             )
-        self.model, self.tokenizer = model, tokenizer
+        self.model, self.tokenizer, self.confidence = model, tokenizer, confidence
         self.runtime: str = getattr(model, "runtime", "torch")
         if self.runtime == "onnx":
             precision = model.precision
@@ -95,9 +99,7 @@ class Captioner:
         """
         folder = find_model(model)
         loaded = load_runtime(folder, str(model), device, precision, runtime)
-        captioner = cls(loaded, loaded.tokenizer, precision)
-        captioner.confidence = Confidence.load(folder)
-        return captioner
+        return cls(loaded, loaded.tokenizer, precision, Confidence.load(folder))
 
     @property
     def decoding(self) -> DecodingSettings:
@@ -277,8 +279,7 @@ class Captioner:
             settings: see `__call__`.
         """
         constraints = Constraints.take(settings)
-        if batch_size is None:
-            batch_size = _FASTEST_BATCH[self.runtime]
+        batch_size = _FASTEST_BATCH[self.runtime] if batch_size is None else batch_size
         if batch_size < 1:
             raise DDCapError(f"batch_size={batch_size}: at least one image has to be computed at once")
         asked = CaptionRequest(
@@ -288,8 +289,7 @@ class Captioner:
             None if lengths is None else tuple(lengths),
             tuple(self._edits(concepts, constraints)),
             self.confidence,
-        )
-        asked = asked.checked(self.model.config, self.word_vocabulary)
+        ).checked(self.model.config, self.word_vocabulary)
         coming = iter(images)  # of a million names, a few at a time
         parts = iter(lambda: list(itertools.islice(coming, batch_size)), [])
         is_bulk = self.runtime == "onnx" and not (isinstance(images, Sized) and len(images) <= batch_size)

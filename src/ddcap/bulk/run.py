@@ -11,7 +11,7 @@ from typing import Any
 from ddcap.bulk.outputs import CaptionOutput, Row, sidecar_of, write_sidecar
 from ddcap.bulk.walk import Links, SeenNames, walk
 from ddcap.captioner import Captioner
-from ddcap.decoding.caption import Caption, ImageResult
+from ddcap.decoding.caption import answer_of
 from ddcap.errors import remedy
 
 
@@ -96,7 +96,7 @@ def caption_files(
                 progress.skipped += 1
 
     for result in captioner.caption_each(wanted(), **asked):
-        row = row_of(result, min_sure)
+        row = {"image": str(result.source), **answer_of(result, min_sure)}
         if sidecar is not None and row.get("caption"):
             try:
                 write_sidecar(Path(str(result.source)), sidecar, row["caption"])
@@ -108,26 +108,3 @@ def caption_files(
         progress.failed += "error" in row
         on_progress(progress)
     return progress
-
-
-def row_of(result: ImageResult, min_sure: float | None = None) -> dict[str, Any]:
-    """What is kept of a picture's captions: the likeliest, how sure it is, or why there is none."""
-    row: dict[str, Any] = {"image": str(result.source)}
-    if result.error is not None:
-        return {**row, "error": result.error}
-    best = result.captions[0]
-    row.update(caption=best.text, **confidence_of(best))
-    why = result.withheld(min_sure)
-    if why is not None:
-        row.update(caption=None, guess=best.text, why=why)
-    if len(result.captions) > 1:
-        row["captions"] = [caption.text for caption in result.captions]
-    return row
-
-
-def confidence_of(caption: Caption) -> dict[str, Any]:
-    """How sure a caption is, as programs read it; nothing of a model that is not calibrated."""
-    if caption.sure is None or caption.faithful is None or caption.known is None:
-        return {}
-    chances = {name: round(getattr(caption, name), 4) for name in ("sure", "faithful", "known")}
-    return {**chances, "doubtful": list(caption.doubtful)}

@@ -94,13 +94,7 @@ def _caption_into(options: argparse.Namespace) -> int:
                 links=options.links,
                 min_sure=options.min_sure,
                 on_progress=show,
-                num=options.num,
-                seed=options.seed,
-                batch_size=options.batch_size,
-                concepts=options.concepts,
-                lengths=options.lengths,
-                **word_changes(options),
-                **decoding_changes(options),
+                **_asked(options),
             )
         finally:
             if output is not None:
@@ -111,6 +105,13 @@ def _caption_into(options: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return int(progress.failed > 0)
+
+
+def _asked(options: argparse.Namespace) -> dict[str, Any]:
+    """What the command line asks of captions, as keyword arguments of `Captioner.caption_each`."""
+    names = ("num", "seed", "batch_size", "concepts", "lengths")
+    own = {name: getattr(options, name) for name in names}
+    return {**own, **word_changes(options), **decoding_changes(options)}
 
 
 def _check_min_sure(captioner: Any, min_sure: float | None) -> None:
@@ -130,13 +131,7 @@ def _caption(options: argparse.Namespace) -> int:
     captioner = load_captioner(options)
     results = captioner.caption_each(
         images,
-        num=options.num,
-        seed=options.seed,
-        batch_size=options.batch_size,
-        concepts=options.concepts,
-        lengths=options.lengths,
-        **word_changes(options),
-        **decoding_changes(options),
+        **_asked(options),
     )
     failed, shown, min_sure = False, [], options.min_sure
     _check_min_sure(captioner, min_sure)
@@ -209,13 +204,12 @@ def _infill(options: argparse.Namespace) -> int:
 
 
 def _json_line(result: Any, with_trace: bool, min_sure: float | None) -> dict[str, Any]:
+    from ddcap.decoding.caption import withheld_of
+
     line: dict[str, Any] = {"image": str(result.source)}
     if result.error is not None:
         return {**line, "error": result.error}
-    line.update(_json_caption(result.captions[0], with_trace))
-    why = result.withheld(min_sure)
-    if why is not None:
-        line.update(caption=None, guess=result.captions[0].text, why=why)
+    line.update(_json_caption(result.captions[0], with_trace), **withheld_of(result, min_sure))
     if len(result.captions) > 1:
         line["captions"] = [_json_caption(caption, with_trace) for caption in result.captions]
     return line
@@ -224,6 +218,8 @@ def _json_line(result: Any, with_trace: bool, min_sure: float | None) -> dict[st
 def _json_caption(caption: Any, with_trace: bool) -> dict[str, Any]:
     from dataclasses import asdict
 
+    from ddcap.decoding.caption import confidence_of
+
     line: dict[str, Any] = {
         "caption": caption.text,
         "score": round(caption.score, 4),
@@ -231,13 +227,7 @@ def _json_caption(caption: Any, with_trace: bool) -> dict[str, Any]:
         "tokens": list(caption.tokens),
         "confidences": [round(value, 4) for value in caption.confidences],
     }
-    if caption.sure is not None:
-        line.update(
-            sure=round(caption.sure, 4),
-            faithful=round(caption.faithful, 4),
-            known=round(caption.known, 4),
-            doubtful=list(caption.doubtful),
-        )
+    line.update(confidence_of(caption))
     if with_trace:
         line["trace"] = [asdict(event) for event in caption.trace.events]
     return line

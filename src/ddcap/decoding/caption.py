@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -73,6 +74,34 @@ class ImageResult:
         if min_sure is None or best.sure is None or best.sure >= min_sure:
             return None
         return best.why_not or f"sure {best.sure:.2f} is under {min_sure:g}"
+
+
+# What programs read of results, as plain values.
+
+
+def answer_of(result: ImageResult, min_sure: float | None = None) -> dict[str, Any]:
+    """What became of an image: its likeliest caption and how sure it is, or why there is none."""
+    if result.error is not None:
+        return {"error": result.error}
+    best = result.captions[0]
+    answer = {"caption": best.text, **confidence_of(best), **withheld_of(result, min_sure)}
+    if len(result.captions) > 1:
+        answer["captions"] = [caption.text for caption in result.captions]
+    return answer
+
+
+def withheld_of(result: ImageResult, min_sure: float | None) -> dict[str, Any]:
+    """In place of a caption that is not sure enough: none, a guess and the reason; nothing if it is."""
+    why = result.withheld(min_sure)
+    return {} if why is None else {"caption": None, "guess": result.captions[0].text, "why": why}
+
+
+def confidence_of(caption: Caption) -> dict[str, Any]:
+    """How sure a caption is, as programs read it; nothing of a model that is not calibrated."""
+    if caption.sure is None or caption.faithful is None or caption.known is None:
+        return {}
+    chances = {name: round(getattr(caption, name), 4) for name in ("sure", "faithful", "known")}
+    return {**chances, "doubtful": list(caption.doubtful)}
 
 
 def build_captions(result: DecodingResult, rows: Sequence[int], tokenizer: CaptionTokenizer) -> list[Caption]:

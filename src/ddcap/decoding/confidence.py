@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ddcap.arrays import to_host
+from ddcap.arrays import Array, to_host
 from ddcap.data.concepts import NO_CONCEPT, ConceptVocabulary
 from ddcap.decoding.caption import Caption
 from ddcap.errors import CheckpointError
@@ -200,13 +200,12 @@ def known_inputs(features: ImageFeatures, pictures: KnownPictures) -> np.ndarray
     distances = pictures.distances(memory_means(features))
     if features.concepts is None:
         return distances
-    return np.column_stack([distances, *_seen(features).T])
+    return np.column_stack([distances, *_seen(features.concepts.confidences).T])
 
 
-def _seen(features: ImageFeatures) -> np.ndarray:
-    """(I, 3) confidence of the surest concept, mean of the three surest, and the sum of all."""
-    assert features.concepts is not None
-    confidences = np.sort(to_host(features.concepts.confidences), axis=1)[:, ::-1].astype(np.float64)
+def _seen(confidences: Array) -> np.ndarray:
+    """(I, 3) confidence (I, K) of the surest concept, mean of the three surest, and the sum of all."""
+    confidences = np.sort(to_host(confidences), axis=1)[:, ::-1].astype(np.float64)
     return np.column_stack([confidences[:, 0], confidences[:, :3].mean(axis=1), confidences.sum(axis=1)])
 
 
@@ -219,7 +218,7 @@ def caption_inputs(
     if features.concepts is not None and vocabulary is not None:
         confidence = _confidence_of(features, image)
         said = sum(confidence.get(concept, 0.0) for concept in vocabulary.find(caption.text))
-        inputs += [*_seen(features)[image], said]
+        inputs += [*_seen(features.concepts.confidences[image : image + 1])[0], said]
     return np.array(inputs, dtype=np.float64)
 
 

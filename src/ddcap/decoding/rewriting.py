@@ -12,9 +12,9 @@ import numpy as np
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.caption import Caption, build_captions
 from ddcap.decoding.constraints import Constraints, Vocabulary, words_of
-from ddcap.decoding.evidence import CaptionEvidence, WordEvidence, caption_evidence, encoded
+from ddcap.decoding.evidence import CaptionEvidence, Units, WordEvidence, caption_evidence, units_of
 from ddcap.decoding.infilling import Template, infill
-from ddcap.decoding.words import FUNCTION_WORDS, words_in
+from ddcap.decoding.words import FUNCTION_WORDS
 from ddcap.model.features import ImageFeatures
 from ddcap.settings import DecodingSettings
 
@@ -95,7 +95,7 @@ def rewrite(
     Raises:
         DDCapError: if the caption is empty or too long, or cannot be as it is asked to be.
     """
-    ids = encoded(text, tokenizer, model.config.model.max_length)
+    ids, units = units_of(text, tokenizer, model.config.model.max_length)
     ((before,),) = caption_evidence(model, features, [[text]], tokenizer)
     doubted = doubtful(before.words, keep)
     pattern = words[0].pattern if words is not None else None
@@ -107,7 +107,7 @@ def rewrite(
     filled = infill(
         model,
         features,
-        _template(ids, doubted, tokenizer),
+        _template(ids, units, doubted),
         settings,
         tokenizer.end_id,
         generator,
@@ -122,11 +122,10 @@ def rewrite(
     return Rewriting(before, tuple(doubted), after, evidence)
 
 
-def _template(ids: Sequence[int], doubted: Collection[int], tokenizer: CaptionTokenizer) -> Template:
+def _template(ids: Sequence[int], units: Units, doubted: Collection[int]) -> Template:
     """A caption with one blank for each run of doubted words."""
     parts: list[tuple[int, ...] | int | None] = []
-    numbered = enumerate(words_in(ids, tokenizer))
-    for is_blank, run in itertools.groupby(numbered, lambda pair: pair[0] in doubted):
+    for is_blank, run in itertools.groupby(enumerate(units), lambda pair: pair[0] in doubted):
         given = tuple(ids[position] for _, positions in run for position in positions)
         parts.append(None if is_blank else given)
     return Template(tuple(parts))

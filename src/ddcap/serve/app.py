@@ -27,10 +27,9 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from ddcap import __version__
-from ddcap.bulk.run import confidence_of, row_of
 from ddcap.captioner import Captioner
 from ddcap.data.images import open_picture
-from ddcap.decoding.caption import ImageResult
+from ddcap.decoding.caption import ImageResult, answer_of, confidence_of
 from ddcap.errors import DDCapError, ImageError
 from ddcap.serve.engine import BusyError, Engine, EngineSettings, TooLateError
 from ddcap.serve.limits import Guard, ServeLimits
@@ -159,9 +158,7 @@ def create_app(
                     results.append({"error": str(error)})
                     continue
                 (found,) = captioner.caption_each([picture], **body.asked())
-                row = row_of(found, body.min_sure)
-                row.pop("image")
-                results.append(row)
+                results.append(answer_of(found, body.min_sure))
             return results
 
         results = await engine.run(work, len(pictures))
@@ -185,11 +182,11 @@ def create_app(
         def work(captioner: Captioner) -> ImageResult:
             return next(captioner.caption_each([picture], **{**body.asked(), "candidates": 1}))
 
-        def row(result: ImageResult) -> dict[str, Any]:
+        def answer(result: ImageResult) -> dict[str, Any]:
             captions.inc()
-            return {name: value for name, value in row_of(result, body.min_sure).items() if name != "image"}
+            return answer_of(result, body.min_sure)
 
-        events = caption_events(engine, work, row)
+        events = caption_events(engine, work, answer)
         return StreamingResponse(events, media_type="text/event-stream")
 
     @app.post("/v1/infill", openapi_extra=_body(InfillBody, "image"), tags=["words"])
@@ -324,8 +321,7 @@ def _decoded(text: str, field: str) -> bytes:
 
 def _body(kind: type[BaseModel], field: str) -> dict[str, Any]:
     """How a request's body is described: JSON, or a form with files."""
-    plain = kind.model_json_schema()
-    form = json.loads(json.dumps(plain))
+    plain, form = kind.model_json_schema(), kind.model_json_schema()
     file = {"type": "string", "format": "binary"}
     form["properties"][field] = {"type": "array", "items": file} if field == "images" else file
     content = {"application/json": {"schema": plain}, "multipart/form-data": {"schema": form}}

@@ -64,17 +64,13 @@ class Engine:
             count = self.settings.lanes or os.cpu_count() or 1
             each = -(-self.settings.together // count)
             self.lanes = [JointModel(captioner.model.for_bulk(), each) for _ in range(count)]
-        self._captioners = [self._with(lane) for lane in self.lanes]
+        self._captioners = [
+            Captioner(lane, captioner.tokenizer, confidence=captioner.confidence) for lane in self.lanes
+        ]
         self._pool = ThreadPoolExecutor(self.settings.together, thread_name_prefix="caption")
         self._lock = threading.Lock()
         self.inside = 0  # pictures that are computed or wait
         self._mean_seconds = 0.1
-
-    def _with(self, lane: JointModel) -> Captioner:
-        """The captioner, decoding in a lane."""
-        captioner = Captioner(lane, self.captioner.tokenizer)
-        captioner.confidence = self.captioner.confidence
-        return captioner
 
     async def run(self, work: Callable[[Captioner], _Result], pictures: int = 1) -> _Result:
         """Do `work` with the captioner in a thread, as soon as one is free.

@@ -54,14 +54,14 @@ class _WatchedSteps:
 
 
 async def caption_events(
-    engine: Engine, work: Callable[[Captioner], ImageResult], row_of: Callable[[ImageResult], dict[str, Any]]
+    engine: Engine, work: Callable[[Captioner], ImageResult], answer_of: Callable[[ImageResult], Any]
 ) -> AsyncIterator[str]:
     """Events of one caption: "step" with its tokens so far (null: not yet), then "caption", or "error".
 
     Args:
         engine: that computes it.
         work: captions one picture, with one candidate.
-        row_of: what is said of the result.
+        answer_of: what is said of the result.
     """
     loop, queue = asyncio.get_running_loop(), asyncio.Queue[tuple[str, Any]]()
     tokenizer = engine.captioner.tokenizer
@@ -75,13 +75,12 @@ async def caption_events(
         loop.call_soon_threadsafe(queue.put_nowait, ("step", {"tokens": pieces}))
 
     def watched(captioner: Captioner) -> ImageResult:
-        one = Captioner(WatchedModel(captioner.model, watch), captioner.tokenizer)
-        one.confidence = captioner.confidence
-        return work(one)
+        model = WatchedModel(captioner.model, watch)
+        return work(Captioner(model, captioner.tokenizer, confidence=captioner.confidence))
 
     async def compute() -> None:
         try:
-            await queue.put(("caption", row_of(await engine.run(watched))))
+            await queue.put(("caption", answer_of(await engine.run(watched))))
         except DDCapError as error:
             await queue.put(("error", {"error": str(error)}))
 
