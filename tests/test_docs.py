@@ -1,5 +1,6 @@
 """What the documents promise: commands run, links lead somewhere, examples run."""
 
+import glob
 import json
 import re
 import runpy
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ddcap.commands import build_parser, main
+from ddcap.data.shard_files import write_shard
 from ddcap.recipe import load_recipe
 from experiments.plan import load_plan
 
@@ -43,6 +45,9 @@ def workplace(tmp_path_factory, small_photos, captions_json, tiny_model_folder):
     for name in (*folders, "coco"):
         shutil.copytree(small_photos[0].parent, here / name)
     shutil.copytree(small_photos[0].parent, here / "my_pictures")
+    shards = [(photo.stem, photo.suffix, photo.read_bytes(), ["of the web"]) for photo in small_photos]
+    (here / "shards").mkdir()
+    write_shard(here / "shards" / "00000.tar", shards)
     content = json.loads(captions_json.read_text())
     for number, image in enumerate(content["images"]):
         image["split"] = ("train", "test", "val")[number % 3]
@@ -89,6 +94,7 @@ def test_every_command_in_the_documents_runs(command, workplace, monkeypatch, ca
     monkeypatch.chdir(workplace)
     words = [{"MODEL": "default", "cuda": "cpu"}.get(word, word) for word in shlex.split(command)]
     words = [word.replace("owner/name", str(tmp_path / "pushed")) for word in words[1:]]
+    words = [name for word in words for name in (sorted(glob.glob(word)) if "*" in word else [word])]
     options = build_parser().parse_args(words)
     if words[0] in ("train", "tagger"):
         changes = [word for word in words[1:] if "=" in word]

@@ -55,6 +55,21 @@ def replacing(path: str | Path) -> Iterator[Path]:
     _to_disk(path.parent)
 
 
+def publish(growing: str | Path, path: str | Path) -> None:
+    """Give a file that has grown under another name its own, when it is whole.
+
+    Args:
+        growing: the file, on the same disk.
+        path: its name from now on; what was there is replaced.
+
+    Raises:
+        OSError: if it cannot be.
+    """
+    _to_disk(Path(growing))
+    os.replace(growing, path)
+    _to_disk(Path(path).parent)
+
+
 @contextlib.contextmanager
 def replacing_folder(path: str | Path) -> Iterator[Path]:
     """An empty folder to fill, which becomes `path` when the context ends well, and is removed else.

@@ -1,4 +1,4 @@
-"""Where captions of very many pictures go: a file that is gone on with, or files beside the pictures.
+"""Where captions of very many pictures go: a file that is gone on with.
 
 Rows are written as they come. If the program is killed, the file's last row may be torn: opening it again
 cuts the torn row off, and says which pictures are done.
@@ -11,31 +11,41 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
-from xml.sax.saxutils import escape
+from typing import Any
 
 from ddcap.bulk.walk import SeenNames
+from ddcap.data.images import ImageSource
 from ddcap.errors import DataError, MissingExtraError
-from ddcap.files import replacing, write_text
+from ddcap.files import replacing
 
 COLUMNS = ("image", "caption", "sure", "faithful", "known", "doubtful", "guess", "why", "error")
 Row = Mapping[str, Any]
 
 
-class CaptionOutput(Protocol):
+class CaptionOutput:
     """Takes rows; `done` are the pictures that it has a row of already."""
 
     done: SeenNames
 
-    def write(self, row: Row) -> None:
-        """Take a row; "image" names the picture."""
+    def complete(self, tar: str) -> int | None:
+        """Captions of a tar of pictures that need not be read again; None if it has to be."""
+        del tar
+        return None
+
+    def write(self, row: Row, source: ImageSource | None = None, /) -> None:
+        """Take a row; "image" names the picture, `source` is it where there is one."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """All pictures have come."""
 
     def close(self) -> None:
         """Write what is left."""
+        raise NotImplementedError
 
 
 def open_output(path: str | Path, *, overwrite: bool = False) -> CaptionOutput:
-    """The output that the ending of `path` names: .jsonl, .csv or .parquet.
+    """The output that the ending of `path` names: .jsonl, .csv or .parquet. For tars, see `TarOutput`.
 
     Args:
         path: of the file; its folder has to exist.
@@ -48,13 +58,13 @@ def open_output(path: str | Path, *, overwrite: bool = False) -> CaptionOutput:
     path = Path(path)
     kinds = {".jsonl": JsonLines, ".csv": CsvRows, ".parquet": ParquetParts}
     if path.suffix.lower() not in kinds:
-        raise DataError(f"{path}: unknown ending; use {', '.join(kinds)}")
+        raise DataError(f"{path}: unknown ending; use {', '.join(kinds)}, or a folder/ for captions of tars")
     if not path.absolute().parent.is_dir():
         raise DataError(f"{path}: its folder does not exist; make it, or choose another place")
     return kinds[path.suffix.lower()](path, overwrite=overwrite)
 
 
-class _Rows:
+class _Rows(CaptionOutput):
     """A text file of rows that are appended.
 
     Args:
@@ -86,7 +96,7 @@ class _Rows:
     def _text(self, row: Row) -> str:
         raise NotImplementedError
 
-    def write(self, row: Row) -> None:
+    def write(self, row: Row, _source: ImageSource | None = None, /) -> None:
         """Append a row; from here on a kill cannot lose it."""
         self._file.write(self._text(row).encode())
         self._file.flush()
@@ -144,7 +154,7 @@ class CsvRows(_Rows):
         writer.writerow([_plain(row.get(name)) for name in COLUMNS])
         return buffer.getvalue()
 
-    def write(self, row: Row) -> None:
+    def write(self, row: Row, _source: ImageSource | None = None, /) -> None:
         """Append a row; from here on a kill cannot lose it."""
         self._file.write(self._text(row).encode("utf-8", "surrogateescape"))
         self._file.flush()
@@ -154,7 +164,7 @@ def _plain(value: Any) -> Any:
     return " ".join(value) if isinstance(value, list | tuple) else value
 
 
-class ParquetParts:
+class ParquetParts(CaptionOutput):
     """A folder of Parquet files, each of many rows: a data set for pyarrow, pandas, datasets or polars.
 
     Args:
@@ -189,7 +199,7 @@ class ParquetParts:
             for image in pyarrow.parquet.read_table(part, columns=["image"]).column("image").to_pylist():
                 self.done.add(image)
 
-    def write(self, row: Row) -> None:
+    def write(self, row: Row, _source: ImageSource | None = None, /) -> None:
         """Take a row; every `rows` of them go to disk."""
         self._rows.append(row)
         if len(self._rows) >= self._limit:
@@ -213,34 +223,3 @@ class ParquetParts:
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), temporary)
         self._number += 1
         self._rows.clear()
-
-
-# Files beside the pictures.
-
-_XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
-<x:xmpmeta xmlns:x="adobe:ns:meta/">
- <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
-  <rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/">
-   <dc:description><rdf:Alt><rdf:li xml:lang="x-default">{}</rdf:li></rdf:Alt></dc:description>
-  </rdf:Description>
- </rdf:RDF>
-</x:xmpmeta>
-<?xpacket end="w"?>
-"""
-
-
-def sidecar_of(picture: Path, kind: str) -> Path:
-    """photo.txt, or photo.jpg.xmp, as programs for photo libraries look for it."""
-    return picture.with_suffix(".txt") if kind == "txt" else picture.with_name(picture.name + ".xmp")
-
-
-def write_sidecar(picture: Path, kind: str, caption: str) -> None:
-    """Write a caption beside a picture, whole or not at all.
-
-    Args:
-        picture: path.
-        kind: "txt", or "xmp" for a description that photo libraries read.
-        caption: the text.
-    """
-    text = caption + "\n" if kind == "txt" else _XMP.format(escape(caption))
-    write_text(sidecar_of(picture, kind), text)

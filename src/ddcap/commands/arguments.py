@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,38 +19,6 @@ def progress_bar(items: Iterable[Any], total: int, what: str = "images") -> Iter
     if total < 8 or not console.is_terminal:
         return items
     return track(items, description=what, total=total, console=console, transient=True)
-
-
-@contextmanager
-def bulk_progress(paths: Sequence[str], links: Any) -> Iterator[Callable[[Any], None]]:
-    """A line on standard error, where that is a terminal: pictures done, how fast, how long it will take.
-
-    The names are counted while the first pictures are captioned.
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from ddcap.bulk.walk import walk
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda _: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("0 captioned", total=None)
-
-        def count() -> None:
-            total = sum(1 for _ in walk(paths, links=links, on_problem=lambda *_: None))
-            bar.update(task, total=total)
-
-        threading.Thread(target=count, daemon=True).start()
-        yield lambda now: bar.update(
-            task,
-            completed=now.done,
-            description=f"{now.captioned} captioned, {now.failed} failed, {now.skipped} done before, "
-            f"{now.rate:.1f} a second",
-        )
 
 
 def model_arguments() -> argparse.ArgumentParser:

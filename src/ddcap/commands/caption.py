@@ -8,7 +8,6 @@ import sys
 from typing import Any
 
 from ddcap.commands.arguments import (
-    bulk_progress,
     decoding_arguments,
     decoding_changes,
     lengths_argument,
@@ -19,14 +18,15 @@ from ddcap.commands.arguments import (
     word_arguments,
     word_changes,
 )
-from ddcap.errors import DDCapError, ImageError
+from ddcap.commands.bulk import asked_of, bulk_arguments, caption_into, check_min_sure, is_bulk
+from ddcap.errors import ImageError
 
 
 def add_parsers(commands: Any) -> None:
     """Add the commands to an argparse subparsers object."""
     shared = [model_arguments(), decoding_arguments(), output_arguments()]
     caption = commands.add_parser("caption", parents=[*shared, word_arguments()], help="caption images")
-    caption.add_argument("images", nargs="+", help="image files and folders")
+    caption.add_argument("images", nargs="+", help="image files, folders, and tar files of images")
     caption.add_argument("--num", type=int, default=1, help="captions per image (default: 1)")
     caption.add_argument(
         "--lengths",
@@ -40,24 +40,7 @@ def add_parsers(commands: Any) -> None:
         metavar="P",
         help="leave the caption out, with the reason, where the model is less sure (0 to 1)",
     )
-    into = caption.add_argument_group("many pictures", "a job that is killed goes on where it was")
-    into.add_argument(
-        "--out",
-        metavar="FILE",
-        help="write rows into this .jsonl, .csv or .parquet, and go on with what is there",
-    )
-    into.add_argument(
-        "--sidecar",
-        choices=["txt", "xmp"],
-        help="write each caption beside its picture: photo.txt, photo.jpg.xmp",
-    )
-    into.add_argument("--overwrite", action="store_true", help="begin anew, and write sidecars anew")
-    into.add_argument(
-        "--links",
-        choices=["skip", "follow", "refuse"],
-        default="skip",
-        help="symbolic links inside folders: left out (default), followed, or an error each",
-    )
+    bulk_arguments(caption)
     caption.set_defaults(run=_caption)
 
     concepts = commands.add_parser(
@@ -75,53 +58,9 @@ def add_parsers(commands: Any) -> None:
     infill.set_defaults(run=_infill)
 
 
-def _caption_into(options: argparse.Namespace) -> int:
-    """Captions of many pictures into a file, or beside them."""
-    from ddcap.bulk.outputs import open_output
-    from ddcap.bulk.run import caption_files
-
-    captioner = load_captioner(options)
-    _check_min_sure(captioner, options.min_sure)
-    output = None if options.out is None else open_output(options.out, overwrite=options.overwrite)
-    with bulk_progress(options.images, options.links) as show:
-        try:
-            progress = caption_files(
-                captioner,
-                options.images,
-                output=output,
-                sidecar=options.sidecar,
-                overwrite=options.overwrite,
-                links=options.links,
-                min_sure=options.min_sure,
-                on_progress=show,
-                **_asked(options),
-            )
-        finally:
-            if output is not None:
-                output.close()
-    print(
-        f"{progress.captioned} captioned, {progress.failed} failed, {progress.skipped} done before; "
-        f"{progress.rate:.1f} a second",
-        file=sys.stderr,
-    )
-    return int(progress.failed > 0)
-
-
-def _asked(options: argparse.Namespace) -> dict[str, Any]:
-    """What the command line asks of captions, as keyword arguments of `Captioner.caption_each`."""
-    names = ("num", "seed", "batch_size", "concepts", "lengths")
-    own = {name: getattr(options, name) for name in names}
-    return {**own, **word_changes(options), **decoding_changes(options)}
-
-
-def _check_min_sure(captioner: Any, min_sure: float | None) -> None:
-    if min_sure is not None and captioner.confidence is None:
-        raise DDCapError(f"--min-sure {min_sure:g}: this model is not calibrated; see 'ddcap calibrate'")
-
-
 def _caption(options: argparse.Namespace) -> int:
-    if options.out is not None or options.sidecar is not None:
-        return _caption_into(options)
+    if is_bulk(options):
+        return caption_into(options)
     from rich.console import Console
 
     from ddcap.data.images import find_images
@@ -131,10 +70,10 @@ def _caption(options: argparse.Namespace) -> int:
     captioner = load_captioner(options)
     results = captioner.caption_each(
         images,
-        **_asked(options),
+        **asked_of(options),
     )
     failed, shown, min_sure = False, [], options.min_sure
-    _check_min_sure(captioner, min_sure)
+    check_min_sure(captioner, min_sure)
     for result in progress_bar(results, len(images)):
         failed |= result.error is not None
         if options.format == "jsonl":

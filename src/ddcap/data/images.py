@@ -127,7 +127,19 @@ def _name_format(head: bytes) -> str | None:
 
 logger = logging.getLogger("ddcap")
 
-ImageSource = str | Path | Image.Image
+
+@dataclass(frozen=True)
+class EncodedImage:
+    """The bytes of an image file that is no file here (of a shard, an upload); `name` is for messages."""
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
+
+
+ImageSource = str | Path | Image.Image | EncodedImage
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels of the picture."""
 
@@ -203,15 +215,7 @@ def preprocessing_of(encoder: EncoderSettings) -> Preprocessing:
     return Preprocessing(encoder.image_size, encoder.fit, mean, std)
 
 
-@dataclass(frozen=True)
-class EncodedImage:
-    """The bytes of an image file that is no file here (of a shard, an upload); `name` is for messages."""
-
-    name: str
-    content: bytes
-
-
-def load_image(source: ImageSource | EncodedImage) -> Image.Image:
+def load_image(source: ImageSource) -> Image.Image:
     """Open `source` as an upright 8-bit RGB image.
 
     EXIF orientation is applied; palette, grey, CMYK, 16-bit and alpha images are converted (alpha on white).
