@@ -89,6 +89,13 @@ class DataSettings(Section):
         description="fill captions up with end tokens to model.max_length and learn them, so that the model "
         "says itself where a caption ends",
     )
+    train_share: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="share of the training pictures to learn from, chosen by their names, so that a smaller "
+        "share is part of a larger one: what less data would give",
+    )
     views: int = Field(
         default=1, ge=1, description="per training picture: 1 plain, 2 adds its mirror, more add random crops"
     )
@@ -146,6 +153,11 @@ class TrainingSettings(Section):
     batch_size: int = Field(default=512, ge=1, description="captions per optimiser step, over all processes")
     gradient_accumulation: int = Field(default=1, ge=1, description="parts a batch is computed in")
     learning_rate: float = Field(default=2e-4, gt=0)
+    schedule: Literal["cosine", "constant"] = Field(
+        default="cosine",
+        description="of the learning rate after its warm-up: cosine falls to 0, constant stays, so that a "
+        "training can be judged at any epoch by its moving average",
+    )
     encoder_rate: float = Field(default=1.0, ge=0, description="factor on the rate of a trainable encoder")
     weight_decay: float = Field(default=0.01, ge=0)
     betas: tuple[_Share, _Share] = (0.9, 0.999)
@@ -172,6 +184,9 @@ class TrainingSettings(Section):
         default=2, ge=2, description="newest ones; two, so that one stays if the other is damaged"
     )
     validate_every: float = Field(default=1, gt=0, description="epochs between two validations")
+    validate_at: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(), description="validate after these epochs and in the end, in place of validate_every"
+    )
     validate_images: int = Field(default=500, ge=1, description="validation pictures per validation")
     sample_captions: int = Field(default=4, ge=0, description="validation captions written to the log")
 
@@ -230,6 +245,7 @@ class Recipe:
         needs_records = {
             "data.text": self.data.text is not None,
             "data.cache": self.data.cache is not None,
+            "data.train_share": self.data.train_share < 1,
             "data.long_captions=drop": self.data.long_captions == "drop",
         }
         for setting, is_set in needs_records.items():

@@ -151,6 +151,12 @@ class ModelSettings(Section):
     length_hidden: int = Field(default=384, ge=1, description="hidden width of the length head")
     length_prediction: bool = Field(default=True, description="special design 1")
     concentrated_attention: bool = Field(default=True, description="special design 2")
+    padding: Literal["hidden", "noised", "known"] = Field(
+        default="hidden",
+        description="whether words attend to the positions past the end of a caption: hidden, never; noised, "
+        "those hold end tokens, noised in training like words and MASK in decoding; known, they hold padding "
+        "that is never noised, and so tell the length. Not for special design 2, nor for ONNX graphs",
+    )
     length_difference: bool = Field(
         default=False,
         description="every position also knows how many tokens follow it, which special design 2 hides",
@@ -171,6 +177,11 @@ class ModelSettings(Section):
             for name in ("length_prediction", "concentrated_attention", "length_difference"):
                 if getattr(self, name):
                     raise ValueError(f"an autoregressive model knows no length; set model.{name}=false")
+        if self.padding != "hidden" and (self.concentrated_attention or self.kind == "autoregressive"):
+            raise ValueError(
+                f"model.padding={self.padding}: is for diffusion without special design 2; set "
+                "model.concentrated_attention=false, or model.padding=hidden"
+            )
         if self.width % 2:
             raise ValueError(f"model.width={self.width} is odd; the timestep embedding needs an even width")
         if self.positions is not None and self.positions < self.max_length:

@@ -1,8 +1,9 @@
 import shutil
+from pathlib import Path
 
 import pytest
 
-from ddcap.data.records import assign_split, load_records
+from ddcap.data.records import CaptionedImage, assign_split, load_records, take_share
 from ddcap.errors import DataError
 
 
@@ -106,3 +107,13 @@ def test_other_mistakes_are_one_line(folder, write, tmp_path):
     assert "no picture with a text file beside it" in message(tmp_path / "empty", "")
     assert "cannot be read" in message(tmp_path / "none.csv", "")
     assert "split 'dev' is unknown" in message(write("image,caption\na.jpg,x\n"), "", "dev")
+
+
+def test_a_smaller_share_of_the_pictures_is_part_of_a_larger_one():
+    records = [
+        CaptionedImage(str(number), Path(f"{number}.jpg"), "train", ("a dog",)) for number in range(1000)
+    ]
+    tenth, third = ({record.image_id for record in take_share(records, share)} for share in (0.1, 0.3))
+    assert tenth < third
+    assert 70 < len(tenth) < 130 and 250 < len(third) < 350
+    assert take_share(records[:3], 1e-9)[0] in records[:3]

@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 from whole_pass import diffusion_pass
 
+from ddcap.decoding.generate import generate
 from ddcap.errors import CheckpointError
 from ddcap.model.config import CONFIG_NAME, ENCODER_NAME, WEIGHTS_NAME, ModelConfig
 from ddcap.model.ddcap import DDCapModel
@@ -63,6 +64,52 @@ def test_concentrated_attention_is_a_setting(model, config, features):
     dense = DDCapModel(changed, model.encoder)
     dense.load_stored_state(model.stored_state())
     assert not torch.allclose(run(dense.eval(), features).logits, run(model, features).logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("padding", ["noised", "known"])
+def test_words_may_attend_to_padding(model, config, features, padding):
+    """Noised padding is read as it is given, known padding is the same whatever is given."""
+    settings = {**vars(config.model), "concentrated_attention": False}
+    hidden, seen = (
+        DDCapModel(
+            ModelConfig(
+                23,
+                config.encoder,
+                ModelSettings(**{**settings, "padding": one}),
+                config.diffusion,
+                config.decoding,
+            ),
+            model.encoder,
+        ).eval()
+        for one in ("hidden", padding)
+    )
+    for one in (hidden, seen):
+        one.load_stored_state(model.stored_state())
+    real = torch.arange(6) < LENGTHS.unsqueeze(1)
+    assert not real.all()
+    assert not torch.allclose(run(seen, features).logits[real], run(hidden, features).logits[real], atol=1e-4)
+    with torch.no_grad():
+        other = torch.where(real, TOKENS, 17)
+        found = diffusion_pass(seen, other, TIMESTEP, LENGTHS, features).logits
+    is_same = torch.allclose(found[real], run(seen, features).logits[real], atol=1e-6)
+    assert is_same == (padding == "known")
+
+
+def test_padding_that_is_seen_decodes_alike_in_any_batch(model, config, features):
+    settings = ModelSettings(**{**vars(config.model), "concentrated_attention": False, "padding": "noised"})
+    seen = DDCapModel(
+        ModelConfig(23, config.encoder, settings, config.diffusion, config.decoding), model.encoder
+    )
+    seen.load_stored_state(model.stored_state())
+    decoding = DecodingSettings(length=4, guidance=1)
+    both = generate(seen.eval(), features, decoding, end_id=1, captions_per_image=2)
+    first = ImageFeatures(features.memory[:1], features.summary[:1])
+    alone = generate(seen, first, decoding, end_id=1)
+    assert torch.equal(torch.as_tensor(both.tokens[:1]), torch.as_tensor(alone.tokens))
+    longest = seen.config.model.max_length
+    assert seen.extended(torch.zeros(1, 4, dtype=torch.long), torch.tensor([3])).tolist() == [
+        [0, 0, 0] + [seen.mask_id] * (longest - 3)
+    ]
 
 
 def test_image_free_is_the_learned_memory(model, features):

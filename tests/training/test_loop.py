@@ -61,6 +61,25 @@ def test_of_few_validation_pictures_the_newest_model_is_kept(recipe_file, tmp_pa
     assert "kept for validation: 5; that is too few" in caplog.text
 
 
+def test_a_model_is_validated_after_the_epochs_that_are_named(recipe_file, tmp_path):
+    train(load_recipe(recipe_file, ["training.epochs=4", "training.validate_at=[1, 3]"]))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if line["kind"] == "validation"]
+    last = max(line["step"] for line in lines)
+    assert steps == [round(last / 4), round(3 * last / 4), last]
+
+
+@pytest.mark.parametrize("padding", ["noised", "known"])
+def test_a_model_whose_words_attend_to_padding_learns(recipe_file, tmp_path, padding):
+    changes = ["model.concentrated_attention=false", f"model.padding={padding}"]
+    train(load_recipe(recipe_file, changes))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["kind"] == "train"]
+    assert losses[-1] < losses[0]
+    with pytest.raises(RecipeError, match="special design 2"):
+        load_recipe(recipe_file, [f"model.padding={padding}"])
+
+
 def training_command(*arguments):
     return [sys.executable, "-m", "ddcap", "train", *map(str, arguments)]
 

@@ -20,6 +20,12 @@ def test_learning_rate_warms_up_linearly_then_follows_a_cosine_to_zero():
     assert all(later < earlier for earlier, later in itertools.pairwise(rates[10:]))
 
 
+def test_a_constant_rate_stays_at_its_peak_after_the_warm_up():
+    rates = [learning_rate_at(step, 100, 10, 2.0, "constant") for step in range(101)]
+    assert rates[:10] == pytest.approx([0.2 * (step + 1) for step in range(10)])
+    assert set(rates[10:]) == {2.0}
+
+
 def test_no_warm_up_starts_at_the_peak():
     assert learning_rate_at(0, total_steps=10, warmup_steps=0, peak=1.0) == 1.0
 

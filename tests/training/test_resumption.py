@@ -51,6 +51,7 @@ def test_what_may_change_changes(begun, tmp_path):
     elsewhere = tmp_path / "moved"
     (tmp_path / "run").rename(elsewhere)
     allowed = ["epochs=2", "log_every=2", "checkpoint_every=3", "keep_checkpoints=3", "validate_every=1"]
+    allowed += ["validate_at=[1]"]
     allowed += ["sample_captions=1", "gradient_accumulation=2", "gradient_checkpointing=true"]
     dotted = [f"training.{change}" for change in [*allowed, f"output={elsewhere}"]]
     train(load_recipe(begun, [*dotted, "data.workers=1"]), resume=True)

@@ -279,13 +279,28 @@ def assign_split(names: list[str], val_share: float) -> dict[str, str]:
 
     At least one picture becomes "val" if there are two or more.
     """
-    places = {name: int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 16**8 for name in names}
+    places = {name: _place(name) for name in names}
     splits = {name: "val" if place < val_share else "train" for name, place in places.items()}
     if len(names) > 1 and "val" not in splits.values():
         splits[min(places, key=lambda name: places[name])] = "val"
     if "train" not in splits.values():
         splits[max(places, key=lambda name: places[name])] = "train"
     return splits
+
+
+def take_share(records: Sequence[CaptionedImage], share: float) -> list[CaptionedImage]:
+    """The records of about that share of the pictures, by a digest of their names; at least one.
+
+    A smaller share is part of a larger one.
+    """
+    places = [_place(record.path.name) for record in records]
+    kept = [record for record, place in zip(records, places, strict=True) if place < share]
+    return kept or [records[places.index(min(places))]]
+
+
+def _place(name: str) -> float:
+    """A number in [0, 1) that a name always has."""
+    return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 16**8
 
 
 def _records(

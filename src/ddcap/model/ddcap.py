@@ -70,12 +70,17 @@ class DDCapModel(StoredModel):
         Args:
             noised_tokens: (B, L) x_t.
             timestep: (B,) t.
-            lengths: (B,) tokens of each caption, end token included; what lies behind is not read.
+            lengths: (B,) tokens of each caption, end token included; what lies behind is not read, unless
+                `model.padding` says so (then L is max_length, for a caption not to depend on its batch).
             keys_values: of I images, see `keys_values`; the B captions are grouped by image.
             modulations: of `Denoiser.modulations`, where they are known.
         """
         positions = torch.arange(noised_tokens.shape[1], device=noised_tokens.device)
         is_padding = positions >= lengths.unsqueeze(1)  # (B, L)
+        if self.config.model.padding == "known":
+            noised_tokens = torch.where(is_padding, 0, noised_tokens)  # one word's input vector for all of it
+        if self.config.model.padding != "hidden":
+            is_padding = torch.zeros_like(is_padding)
         allowed = may_attend(
             is_mask=noised_tokens == self.mask_id,
             is_padding=is_padding,
@@ -91,6 +96,15 @@ class DDCapModel(StoredModel):
             noised_tokens, timestep, keys_values, allowed, following, packing, modulations
         )
         return states
+
+    def extended(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Tokens (B, L) of captions being decoded, up to max_length where words attend to padding."""
+        if self.config.model.padding == "hidden":
+            return tokens
+        missing = self.config.model.max_length - tokens.shape[1]
+        tokens = torch.nn.functional.pad(tokens, (0, missing), value=self.mask_id)
+        is_padding = torch.arange(tokens.shape[1], device=tokens.device) >= lengths.unsqueeze(1)
+        return torch.where(is_padding, self.mask_id, tokens)
 
     @torch.no_grad()  # not inference_mode: autocast would cast all weights anew at every step
     def denoising_steps(self, features: ImageFeatures, *, with_image_free: bool) -> TorchSteps:
@@ -169,6 +183,7 @@ class TorchSteps:
         if self.with_image_free:
             tokens, positions = tokens.repeat(2, 1), positions.repeat(2, 1)
             timestep, lengths = timestep.repeat(2), lengths.repeat(2)
+        tokens = self.model.extended(tokens, lengths)
         hidden = self.model(tokens, timestep, lengths, self.keys_values, self.modulations)  # (B, L, D)
         asked = hidden.gather(1, positions.unsqueeze(2).expand(-1, -1, hidden.shape[2]))  # (B, n, D)
         logits = self.model.denoiser.logits(asked).float()

@@ -205,6 +205,10 @@ def check_exportable(model: nn.Module) -> None:
         raise MissingExtraError("writing ONNX graphs", "onnx")
     if not isinstance(model, DDCapModel):
         raise DDCapError("ONNX graphs are those of a diffusion model; an autoregressive one runs in PyTorch")
+    if model.config.model.padding != "hidden":
+        raise DDCapError(
+            f"model.padding={model.config.model.padding}: ONNX graphs hide padding; run this model in PyTorch"
+        )
 
 
 def export_onnx(folder: str | Path) -> None:

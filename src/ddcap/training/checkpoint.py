@@ -36,7 +36,8 @@ MAY_CHANGE = frozenset(
         *("training.epochs", "training.output", "training.log_every"),
         *("training.checkpoint_every", "training.keep_checkpoints"),
         # what is asked in between
-        *("training.validate_every", "training.validate_images", "training.sample_captions"),
+        *("training.validate_every", "training.validate_at"),
+        *("training.validate_images", "training.sample_captions"),
         # how a step is computed, which is the same step
         *("training.gradient_accumulation", "training.gradient_checkpointing"),
         *("training.fsdp", "training.compile"),

@@ -217,7 +217,9 @@ def _take_step(run: Run, step: int, parts: list[CaptionBatch], guard: Divergence
     # dropout draws from the global generator; noise is the same for all processes
     torch.manual_seed(step_seed(settings.seed, step, run.processes.index))
     noise = run.noise(step)
-    learning_rate = learning_rate_at(step, run.total_steps, run.warmup_steps, settings.learning_rate)
+    learning_rate = learning_rate_at(
+        step, run.total_steps, run.warmup_steps, settings.learning_rate, settings.schedule
+    )
     set_learning_rate(state.optimizer, learning_rate)
     state.wrapped.train()
     step_shares, has_pictures = shares(parts, accelerator)

@@ -193,9 +193,13 @@ def caption_loss(
         weight = model.decoder.token_embedding.weight
     else:
         assert noise is not None
-        noised, timestep = noise.add_to(batch.tokens, model.schedule), noise.timestep.flatten()
+        tokens, longest = batch.tokens, batch.tokens.shape[1]
+        if model.config.model.padding == "noised":  # all that decoding will have
+            end = int(tokens[0, batch.lengths[0] - 1])
+            tokens = F.pad(tokens, (0, model.config.model.max_length - longest), value=end)
+        noised, timestep = noise.add_to(tokens, model.schedule), noise.timestep.flatten()
         keys_values = model.keys_values(features, use_image)
-        hidden = model(noised, timestep, batch.lengths, keys_values)  # (B, L, D)
+        hidden = model(noised, timestep, batch.lengths, keys_values)[:, :longest]  # (B, L, D)
         weight = model.denoiser.token_embedding.weight
         length_logits = None if features is None else model.length_logits(features)
     hidden = hidden.flatten(0, 1)[batch.positions]  # (N, D): the head is the widest layer, spare it padding

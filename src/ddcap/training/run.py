@@ -139,6 +139,7 @@ class Run:
                 settings.epochs,
             )
         self._validate_every = max(1.0, settings.validate_every * per_epoch)
+        self._validate_at = {max(1, round(epoch * per_epoch)) for epoch in settings.validate_at}
         self.unreadable = UnreadablePictures(per_epoch, processes)
         self._tell_of_few_pictures()
         self.progress = Progress(0, None, None, dump_settings(recipe))
@@ -196,7 +197,9 @@ class Run:
         return self.inputs.output / "best"
 
     def validation_is_due(self, done: int) -> bool:
-        """Whether the model is validated after `done` steps: every so many epochs, and in the end."""
+        """Whether the model is validated after `done` steps: as the recipe says, and in the end."""
+        if self._validate_at:
+            return done == self.total_steps or done in self._validate_at
         times = round(done / self._validate_every)
         return done == self.total_steps or (times > 0 and done == round(times * self._validate_every))
 

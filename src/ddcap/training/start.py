@@ -13,7 +13,14 @@ import torch
 from ddcap.data.batches import CaptionData, ConceptSource, PixelSource
 from ddcap.data.concepts import ConceptVocabulary
 from ddcap.data.feature_cache import FeatureCache
-from ddcap.data.records import CaptionedImage, check_folders, load_records, load_text_groups, load_texts
+from ddcap.data.records import (
+    CaptionedImage,
+    check_folders,
+    load_records,
+    load_text_groups,
+    load_texts,
+    take_share,
+)
 from ddcap.data.shards import ShardData
 from ddcap.data.tokenizer import CaptionTokenizer, build_tokenizer
 from ddcap.errors import CheckpointError, DataError, RecipeError
@@ -289,6 +296,8 @@ def _load_split(settings: DataSettings, split: str) -> list[CaptionedImage]:
             f"data.root={settings.root}: no such folder; set data.root to the folder of your data set"
         )
     records = load_records(root / settings.json, root / settings.images, split, settings.val_share)
+    if split == "train" and settings.train_share < 1:
+        records = take_share(records, settings.train_share)
     if settings.text is None:
         check_folders(record.path for record in records)
     return records

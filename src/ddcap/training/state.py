@@ -7,7 +7,7 @@ import copy
 import math
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,17 +53,26 @@ def build_optimizer(model: StoredModel, settings: TrainingSettings) -> torch.opt
     )
 
 
-def learning_rate_at(step: int, total_steps: int, warmup_steps: int, peak: float) -> float:
-    """Linear warm-up to `peak`, then a cosine to 0.
+def learning_rate_at(
+    step: int,
+    total_steps: int,
+    warmup_steps: int,
+    peak: float,
+    schedule: Literal["cosine", "constant"] = "cosine",
+) -> float:
+    """Linear warm-up to `peak`, then a cosine to 0, or `peak` for good.
 
     Args:
         step: from 0; step 0 already learns.
         total_steps: length of the training.
         warmup_steps: length of the warm-up.
         peak: highest rate.
+        schedule: what follows the warm-up.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
+    if schedule == "constant":
+        return peak
     progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     return peak * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 

@@ -112,7 +112,7 @@ def validate(
                 model.schedule,
                 images=len(batches[number]),
                 captions_per_image=1,
-                length=batch.tokens.shape[1],
+                length=model.config.model.max_length,
             )
             noise = drawn.of(batch.places, device)
         losses = caption_loss(model, batch, features, noise)
