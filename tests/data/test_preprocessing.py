@@ -135,3 +135,15 @@ def test_random_crops_are_55_to_100_percent_of_what_the_plain_view_shows(fit, si
         aspects.append(part_width / part_height)
     assert 0.5 < min(areas) < 0.6 and 0.9 < max(areas) < 1.05
     assert 0.70 < min(aspects) < 0.85 and 1.18 < max(aspects) < 1.40
+
+
+@pytest.mark.parametrize("fit", ["squash", "crop"])
+@pytest.mark.parametrize("size", [(64, 64), (640, 427), (427, 640), (70, 1200), (33, 40)])
+def test_the_view_of_a_view_is_the_same(fit, size):
+    """So a picture can be made small before it waits."""
+    preprocessing = Preprocessing(64, fit, MEAN, STD)
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    view = preprocessing.view(image)
+    assert view.size == (64, 64)
+    assert np.array_equal(preprocessing(view), preprocessing(image))

@@ -27,6 +27,12 @@ def add_parsers(commands: Any) -> None:
     serve.add_argument("--seconds", type=float, default=60, help="that a request may take (default: 60)")
     serve.add_argument("--max-bytes", type=int, default=20_000_000, help="of a request (default: 20000000)")
     serve.add_argument("--max-images", type=int, default=16, help="of a request (default: 16)")
+    serve.add_argument("--max-pixels", type=int, default=50_000_000, help="of each image (default: 50000000)")
+    serve.add_argument(
+        "--allow-urls",
+        action="store_true",
+        help="fetch images named by address, from public hosts",
+    )
     serve.add_argument("--keys", metavar="FILE", help="keys that may ask, one a line; without: everybody may")
     serve.set_defaults(run=_serve)
 
@@ -34,10 +40,12 @@ def add_parsers(commands: Any) -> None:
 def _serve(options: argparse.Namespace) -> int:
     try:
         import fastapi  # noqa: F401 (the service needs it)
+        import httpx  # noqa: F401
         import prometheus_client  # noqa: F401
         import uvicorn
     except ImportError:
         raise MissingExtraError("serving", "serve") from None
+    from ddcap.serve.addresses import Fetcher, FetchLimits
     from ddcap.serve.app import create_app
     from ddcap.serve.engine import EngineSettings
     from ddcap.serve.limits import ServeLimits
@@ -47,7 +55,8 @@ def _serve(options: argparse.Namespace) -> int:
     app = create_app(
         load_captioner(options),
         EngineSettings(options.together, options.queue, options.seconds),
-        ServeLimits(options.max_bytes, options.max_images, keys),
+        ServeLimits(options.max_bytes, options.max_images, options.max_pixels, options.seconds, keys),
+        Fetcher(FetchLimits(options.max_bytes)) if options.allow_urls else None,
     )
     uvicorn.run(app, host=options.host, port=options.port, access_log=False, log_level="warning")
     return 0

@@ -170,12 +170,16 @@ class Preprocessing:
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Pixels (3, H, W), float32, of an RGB `image`."""
+        return self.normalize(self.view(image))
+
+    def view(self, image: Image.Image) -> Image.Image:
+        """What of an RGB `image` the encoder sees, at its size; the view of a view is the same."""
         if self.fit == "crop":
             # resize first, then cut, as CLIP does: cutting first would round the box to whole source pixels
             image = _resize_short_side(image, self.size)
-            return self.normalize(image.crop(_centre_box(image.size, self.size)))
+            return image.crop(_centre_box(image.size, self.size))
         box = _squash_box(image.size)
-        return self.normalize(image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box))
+        return image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
 
     def augment(
         self, image: Image.Image, generator: random.Random, *, mirror: bool, crop: bool
@@ -215,7 +219,7 @@ def preprocessing_of(encoder: EncoderSettings) -> Preprocessing:
     return Preprocessing(encoder.image_size, encoder.fit, mean, std)
 
 
-def load_image(source: ImageSource) -> Image.Image:
+def load_image(source: ImageSource, most_pixels: int = LARGEST_AREA) -> Image.Image:
     """Open `source` as an upright 8-bit RGB image.
 
     EXIF orientation is applied; palette, grey, CMYK, 16-bit and alpha images are converted (alpha on white).
@@ -224,6 +228,7 @@ def load_image(source: ImageSource) -> Image.Image:
 
     Args:
         source: a path, a PIL image, or a file's content.
+        most_pixels: of it; one with more is not decoded.
 
     Raises:
         ImageError: one line with the file, the reason and the remedy.
@@ -238,15 +243,15 @@ def load_image(source: ImageSource) -> Image.Image:
         try:
             if isinstance(source, Image.Image):
                 check_open_picture(source, name)
-                return _to_rgb(source, name)
+                return _to_rgb(source, name, most_pixels)
             if isinstance(source, EncodedImage):
                 with open_picture(io.BytesIO(source.content), name) as image:
-                    return _to_rgb(image, name)
-            return _read_file(Path(source))
+                    return _to_rgb(image, name, most_pixels)
+            return _read_file(Path(source), most_pixels)
         except (ImageError, MemoryError):
             raise
         except Image.DecompressionBombError:
-            raise _too_large(name) from None
+            raise _too_large(name, most_pixels) from None
         except PermissionError:
             raise ImageError(f"{name}: may not be read; change its permissions") from None
         except Exception as error:  # a damaged file makes Pillow raise whatever its decoder trips over
@@ -306,7 +311,7 @@ def find_images(paths: list[str | Path]) -> list[Path]:
     return found
 
 
-def _read_file(path: Path) -> Image.Image:
+def _read_file(path: Path, most_pixels: int) -> Image.Image:
     if not path.exists():
         raise ImageError(f"{path}: no such file; check the path")
     if path.is_dir():
@@ -318,13 +323,13 @@ def _read_file(path: Path) -> Image.Image:
         # phones put a second, hidden picture into their JPEG files; Pillow calls these MPO
         if frames > 1 and image.format != "MPO":
             logger.warning("%s: animated or with %d pages; the first one is captioned", path, frames)
-        return _to_rgb(image, str(path))
+        return _to_rgb(image, str(path), most_pixels)
 
 
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+def _to_rgb(image: Image.Image, name: str, most_pixels: int) -> Image.Image:
     width, height = image.size
-    if width * height > LARGEST_AREA:
-        raise _too_large(name)
+    if width * height > most_pixels:
+        raise _too_large(name, most_pixels)
     shorter, longer = sorted((width, height))
     if shorter < SMALLEST_SIDE:
         raise ImageError(
@@ -349,9 +354,9 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def _too_large(name: str) -> ImageError:
+def _too_large(name: str, most_pixels: int) -> ImageError:
     return ImageError(
-        f"{name}: over {LARGEST_AREA // 1_000_000} million pixels, taken for a decompression bomb; "
+        f"{name}: over {most_pixels / 1_000_000:g} million pixels, taken for a decompression bomb; "
         "make it smaller"
     )
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
-import json
-from collections.abc import AsyncIterator
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from PIL import Image
+from fastapi.security import HTTPBearer
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     CollectorRegistry,
@@ -21,86 +19,35 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
 from ddcap import __version__
 from ddcap.captioner import Captioner
-from ddcap.data.images import open_picture
 from ddcap.decoding.caption import ImageResult, answer_of, confidence_of
 from ddcap.errors import DDCapError, ImageError
+from ddcap.serve.addresses import Fetcher
+from ddcap.serve.answers import (
+    CaptionsAnswer,
+    InfillAnswer,
+    RewriteAnswer,
+    ScoresAnswer,
+    StateAnswer,
+    refusals,
+)
+from ddcap.serve.bodies import CaptionsBody, InfillBody, RewriteBody, ScoreBody, described, read_body
 from ddcap.serve.engine import BusyError, Engine, EngineSettings, TooLateError
 from ddcap.serve.limits import Guard, ServeLimits
+from ddcap.serve.pictures import opened
 from ddcap.serve.stream import caption_events
-
-Words = Annotated[list[str], Field(max_length=200)]
-
-
-class Options(BaseModel):
-    """What is asked of captions; each is as on the command line."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    preset: str | None = Field(None, description="fast or best")
-    steps: int | None = Field(None, ge=1, le=100)
-    guidance: float | None = Field(None, ge=0, le=10)
-    length: int | None = Field(None, ge=1, le=100, description="tokens, end token included")
-    candidates: int | None = Field(None, ge=1, le=20)
-    temperature: float | None = Field(None, ge=0, le=5)
-    seed: int = Field(0, ge=0, le=2**32)
-    concepts: str | None = Field(None, max_length=500)
-    ban: Words | None = None
-    neutral: bool | None = None
-    min_words: int | None = Field(None, ge=1, le=100)
-    max_chars: int | None = Field(None, ge=1, le=1000)
-
-    def asked(self) -> dict[str, Any]:
-        """As keyword arguments of a captioner."""
-        return self.model_dump(exclude_none=True, exclude=_NOT_OF_CAPTIONERS)
-
-
-_NOT_OF_CAPTIONERS = {"images", "image", "min_sure", "template", "caption", "keep"}
-
-
-class CaptionsBody(Options):
-    """Pictures to caption."""
-
-    images: list[str] = Field(description="base64 of picture files", min_length=1)
-    num: int = Field(1, ge=1, le=10, description="captions of each picture that say different things")
-    include: Words | None = None
-    prefix: str | None = Field(None, max_length=200)
-    suffix: str | None = Field(None, max_length=200)
-    min_sure: float | None = Field(None, ge=0, le=1, description="no caption where the model is less sure")
-
-
-class InfillBody(Options):
-    """A caption with blanks."""
-
-    image: str = Field(description="base64 of a picture file")
-    template: str = Field(max_length=500, examples=["a ___ dog on the [2]"])
-
-
-class RewriteBody(Options):
-    """A caption to be made true."""
-
-    image: str = Field(description="base64 of a picture file")
-    caption: str = Field(max_length=500)
-    keep: Words = Field(default=[], description="words that stay")
-
-
-class ScoreBody(BaseModel):
-    """Captions to be weighed against a picture."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    image: str = Field(description="base64 of a picture file")
-    captions: list[Annotated[str, Field(max_length=500)]] = Field(min_length=1, max_length=50)
 
 
 def create_app(
-    captioner: Captioner, settings: EngineSettings | None = None, limits: ServeLimits | None = None
+    captioner: Captioner,
+    settings: EngineSettings | None = None,
+    limits: ServeLimits | None = None,
+    fetcher: Fetcher | None = None,
 ) -> FastAPI:
     """The service of a captioner.
 
@@ -108,9 +55,10 @@ def create_app(
         captioner: of the model.
         settings: how much is done at once.
         limits: on a request.
+        fetcher: of pictures that are named by address; None: none is fetched.
     """
     limits = limits or ServeLimits()
-    engine = Engine(captioner, settings)
+    engine, sizes = Engine(captioner, settings), captioner.model.preprocessing
     registry = CollectorRegistry()
     requests = Counter("ddcap_requests", "Requests.", ["route", "status"], registry=registry)
     seconds = Histogram("ddcap_seconds", "Seconds a request took.", ["route"], registry=registry)
@@ -139,25 +87,43 @@ def create_app(
 
     @app.exception_handler(HTTPException)
     async def say_http(_: Request, error: HTTPException) -> JSONResponse:
-        return _error(error.status_code, str(error.detail))
+        return _error(error.status_code, str(error.detail), error.headers)
 
-    @app.post("/v1/captions", openapi_extra=_body(CaptionsBody, "images"), tags=["captions"])
+    async def pictures_of(named: list[bytes | str], name: str) -> list[bytes | ImageError]:
+        """The bytes of each picture, or why there are none."""
+        engine.check_room(len(named))  # before anything is fetched for nothing
+        fetched = (_fetched(one, name.format(number), fetcher) for number, one in enumerate(named, 1))
+        return await asyncio.gather(*fetched)
+
+    async def asked(request: Request, kind: type[Any]) -> tuple[Any, bytes]:
+        """The body of a request for one picture, and its bytes."""
+        body, named = await read_body(request, kind, "image", limits)
+        (picture,) = await pictures_of(named, "image")
+        if isinstance(picture, ImageError):
+            raise picture
+        return body, picture
+
+    @app.post("/v1/captions", **_route("captions", CaptionsAnswer, CaptionsBody, "images", limits))
     async def caption_pictures(request: Request) -> dict[str, Any]:
         """Caption pictures: files of a form (`images`), or JSON with base64."""
-        body, pictures = await _read(request, CaptionsBody, "images", limits)
-        if len(pictures) > limits.images:
-            raise HTTPException(413, f"{len(pictures)} images; at most {limits.images} a request")
+        body, named = await read_body(request, CaptionsBody, "images", limits)
+        pictures = await pictures_of(named, "image {}")
 
-        def work(captioner: Captioner) -> list[Any]:
+        until = time.monotonic() + engine.settings.seconds
+
+        def work(captioner: Captioner) -> list[dict[str, Any]]:
             results = []
-            for number, content in enumerate(pictures):
-                name = f"image {number + 1}"
+            for number, picture in enumerate(pictures, 1):
+                if time.monotonic() > until:
+                    raise engine.too_late()  # nobody waits for the others any more
                 try:
-                    picture = opened(content, name)
+                    if isinstance(picture, ImageError):
+                        raise picture
+                    image = opened(picture, f"image {number}", limits, sizes)
                 except ImageError as error:
-                    results.append({"error": str(error)})
+                    results.append({"error": _line(str(error))})
                     continue
-                (found,) = captioner.caption_each([picture], **body.asked())
+                (found,) = captioner.caption_each([image], **body.asked())
                 results.append(answer_of(found, body.min_sure))
             return results
 
@@ -167,20 +133,27 @@ def create_app(
             raise HTTPException(422, results[0]["error"])
         return {"results": results}
 
-    @app.post("/v1/captions/stream", openapi_extra=_body(CaptionsBody, "images"), tags=["captions"])
+    stream = {"content": {"text/event-stream": {"schema": _EVENT}}, "description": _EVENTS}
+    watched = _route("captions", None, CaptionsBody, "images", limits)
+    watched["responses"][200] = stream
+
+    @app.post("/v1/captions/stream", **watched, response_class=StreamingResponse)
     async def watch_caption(request: Request) -> StreamingResponse:
         """One picture's caption while it comes about: server-sent events "step", then "caption" or "error".
 
         One candidate is decoded, so that what is seen is what comes out.
         """
-        body, pictures = await _read(request, CaptionsBody, "images", limits)
-        if len(pictures) != 1 or body.num != 1:
+        body, named = await read_body(request, CaptionsBody, "images", limits)
+        if len(named) != 1 or body.num != 1:
             raise HTTPException(422, "send one picture, and ask for one caption of it")
-        picture = await run_in_threadpool(opened, pictures[0], "image")
+        (picture,) = await pictures_of(named, "image")
+        if isinstance(picture, ImageError):
+            raise picture
+        image = await run_in_threadpool(opened, picture, "image", limits, sizes)
         engine.check_room()
 
         def work(captioner: Captioner) -> ImageResult:
-            return next(captioner.caption_each([picture], **{**body.asked(), "candidates": 1}))
+            return next(captioner.caption_each([image], **{**body.asked(), "candidates": 1}))
 
         def answer(result: ImageResult) -> dict[str, Any]:
             captions.inc()
@@ -189,31 +162,35 @@ def create_app(
         events = caption_events(engine, work, answer)
         return StreamingResponse(events, media_type="text/event-stream")
 
-    @app.post("/v1/infill", openapi_extra=_body(InfillBody, "image"), tags=["words"])
+    @app.post("/v1/infill", **_route("words", InfillAnswer, InfillBody, "image", limits))
     async def fill_blanks(request: Request) -> dict[str, Any]:
         """Fill the blanks of a caption: ___ of any width, [3] of three tokens."""
-        body, (content,) = await _read(request, InfillBody, "image", limits)
+        body, picture = await asked(request, InfillBody)
         caption = await engine.run(
-            lambda captioner: captioner.infill(opened(content, "image"), body.template, **body.asked())
+            lambda captioner: captioner.infill(
+                opened(picture, "image", limits, sizes), body.template, **body.asked()
+            )
         )
         return {"caption": caption.text, "score": round(caption.score, 4), **confidence_of(caption)}
 
-    @app.post("/v1/rewrite", openapi_extra=_body(RewriteBody, "image"), tags=["words"])
+    @app.post("/v1/rewrite", **_route("words", RewriteAnswer, RewriteBody, "image", limits))
     async def rewrite_caption(request: Request) -> dict[str, Any]:
         """Replace the words of a caption that the picture does not support."""
-        body, (content,) = await _read(request, RewriteBody, "image", limits)
+        body, picture = await asked(request, RewriteBody)
         result = await engine.run(
             lambda captioner: captioner.rewrite(
-                opened(content, "image"), body.caption, keep=body.keep, **body.asked()
+                opened(picture, "image", limits, sizes), body.caption, keep=body.keep, **body.asked()
             )
         )
         return {"caption": result.text, "template": result.template, "fit": round(result.evidence.fit, 4)}
 
-    @app.post("/v1/score", openapi_extra=_body(ScoreBody, "image"), tags=["words"])
+    @app.post("/v1/score", **_route("words", ScoresAnswer, ScoreBody, "image", limits))
     async def score_captions(request: Request) -> dict[str, Any]:
         """What the picture says for given captions, word by word."""
-        body, (content,) = await _read(request, ScoreBody, "image", limits)
-        found = await engine.run(lambda captioner: captioner.score(opened(content, "image"), body.captions))
+        body, picture = await asked(request, ScoreBody)
+        found = await engine.run(
+            lambda captioner: captioner.score(opened(picture, "image", limits, sizes), body.captions)
+        )
         results = [
             {
                 "caption": text,
@@ -225,16 +202,20 @@ def create_app(
         return {"results": results}
 
     @app.get("/healthz", tags=["operation"])
-    async def is_alive() -> dict[str, str]:
+    async def is_alive() -> StateAnswer:
         """Whether the process answers."""
-        return {"status": "alive"}
+        return StateAnswer(status="alive")
 
-    @app.get("/readyz", tags=["operation"])
-    async def may_ask() -> JSONResponse:
+    @app.get("/readyz", tags=["operation"], responses={503: {"model": StateAnswer}})
+    async def may_ask(response: Response) -> StateAnswer:
         """Whether it takes requests: not while it shuts down."""
-        return JSONResponse({"status": "ready" if is_ready else "closing"}, 200 if is_ready else 503)
+        response.status_code = 200 if is_ready else 503
+        return StateAnswer(status="ready" if is_ready else "closing")
 
-    @app.get("/metrics", tags=["operation"], response_class=Response)
+    exposition = {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "counters"}
+    answers: dict[int | str, Any] = {**refusals(limits, 401), 200: exposition}
+
+    @app.get("/metrics", tags=["operation"], responses=answers, response_class=Response, **_keyed(limits))
     async def metrics() -> Response:
         """Counters for Prometheus."""
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
@@ -245,84 +226,53 @@ def create_app(
 _ABOUT = (
     "Captions by discrete diffusion. The words of a caption can be asked for, banned, weighed and rewritten."
 )
+_EVENTS = 'server-sent events: "step" with the tokens so far (null: not yet), then "caption" or "error"'
+_EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["step", "caption", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["event", "data"],
+}
 
 
-def _error(status: int, reason: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"error": reason}, status, headers)
+def _route(
+    tag: str, answer: type[BaseModel] | None, body: type[BaseModel], field: str, limits: ServeLimits
+) -> dict[str, Any]:
+    """How a route that takes pictures is described."""
+    return {
+        "tags": [tag],
+        "response_model": answer,
+        "response_model_exclude_unset": True,
+        "responses": refusals(limits),
+        "openapi_extra": described(body, field, limits),
+        **_keyed(limits),
+    }
 
 
-def opened(content: bytes, name: str) -> Image.Image:
-    """A picture from the bytes of its file.
-
-    Raises:
-        ImageError: if it cannot be read.
-    """
-    if not content:
-        raise ImageError(f"{name}: is empty; send a picture")
-    with open_picture(io.BytesIO(content), name) as picture:
-        picture.load()
-        return picture.copy()
+def _keyed(limits: ServeLimits) -> dict[str, Any]:
+    """That a route needs a key, for its description; the guard looks at it."""
+    return {"dependencies": [Depends(HTTPBearer(auto_error=False))]} if limits.keys else {}
 
 
-async def _read(
-    request: Request, kind: type[Any], field: str, limits: ServeLimits
-) -> tuple[Any, list[bytes]]:
-    """The body of a request and the files in it, from JSON or from a form.
+def _error(status: int, reason: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": _line(reason)}, status, headers)
 
-    Raises:
-        HTTPException: 415 or 422, if it cannot be read.
-    """
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    files: list[bytes] = []
-    if content_type == "multipart/form-data":
-        form = await request.form(max_files=limits.images + 1, max_fields=200)
-        values: dict[str, Any] = {}
-        for name, value in form.multi_items():
-            if isinstance(value, UploadFile):
-                if name != field:
-                    raise HTTPException(422, f"file {name!r}: files go into {field!r}")
-                files.append(await value.read())
-            elif name in _LISTS:
-                values.setdefault(name, []).append(value)
-            else:
-                values[name] = value
-        values[field] = [""] * len(files) if field == "images" else ""
-    elif content_type == "application/json":
-        try:
-            values = json.loads(await request.body())
-        except ValueError:
-            raise HTTPException(422, "the body is no JSON") from None
-    else:
-        raise HTTPException(415, "send application/json, or multipart/form-data with files")
+
+def _line(text: str) -> str:
+    """One line that can be sent: what people wrote is quoted in messages, half characters included."""
+    return " ".join(text.encode("utf-8", "replace").decode().split())
+
+
+async def _fetched(picture: bytes | str, name: str, fetcher: Fetcher | None) -> bytes | ImageError:
+    if isinstance(picture, bytes):
+        return picture
+    if fetcher is None:
+        return ImageError(
+            f"{name}: no address is fetched here; send the file, or start the service with --allow-urls"
+        )
     try:
-        body = kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "body"
-        raise HTTPException(422, f"{where}: {first['msg']}") from None
-    if content_type == "application/json":
-        given = getattr(body, field)
-        files = [_decoded(text, field) for text in (given if isinstance(given, list) else [given])]
-    elif len(files) != 1 and field == "image":
-        raise HTTPException(422, f"{len(files)} files; send one, as 'image'")
-    return body, files
-
-
-_LISTS = ("ban", "include", "keep", "captions")
-
-
-def _decoded(text: str, field: str) -> bytes:
-    _, _, plain = text.rpartition("base64,")  # a data URL, or base64 alone
-    try:
-        return base64.b64decode(plain, validate=True)
-    except (binascii.Error, ValueError):
-        raise HTTPException(422, f"{field}: is no base64 of a file") from None
-
-
-def _body(kind: type[BaseModel], field: str) -> dict[str, Any]:
-    """How a request's body is described: JSON, or a form with files."""
-    plain, form = kind.model_json_schema(), kind.model_json_schema()
-    file = {"type": "string", "format": "binary"}
-    form["properties"][field] = {"type": "array", "items": file} if field == "images" else file
-    content = {"application/json": {"schema": plain}, "multipart/form-data": {"schema": form}}
-    return {"requestBody": {"required": True, "content": content}}
+        return await fetcher.fetch(picture, name)
+    except ImageError as error:
+        return error

@@ -104,8 +104,12 @@ class Engine:
         future.add_done_callback(lambda done: self._give_back(done, pictures))
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), self.settings.seconds)
-        except TimeoutError:
-            raise TooLateError(f"took longer than {self.settings.seconds:g} s; ask for less") from None
+        except (asyncio.TimeoutError, TimeoutError):  # two classes before Python 3.11
+            raise self.too_late() from None
+
+    def too_late(self) -> TooLateError:
+        """What is said of a request that takes longer than it may."""
+        return TooLateError(f"took longer than {self.settings.seconds:g} s; ask for less")
 
     def check_room(self, pictures: int = 1) -> None:
         """Raise `BusyError` if the queue has no place for so many pictures."""

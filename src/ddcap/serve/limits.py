@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 import logging
@@ -31,11 +32,15 @@ class ServeLimits:
     Attributes:
         bytes: of its body.
         images: in it.
+        pixels: of each of them.
+        seconds: that its body may take to come.
         keys: one of them has to be given as "Authorization: Bearer KEY"; none: everybody may ask.
     """
 
     bytes: int = 20_000_000
     images: int = 16
+    pixels: int = 50_000_000
+    seconds: float = 60.0
     keys: tuple[str, ...] = ()
 
 
@@ -62,20 +67,27 @@ class Guard:
         given = headers.get(b"x-request-id", b"").decode("latin-1")
         name = given if _ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = name
-        status, size = 500, 0
+        status, size, has_begun, is_whole = 500, 0, False, False
 
         async def counted() -> dict[str, Any]:
-            nonlocal size
-            message = await receive()
+            nonlocal size, is_whole
+            if is_whole:  # what comes now is that the client has gone
+                return await receive()
+            left = begun + self.limits.seconds - time.monotonic()
+            try:
+                message = await asyncio.wait_for(receive(), max(0.0, left))
+            except (asyncio.TimeoutError, TimeoutError):
+                raise TooSlowError from None
+            is_whole = not message.get("more_body", False)
             size += len(message.get("body", b""))
             if size > self.limits.bytes:
                 raise TooLargeError
             return message
 
         async def noted(message: dict[str, Any]) -> None:
-            nonlocal status
+            nonlocal status, has_begun
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, has_begun = message["status"], True
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", name.encode())]
             await send(message)
 
@@ -90,9 +102,16 @@ class Guard:
                 await self.app(scope, counted, noted)
         except TooLargeError:
             await refuse(noted, 413, f"the body has more than {self.limits.bytes} bytes")
+        except TooSlowError:
+            await refuse(noted, 408, f"the body takes longer than {self.limits.seconds:g} s to come")
+        except Exception:  # of our own making: whoever asks hears of it, and finds it in the log by its id
+            logger.exception(json.dumps({"id": name, "route": _route(scope)}))
+            if has_begun:
+                raise  # the connection breaks, so that nobody takes half an answer for a whole one
+            await refuse(noted, 500, f"a mistake of the service, not of the request; its id is {name}")
         finally:
             took = time.monotonic() - begun
-            route = getattr(scope.get("route"), "path", "other")
+            route = _route(scope)
             self.requests.labels(route, str(status)).inc()
             self.seconds.labels(route).observe(took)
             line = {"id": name, "method": scope["method"], "route": route, "status": status}
@@ -101,6 +120,14 @@ class Guard:
 
 class TooLargeError(Exception):
     """The body has more bytes than it may."""
+
+
+class TooSlowError(Exception):
+    """The body takes longer to come than it may."""
+
+
+def _route(scope: Scope) -> str:
+    return getattr(scope.get("route"), "path", "other")
 
 
 def _declared(headers: dict[bytes, bytes]) -> int:

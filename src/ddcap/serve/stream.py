@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -13,6 +14,8 @@ from ddcap.decoding.caption import ImageResult
 from ddcap.errors import DDCapError
 from ddcap.model.features import ImageFeatures
 from ddcap.serve.engine import Engine
+
+logger = logging.getLogger("ddcap.serve")
 
 
 class WatchedModel:
@@ -80,9 +83,13 @@ async def caption_events(
 
     async def compute() -> None:
         try:
-            await queue.put(("caption", answer_of(await engine.run(watched))))
+            answer = answer_of(await engine.run(watched))
+            await queue.put(("error" if "error" in answer else "caption", answer))
         except DDCapError as error:
             await queue.put(("error", {"error": str(error)}))
+        except Exception:  # the status is sent, so this is the only way to say so
+            logger.exception("while a caption was streamed")
+            await queue.put(("error", {"error": "a mistake of the service, not of the request"}))
 
     task = asyncio.create_task(compute())
     try:

@@ -1,0 +1,170 @@
+"""What a request says: its options and pictures, from JSON or from a form, and how they are described."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import Annotated, Any
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+
+from ddcap.serve.limits import ServeLimits
+
+Words = Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=200)]
+Picture = Annotated[str, Field(description="base64 of a picture file, a data URL, or its http address")]
+
+
+class Options(BaseModel):
+    """What is asked of captions; each is as on the command line."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    preset: str | None = Field(None, max_length=20, description="fast or best")
+    steps: int | None = Field(None, ge=1, le=100)
+    guidance: float | None = Field(None, ge=0, le=10)
+    length: int | None = Field(None, ge=1, le=100, description="tokens, end token included")
+    candidates: int | None = Field(None, ge=1, le=20)
+    temperature: float | None = Field(None, ge=0, le=5)
+    seed: int = Field(0, ge=0, le=2**32)
+    concepts: str | None = Field(None, max_length=500)
+    ban: Words | None = None
+    neutral: bool | None = None
+    min_words: int | None = Field(None, ge=1, le=100)
+    max_chars: int | None = Field(None, ge=1, le=1000)
+
+    def asked(self) -> dict[str, Any]:
+        """As keyword arguments of a captioner."""
+        return self.model_dump(exclude_none=True, exclude=_NOT_OF_CAPTIONERS)
+
+
+_NOT_OF_CAPTIONERS = {"images", "image", "min_sure", "template", "caption", "keep"}
+
+
+class CaptionsBody(Options):
+    """Pictures to caption."""
+
+    images: list[Picture] = Field(min_length=1)
+    num: int = Field(1, ge=1, le=10, description="captions of each picture that say different things")
+    include: Words | None = None
+    prefix: str | None = Field(None, max_length=200)
+    suffix: str | None = Field(None, max_length=200)
+    min_sure: float | None = Field(None, ge=0, le=1, description="no caption where the model is less sure")
+
+
+class InfillBody(Options):
+    """A caption with blanks."""
+
+    image: Picture
+    template: str = Field(max_length=500, examples=["a ___ dog on the [2]"])
+
+
+class RewriteBody(Options):
+    """A caption to be made true."""
+
+    image: Picture
+    caption: str = Field(max_length=500, examples=["a man rides a horse"])
+    keep: Words = Field(default=[], description="words that stay")
+
+
+class ScoreBody(BaseModel):
+    """Captions to be weighed against a picture."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: Picture
+    captions: list[Annotated[str, Field(max_length=500)]] = Field(
+        min_length=1, max_length=50, examples=[["a dog on the grass", "a cat"]]
+    )
+
+
+async def read_body(
+    request: Request, kind: type[Any], field: str, limits: ServeLimits
+) -> tuple[Any, list[bytes | str]]:
+    """The body of a request and its pictures: the bytes of each, or its address.
+
+    Args:
+        request: with JSON or a form.
+        kind: of body.
+        field: where pictures are: "images" or "image".
+        limits: on a request.
+
+    Raises:
+        HTTPException: 413, 415 or 422, if it cannot be read.
+    """
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    pictures: list[bytes | str] = []
+    if content_type == "multipart/form-data":
+        # each list may be full, and each picture over the limit be told
+        form = await request.form(max_files=limits.images + 1, max_fields=1000)
+        values: dict[str, Any] = {}
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                if name != field:
+                    raise HTTPException(422, f"file {name!r}: files go into {field!r}")
+                pictures.append(await value.read())
+            elif name == field:
+                raise HTTPException(422, f"{field}: is no file; send one (-F {field}=@photo.jpg)")
+            elif name in _LISTS:
+                values.setdefault(name, []).append(value)
+            else:
+                values[name] = value
+        values[field] = [""] * len(pictures) if field == "images" else ""
+    elif content_type == "application/json":
+        try:
+            values = json.loads(await request.body())
+        except (ValueError, RecursionError):
+            raise HTTPException(422, "the body is no JSON") from None
+    else:
+        raise HTTPException(415, "send application/json, or multipart/form-data with files")
+    try:
+        body = kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "body"
+        raise HTTPException(422, f"{where}: {first['msg']}") from None
+    if content_type == "application/json":
+        given = getattr(body, field)
+        pictures = [_decoded(text, field) for text in (given if isinstance(given, list) else [given])]
+    elif len(pictures) != 1 and field == "image":
+        raise HTTPException(422, f"{len(pictures)} files; send one, as 'image'")
+    if len(pictures) > limits.images:
+        raise HTTPException(413, f"{len(pictures)} images; at most {limits.images} a request")
+    return body, pictures
+
+
+_LISTS = ("ban", "include", "keep", "captions")
+
+
+def _decoded(text: str, field: str) -> bytes | str:
+    if text[:8].lower().startswith(("http://", "https://")):  # no base64 has a colon
+        return text
+    _, _, plain = text.rpartition("base64,")  # a data URL, or base64 alone
+    try:
+        return base64.b64decode(plain, validate=True)
+    except (binascii.Error, ValueError):
+        raise HTTPException(422, f"{field}: is no base64 of a file") from None
+
+
+def described(kind: type[BaseModel], field: str, limits: ServeLimits) -> dict[str, Any]:
+    """How a request's body is described in OpenAPI: JSON, or a form with files."""
+    plain, form = kind.model_json_schema(), kind.model_json_schema()
+    for name, schema in form["properties"].items():
+        form["properties"][name] = _without_null(schema)  # a form leaves out what it does not say
+    form["properties"][field] = {"type": "string", "format": "binary"}
+    if field == "images":
+        plain["properties"][field]["maxItems"] = limits.images
+        files = {"type": "array", "items": form["properties"][field]}
+        form["properties"][field] = {**files, "minItems": 1, "maxItems": limits.images}
+    content = {"application/json": {"schema": plain}, "multipart/form-data": {"schema": form}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    if "anyOf" not in schema:
+        return schema
+    (kind,) = (one for one in schema["anyOf"] if one != {"type": "null"})
+    return {**{name: value for name, value in schema.items() if name not in ("anyOf", "default")}, **kind}

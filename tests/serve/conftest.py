@@ -1,0 +1,56 @@
+"""What the tests of the service share: one that runs as a process of its own, asked over the network."""
+
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import pytest
+
+
+@dataclass
+class Service:
+    """A running `ddcap serve`."""
+
+    process: subprocess.Popen
+    address: str
+
+
+@contextlib.contextmanager
+def running_service(*options):
+    """`ddcap serve` with options, once it is ready; killed at the end."""
+    httpx = pytest.importorskip("httpx")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "ddcap", "serve", "--port", str(port), *options]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, text=True)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(900):
+            try:
+                assert httpx.get(f"{address}/readyz").json() == {"status": "ready"}
+                break
+            except httpx.TransportError:
+                assert process.poll() is None
+                time.sleep(0.1)
+        yield Service(process, address)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="session")
+def start_service():
+    """See `running_service`."""
+    return running_service
+
+
+@pytest.fixture(scope="module")
+def service():
+    """One with the default model and settings, for all tests of a file."""
+    pytest.importorskip("fastapi")
+    with running_service() as running:
+        yield running
