@@ -34,6 +34,7 @@ def add_parsers(commands: Any) -> None:
         help="fetch images named by address, from public hosts",
     )
     serve.add_argument("--keys", metavar="FILE", help="keys that may ask, one a line; without: everybody may")
+    serve.add_argument("--no-page", action="store_true", help="leave out the page at /")
     serve.set_defaults(run=_serve)
 
 
@@ -52,12 +53,17 @@ def _serve(options: argparse.Namespace) -> int:
 
     keys = _keys(options.keys)
     logging.getLogger("ddcap.serve").setLevel(logging.INFO)
+    limits = ServeLimits(options.max_bytes, options.max_images, options.max_pixels, options.seconds, keys)
     app = create_app(
         load_captioner(options),
         EngineSettings(options.together, options.queue, options.seconds),
-        ServeLimits(options.max_bytes, options.max_images, options.max_pixels, options.seconds, keys),
+        limits,
         Fetcher(FetchLimits(options.max_bytes)) if options.allow_urls else None,
     )
+    if not options.no_page:
+        from ddcap.page.mount import add_page
+
+        add_page(app, limits)
     uvicorn.run(app, host=options.host, port=options.port, access_log=False, log_level="warning")
     return 0
 

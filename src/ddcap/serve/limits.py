@@ -92,7 +92,7 @@ class Guard:
             await send(message)
 
         try:
-            if scope["path"] not in _OPEN and not _is_known(headers, self.limits.keys):
+            if not (_is_open(scope) or _is_known(headers, self.limits.keys)):
                 await refuse(
                     noted, 401, "give a key: Authorization: Bearer KEY", (b"www-authenticate", b"Bearer")
                 )
@@ -128,6 +128,12 @@ class TooSlowError(Exception):
 
 def _route(scope: Scope) -> str:
     return getattr(scope.get("route"), "path", "other")
+
+
+def _is_open(scope: Scope) -> bool:
+    """Whether a path needs no key in its header: the page, where there is one, asks for it in its own way."""
+    door = getattr(scope["app"].state, "door", None)
+    return scope["path"] in _OPEN or (door is not None and door.watches(scope))
 
 
 def _declared(headers: dict[bytes, bytes]) -> int:

@@ -1,0 +1,157 @@
+"""Puts the page in front of the service, with as few doors as it needs.
+
+Gradio comes with many more routes than a page of its own needs: uploads into temporary files, files of the
+machine, a proxy. Only those that the page uses are let through; pictures come inside requests, and stay in
+memory.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from html import escape
+from importlib.resources import files
+from typing import Any
+from urllib.parse import parse_qs
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+
+from ddcap.errors import DDCapError, MissingExtraError
+from ddcap.page.login import COOKIE, Visitors
+from ddcap.serve.limits import App, Receive, Scope, Send, ServeLimits
+
+_DOORS = {
+    "GET": ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/gradio_api/queue/data"),
+    "POST": ("/login", "/gradio_api/queue/join"),
+}
+_ROOMS = ("/assets/", "/static/", "/svelte/")  # files of Gradio's own, GET
+_IDLE = "/gradio_api/heartbeat/"  # a request that never ends: it would hold up the end of the service
+_POLICY = (  # the browser asks no other host, whatever Gradio would like
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; frame-ancestors 'none'; form-action 'self'"
+)
+_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def add_page(app: FastAPI, limits: ServeLimits) -> None:
+    """Put the page at `/` of a service; where Gradio is missing, a line that says what to install.
+
+    Args:
+        app: of `create_app`, whose engine computes the page's captions.
+        limits: on a request; where they have keys, the page asks for one.
+
+    Raises:
+        MissingExtraError: if Gradio is not installed.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
+    try:
+        import gradio as gr
+    except ImportError:
+        raise MissingExtraError("the page", "web") from None
+    from ddcap.page.blocks import build_page
+    from ddcap.page.theme import page_theme
+
+    inner = FastAPI(openapi_url=None)
+    blocks = build_page(app.state.engine, limits.bytes)
+    for block in blocks.blocks.values():
+        block.async_move_resource_to_block_cache = _take_no_file
+    gr.mount_gradio_app(
+        inner,
+        blocks,
+        "/",
+        theme=page_theme(),
+        css=_read("page.css"),
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        enable_monitoring=False,
+        show_error=True,
+        max_file_size=1,
+    )
+    outer = app.router.lifespan_context
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[Any]:
+        async with outer(app) as state, inner.router.lifespan_context(inner):
+            yield state
+
+    app.router.lifespan_context = lifespan
+    door = Door(inner, Visitors(limits.keys))
+    app.state.door = door
+    app.mount("/", door)
+
+
+async def _take_no_file(*_: Any, **__: Any) -> str:
+    """In place of Gradio's fetching of files and addresses that requests name."""
+    raise DDCapError("no file or address is taken")
+
+
+class Door:
+    """In front of Gradio: lets through what the page needs, for who may see it.
+
+    Args:
+        app: of Gradio.
+        visitors: who may.
+    """
+
+    def __init__(self, app: App, visitors: Visitors) -> None:
+        self.app, self.visitors = app, visitors
+
+    def watches(self, scope: Scope) -> bool:
+        """Whether it looks itself at who sends a request."""
+        path = scope["path"]
+        return path in _DOORS.get(scope["method"].replace("HEAD", "GET"), ()) or path.startswith((*_ROOMS, _IDLE))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        await (await self._answer(scope, receive))(scope, receive, _with_headers(send))
+
+    async def _answer(self, scope: Scope, receive: Receive) -> App:
+        if not self.watches(scope):
+            return JSONResponse({"error": "Not Found"}, 404)
+        if scope["path"] == "/login":
+            return await self._login(Request(scope, receive))
+        if not self.visitors.knows(scope["headers"]):
+            return _form() if scope["path"] == "/" else JSONResponse({"error": "give a key first, at /"}, 401)
+        return Response(status_code=204) if scope["path"].startswith(_IDLE) else self.app
+
+    async def _login(self, request: Request) -> Response:
+        given = parse_qs((await request.body()).decode("utf-8", "replace")).get("key", [""])[0]
+        cookie = self.visitors.cookie_of(given)
+        if cookie is None:
+            return _form("This key is not known.")
+        answer = RedirectResponse("/", 303)
+        answer.set_cookie(
+            COOKIE, cookie, httponly=True, samesite="strict", secure=request.url.scheme == "https"
+        )
+        return answer
+
+
+def _with_headers(send: Send) -> Send:
+    async def sent(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            more = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+            message["headers"] = [*message.get("headers", ()), *more]
+        await send(message)
+
+    return sent
+
+
+def _form(error: str = "") -> HTMLResponse:
+    return HTMLResponse(_read("login.html").replace("{error}", escape(error)), 401)
+
+
+def _read(name: str) -> str:
+    return (files("ddcap.page") / name).read_text(encoding="utf-8")
