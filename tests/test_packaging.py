@@ -90,8 +90,8 @@ def installed(wanted):
     return names, pinned
 
 
-def constrained():
-    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+def constrained(name="constraints.txt"):
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
     return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
 
@@ -129,3 +129,17 @@ def test_without_the_repository_the_experiments_say_where_they_are(tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith("ddcap: the experiments are not part of the installed package; get the rep")
     assert done.stderr.count("\n") == 1
+
+
+def test_the_page_is_tested_with_what_everything_else_is_but_for_what_gradio_wants(project):
+    pins = [
+        {canonicalize_name(one.name): str(one.specifier) for one in constrained(name)}
+        for name in ("constraints.txt", "constraints-web.txt")
+    ]
+    shared = pins[0].keys() & pins[1].keys()
+    assert {name for name in shared if pins[0][name] != pins[1][name]} == {"pillow", "tomlkit"}
+    wanted = requirements(project, "dev-web")
+    assert {canonicalize_name(one.name) for one in wanted} <= pins[1].keys()
+    for requirement in wanted:
+        pin = pins[1][canonicalize_name(requirement.name)].removeprefix("==")
+        assert requirement.specifier.contains(pin), requirement

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from typing import Any
 
 from ddcap.commands.arguments import add_precision, load_captioner
@@ -61,11 +62,20 @@ def _serve(options: argparse.Namespace) -> int:
         Fetcher(FetchLimits(options.max_bytes)) if options.allow_urls else None,
     )
     if not options.no_page:
-        from ddcap.page.mount import add_page
-
-        add_page(app, limits)
+        _put_page(app, limits)
     uvicorn.run(app, host=options.host, port=options.port, access_log=False, log_level="warning")
     return 0
+
+
+def _put_page(app: Any, limits: Any) -> None:
+    """The page, or where its packages are missing a line at its place and one here."""
+    from ddcap.page.mount import add_note, add_page
+
+    try:
+        add_page(app, limits)
+    except MissingExtraError as error:
+        add_note(app, str(error))
+        print(f"ddcap: {error}; --no-page leaves it out", file=sys.stderr)
 
 
 def _keys(path: str | None) -> tuple[str, ...]:

@@ -1,35 +1,39 @@
-"""The page itself, of Gradio's parts and two of our own: where a picture is dropped, and where a caption grows."""
+"""The page itself: parts of Gradio, and two of our own for a dropped picture and for a growing caption."""
 
 from __future__ import annotations
 
+import base64
+import binascii
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.resources import files
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 from pydantic import ValidationError
-from starlette.exceptions import HTTPException
 
 from ddcap.captioner import Captioner
 from ddcap.decoding.caption import Caption
-from ddcap.errors import DDCapError
+from ddcap.errors import DDCapError, ImageError
 from ddcap.page.shown import shown_caption
-from ddcap.serve.app import CaptionsBody, InfillBody, _decoded, opened
+from ddcap.serve.bodies import CaptionsBody, InfillBody
 from ddcap.serve.engine import Engine
+from ddcap.serve.limits import ServeLimits
+from ddcap.serve.pictures import opened
 
 Shown = dict[str, Any]
 _SPARE_BYTES = 10_000  # of a request, for what stands beside the picture
 
 
-def build_page(engine: Engine, most_bytes: int) -> gr.Blocks:
+def build_page(engine: Engine, limits: ServeLimits) -> gr.Blocks:
     """The page, whose captions an engine computes.
 
     Args:
         engine: of the service; the page's requests stand in its queue like all others.
-        most_bytes: of a request.
+        limits: on a request.
     """
-    answers = _Answers(engine)
+    answers = _Answers(engine, limits)
     decoding, longest = engine.captioner.decoding, engine.captioner.model.config.model.max_length
     with gr.Blocks(title="DDCap", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(_read("head.html"), js_on_load=None, elem_id="head")
@@ -41,7 +45,7 @@ def build_page(engine: Engine, most_bytes: int) -> gr.Blocks:
                     js_on_load=_read("picture.js"),
                     apply_default_css=False,
                     elem_id="picture",
-                    most_bytes=(most_bytes - _SPARE_BYTES) * 3 // 4,  # base64 writes four bytes for three
+                    most_bytes=(limits.bytes - _SPARE_BYTES) * 3 // 4,  # base64 writes four bytes for three
                 )
             with gr.Column(elem_id="shown", min_width=280):
                 caption = gr.HTML(
@@ -64,25 +68,23 @@ def build_page(engine: Engine, most_bytes: int) -> gr.Blocks:
                     include = gr.Textbox(label="Include these words", placeholder="red bicycle, dog", lines=1)
                     ban = gr.Textbox(label="Ban these words", placeholder="man, woman", lines=1)
                 with gr.Row():
-                    length = gr.Slider(0, longest, 0, step=1, label="Length", info="tokens; 0: any", buttons=[])
+                    length = gr.Slider(
+                        0, longest, 0, step=1, label="Length", info="tokens; 0: any", buttons=[]
+                    )
                     steps = gr.Slider(
                         1, longest, decoding.steps, step=1, label="Steps", info="fewer are faster", buttons=[]
                     )
                 with gr.Row():
                     guidance = gr.Slider(
-                        0, 3, decoding.guidance, step=0.1, label="Guidance", info="by the picture; 1: off",
+                        0, 3, decoding.guidance, step=0.1, label="Guidance", info="1: off",
                         buttons=[],
                     )  # fmt: skip
-                    number = gr.Slider(
-                        1, 10, 1, step=1, label="Captions", info="that say different things", buttons=[]
-                    )
+                    number = gr.Slider(1, 10, 1, step=1, label="Captions", info="each different", buttons=[])
                 again = gr.Button("Caption the picture", variant="primary", elem_id="again")
 
         dials = [picture, include, ban, length, steps, guidance, number]
         words = [picture, ban, steps, guidance]
-        asks = dict(
-            outputs=caption, show_progress="hidden", concurrency_limit=None, api_visibility="private"
-        )
+        asks = dict(outputs=caption, show_progress="hidden", concurrency_limit=None, api_visibility="private")
 
         async def refill(event: gr.EventData, *given: Any) -> AsyncIterator[Shown]:
             async for one in answers.refill(event._data, *given):
@@ -99,8 +101,8 @@ def build_page(engine: Engine, most_bytes: int) -> gr.Blocks:
 class _Answers:
     """What the page asks for, in words of the service: its bodies check it, its engine computes it."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, limits: ServeLimits) -> None:
+        self.engine, self.limits = engine, limits
         self._numbers = itertools.count()  # two answers are never the same, so that the page sees the second
 
     async def caption(
@@ -121,7 +123,7 @@ class _Answers:
             body, content = _checked(CaptionsBody, values), _content(picture)
 
             def work(captioner: Captioner) -> list[Caption]:
-                image = opened(content, "the picture")
+                image = self._opened(content)
                 (result,) = captioner.caption_each([image], **body.asked())
                 if result.error is not None:
                     raise DDCapError(result.error)
@@ -141,9 +143,7 @@ class _Answers:
         async def compute() -> list[Caption]:
             body, content = _checked(InfillBody, values), _content(picture)
             return await self.engine.run(
-                lambda captioner: [
-                    captioner.infill(opened(content, "the picture"), body.template, **body.asked())
-                ]
+                lambda captioner: [captioner.infill(self._opened(content), body.template, **body.asked())]
             )
 
         async for one in self._told("Filling the blanks …", compute):
@@ -157,17 +157,18 @@ class _Answers:
         others = [str(word) for word in asked.get("others") or []]
         return self.fill(str(asked.get("template", "")), picture, ",".join([ban, *others]), steps, guidance)
 
-    async def _told(
-        self, busy: str, compute: Callable[[], Awaitable[list[Caption]]]
-    ) -> AsyncIterator[Shown]:
+    def _opened(self, content: bytes) -> Image.Image:
+        return opened(content, "the picture", self.limits, self.engine.captioner.model.preprocessing)
+
+    async def _told(self, busy: str, compute: Callable[[], Awaitable[list[Caption]]]) -> AsyncIterator[Shown]:
         """First that it is under way, then the captions or why there are none."""
         yield {"busy": busy, "number": next(self._numbers)}
         try:
             captions = [shown_caption(one) for one in await compute()]
             yield {"captions": captions, "number": next(self._numbers)}
-        except (DDCapError, HTTPException) as error:
-            reason = error.detail if isinstance(error, HTTPException) else str(error)
-            yield {"error": reason, "number": next(self._numbers)}
+        except DDCapError as error:
+            reason = str(error).encode("utf-8", "replace").decode()  # half characters cannot be sent
+            yield {"error": " ".join(reason.split()), "number": next(self._numbers)}
 
 
 def _dials(ban: str, steps: float, guidance: float) -> dict[str, Any]:
@@ -181,7 +182,10 @@ def _listed(text: str) -> list[str] | None:
 def _content(picture: str) -> bytes:
     if not picture:
         raise DDCapError("there is no picture yet; drop one, or choose a file")
-    return _decoded(picture, "the picture")
+    try:
+        return base64.b64decode(picture.rpartition("base64,")[2], validate=True)
+    except (binascii.Error, ValueError):
+        raise ImageError("the picture: is no base64 of a file") from None
 
 
 def _checked(kind: type[Any], values: dict[str, Any]) -> Any:

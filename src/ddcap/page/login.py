@@ -1,4 +1,4 @@
-"""Who may see the page of a service that has keys: a form asks for one, a cookie remembers that it was known."""
+"""Who may see the page of a service that has keys: a form asks for one, a cookie remembers it."""
 
 from __future__ import annotations
 

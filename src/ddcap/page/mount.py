@@ -17,11 +17,12 @@ from urllib.parse import parse_qs
 
 from fastapi import FastAPI
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ddcap.errors import DDCapError, MissingExtraError
 from ddcap.page.login import COOKIE, Visitors
-from ddcap.serve.limits import App, Receive, Scope, Send, ServeLimits
+from ddcap.serve.limits import ServeLimits
 
 _DOORS = {
     "GET": ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/gradio_api/queue/data"),
@@ -41,7 +42,7 @@ _HEADERS = {
 
 
 def add_page(app: FastAPI, limits: ServeLimits) -> None:
-    """Put the page at `/` of a service; where Gradio is missing, a line that says what to install.
+    """Put the page at `/` of a service.
 
     Args:
         app: of `create_app`, whose engine computes the page's captions.
@@ -59,7 +60,7 @@ def add_page(app: FastAPI, limits: ServeLimits) -> None:
     from ddcap.page.theme import page_theme
 
     inner = FastAPI(openapi_url=None)
-    blocks = build_page(app.state.engine, limits.bytes)
+    blocks = build_page(app.state.engine, limits)
     for block in blocks.blocks.values():
         block.async_move_resource_to_block_cache = _take_no_file
     gr.mount_gradio_app(
@@ -90,6 +91,14 @@ def add_page(app: FastAPI, limits: ServeLimits) -> None:
     app.mount("/", door)
 
 
+def add_note(app: FastAPI, text: str) -> None:
+    """Put a line at `/` of a service that has no page: why, and what helps."""
+
+    @app.get("/", include_in_schema=False)
+    async def note() -> PlainTextResponse:
+        return PlainTextResponse(f"{text}\n", 404)
+
+
 async def _take_no_file(*_: Any, **__: Any) -> str:
     """In place of Gradio's fetching of files and addresses that requests name."""
     raise DDCapError("no file or address is taken")
@@ -103,13 +112,15 @@ class Door:
         visitors: who may.
     """
 
-    def __init__(self, app: App, visitors: Visitors) -> None:
+    def __init__(self, app: ASGIApp, visitors: Visitors) -> None:
         self.app, self.visitors = app, visitors
 
     def watches(self, scope: Scope) -> bool:
         """Whether it looks itself at who sends a request."""
         path = scope["path"]
-        return path in _DOORS.get(scope["method"].replace("HEAD", "GET"), ()) or path.startswith((*_ROOMS, _IDLE))
+        return path in _DOORS.get(scope["method"].replace("HEAD", "GET"), ()) or path.startswith(
+            (*_ROOMS, _IDLE)
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -118,7 +129,7 @@ class Door:
             return
         await (await self._answer(scope, receive))(scope, receive, _with_headers(send))
 
-    async def _answer(self, scope: Scope, receive: Receive) -> App:
+    async def _answer(self, scope: Scope, receive: Receive) -> ASGIApp:
         if not self.watches(scope):
             return JSONResponse({"error": "Not Found"}, 404)
         if scope["path"] == "/login":
@@ -140,7 +151,7 @@ class Door:
 
 
 def _with_headers(send: Send) -> Send:
-    async def sent(message: dict[str, Any]) -> None:
+    async def sent(message: Message) -> None:
         if message["type"] == "http.response.start":
             more = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
             message["headers"] = [*message.get("headers", ()), *more]

@@ -18,6 +18,7 @@ def page_theme() -> gr.Theme:
         "block_label_text_weight": "600",
         "block_title_text_weight": "600",
         "block_radius": "12px",
+        "input_border_width": "1px",
         "input_radius": "8px",
         "button_large_radius": "8px",
     }

@@ -1,0 +1,174 @@
+"""What stands between Gradio and the world, asked over HTTP as an attacker would."""
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("gradio", reason="the page needs the extra [web]")
+pytest.importorskip("httpx")
+
+from fastapi.testclient import TestClient
+
+from ddcap import Captioner
+from ddcap.page.mount import add_page
+from ddcap.serve.app import create_app
+from ddcap.serve.limits import ServeLimits
+
+PHOTO = Path(__file__).parents[2] / "examples" / "photos" / "chelsea.jpg"
+
+
+@pytest.fixture(scope="module")
+def default():
+    return Captioner.from_pretrained()
+
+
+def service(default, **limits):
+    limits = ServeLimits(**limits)
+    app = create_app(default, limits=limits)
+    add_page(app, limits)
+    return TestClient(app)
+
+
+@pytest.fixture(scope="module")
+def client(default):
+    with service(default) as client:
+        yield client
+
+
+def picture():
+    return "data:image/jpeg;base64," + base64.b64encode(PHOTO.read_bytes()).decode()
+
+
+def number_of(client, name):
+    """Gradio's number of one of the page's functions."""
+    functions = client.get("/config").json()["dependencies"]
+    return next(one["id"] for one in functions if any(target[1] == name for target in one["targets"]))
+
+
+def told(client, event, data, event_data=None):
+    """All that the page would be told."""
+    body = {"data": data, "fn_index": number_of(client, event), "session_hash": "s", "event_data": event_data}
+    joined = client.post("/gradio_api/queue/join", json=body)
+    if joined.status_code != 200:
+        return joined
+    answer = client.get("/gradio_api/queue/data", params={"session_hash": "s"}).text
+    return [json.loads(line.removeprefix("data: ")) for line in answer.split("\n\n") if line]
+
+
+def last_value(messages):
+    (done,) = [one for one in messages if one["msg"] == "process_completed"]
+    return done["output"]["data"][0]
+
+
+DIALS = ["", "", 0, 10, 1, 1]
+
+
+def test_the_page_asks_the_engine_of_the_service(client, default):
+    value = last_value(told(client, "upload", [picture(), *DIALS]))
+    assert value["captions"][0]["text"] == default(PHOTO)[0].text
+    assert client.get("/readyz").json() == {"status": "ready"}
+
+
+@pytest.mark.parametrize(
+    "method, path",
+    [
+        ("POST", "/gradio_api/upload"),
+        ("GET", "/gradio_api/file=/etc/passwd"),
+        ("GET", "/gradio_api/file=http://example.org/"),
+        ("GET", "/gradio_api/proxy=https://example.hf.space/"),
+        ("POST", "/gradio_api/run/caption"),
+        ("POST", "/gradio_api/vibe-edit/"),
+        ("POST", "/gradio_api/component_server"),
+        ("GET", "/gradio_api/info"),
+        ("GET", "/monitoring"),
+        ("DELETE", "/"),
+        ("GET", "/nothing"),
+        ("POST", "/v1/nothing"),
+    ],
+)
+def test_gradio_has_no_other_doors(client, method, path):
+    answer = client.request(method, path)
+    assert answer.status_code == 404 and answer.json() == {"error": "Not Found"}
+
+
+@pytest.mark.parametrize("path", ["http://127.0.0.1:1/a.jpg", "https://example.org/a.jpg", str(PHOTO)])
+def test_no_file_and_no_address_is_taken(client, path, monkeypatch):
+    """Gradio fetches what looks like a file wherever it stands in a request; here it does not."""
+    from gradio import processing_utils
+
+    fetched = []
+    for name in ("ssrf_protected_download", "async_ssrf_protected_download", "save_file_to_cache"):
+        monkeypatch.setattr(processing_utils, name, lambda *given, **_: fetched.append(given))
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    messages = told(client, "upload", [file, *DIALS])
+    (done,) = [one for one in messages if one["msg"] == "process_completed"]
+    assert not done["success"] and not fetched
+
+
+@pytest.mark.parametrize(
+    "given, reason",
+    [
+        (["", *DIALS], "there is no picture yet"),
+        (["data:text/plain;base64,aGVsbG8=", *DIALS], "the picture"),
+        (["data:image/png;base64,%%%", *DIALS], "no base64"),
+        ([picture(), "dog", "dog", 0, 10, 1, 1], "banned"),
+        ([picture(), "", "", 0, 10, 1, 1], None),
+    ],
+)
+def test_what_is_wrong_is_one_line(client, given, reason):
+    value = last_value(told(client, "upload", given))
+    if reason is None:
+        assert "error" not in value
+    else:
+        assert reason in value["error"] and "\n" not in value["error"]
+
+
+@pytest.mark.parametrize(
+    "event_data", [None, "x", {"template": 3, "others": [None]}, {"template": "no blank"}]
+)
+def test_strange_refills_are_one_line(client, event_data):
+    value = last_value(told(client, "refill", [picture(), "", 10, 1], event_data))
+    assert "has no blank" in value["error"] and "\n" not in value["error"]
+
+
+def test_the_limit_on_bytes_holds_for_the_page(default):
+    with service(default, bytes=20_000) as small:
+        answer = told(small, "upload", [picture(), *DIALS])
+        assert answer.status_code == 413 and "more than 20000 bytes" in answer.json()["error"]
+
+
+def test_keys_are_asked_for(default):
+    with service(default, keys=("open sesame", "other")) as locked:
+        form = locked.get("/")
+        assert form.status_code == 401 and 'type="password"' in form.text and "gradio" not in form.text
+        assert locked.get("/config").status_code == 401
+        assert told_without(locked).status_code == 401
+        wrong = locked.post("/login", data={"key": "sesame"})
+        assert wrong.status_code == 401 and "This key is not known." in wrong.text
+        assert "set-cookie" not in wrong.headers
+        right = locked.post("/login", data={"key": "open sesame"}, follow_redirects=False)
+        cookie = right.headers["set-cookie"]
+        assert right.status_code == 303 and "HttpOnly" in cookie and "SameSite=strict" in cookie
+        assert "sesame" not in cookie
+        assert "captions" in last_value(told(locked, "upload", [picture(), *DIALS]))
+        assert (
+            locked.post("/v1/captions", json={"images": [picture()]}).status_code == 401
+        )  # of the page only
+        assert locked.get("/metrics").status_code == 401
+        locked.cookies.clear()
+        assert locked.get("/config", headers={"cookie": "ddcap_page=other"}).status_code == 401
+        bearer = {"authorization": "Bearer other"}
+        assert locked.post("/v1/captions", json={"images": [picture()]}, headers=bearer).status_code == 200
+
+
+def told_without(client):
+    return client.post("/gradio_api/queue/join", json={"data": [], "fn_index": 0, "session_hash": "s"})
+
+
+def test_the_browser_is_told_to_ask_no_other_host(client):
+    headers = client.get("/").headers
+    assert "default-src 'self'" in headers["content-security-policy"]
+    assert headers["referrer-policy"] == "no-referrer"
+    assert client.get("/gradio_api/heartbeat/s").status_code == 204  # it would hold up the end of the service
