@@ -7,16 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddcap.errors import MissingExtraError
 from ddcap.files import replacing
+from experiments.curve_chart import draw_curves
+from experiments.figures import OURS, PAPER, TWIN, new_figure, plain
 from experiments.markdown import NAMES
 from experiments.paper import TABLE_1, TWIN_CIDER
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OURS, TWIN, PAPER = "#2a6f97", "#e07a5f", "#b8b8b8"
 _LABELS = {
     "guidance": "guidance s",
     "steps": "decoding steps",
@@ -33,7 +32,8 @@ def draw_charts(results: dict[str, Any]) -> dict[str, Figure]:
         MissingExtraError: if matplotlib is not installed.
     """
     charts: dict[str, tuple[bool, Callable[[dict[str, Any]], Figure]]] = {
-        "table1": (True, _draw_table_1),
+        "curves": (bool(results.get("curves")), draw_curves),
+        "table1": (bool(results["rows"]), _draw_table_1),
         "sweeps": (bool(results["sweeps"]), _draw_sweeps),
         "infilling": (bool(results["infilling"]), _draw_infilling),
         "trainings": (bool(results.get("trainings")), _draw_trainings),
@@ -62,7 +62,7 @@ def to_svg(figure: Figure) -> str:
 def _draw_table_1(results: dict[str, Any]) -> Figure:
     rows = results["rows"]
     names = list(rows)
-    figure = _figure(9, 3.6)
+    figure = new_figure(9, 3.6)
     ours, paper = figure.subplots(1, 2)
     places = range(len(names))
     means = [rows[name]["mean"]["CIDEr"] for name in names]
@@ -88,7 +88,7 @@ def _draw_table_1(results: dict[str, Any]) -> Figure:
         labels = [NAMES.get(name, name).replace(", ", "\n") for name in shown]
         axes.set_xticks(range(len(shown)), labels if axes is ours else shown, fontsize=7)
         axes.set_ylabel("CIDEr")
-        _plain(axes)
+        plain(axes)
     return figure
 
 
@@ -98,7 +98,7 @@ def _draw_sweeps(results: dict[str, Any]) -> Figure:
         for name, points in results["sweeps"].items()
         if any(_is_number(point["value"]) for point in points)
     }
-    figure = _figure(2.6 * len(sweeps) + 0.4, 3.0)
+    figure = new_figure(2.6 * len(sweeps) + 0.4, 3.0)
     panels = figure.subplots(1, len(sweeps), squeeze=False)[0]
     for axes, (name, points) in zip(panels, sweeps.items(), strict=True):
         numbers = [point for point in points if _is_number(point["value"])]
@@ -121,13 +121,13 @@ def _draw_sweeps(results: dict[str, Any]) -> Figure:
             axes.legend(fontsize=7, frameon=False)
         axes.set_xlabel(_LABELS.get(name, name))
         axes.set_ylabel("CIDEr on val" if axes is panels[0] else "")
-        _plain(axes)
+        plain(axes)
     return figure
 
 
 def _draw_infilling(results: dict[str, Any]) -> Figure:
     shares = list(results["infilling"])
-    figure = _figure(9, 3.2)
+    figure = new_figure(9, 3.2)
     titles = {"whole": "CIDEr, whole caption", "blanks": "CIDEr, blanks alone", "exact": "blanks exact, %"}
     systems = {"g": OURS, "twin": TWIN, "twin_beams": "#f2cc8f"}
     for axes, (key, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
@@ -144,14 +144,14 @@ def _draw_infilling(results: dict[str, Any]) -> Figure:
         axes.set_xticks(range(len(shares)), [f"{float(share):.0%}" for share in shares])
         axes.set_xlabel("words masked")
         axes.set_title(title, fontsize=10)
-        _plain(axes)
+        plain(axes)
         if key == "blanks":
             axes.legend(fontsize=7, frameon=False)
     return figure
 
 
 def _draw_trainings(results: dict[str, Any]) -> Figure:
-    figure = _figure(6, 3.4)
+    figure = new_figure(6, 3.4)
     axes = figure.subplots()
     curves = {
         name: [(point["step"], point["CIDEr"]) for point in training["val"] if point["CIDEr"] is not None]
@@ -167,22 +167,8 @@ def _draw_trainings(results: dict[str, Any]) -> Figure:
     axes.set_xlabel("training step")
     axes.set_ylabel("CIDEr on val")
     axes.legend(fontsize=7, frameon=False)
-    _plain(axes)
+    plain(axes)
     return figure
-
-
-def _figure(width: float, height: float) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("drawing charts", "report") from None
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _plain(axes: Axes) -> None:
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    axes.tick_params(axis="y", labelsize=8)
 
 
 def _is_number(text: str) -> bool:

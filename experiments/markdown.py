@@ -21,11 +21,9 @@ _SWEEPS = {
 
 def to_markdown(results: dict[str, Any]) -> str:
     """All tables of `metrics.json`, as one Markdown text."""
-    parts = [
-        f"## Table 1\n\n{_table_1(results)}\n\n{_footnote(results)}",
-        f"## The captions themselves\n\n{_captions(results)}",
-        f"## What agrees with the paper\n\n{_claims(results)}",
-    ]
+    parts = [f"## Does the order turn?\n\n{_curves(results)}"] if results.get("curves") else []
+    if results["rows"]:
+        parts += _rows(results)
     if results["infilling"]:
         parts.append(f"## Caption infilling\n\n{_infilling(results)}")
     if results["sweeps"]:
@@ -33,6 +31,68 @@ def to_markdown(results: dict[str, Any]) -> str:
     if results.get("trainings"):
         parts.append(f"## Trainings\n\n{_trainings(results)}")
     return "\n\n".join(parts) + "\n"
+
+
+def _rows(results: dict[str, Any]) -> list[str]:
+    return [
+        f"## Table 1\n\n{_table_1(results)}\n\n{_footnote(results)}",
+        f"## The captions themselves\n\n{_captions(results)}",
+        f"## What agrees with the paper\n\n{_claims(results)}",
+    ]
+
+
+def _curves(results: dict[str, Any]) -> str:
+    """CIDEr on val at every epoch, a line for each row; then the best models on the scored split."""
+    parts = []
+    for share, content in results["curves"].items():
+        curves = {
+            name: [seed["points"] for seed in seeds.values()]
+            for name, seeds in content["rows"].items()
+            if all(seed["points"] for seed in seeds.values())
+        }
+        longest = max((points for seeds in curves.values() for points in seeds), key=len)
+        header = [
+            f"{float(share):.0%} of the pictures, epochs",
+            *(f"{point['epoch']:g}" for point in longest),
+        ]
+        lines = [
+            [NAMES.get(name, name), *_means(seeds, key, len(longest), digits)]
+            for key, digits in (("CIDEr", 1), ("loss", 2))
+            for name, seeds in curves.items()
+        ]
+        for number, line in enumerate(lines):
+            line[0] += ", CIDEr" if number < len(curves) else ", loss"
+        parts.append(_table(header, lines))
+    best = []
+    for share, content in results["curves"].items():
+        for name, seeds in content["rows"].items():
+            cider = sum(seed["CIDEr"] for seed in seeds.values()) / len(seeds)
+            repeats = sum(seed["repeated_word"] for seed in seeds.values()) / len(seeds)
+            over = content["differences"].get(name)
+            lead = (
+                ""
+                if over is None
+                else f"{_signed(over['difference'])} {_interval(over['interval_95'], signed=True)}"
+            )
+            cells = [
+                f"{float(share):.0%}",
+                NAMES.get(name, name),
+                str(len(seeds)),
+                f"{cider:.1f}",
+                f"{repeats:.1%}",
+            ]
+            best.append([*cells, lead])
+    header = ["pictures", "row", "seeds", "CIDEr", "repeat a word", "g is ahead by [95 %, paired]"]
+    pictures = f"{results['test_images']} {results['split']} pictures"
+    text = f"The best models of these trainings (chosen on val), on {pictures}:"
+    return "\n\n".join([*parts, text, _table(header, best)])
+
+
+def _means(seeds: Sequence[Sequence[dict[str, Any]]], key: str, columns: int, digits: int) -> list[str]:
+    """The mean over seeds at every point that all of them have, else an empty cell."""
+    length = min(map(len, seeds))
+    means = [sum(points[i][key] for points in seeds) / len(seeds) for i in range(length)]
+    return [*(f"{mean:.{digits}f}" for mean in means), *[""] * (columns - length)]
 
 
 def _table_1(results: dict[str, Any]) -> str:

@@ -39,6 +39,8 @@ CLAIMS = (
     Claim("e", "c", "the concentrated attention mask helps best-first inference"),
     Claim("e", "d", "the mask is worth more than length prediction"),
     Claim("f", "d", "the mask helps on top of length prediction"),
+    Claim("f", "d_noised", "the same, where words attend past the end, to noised end tokens"),
+    Claim("f", "d_known", "the same, where words attend past the end, to padding that is never noised"),
     Claim("f", "e", "length prediction helps on top of the mask"),
     Claim("g", "f", "image-free training and guidance help"),
     Claim("g", "twin", "diffusion is over the autoregressive model of the same architecture"),

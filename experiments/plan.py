@@ -36,16 +36,25 @@ class InfillingPlan:
 
 
 @dataclass(frozen=True, config=_STRICT)
+class CurvesPlan:
+    """Rows with their seeds, each trained on every share of the pictures, with more overrides for each."""
+
+    rows: dict[str, list[int]]
+    shares: dict[str, list[str]]
+
+
+@dataclass(frozen=True, config=_STRICT)
 class PlanFile:
     """What `plan.yaml` holds; rows are named after recipes beside it."""
 
-    rows: dict[str, list[int]]
+    rows: dict[str, list[int]] = Field(default_factory=dict)
     base: str | None = None  # what the rows' recipes extend, in place of their own; beside the plan
     split: Literal["val", "test"] = "test"  # rows and infilling are scored on it
     beams: int = Field(default=3, ge=2)
     decoding_sweeps: dict[str, list[float]] = Field(default_factory=dict)
     training_sweeps: dict[str, TrainingSweep] = Field(default_factory=dict)
     infilling: InfillingPlan = Field(default_factory=InfillingPlan)
+    curves: CurvesPlan | None = None
 
 
 @plain_dataclass(frozen=True)
@@ -76,16 +85,19 @@ class Plan:
         file: what `plan.yaml` says.
         rows: every row from each of its seeds.
         sweeps: per training sweep its points, all from the first seed of the sweep's row.
+        curves: per share of the training pictures its trainings, named "row-share".
     """
 
     file: PlanFile
     rows: tuple[Trial, ...]
     sweeps: dict[str, tuple[Trial, ...]]
+    curves: dict[str, tuple[Trial, ...]]
 
     @property
     def trials(self) -> list[Trial]:
         """All of them; some share a training."""
-        return [*self.rows, *(one for trials in self.sweeps.values() for one in trials)]
+        groups = [*self.sweeps.values(), *self.curves.values()]
+        return [*self.rows, *(one for trials in groups for one in trials)]
 
     def named(self, name: str) -> list[Trial]:
         """The trials of one row."""
@@ -116,7 +128,8 @@ def load_plan(path: str | Path, output: str | Path, overrides: list[str] | None 
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: holds no plan; compare it with recipes/ablation/plan.yaml")
     file: PlanFile = parse_settings(PlanFile, values, str(path))
-    if not file.rows or not all(file.rows.values()):
+    curves = file.curves or CurvesPlan({}, {})
+    if not (file.rows or curves.rows) or not all([*file.rows.values(), *curves.rows.values()]):
         raise RecipeError(f"{path}: rows need names and at least one seed each, for instance f: [0]")
     if file.decoding_sweeps and "g" not in file.rows:
         raise RecipeError(f"{path}: decoding_sweeps vary row g, which is not in rows; add it")
@@ -136,7 +149,17 @@ def load_plan(path: str | Path, output: str | Path, overrides: list[str] | None 
             trial(f"{name}-{point}", sweep.row, seed, [*sweep.overrides, *changes])
             for point, changes in sweep.points.items()
         ]
-    everything = Plan(file, tuple(rows), {name: tuple(trials) for name, trials in sweeps.items()}).trials
+    of_shares = {
+        share: tuple(
+            trial(f"{row}-{share}", row, seed, [f"data.train_share={share}", *changes])
+            for row, seeds in curves.rows.items()
+            for seed in seeds
+        )
+        for share, changes in curves.shares.items()
+    }
+    everything = Plan(
+        file, tuple(rows), {name: tuple(trials) for name, trials in sweeps.items()}, of_shares
+    ).trials
     folder_of = {
         repr(training_settings(one.recipe)): one.label for one in everything
     }  # the last one names it
@@ -150,6 +173,7 @@ def load_plan(path: str | Path, output: str | Path, overrides: list[str] | None 
         file,
         tuple(placed(one) for one in rows),
         {name: tuple(placed(one) for one in trials) for name, trials in sweeps.items()},
+        {share: tuple(placed(one) for one in trials) for share, trials in of_shares.items()},
     )
 
 

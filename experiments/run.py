@@ -11,6 +11,7 @@ from ddcap.errors import DataError
 from ddcap.files import write_json
 from ddcap.machine import ALONE, Processes, describe_machine
 from ddcap.recipe import Recipe
+from experiments.curves import learning_curves
 from experiments.infilling_comparison import compare_infilling
 from experiments.notebook import Notebook
 from experiments.plan import Plan
@@ -59,7 +60,7 @@ def ablate(
     if processes.index:
         return None
     notebook = Notebook(output / "results")
-    base = plan.rows[0].recipe
+    base = plan.trials[0].recipe
     test, val = (load_split(base, name, limit, device) for name in (plan.file.split, "val"))
     rows = {
         label: score_row(one, test, notebook, say, fast=fast) for label, one in decodings_of(plan).items()
@@ -78,6 +79,7 @@ def ablate(
         "human": score_humans(test, notebook, fast=fast),
         "sweeps": {},
         "infilling": compare_infilling(plan, test, notebook, say),
+        "curves": learning_curves(plan, test, notebook, say, fast=fast),
     }
     content = settle(content)
     write_json(output / METRICS_NAME, content)  # the sweeps below may take hours

@@ -42,7 +42,7 @@ def score_row(
 ) -> dict[str, Any]:
     """What `ddcap evaluate --output` would write, for one row and seed; `fast` without METEOR and SPICE."""
     trial, settings = decoding
-    name = TWIN_BEAMS if settings.beams > 1 else trial.name
+    name = f"{trial.name}_beams" if settings.beams > 1 else trial.name
 
     def compute() -> dict[str, Any]:
         captions = caption_split(trained(trial, say, split.device), split, settings, seed=trial.seed)

@@ -70,6 +70,10 @@ def plan_file(photos, photo_splits, tiny_clip_folder, tmp_path_factory):
             }
         },
         "infilling": {"shares": [0.25, 0.75]},
+        "curves": {
+            "rows": {"g": [0], "twin": [0]},
+            "shares": {"0.5": ["training.epochs=4", "training.validate_at=[2]"]},
+        },
     }
     path = folder / "plan.yaml"
     path.write_text(yaml.safe_dump(plan))

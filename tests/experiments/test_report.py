@@ -51,7 +51,7 @@ def test_the_page_is_whole_and_needs_no_other_file(finished, tmp_path):
     assert page.open == []
     assert len(page.pictures) == 3
     assert all(link.startswith(("data:", "#")) for link in page.links)
-    assert path.read_text().count("<svg") == 4
+    assert path.read_text().count("<svg") == 5
 
 
 def test_captions_are_escaped(results):
@@ -98,5 +98,11 @@ def test_the_markdown_holds_every_row(results):
 
 def test_charts_are_pictures(results, tmp_path):
     paths = save_charts(results, tmp_path)
-    assert {path.name for path in paths} == {"table1.png", "sweeps.png", "infilling.png", "trainings.png"}
+    assert {path.name for path in paths} == {
+        "curves.png",
+        "table1.png",
+        "sweeps.png",
+        "infilling.png",
+        "trainings.png",
+    }
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)

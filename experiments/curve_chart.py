@@ -1,0 +1,50 @@
+"""The chart of learning curves: CIDEr against epochs, a panel for each share of the pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from experiments.figures import OURS, TWIN, new_figure, plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_LABELS = {"g": "diffusion, row g", "twin": "autoregressive twin"}
+_COLOURS = {"g": OURS, "twin": TWIN}
+
+
+def draw_curves(results: dict[str, Any]) -> Figure:
+    """CIDEr on val above, loss a token below; a thin line a seed, the mean over seeds thick."""
+    curves = results["curves"]
+    figure = new_figure(3.2 * len(curves) + 0.6, 5.2)
+    panels = figure.subplots(2, len(curves), squeeze=False, sharex="col", sharey="row")
+    for column, (share, content) in enumerate(curves.items()):
+        for row, key in enumerate(("CIDEr", "loss")):
+            _draw_panel(panels[row][column], content["rows"], key)
+        panels[0][column].set_title(f"{float(share):.0%} of the training pictures", fontsize=10)
+        panels[1][column].set_xlabel("epochs")
+    panels[0][0].set_ylabel("CIDEr on val")
+    panels[1][0].set_ylabel("loss a token, on val")
+    panels[0][0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _draw_panel(axes: Axes, rows: dict[str, Any], key: str) -> None:
+    for name, colour in _COLOURS.items():
+        of_seeds = [seed["points"] for seed in rows.get(name, {}).values()]
+        for points in of_seeds:
+            x = [point["epoch"] for point in points]
+            axes.plot(x, [point[key] for point in points], color=colour, linewidth=0.8, alpha=0.5)
+        if of_seeds:
+            length = min(map(len, of_seeds))
+            means = [sum(points[i][key] for points in of_seeds) / len(of_seeds) for i in range(length)]
+            x = [point["epoch"] for point in of_seeds[0][:length]]
+            axes.plot(x, means, color=colour, marker="o", markersize=4, label=_LABELS[name])
+    axes.set_xscale("log")
+    ticks = [1, 2.5, 5, 10, 20, 40, 80, 160, 320]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=7)
+    axes.minorticks_off()
+    if key == "loss":
+        axes.set_ylim(1.5, 6)
+    plain(axes)
