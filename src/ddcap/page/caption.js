@@ -17,6 +17,7 @@ let shown = 0; // the step that is shown; 0: before the first
 let blanked = new Set(); // numbers of words
 let buttons = [];
 let timer = null;
+let toldNumber = null;
 let focusAfter = null; // number of the word that gets the focus once it is filled
 
 function unseen(text) {
@@ -156,7 +157,8 @@ others.addEventListener("click", () => refill(true));
 
 function told() {
   const value = props.value;
-  if (!value) return;
+  if (!value || value.number === toldNumber) return; // told of the same twice, it would lose the focus
+  toldNumber = value.number;
   element.classList.toggle("busy", Boolean(value.busy));
   line.textContent = value.error ?? "";
   if (value.busy || value.error) {
