@@ -95,6 +95,7 @@ function show(step) {
   range.setAttribute("aria-valuetext", `step ${step} of ${caption().steps}: ${what}`);
   find(".of").textContent = `Step ${step} of ${caption().steps}`;
   find(".what").textContent = what;
+  state.classList.toggle("early", step < caption().steps); // it would tell the end before the steps do
   again.disabled = others.disabled = blanked.size === 0;
 }
 
@@ -113,7 +114,7 @@ function draw(word, button, isBlanked) {
   const [wordText, note] = button.children;
   wordText.textContent = isBlanked ? "___" : seen.length ? text : "·";
   const when = word.given ? "given" : `${stepOf(word)} · ${percent(chance)}`;
-  note.textContent = isBlanked ? textOf(word) : isWhole ? when : "…";
+  note.textContent = isBlanked ? textOf(word) : isWhole ? when : "\u00a0";
   const how = word.given ? "given" : `step ${stepOf(word)}, ${percent(chance)} certain`;
   const doubt = isDoubtful ? ", doubtful" : "";
   const name = isBlanked ? `blank, it was ${textOf(word)}` : `${textOf(word)}: ${how}${doubt}`;
@@ -163,6 +164,7 @@ function told() {
   line.textContent = value.error ?? "";
   if (value.busy || value.error) {
     state.textContent = value.busy ?? "";
+    state.classList.remove("early");
     if (value.busy) again.disabled = others.disabled = true;
     else if (captions.length) show(shown);
     return;
