@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("gradio", reason="the page needs the extra [web]")
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright; see the extra dev-web")
-axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="see the extra dev-web")
+pytest.importorskip("playwright", reason="the tests of the page need the extra [dev-web]")
+pytest.importorskip("axe_playwright_python", reason="the tests of the page need the extra [dev-web]")
 
 import uvicorn
+from axe_playwright_python import sync_playwright as axe
+from playwright import sync_api
 
 from ddcap import Captioner
 from ddcap.page.mount import add_page
@@ -23,7 +25,10 @@ from ddcap.serve.engine import EngineSettings
 from ddcap.serve.limits import ServeLimits
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of pandas, in Gradio
+]
 PHOTO = Path(__file__).parents[2] / "examples" / "photos" / "chelsea.jpg"
 OPTIONS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -288,7 +293,8 @@ def test_everybody_can_use_it(service, opened, size, colours):
     assert page.evaluate("document.documentElement.scrollWidth") <= SIZES[size]["width"]  # no way sideways
     small = page.evaluate(
         """() => [...document.querySelectorAll("#caption button")].filter(one => one.offsetParent)
-            .map(one => one.getBoundingClientRect()).filter(box => box.height < 24 || box.width < 24).length"""
+            .map(one => one.getBoundingClientRect())
+            .filter(box => box.height < 24 || box.width < 24).length"""
     )
     assert small == 0
 

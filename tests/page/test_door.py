@@ -16,6 +16,7 @@ from ddcap.page.mount import add_page
 from ddcap.serve.app import create_app
 from ddcap.serve.limits import ServeLimits
 
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pandas, in Gradio
 PHOTO = Path(__file__).parents[2] / "examples" / "photos" / "chelsea.jpg"
 
 
