@@ -21,7 +21,7 @@ from ddcap.decoding.request import CaptionRequest
 from ddcap.machine import describe_machine
 from ddcap.serve.engine import Engine, EngineSettings
 
-_COUNTS = ("pictures_in_steps", "steps_run")
+_COUNTS = ("requests_in_steps", "steps_run")
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 

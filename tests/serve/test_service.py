@@ -6,19 +6,20 @@ import itertools
 import json
 import logging
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 
+import numpy as np
 from fastapi.testclient import TestClient
 
 from ddcap import Captioner
 from ddcap.serve.app import create_app
 from ddcap.serve.engine import BusyError, Engine, EngineSettings, TooLateError
-from ddcap.serve.joint import JointModel
+from ddcap.serve.joint import JointModel, _Asked
 from ddcap.serve.limits import ServeLimits
 
 
@@ -177,22 +178,83 @@ def test_ids_logs_and_counters(client, photos, caplog):
     assert {"application/json", "multipart/form-data"} <= set(content)
 
 
-def test_each_gets_what_it_would_get_alone(default, photos):
-    """Twelve requests of three kinds, begun together."""
-    kinds = [{}, {"length": 9}, {"include": ["dog"], "preset": "fast"}]
-    asked = [(photo, kinds[number % 3]) for number, photo in enumerate([*photos, *photos[:5]])]
-    alone = [default(photo, **kind)[0].text for photo, kind in asked]
-    engine = Engine(default, EngineSettings(together=6, lanes=1))
+KINDS = [
+    {"length": 9},
+    {"candidates": 1, "guidance": 1.5},
+    {"length": 9, "include": ["dog"], "preset": "fast"},
+    {"length": 8, "guidance": 2.0, "ban": ["a", "man"], "prefix": "there"},
+    {"length": 9, "temperature": 0.7, "seed": 3},
+    {},
+]
+
+
+def joined(default, works, together=6):
+    """What each of `works` gives when all are begun together on one lane, and the lane."""
+    engine = Engine(default, EngineSettings(together=together, lanes=1))
 
     async def all_at_once():
-        works = (lambda one, a=ask: one(a[0], **a[1])[0].text for ask in asked)
         return await asyncio.gather(*(engine.run(work) for work in works))
 
-    assert asyncio.run(all_at_once()) == alone
+    found = asyncio.run(all_at_once())
     assert engine.inside == 0
-    (lane,) = engine.lanes
-    assert lane.pictures_in_steps > 1.1 * lane.steps_run  # a busy machine joins fewer
     engine.close()
+    return found, engine.lanes[0]
+
+
+def test_each_gets_what_it_would_get_alone(default, photos, monkeypatch):
+    """Requests of six kinds, begun together: with guidance and without, with constraints, and draws."""
+    monkeypatch.setattr("ddcap.serve.joint.PATIENCE", 0.2)  # a step waits, so that others do join
+    asked = [(photo, KINDS[number % 6]) for number, photo in enumerate([*photos, *photos])]
+    alone = [default(photo, **kind)[0] for photo, kind in asked]
+    works = [lambda one, a=ask: one(a[0], **a[1])[0] for ask in asked]
+    found, lane = joined(default, works)
+    assert [one.text for one in found] == [one.text for one in alone]
+    for one, other in zip(found, alone, strict=True):
+        assert one.confidences == pytest.approx(other.confidences, abs=1e-4)
+    assert lane.requests_in_steps > 1.3 * lane.steps_run
+
+
+def test_guided_and_constrained_requests_share_their_steps(default, photos, monkeypatch):
+    """Not only those that ask for nothing: of one kind each, so that a step that is shared is theirs."""
+    monkeypatch.setattr("ddcap.serve.joint.PATIENCE", 0.5)
+    for kind in ({"length": 9, "guidance": 1.5}, {"length": 9, "include": ["dog"], "ban": ["a"]}):
+        works = [lambda one, p=photo, k=kind: one(p, **k)[0].text for photo in photos[:3]]
+        found, lane = joined(default, works, together=3)
+        assert found == [default(photo, **kind)[0].text for photo in photos[:3]]
+        assert lane.requests_in_steps > 2 * lane.steps_run
+
+
+def test_words_get_what_they_would_get_alone(default, photos, monkeypatch):
+    """Infilling, rewriting and scores beside captions."""
+    monkeypatch.setattr("ddcap.serve.joint.PATIENCE", 0.2)
+    works = [
+        lambda one: one.infill(photos[0], "a ___ dog on the [2]", guidance=1.2).text,
+        lambda one: one.rewrite(photos[1], "a bus on the moon").text,
+        lambda one: [round(found.fit, 3) for found in one.score(photos[2], ["a dog", "a red boat"])],
+        lambda one: [each.text for each in next(one.caption_each([photos[3]], num=3)).captions],
+    ]
+    found, _ = joined(default, works)
+    assert found == [work(default) for work in works]
+
+
+def test_what_is_joined_is_bounded(default):
+    """The step that has waited longest, and those like it up to the rows that gain from it."""
+    joint = JointModel(default.model, rows=40)
+    joint.close()
+    memory, other = {"keys_0": np.zeros((1, 6, 5, 64))}, {"keys_0": np.zeros((1, 6, 4, 64))}
+
+    def step(captions, length, of=memory):
+        return _Asked((np.zeros((captions, length)), *[np.zeros((captions, 1))] * 3), 1, of, Future())
+
+    large, first, same, alike = step(5, 13), step(1, 10), step(1, 9), step(1, 21)
+    of_others, several, late = step(1, 9, other), step(3, 9), step(1, 30)
+    joint._waiting = [first, of_others, same, several, alike, late, large]
+    assert joint._take() == [first, same, alike]
+    assert joint._take() == [of_others]
+    assert joint._take() == [several]
+    assert joint._has_room() and joint._take() == [late]  # ten more would find room
+    assert not joint._has_room() and joint._take() == [large]  # it has more by itself
+    assert joint._waiting == []
 
 
 def test_an_error_in_a_step_reaches_all_that_wait(default, photos, monkeypatch):

@@ -152,12 +152,12 @@ class OnnxSteps:
     are before the first step, are computed once.
 
     Args:
-        model: whose graphs run.
+        model: whose graphs run; it may run them otherwise than `OnnxModel`.
         features: of I images.
         with_image_free: whether logits without the image are wanted too.
     """
 
-    def __init__(self, model: OnnxModel, features: ImageFeatures, with_image_free: bool) -> None:
+    def __init__(self, model: Any, features: ImageFeatures, with_image_free: bool) -> None:
         self._model, self.vocabulary_size = model, model.mask_id
         self._images = features.images
         memory = model.graph("memory")

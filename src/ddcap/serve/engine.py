@@ -62,8 +62,7 @@ class Engine:
         if captioner.runtime == "onnx":
             # a lane for each core, on one thread: small products side by side gain more than one on all cores
             count = self.settings.lanes or os.cpu_count() or 1
-            each = -(-self.settings.together // count)
-            self.lanes = [JointModel(captioner.model.for_bulk(), each) for _ in range(count)]
+            self.lanes = [JointModel(captioner.model.for_bulk()) for _ in range(count)]
         self._captioners = [
             Captioner(lane, captioner.tokenizer, confidence=captioner.confidence) for lane in self.lanes
         ]

@@ -5,7 +5,10 @@ it waits; one thread gathers all that wait and answers them by one pass over all
 caption joins the running ones at once, and one that is done leaves them. What each gets does not depend on
 the others: captions are rows, and rows of a batch do not see each other.
 
-Shapes: K captions of a picture, L positions, n of them asked for, V words.
+What is asked for does not matter: with guidance a picture brings its image-free branch along as a second
+one, and constraints take the logits of their rows.
+
+Shapes: I images of a request, K captions of an image, L positions, n of them asked for, V words.
 """
 
 from __future__ import annotations
@@ -24,19 +27,27 @@ from ddcap.model.onnx_model import OnnxModel, OnnxSteps
 
 _Result = TypeVar("_Result")
 PATIENCE = 0.001  # seconds that a step waits for those that are between two of their own
+ROWS = 64  # positions of captions of a step: one pass over more is no faster than a pass over each half
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Asked:
-    """What one caption job asks for, and where the answer goes."""
+    """A step that one caption job asks for, and where its logits (I * K, n, V) go."""
 
-    member: JointSteps
-    tokens: np.ndarray
-    timestep: np.ndarray
-    lengths: np.ndarray
-    positions: np.ndarray
-    added: np.ndarray | None
-    answer: Future[tuple[np.ndarray, np.ndarray]]
+    arrays: tuple[np.ndarray, ...]  # tokens (I * K, L), timestep, lengths, positions (I * K, n)
+    images: int
+    memory: Mapping[str, np.ndarray]
+    answer: Future[np.ndarray]
+
+    @property
+    def kind(self) -> tuple[int, ...]:
+        """Steps of one kind can be one: as many captions of each image, and as many positions of each."""
+        return len(self.arrays[0]) // self.images, *next(iter(self.memory.values())).shape[1:]
+
+    @property
+    def rows(self) -> int:
+        """Positions of its captions."""
+        return self.arrays[0].size
 
 
 class JointModel:
@@ -44,17 +55,17 @@ class JointModel:
 
     Args:
         model: computes the steps.
-        most: captioned pictures of a step, at most.
+        rows: positions of captions of a step, at most; a step of one request may have more.
     """
 
-    def __init__(self, model: OnnxModel, most: int = 16) -> None:
-        self._model, self._most = model, most
+    def __init__(self, model: OnnxModel, rows: int = ROWS) -> None:
+        self._model, self._rows = model, rows
         self._condition = threading.Condition()
         self._waiting: list[_Asked] = []
         self.jobs = 0
         self._ends = False
-        self.steps_run = self.pictures_in_steps = 0
-        self._stacked: tuple[list[JointSteps], dict[str, np.ndarray]] = ([], {})
+        self.steps_run = self.requests_in_steps = 0
+        self._stacked: tuple[list[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = ([], {})
         self._thread = threading.Thread(target=self._run, name="joint decoding", daemon=True)
         self._thread.start()
 
@@ -72,11 +83,19 @@ class JointModel:
                 self.jobs -= 1
                 self._condition.notify()
 
-    def denoising_steps(self, features: ImageFeatures, *, with_image_free: bool) -> Any:
-        """See `OnnxModel.denoising_steps`; with guidance, or of several pictures, a request runs alone."""
-        if with_image_free or features.images != 1:
-            return self._model.denoising_steps(features, with_image_free=with_image_free)
-        return JointSteps(self, self._model, features)
+    def denoising_steps(self, features: ImageFeatures, *, with_image_free: bool) -> OnnxSteps:
+        """See `OnnxModel.denoising_steps`; its steps are run with those of others."""
+        return OnnxSteps(self, features, with_image_free)
+
+    def step_logits(
+        self, asked: Sequence[np.ndarray], images: int, memory: Mapping[str, np.ndarray]
+    ) -> np.ndarray:
+        """See `OnnxModel.step_logits`; the answer, once the joint step has run."""
+        one = _Asked(tuple(asked), images, memory, Future())
+        with self._condition:
+            self._waiting.append(one)
+            self._condition.notify()
+        return one.answer.result()
 
     def for_bulk(self) -> JointModel:
         """Itself: it is for many at once."""
@@ -89,13 +108,6 @@ class JointModel:
             self._condition.notify()
         self._thread.join()
 
-    def ask(self, asked: _Asked) -> tuple[np.ndarray, np.ndarray]:
-        """The answer to one request for a step, once the joint one has run."""
-        with self._condition:
-            self._waiting.append(asked)
-            self._condition.notify()
-        return asked.answer.result()
-
     def _run(self) -> None:
         while True:
             with self._condition:
@@ -104,13 +116,11 @@ class JointModel:
                 if self._ends:
                     return
                 until = time.monotonic() + PATIENCE
-                while len(self._waiting) < min(self.jobs, self._most):
+                while len(self._waiting) < self.jobs and self._has_room():
                     left = until - time.monotonic()
                     if left <= 0 or not self._condition.wait(left):
                         break
-                size = len(self._waiting[0].tokens)  # captions of a picture: a step has as many of each
-                taken = [one for one in self._waiting if len(one.tokens) == size][: self._most]
-                self._waiting = [one for one in self._waiting if one not in taken]
+                taken = self._take()
             try:
                 for one, answer in zip(taken, self._step(taken), strict=True):
                     one.answer.set_result(answer)
@@ -119,69 +129,50 @@ class JointModel:
                     if not one.answer.done():
                         one.answer.set_exception(error)
 
-    def _step(self, taken: Sequence[_Asked]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The likeliest tokens and their log-probabilities for all that are taken, by one pass."""
+    def _has_room(self) -> bool:
+        """Whether a step that comes now could be run with those that wait: the first one and its like."""
+        first, *others = self._waiting
+        return first.rows + sum(one.rows for one in others if one.kind == first.kind) < self._rows
+
+    def _take(self) -> list[_Asked]:
+        """The step that has waited longest, and those of its kind that it has room for."""
+        taken: list[_Asked] = []
+        left: list[_Asked] = []
+        rows = 0
+        for one in self._waiting:
+            fits = not taken or (one.kind == taken[0].kind and rows + one.rows <= self._rows)
+            (taken if fits else left).append(one)
+            rows += one.rows if fits else 0
+        self._waiting = left
+        return taken
+
+    def _step(self, taken: Sequence[_Asked]) -> list[np.ndarray]:
+        """The logits of all that are taken, by one pass."""
         self.steps_run += 1
-        self.pictures_in_steps += len(taken)
-        longest = max(one.tokens.shape[1] for one in taken)
-        most = max(one.positions.shape[1] for one in taken)
-        size = len(taken[0].tokens)
-        asked = (
-            np.concatenate([_wider(one.tokens, longest) for one in taken]),
-            np.concatenate([one.timestep for one in taken]),
-            np.concatenate([one.lengths for one in taken]),
-            np.concatenate([_wider(one.positions, most) for one in taken]),
-        )
-        memory = self._memory([one.member for one in taken])
-        added = np.zeros((len(taken) * size, self._model.mask_id), dtype=np.float32)
-        for number, one in enumerate(taken):
-            if one.added is not None:
-                added[number * size : (number + 1) * size] = one.added
-        chosen, log_probability = (
-            part.reshape(len(taken), size, most)
-            for part in self._model.choose(self._model.step_logits(asked, len(taken), memory), added)
-        )
-        counts = [one.positions.shape[1] for one in taken]
-        return [(chosen[row, :, :count], log_probability[row, :, :count]) for row, count in enumerate(counts)]
+        self.requests_in_steps += len(taken)
+        if len(taken) == 1:
+            return [self._model.step_logits(taken[0].arrays, taken[0].images, taken[0].memory)]
+        parts = zip(*(one.arrays for one in taken), strict=True)
+        arrays = [np.concatenate(_as_wide(part) if part[0].ndim > 1 else part) for part in parts]
+        images = sum(one.images for one in taken)
+        logits = self._model.step_logits(arrays, images, self._memory([one.memory for one in taken]))
+        answers, begin = [], 0
+        for one in taken:
+            captions, asked = one.arrays[3].shape
+            answers.append(logits[begin : begin + captions, :asked])
+            begin += captions
+        return answers
 
-    def _memory(self, members: list[JointSteps]) -> Mapping[str, np.ndarray]:
+    def _memory(self, members: list[Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
         """Keys and values of the pictures side by side; made anew only when others take part."""
-        if members != self._stacked[0]:
-            names = members[0].memory
-            arrays = {name: np.concatenate([one.memory[name] for one in members]) for name in names}
-            self._stacked = (members, arrays)
-        return self._stacked[1]
+        before, stacked = self._stacked
+        if len(members) != len(before) or any(a is not b for a, b in zip(members, before, strict=True)):
+            stacked = {name: np.concatenate([one[name] for one in members]) for name in members[0]}
+            self._stacked = (members, stacked)
+        return stacked
 
 
-class JointSteps(OnnxSteps):
-    """The denoiser at work on captions of one picture, beside those of others."""
-
-    def __init__(self, joint: JointModel, model: OnnxModel, features: ImageFeatures) -> None:
-        super().__init__(model, features, with_image_free=False)
-        self._joint = joint
-
-    @property
-    def memory(self) -> dict[str, np.ndarray]:
-        """Keys and values of the picture, as of one image."""
-        return self._memory
-
-    def likeliest(
-        self,
-        tokens: np.ndarray,
-        timestep: np.ndarray,
-        lengths: np.ndarray,
-        positions: np.ndarray,
-        added: np.ndarray | None = None,
-        scale: float = 1.0,  # noqa: ARG002 (without image-free logits there is nothing to guide)
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """See `decoding.guidance.DenoisingSteps`."""
-        return self._joint.ask(_Asked(self, tokens, timestep, lengths, positions, added, Future()))
-
-
-def _wider(values: np.ndarray, width: int) -> np.ndarray:
-    """(K, width): rows filled up with their own last value; what stands behind is not read."""
-    return (
-        np.pad(values, ((0, 0), (0, width - values.shape[1])), mode="edge")
-        if values.shape[1] < width
-        else values
-    )
+def _as_wide(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Arrays (K, w) as wide as the widest: filled with their own last values; nobody reads what is behind."""
+    width = max(part.shape[1] for part in parts)
+    return [np.pad(part, ((0, 0), (0, width - part.shape[1])), mode="edge") for part in parts]
