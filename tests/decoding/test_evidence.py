@@ -10,8 +10,15 @@ import torch
 from ddcap import Captioner
 from ddcap.commands import main
 from ddcap.decoding.best_first import plan_steps
-from ddcap.decoding.evidence import ManyCaptions, caption_evidence, sampler_log_likelihood
+from ddcap.decoding.evidence import (
+    CaptionEvidence,
+    ManyCaptions,
+    WordEvidence,
+    caption_evidence,
+    sampler_log_likelihood,
+)
 from ddcap.decoding.guidance import Predictor
+from ddcap.decoding.rewriting import Rewriting
 from ddcap.decoding.words import content_tokens, words_in
 from ddcap.errors import DDCapError
 
@@ -35,6 +42,14 @@ def by_hand(model, features, ids, words, image_free):
             states = model(noised, timestep, torch.tensor([len(ids)]), memory)
             found.append(model.denoiser.logits(states).log_softmax(dim=2)[0, position, ids[position]].item())
     return found
+
+
+def test_a_template_keeps_words_that_stand_twice():
+    """Doubted words in a row are one blank; equal words that are not doubted stay as they are."""
+    words = tuple(WordEvidence(word, -1.0, -1.0, 1) for word in ["a", "very", "very", "big", "red", "dog"])
+    before = CaptionEvidence(words, WordEvidence("", -1.0, -1.0, 1))
+    assert Rewriting(before, (3, 4), None, before).template == "a very very ___ dog"
+    assert Rewriting(before, (0, 5), None, before).template == "___ very very big red ___"
 
 
 def test_against_a_pass_for_each_token(tiny_model, features, tiny_tokenizer):

@@ -4,8 +4,10 @@ import contextlib
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
+from typing import IO
 
 import pytest
 
@@ -16,30 +18,37 @@ class Service:
 
     process: subprocess.Popen
     address: str
+    log: IO[str]
+
+    def lines(self):
+        """What it has logged so far."""
+        self.log.seek(0)
+        return self.log.read().splitlines()
 
 
 @contextlib.contextmanager
 def running_service(*options):
-    """`ddcap serve` with options, once it is ready; killed at the end."""
+    """`ddcap serve` without its page, once it is ready, killed at the end."""
     httpx = pytest.importorskip("httpx")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "ddcap", "serve", "--port", str(port), *options]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, text=True)
+    command = [sys.executable, "-m", "ddcap", "serve", "--no-page", "--port", str(port), *options]
     address = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(900):
-            try:
-                assert httpx.get(f"{address}/readyz").json() == {"status": "ready"}
-                break
-            except httpx.TransportError:
-                assert process.poll() is None
-                time.sleep(0.1)
-        yield Service(process, address)
-    finally:
-        process.kill()
-        process.wait()
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(command, stderr=log, text=True)
+        try:
+            for _ in range(900):
+                try:
+                    assert httpx.get(f"{address}/readyz").json() == {"status": "ready"}
+                    break
+                except httpx.TransportError:
+                    assert process.poll() is None
+                    time.sleep(0.1)
+            yield Service(process, address, log)
+        finally:
+            process.kill()
+            process.wait()
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,7 @@
 """`ddcap serve` as a process: it answers, and loses no accepted request when it is told to stop."""
 
+import json
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 
@@ -15,42 +13,53 @@ pytest.importorskip("fastapi")
 httpx = pytest.importorskip("httpx")
 
 
-def test_it_finishes_what_it_has_accepted(photos, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def test_it_finishes_what_it_has_accepted(start_service, photos, tmp_path):
+    """One request at a time: others wait in the queue, and a caption is streamed, when it is told to stop."""
     keys = tmp_path / "keys.txt"
     keys.write_text("sesame # mine\n")
-    command = [sys.executable, "-m", "ddcap", "serve", "--port", str(port), "--keys", str(keys)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    address, headers = f"http://127.0.0.1:{port}", {"authorization": "Bearer sesame"}
-    try:
-        for _ in range(600):
-            try:
-                assert httpx.get(f"{address}/readyz").json() == {"status": "ready"}
-                break
-            except httpx.TransportError:
-                assert process.poll() is None
-                time.sleep(0.1)
-        answers = []
+    headers = {"authorization": "Bearer sesame"}
+    with start_service("--together", "1", "--keys", str(keys)) as service:
+        address, answers, events = service.address, {}, []
 
-        def ask():
-            files = [("images", (photo.name, photo.read_bytes())) for photo in photos]
-            answers.append(httpx.post(f"{address}/v1/captions", files=files, headers=headers, timeout=120))
+        def ask(name):
+            files = [("images", (photo.name, photo.read_bytes())) for photo in photos[:4]]
+            own = {**headers, "x-request-id": name}
+            answers[name] = httpx.post(f"{address}/v1/captions", files=files, headers=own, timeout=120)
 
-        threads = [threading.Thread(target=ask) for _ in range(3)]
+        def watch():
+            files = {"images": photos[0].read_bytes()}
+            url = f"{address}/v1/captions/stream"
+            with httpx.stream("POST", url, files=files, headers=headers, timeout=120) as answer:
+                events.extend(line for line in answer.iter_lines() if line.startswith("event"))
+
+        names = ["first", "second", "third"]
+        threads = [threading.Thread(target=ask, args=(name,)) for name in names]
+        threads.append(threading.Thread(target=watch))
         for thread in threads:
             thread.start()
-        while "ddcap_inside 0.0" in httpx.get(f"{address}/metrics", headers=headers).text:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGTERM)
+        inside = f"ddcap_inside {3 * 4 + 1}.0"
+        while inside not in httpx.get(f"{address}/metrics", headers=headers).text:
+            time.sleep(0.01)  # all four are accepted, and one at most is computed
+        assert answers == {}
+        service.process.send_signal(signal.SIGTERM)
         for thread in threads:
             thread.join(timeout=120)
-        assert [answer.status_code for answer in answers] == [200] * 3
-        assert all(len(answer.json()["results"]) == len(photos) for answer in answers)
-        assert process.wait(timeout=60) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
-    finally:
-        process.kill()
+        assert [answers[name].status_code for name in names] == [200] * 3
+        assert all(len(answers[name].json()["results"]) == 4 for name in names)
+        assert all(one.get("caption") for name in names for one in answers[name].json()["results"])
+        assert events[-1] == "event: caption" and len(events) > 3
+        assert [answers[name].headers["x-request-id"] for name in names] == names
+        assert service.process.wait(timeout=60) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"{address}/healthz")
+        lines = [json.loads(line) for line in service.lines() if line.startswith("{")]
+        logged = {line["id"]: line for line in lines}
+        for name in names:
+            assert logged[name]["status"] == 200 and logged[name]["route"] == "/v1/captions"
+            assert logged[name]["bytes"] > 10_000 and logged[name]["ms"] > 0
+        text = "\n".join(service.lines())
+        assert "sesame" not in text and photos[0].name not in text
+        assert answers["first"].json()["results"][0]["caption"] not in text
 
 
 def test_keys_that_are_none(tmp_path, capsys):

@@ -44,11 +44,13 @@ class Rewriting:
 
     @property
     def template(self) -> str:
-        """The given caption with blanks."""
+        """The given caption with blanks; doubted words in a row are one."""
         shown = [
-            "___" if number in self.doubted else one.word for number, one in enumerate(self.before.words)
+            one.word if number not in self.doubted else "___"
+            for number, one in enumerate(self.before.words)
+            if number not in self.doubted or number - 1 not in self.doubted
         ]
-        return " ".join(word for word, _ in itertools.groupby(shown))
+        return " ".join(shown)
 
 
 def doubtful(words: Sequence[WordEvidence], keep: Collection[str] = ()) -> list[int]:
