@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from ddcap.captioner import Captioner
 from ddcap.errors import DDCapError
-from ddcap.serve.joint import JointModel
+from ddcap.serve.joint import ROWS, JointModel
 
 _Result = TypeVar("_Result")
 
@@ -39,12 +39,14 @@ class EngineSettings:
         queue: pictures that may wait beyond these.
         seconds: that a request may take, waiting included.
         lanes: groups that are decoded together, each on a core of its own; None: one a core.
+        rows: positions of captions of a joint step, at most.
     """
 
     together: int = 8
     queue: int = 64
     seconds: float = 60.0
     lanes: int | None = None
+    rows: int = ROWS
 
 
 class Engine:
@@ -62,7 +64,7 @@ class Engine:
         if captioner.runtime == "onnx":
             # a lane for each core, on one thread: small products side by side gain more than one on all cores
             count = self.settings.lanes or os.cpu_count() or 1
-            self.lanes = [JointModel(captioner.model.for_bulk()) for _ in range(count)]
+            self.lanes = [JointModel(captioner.model.for_bulk(), self.settings.rows) for _ in range(count)]
         self._captioners = [
             Captioner(lane, captioner.tokenizer, confidence=captioner.confidence) for lane in self.lanes
         ]
