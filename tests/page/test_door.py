@@ -1,6 +1,7 @@
 """What stands between Gradio and the world, asked over HTTP as an attacker would."""
 
 import base64
+import gc
 import json
 from pathlib import Path
 
@@ -48,13 +49,18 @@ def number_of(client, name):
     return next(one["id"] for one in functions if any(target[1] == name for target in one["targets"]))
 
 
-def told(client, event, data, event_data=None):
+def told(client, event, data, event_data=None, session="s"):
     """All that the page would be told."""
-    body = {"data": data, "fn_index": number_of(client, event), "session_hash": "s", "event_data": event_data}
+    body = {
+        "data": data,
+        "fn_index": number_of(client, event),
+        "session_hash": session,
+        "event_data": event_data,
+    }
     joined = client.post("/gradio_api/queue/join", json=body)
     if joined.status_code != 200:
         return joined
-    answer = client.get("/gradio_api/queue/data", params={"session_hash": "s"}).text
+    answer = client.get("/gradio_api/queue/data", params={"session_hash": session}).text
     return [json.loads(line.removeprefix("data: ")) for line in answer.split("\n\n") if line]
 
 
@@ -70,6 +76,23 @@ def test_the_page_asks_the_engine_of_the_service(client, default):
     value = last_value(told(client, "upload", [picture(), *DIALS]))
     assert value["captions"][0]["text"] == default(PHOTO)[0].text
     assert client.get("/readyz").json() == {"status": "ready"}
+
+
+def test_pictures_of_the_past_are_not_kept(client):
+    for number in range(4):
+        mark = f"{picture()}{number:04}"  # base64, and no two are one string
+        told(client, "upload", [mark, *DIALS], session=f"visitor {number}")
+    gc.collect()
+    values = (one.get("value") for one in gc.get_objects() if type(one) is dict and "value" in one)
+    kept = {value[-4:] for value in values if isinstance(value, str) and value.startswith("data:image/jpeg")}
+    assert len(kept) <= 1
+
+
+def test_requests_of_the_page_are_decoded_with_all_others(client):
+    lanes = client.app.state.engine.lanes
+    before = sum(lane.steps_run for lane in lanes)
+    last_value(told(client, "upload", [picture(), "", "", 0, 7, 1, 1]))
+    assert sum(lane.steps_run for lane in lanes) == before + 7
 
 
 @pytest.mark.parametrize(

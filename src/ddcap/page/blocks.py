@@ -95,6 +95,7 @@ def build_page(engine: Engine, limits: ServeLimits) -> gr.Blocks:
         for event in (fill.click, template.submit):
             event(answers.fill, [template, *words], **asks)
         caption.refill(refill, words, **asks)
+    page.state_session_capacity = 1  # Gradio keeps what each of so many visitors sent last, pictures included
     return page.queue(default_concurrency_limit=None)
 
 
