@@ -26,14 +26,15 @@ Shown = dict[str, Any]
 _SPARE_BYTES = 10_000  # of a request, for what stands beside the picture
 
 
-def build_page(engine: Engine, limits: ServeLimits) -> gr.Blocks:
+def build_page(engine: Engine, limits: ServeLimits, count: Callable[[], None]) -> gr.Blocks:
     """The page, whose captions an engine computes.
 
     Args:
         engine: of the service; the page's requests stand in its queue like all others.
         limits: on a request.
+        count: is called for each answer with captions.
     """
-    answers = _Answers(engine, limits)
+    answers = _Answers(engine, limits, count)
     decoding, longest = engine.captioner.decoding, engine.captioner.model.config.model.max_length
     with gr.Blocks(title="DDCap", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(_read("head.html"), js_on_load=None, elem_id="head")
@@ -102,8 +103,8 @@ def build_page(engine: Engine, limits: ServeLimits) -> gr.Blocks:
 class _Answers:
     """What the page asks for, in words of the service: its bodies check it, its engine computes it."""
 
-    def __init__(self, engine: Engine, limits: ServeLimits) -> None:
-        self.engine, self.limits = engine, limits
+    def __init__(self, engine: Engine, limits: ServeLimits, count: Callable[[], None]) -> None:
+        self.engine, self.limits, self.count = engine, limits, count
         self._numbers = itertools.count()  # two answers are never the same, so that the page sees the second
 
     async def caption(
@@ -166,6 +167,7 @@ class _Answers:
         yield {"busy": busy, "number": next(self._numbers)}
         try:
             captions = [shown_caption(one) for one in await compute()]
+            self.count()
             yield {"captions": captions, "number": next(self._numbers)}
         except DDCapError as error:
             reason = str(error).encode("utf-8", "replace").decode()  # half characters cannot be sent

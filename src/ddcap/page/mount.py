@@ -60,7 +60,7 @@ def add_page(app: FastAPI, limits: ServeLimits) -> None:
     from ddcap.page.theme import page_theme
 
     inner = FastAPI(openapi_url=None)
-    blocks = build_page(app.state.engine, limits)
+    blocks = build_page(app.state.engine, limits, app.state.captions.inc)
     for block in blocks.blocks.values():
         block.async_move_resource_to_block_cache = _take_no_file
     gr.mount_gradio_app(

@@ -77,7 +77,7 @@ def create_app(
 
     app = FastAPI(title="DDCap", version=__version__, lifespan=lifespan, description=_ABOUT)
     app.add_middleware(Guard, limits=limits, requests=requests, seconds=seconds)
-    app.state.engine = engine
+    app.state.engine, app.state.captions = engine, captions
 
     @app.exception_handler(DDCapError)
     async def say(_: Request, error: DDCapError) -> JSONResponse:
