@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ddcap import Captioner
 from ddcap.commands import build_parser, main
 from ddcap.data.shard_files import write_shard
 from ddcap.recipe import load_recipe
@@ -102,6 +103,8 @@ def test_every_command_in_the_documents_runs(command, workplace, monkeypatch, ca
             assert load_recipe(path, changes)
     elif words[0] == "serve":
         assert options.port == 8000  # tests/serve runs it
+    elif "ray" in words:
+        assert options.engine == "ray"  # tests/bulk/test_ray.py runs it
     elif words[0] == "ablate":
         assert load_plan(options.plan, options.output, options.overrides).rows
     elif words[0] == "report":
@@ -152,3 +155,20 @@ def test_caption_folder(monkeypatch, tmp_path, photos, tiny_model_folder):
     out = tmp_path / "captions.csv"
     run_example(monkeypatch, "caption_folder.py", photos[0].parent, out, "--model", tiny_model_folder)
     assert len(out.read_text().splitlines()) == len(photos) + 1
+
+
+def test_datasets_map(monkeypatch, tmp_path, small_photos, capsys):
+    pytest.importorskip("datasets")
+    import pyarrow.parquet
+
+    folder, out = tmp_path / "photos", tmp_path / "captions.parquet"
+    shutil.copytree(small_photos[0].parent, folder)
+    (folder / "broken.jpg").write_bytes(b"nothing")
+    run_example(monkeypatch, "datasets_map.py", folder, out, "--cache", tmp_path / "cache")
+    rows = {Path(row["file"]): row for row in pyarrow.parquet.read_table(out).to_pylist()}
+    assert rows.keys() == set(folder.iterdir())
+    broken = rows.pop(folder / "broken.jpg")
+    assert broken["caption"] is None and "broken.jpg: not an image" in broken["error"]
+    expected = Captioner.from_pretrained()(sorted(rows))
+    assert [rows[path]["caption"] for path in sorted(rows)] == [caption.text for caption in expected]
+    assert expected[0].text in capsys.readouterr().out

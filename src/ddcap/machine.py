@@ -67,6 +67,15 @@ def computes_bfloat16(device: str) -> bool:
 
 # Threads that work ahead.
 
+
+def own_cores() -> int:
+    """Cores for this process: as many as OMP_NUM_THREADS says, or else those that it may run on."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    if said.isdecimal() and int(said) > 0:
+        return int(said)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 _Job = TypeVar("_Job")
 _Result = TypeVar("_Result")
 
@@ -79,9 +88,9 @@ def ahead(
     Args:
         work: may raise; the error is raised here when its turn comes.
         jobs: taken one by one, a few more than there are threads at a time.
-        workers: threads; None: one a core.
+        workers: threads; None: one a core, see `own_cores`.
     """
-    workers = workers or os.cpu_count() or 1
+    workers = workers or own_cores()
     waiting: deque[tuple[_Job, Future[_Result]]] = deque()
     pool = ThreadPoolExecutor(workers)
     try:

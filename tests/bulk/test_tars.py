@@ -244,7 +244,7 @@ def test_what_cannot_be_asked_is_refused_in_a_line(shards, tmp_path, small_photo
     name = str(shards[0])
     for words, reason in (
         ([name], "needs --out"),
-        ([name, "--sidecar", "txt"], "nothing is written beside"),
+        ([name, "--sidecar", "txt"], "there nothing is written beside"),
         ([str(small_photos[0]), "--out", f"{tmp_path}/captions/"], "is no tar file"),
         ([name, "--out", str(shards[0].parent), "--overwrite"], "holds"),
         ([str(one / "00000.tar"), str(other / "00000.tar"), "--out", f"{tmp_path}/c/"], "have one name"),

@@ -16,6 +16,7 @@ from ddcap.errors import DDCapError
 if TYPE_CHECKING:
     from ddcap.bulk.beside import Beside
     from ddcap.bulk.outputs import CaptionOutput
+    from ddcap.bulk.run import Progress
 
 
 def bulk_arguments(caption: argparse.ArgumentParser) -> None:
@@ -57,38 +58,52 @@ def bulk_arguments(caption: argparse.ArgumentParser) -> None:
         help="symbolic links inside folders: left out (default), followed, or an error each",
     )
 
+    into.add_argument(
+        "--engine",
+        choices=["local", "ray"],
+        default="local",
+        help="ray: over a Ray cluster (RAY_ADDRESS, or one started here), also from s3:// and gs://",
+    )
+    into.add_argument(
+        "--workers", type=int, metavar="N", help="with --engine ray: actors (default: one for each CPU)"
+    )
+
 
 def is_bulk(options: argparse.Namespace) -> bool:
     """Whether captions go into files. What is for such jobs only is refused without."""
-    is_file = options.out is not None or options.sidecar is not None or options.copy_to is not None
-    if not is_file:
-        from ddcap.bulk.tar_input import is_tar
+    from ddcap.bulk.remote import is_remote
+    from ddcap.bulk.tar_input import is_tar
 
-        for image in filter(is_tar, options.images):
+    is_file = options.out is not None or options.sidecar is not None or options.copy_to is not None
+    for image in options.images:
+        if is_tar(image) and not is_file:
             raise DDCapError(f"{image}: a tar file needs --out, for instance --out captions.jsonl")
+        if is_remote(image) and options.engine != "ray":
+            raise DDCapError(f"{image}: addresses are read by --engine ray only; give a path on this disk")
+    if options.engine == "ray" and not is_file:
+        raise DDCapError("--engine ray: is for captions into files; give --out, for instance captions.jsonl")
+    if options.workers is not None and options.engine != "ray":
+        raise DDCapError("--workers: is for --engine ray; give it beside, or leave it out")
     return is_file
 
 
 def caption_into(options: argparse.Namespace) -> int:
     """Captions of many pictures into files."""
-    from ddcap.bulk.run import caption_files
-
+    if options.engine == "ray":
+        options.images = _expanded(options.images)
     beside, output = _beside(options), _output(options)
     try:
-        captioner = load_captioner(options)
-        check_min_sure(captioner, options.min_sure)
         with _shown_progress(options.images, options.links) as show:
-            progress = caption_files(
-                captioner,
-                options.images,
-                output=output,
-                beside=beside,
-                overwrite=options.overwrite,
-                links=options.links,
-                min_sure=options.min_sure,
-                on_progress=show,
+            how = {
+                "output": output,
+                "beside": beside,
+                "overwrite": options.overwrite,
+                "links": options.links,
+                "min_sure": options.min_sure,
+                "on_progress": show,
                 **asked_of(options),
-            )
+            }
+            progress = _on_ray(options, how) if options.engine == "ray" else _here(options, how)
     finally:
         if output is not None:
             output.close()
@@ -98,6 +113,29 @@ def caption_into(options: argparse.Namespace) -> int:
         file=sys.stderr,
     )
     return int(progress.failed > 0)
+
+
+def _here(options: argparse.Namespace, how: dict[str, Any]) -> Progress:
+    from ddcap.bulk.run import caption_files
+
+    captioner = load_captioner(options)
+    check_min_sure(captioner, options.min_sure)
+    return caption_files(captioner, options.images, **how)
+
+
+def _on_ray(options: argparse.Namespace, how: dict[str, Any]) -> Progress:
+    from ddcap.bulk.ray_engine import caption_on_ray
+
+    check_min_sure(load_captioner(options), options.min_sure)
+    model = (options.model, options.device, options.precision, options.runtime)
+    return caption_on_ray(model, options.images, workers=options.workers, **how)
+
+
+def _expanded(images: Sequence[str]) -> list[str]:
+    """What addresses name, and paths as they are."""
+    from ddcap.bulk.remote import expand, is_remote
+
+    return [name for image in images for name in (expand(image) if is_remote(image) else [image])]
 
 
 def _output(options: argparse.Namespace) -> CaptionOutput | None:
@@ -110,6 +148,8 @@ def _output(options: argparse.Namespace) -> CaptionOutput | None:
     )
     if options.with_pictures and not is_folder:
         raise DDCapError("--with-pictures: is for tars; give --out FOLDER/ beside it")
+    if options.with_pictures and options.engine == "ray":
+        raise DDCapError("--with-pictures: pictures do not come back over --engine ray; leave it out")
     if is_folder:
         return TarOutput(Path(out), options.images, overwrite=overwrite, with_pictures=options.with_pictures)
     return None if out is None else open_output(out, overwrite=overwrite)
@@ -117,6 +157,7 @@ def _output(options: argparse.Namespace) -> CaptionOutput | None:
 
 def _beside(options: argparse.Namespace) -> list[Beside]:
     from ddcap.bulk.beside import SYNCHRONOUS, DescribedCopies, Sidecars
+    from ddcap.bulk.remote import is_remote
     from ddcap.bulk.tar_input import is_tar
 
     if options.write is not None and options.copy_to is None:
@@ -124,8 +165,9 @@ def _beside(options: argparse.Namespace) -> list[Beside]:
     beside: list[Beside] = [] if options.sidecar is None else [Sidecars(options.sidecar)]
     if options.copy_to is not None:
         beside.append(DescribedCopies(Path(options.copy_to), options.images, options.write or SYNCHRONOUS))
-    for image in filter(is_tar, options.images if beside else ()):
-        raise DDCapError(f"{image}: in a tar file nothing is written beside pictures; use --out")
+    for image in options.images if beside else ():
+        if is_tar(image) or is_remote(image):
+            raise DDCapError(f"{image}: there nothing is written beside pictures; use --out")
     return beside
 
 
@@ -161,6 +203,7 @@ def _shown_progress(paths: Sequence[str], links: Any) -> Iterator[Callable[[Any]
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from ddcap.bulk.remote import is_remote
     from ddcap.bulk.run import count_pictures
 
     console = Console(stderr=True)
@@ -172,7 +215,8 @@ def _shown_progress(paths: Sequence[str], links: Any) -> Iterator[Callable[[Any]
         task = bar.add_task("0 captioned", total=None)
 
         def count() -> None:
-            bar.update(task, total=count_pictures(paths, links))
+            if not any(map(is_remote, paths)):
+                bar.update(task, total=count_pictures(paths, links))
 
         threading.Thread(target=count, daemon=True).start()
         yield lambda now: bar.update(

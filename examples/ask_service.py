@@ -1,0 +1,49 @@
+"""Ask a running `ddcap serve` for captions: one HTTP call, and nothing but Python's own library.
+
+python examples/ask_service.py photo.jpg other.jpg --address http://127.0.0.1:8000
+"""
+
+import argparse
+import base64
+import json
+import os
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+
+def captions(
+    pictures: list[bytes], address: str = "http://127.0.0.1:8000", key: str | None = None, **asked: Any
+) -> list[dict[str, Any]]:
+    """One answer a picture: {"caption": ..., "sure": ...}, or {"error": ...}.
+
+    Args:
+        pictures: the contents of picture files.
+        address: of the service.
+        key: where it wants one.
+        asked: options of the service, for instance include=["red bicycle"], max_chars=125.
+    """
+    body = {"images": [base64.b64encode(picture).decode() for picture in pictures], **asked}
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    request = urllib.request.Request(f"{address}/v1/captions", json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        results: list[dict[str, Any]] = json.load(answer)["results"]
+    return results
+
+
+def main() -> None:
+    """Print a line for each picture."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("pictures", nargs="+", type=Path)
+    parser.add_argument("--address", default="http://127.0.0.1:8000")
+    options = parser.parse_args()
+    key = os.environ.get("DDCAP_KEY")
+    answers = captions([path.read_bytes() for path in options.pictures], options.address, key)
+    for path, answer in zip(options.pictures, answers, strict=True):
+        print(f"{path}: {answer.get('caption') or answer.get('error')}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""The same job over a Ray Data cluster: every CPU of it captions, this process writes.
+
+The names are cut into units: a tar file, or a few pictures. A unit goes to one of a pool of actors, each with
+a model of its own, and comes back whole. Where an actor or its machine is lost, Ray starts another one and
+gives it the unit again. Rows are written here, by the same outputs as without Ray, so a job whose driver was
+killed goes on in the same way, too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from ddcap.bulk.beside import Beside
+from ddcap.bulk.outputs import CaptionOutput, Row
+from ddcap.bulk.remote import is_remote, open_remote, read_picture
+from ddcap.bulk.run import Job, Progress
+from ddcap.bulk.tar_input import TarPicture, is_tar, tar_pictures
+from ddcap.bulk.walk import Links, SeenNames, walk
+from ddcap.captioner import Captioner
+from ddcap.data.images import ImageSource
+from ddcap.decoding.caption import answer_of
+from ddcap.errors import DDCapError, ImageError, MissingExtraError, remedy
+from ddcap.machine import ahead
+
+_UNIT = 64  # pictures that are files, captioned by one actor and lost with it
+_MOST_BLOCKS = 10_000  # of one job; Ray's bookkeeping grows with them
+_READERS = 8  # pictures on object storage read at once by an actor
+
+
+def caption_on_ray(
+    model: Sequence[str],
+    paths: Iterable[str],
+    *,
+    output: CaptionOutput | None = None,
+    beside: Sequence[Beside] = (),
+    overwrite: bool = False,
+    links: Links = "skip",
+    min_sure: float | None = None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+    workers: int | None = None,
+    unit: int = _UNIT,
+    **asked: Any,
+) -> Progress:
+    """Caption as `caption_files` does, on the cluster that Ray is connected to, or else finds or starts.
+
+    `RAY_ADDRESS` names a cluster; without, and if there is none here, this machine becomes one.
+
+    Args:
+        model: arguments of `Captioner.from_pretrained`; every machine loads the model by them.
+        paths: of files, folders and tar files that every machine sees, or addresses of pictures and tar
+            files (`remote.expand` lists those of a folder).
+        output: see `caption_files`.
+        beside: likewise; written by this process.
+        overwrite: likewise.
+        links: likewise.
+        min_sure: likewise.
+        on_progress: likewise.
+        workers: actors; None: one for each CPU of the cluster.
+        unit: pictures that an actor is given at once, where they are no tar files.
+        asked: see `Captioner.caption_each`. Decoders that draw draw otherwise than without Ray.
+
+    Raises:
+        DDCapError: if the captions cannot be as they are asked to be, or the cluster fails.
+        MissingExtraError: if Ray is not installed.
+    """
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise MissingExtraError("--engine ray", "ray") from None
+    list(Captioner.from_pretrained(*cast(Any, model)).caption_each([], **asked))  # refuses what cannot be
+    job = Job(output, beside, overwrite=overwrite, on_progress=on_progress)
+    units = list(_units(job, paths, links, unit))
+    if not units:
+        return job.finish()
+    try:
+        _connect(ray)
+        workers = workers or int(ray.cluster_resources().get("CPU", 1))
+        results = ray.data.from_items(
+            [{"unit": json.dumps({**one, "number": number})} for number, one in enumerate(units)],
+            override_num_blocks=min(len(units), _MOST_BLOCKS),
+        ).map_batches(
+            UnitCaptioner,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=1,
+            num_gpus=1 if str(model[1]).startswith("cuda") else 0,
+            compute=ray.data.ActorPoolStrategy(
+                min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=2
+            ),
+            fn_constructor_args=[list(model), asked, min_sure, ray.put(job.seen)],
+        )
+        for result in results.iter_rows():
+            _take(job, json.loads(result["captions"]))
+    except ray.exceptions.RayError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise DDCapError(f"the Ray job failed: {reason}; run it again to go on, see Ray's logs") from None
+    except ConnectionError as error:
+        raise DDCapError(f"no Ray cluster: {error}; check RAY_ADDRESS") from None
+    return job.finish()
+
+
+def _connect(ray: Any) -> None:
+    """Connect to a cluster, or start one here."""
+    _quiet(ray)
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+
+
+def _quiet(ray: Any) -> None:
+    """No bars of Ray's beside ours, no log on standard error, and no word to its makers."""
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+
+def _units(job: Job, paths: Iterable[str], links: Links, size: int) -> Iterator[dict[str, Any]]:
+    """Tar files that are not complete, one each, and `size` pictures at a time."""
+    tars: list[str] = []
+
+    def pictures() -> Iterator[str]:
+        for path in paths:
+            found = [path] if is_remote(path) else walk([path], links=links, on_problem=job.problem)
+            for name in map(str, found):
+                if is_tar(name):
+                    tars.extend([] if job.is_complete(name) else [name])
+                elif job.wants(name) if is_remote(name) else job.wants_file(Path(name)):
+                    yield name
+
+    files = pictures()
+    while names := list(itertools.islice(files, size)):
+        yield {"pictures": names}
+    for tar in dict.fromkeys(tars):
+        yield {"tar": tar}
+
+
+def _take(job: Job, found: dict[str, Any]) -> None:
+    """Write what became of a unit."""
+    job.progress.skipped += found["skipped"]
+    for name, reason in found["problems"]:
+        job.problem(name, reason)
+    for name, member, row in found["rows"]:
+        if member is None:
+            job.take(name if is_remote(name) else Path(name), row)
+        elif job.wants(name):
+            job.take(TarPicture(name, b"", found["tar"], member), row)
+
+
+class UnitCaptioner:
+    """An actor: a model, and the units that it is given.
+
+    Args:
+        model: arguments of `Captioner.from_pretrained`.
+        asked: see `Captioner.caption_each`.
+        min_sure: see `caption_files`.
+        seen: reference of the names that are done, for the members of tar files.
+    """
+
+    def __init__(self, model: list[Any], asked: dict[str, Any], min_sure: float | None, seen: Any) -> None:
+        import ray
+
+        self._captioner = Captioner.from_pretrained(*model)
+        self._asked, self._min_sure = asked, min_sure
+        self._seen: SeenNames = ray.get(seen)
+
+    def __call__(self, batch: Any) -> Any:
+        """A table of units, column "unit", to one of what became of them, column "captions"."""
+        import pyarrow
+
+        units = map(json.loads, batch.column("unit").to_pylist())
+        return pyarrow.table({"captions": [json.dumps(self._caption(unit)) for unit in units]})
+
+    def _caption(self, unit: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = {"tar": unit.get("tar"), "rows": [], "problems": [], "skipped": 0}
+        seeds = np.random.SeedSequence([self._asked.get("seed", 0), unit["number"]])
+        asked = {**self._asked, "seed": int(seeds.generate_state(1)[0])}
+        for result in self._captioner.caption_each(self._pictures(unit, found), **asked):
+            member = result.source.member if isinstance(result.source, TarPicture) else None
+            row: Row = answer_of(result, self._min_sure)
+            found["rows"].append((str(result.source), member, row))
+        return found
+
+    def _pictures(self, unit: dict[str, Any], found: dict[str, Any]) -> Iterator[ImageSource]:
+        """A unit's pictures; those on object storage are read ahead."""
+
+        def problem(name: str, reason: str) -> None:
+            found["problems"].append((name, reason))
+
+        def is_wanted(name: str) -> bool:
+            is_new = name not in self._seen
+            found["skipped"] += not is_new
+            return is_new
+
+        if "tar" in unit:
+            tar = unit["tar"]
+            try:
+                with open_remote(tar) if is_remote(tar) else open(tar, "rb") as file:
+                    yield from tar_pictures(file, tar, is_wanted=is_wanted, on_problem=problem)
+            except (OSError, ValueError) as error:
+                problem(tar, f"cannot be read ({getattr(error, 'strerror', None) or error}); {remedy(error)}")
+            return
+        for name, source in ahead(_source, unit["pictures"], workers=_READERS):
+            if isinstance(source, ImageError):
+                found["rows"].append((name, None, {"error": str(source)}))
+            else:
+                yield source
+
+
+def _source(name: str) -> ImageSource | ImageError:
+    if not is_remote(name):
+        return Path(name)
+    try:
+        return read_picture(name)
+    except ImageError as error:
+        return error

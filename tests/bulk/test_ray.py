@@ -1,0 +1,145 @@
+"""The same job over a Ray cluster of two local workers: the same rows, and none lost with a worker."""
+
+import json
+import shutil
+import tarfile
+
+import psutil
+import pytest
+
+from ddcap.bulk.outputs import JsonLines
+from ddcap.bulk.remote import expand, read_picture
+from ddcap.commands import main
+from ddcap.errors import DataError, ImageError
+
+pytest.importorskip("pyarrow")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Two workers on this machine."""
+    ray = pytest.importorskip("ray")
+    from ddcap.bulk.ray_engine import _quiet
+
+    _quiet(ray)
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture
+def album(tmp_path, small_photos):
+    """Photographs, a broken one, and a tar of three more with a link in it."""
+    folder = tmp_path / "album"
+    folder.mkdir()
+    for photo in small_photos[:3]:
+        shutil.copy(photo, folder)
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8nothing")
+    with tarfile.open(tmp_path / "00000.tar", "w") as tar:
+        for photo in small_photos[3:6]:
+            tar.add(photo, photo.name)
+        link = tarfile.TarInfo("link.jpg")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+    return [str(folder), str(tmp_path / "00000.tar")]
+
+
+def rows_of(path):
+    return sorted((json.loads(line) for line in path.read_text().splitlines()), key=lambda row: row["image"])
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_rows_are_those_of_the_local_engine(album, tmp_path, capsys):
+    local, over, tars = tmp_path / "local.jsonl", tmp_path / "ray.jsonl", tmp_path / "captions"
+    command = ["caption", *album, "--preset", "fast"]
+    assert main([*command, "--out", str(local)]) == 1
+    assert main([*command, "--out", str(over), "--engine", "ray", "--workers", "2"]) == 1
+    assert "6 captioned, 2 failed, 0 done before" in capsys.readouterr().err
+    expected = rows_of(local)
+    assert len(expected) == 8 and rows_of(over) == expected
+    # goes on: rows of a file and of a tar's member were lost
+    lines = over.read_text().splitlines(keepends=True)
+    lost = [next(n for n, line in enumerate(lines) if part in line) for part in ("album/", "00000.tar/")]
+    over.write_text("".join(line for number, line in enumerate(lines) if number not in lost))
+    assert main([*command, "--out", str(over), "--engine", "ray"]) in (0, 1)
+    assert "6 done before" in capsys.readouterr().err
+    assert rows_of(over) == expected
+    # a tar for a tar, named by an address
+    address = f"file://{tmp_path}/*.tar"
+    assert main(["caption", address, "--preset", "fast", "--out", f"{tars}/", "--engine", "ray"]) == 1
+    with tarfile.open(tars / "00000.tar") as tar:
+        texts = [tar.extractfile(name).read().decode() for name in tar.getnames() if name.endswith(".txt")]
+    assert texts == [
+        row["caption"] for row in expected if "00000.tar/" in row["image"] and "error" not in row
+    ]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_killed_worker_loses_nothing(small_photos, tmp_path):
+    from ddcap.bulk.ray_engine import caption_on_ray
+
+    folder, killed = tmp_path / "album", []
+    folder.mkdir()
+    for number in range(24):
+        shutil.copy(small_photos[number % len(small_photos)], folder / f"{number}.jpg")
+
+    def kill(progress):
+        if progress.captioned == 3:
+            workers = [one for one in psutil.Process().children(recursive=True) if _captions(one)]
+            workers[0].kill()
+            killed.append(workers[0].pid)
+
+    output = JsonLines(tmp_path / "c.jsonl", overwrite=False)
+    model = ("default", "cpu", "auto", "auto")
+    asked = {"output": output, "unit": 2, "workers": 2, "preset": "fast", "on_progress": kill}
+    progress = caption_on_ray(model, [str(folder)], **asked)
+    output.close()
+    assert killed and not psutil.pid_exists(killed[0])
+    images = [row["image"] for row in rows_of(tmp_path / "c.jsonl")]
+    assert images == sorted(str(path) for path in folder.iterdir())
+    assert progress.captioned == 24 and progress.failed == 0
+
+
+def _captions(process):
+    try:
+        return "UnitCaptioner" in " ".join(process.cmdline()) or "MapWorker" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def test_addresses(tmp_path, small_photos):
+    for name in ("a/x.jpg", "a/b/y.png", "a/b/notes.txt", "a/00000.tar"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(small_photos[0], tmp_path / name)
+    root = f"file://{tmp_path}"
+    assert sorted(expand(f"{root}/a")) == [f"{root}/a/{name}" for name in ("00000.tar", "b/y.png", "x.jpg")]
+    assert list(expand(f"{root}/a/*.tar")) == [f"{root}/a/00000.tar"]
+    assert list(expand(f"{root}/*/b/*")) == [f"{root}/a/b/y.png"]
+    assert list(expand(f"{root}/a/x.jpg")) == [f"{root}/a/x.jpg"]
+    assert read_picture(f"{root}/a/x.jpg").content == small_photos[0].read_bytes()
+    for url in (f"{root}/a/*.gif", f"{root}/gone", "nothing://x/y"):
+        with pytest.raises(DataError, match="check"):
+            list(expand(url))
+    with pytest.raises(ImageError, match=r"gone\.jpg: cannot be read"):
+        read_picture(f"{root}/gone.jpg")
+
+
+def test_what_cannot_be_asked_is_refused_in_a_line(small_photos, tmp_path, capsys):
+    photo, out = str(small_photos[0]), ["--out", f"{tmp_path}/c.jsonl"]
+    for words, reason in (
+        ([photo, "--engine", "ray"], "is for captions into files"),
+        ([photo, *out, "--workers", "2"], "is for --engine ray"),
+        (["s3://bucket/x.tar", *out], "read by --engine ray only"),
+        (["file:///gone", *out, "--engine", "ray"], "cannot be listed"),
+        ([photo, *out, "--engine", "ray", "--min-words", "30"], "min_words"),
+    ):
+        assert main(["caption", *words]) == 1
+        told = capsys.readouterr().err
+        assert reason in told and told.count("\n") == 1, told
+
+
+def test_without_ray_it_is_said_what_to_install(small_photos, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    words = ["caption", str(small_photos[0]), "--out", f"{tmp_path}/c.jsonl", "--engine", "ray"]
+    assert main(words) == 1
+    assert "pip install 'ddcap[ray]'" in capsys.readouterr().err
