@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
 from ddcap.errors import DDCapError
@@ -20,7 +21,6 @@ def add_parsers(commands: Any) -> None:
     )
     export.add_argument(
         "--dtype",
-        default="float16",
         choices=["int8", "float16", "bfloat16", "float32"],
         help="of the stored weights; int8: large matrices, with a scale for each output (default: float16)",
     )
@@ -29,6 +29,17 @@ def add_parsers(commands: Any) -> None:
         action="store_true",
         help="also as ONNX graphs, in float32 and int8, which caption without PyTorch; the image encoder's "
         "weights go along",
+    )
+    export.add_argument(
+        "--web",
+        action="store_true",
+        help="instead a static page that captions in the browser, without a server (docs/browser.md); of a "
+        "model with ONNX graphs, as the default is",
+    )
+    export.add_argument(
+        "--onnxruntime-web",
+        metavar="FOLDER",
+        help="--web: its npm package, unpacked (default: it is fetched by npm)",
     )
     export.set_defaults(run=_export)
 
@@ -53,29 +64,49 @@ def add_parsers(commands: Any) -> None:
     convert.set_defaults(run=_convert)
 
 
-def _export(options: argparse.Namespace) -> int:
-    import torch
+def _changes(given: Sequence[str]) -> dict[str, Any]:
+    """Settings that are written as name=value."""
     import yaml
 
-    from ddcap.captioner import Captioner
-
     changes = {}
-    for change in options.decoding:
+    for change in given:
         name, separator, value = change.partition("=")
         if not separator:
             raise DDCapError(f"{change!r} is not of the form setting=value, for instance guidance=1.3")
         changes[name] = yaml.safe_load(value)
+    return changes
+
+
+def _export(options: argparse.Namespace) -> int:
+    changes = _changes(options.decoding)
+    if options.web:
+        if options.onnx:
+            raise DDCapError("--web writes a page and --onnx a model; do one after the other")
+        if options.dtype is not None:
+            raise DDCapError(
+                "--dtype: a page has the weights as the model's folder has them; export that first"
+            )
+        from ddcap.browser.export import export_page
+
+        export_page(options.model, options.output, runtime=options.onnxruntime_web, **changes)
+        print(options.output)
+        return 0
+    import torch
+
+    from ddcap.captioner import Captioner
+
+    dtype = options.dtype or "float16"
     captioner = Captioner.from_pretrained(options.model, runtime="torch")
     if options.onnx:
         from ddcap.model.onnx_export import check_exportable, export_onnx
 
         check_exportable(captioner.model)
-        if options.dtype == "bfloat16":
+        if dtype == "bfloat16":
             raise DDCapError(
                 "--dtype bfloat16: numpy cannot read it; with --onnx use int8, float16 or float32"
             )
         captioner.model.carry_encoder()
-    captioner.save(options.output, dtype=getattr(torch, options.dtype), **changes)
+    captioner.save(options.output, dtype=getattr(torch, dtype), **changes)
     if options.onnx:
         export_onnx(options.output)
     print(options.output)

@@ -1,0 +1,105 @@
+// The file of weights, in the forms that the graphs ask for; as src/ddcap/model/onnx_model.py does it.
+//
+// Weights travel as 8-bit integers with a scale for each row, and as 16-bit numbers: a quarter of the bytes.
+
+const SCALE = "#scale";
+
+/** A safetensors file. */
+export class Tensors {
+  /** @param {ArrayBuffer} buffer the whole file */
+  constructor(buffer) {
+    const size = Number(new DataView(buffer).getBigUint64(0, true));
+    this.buffer = buffer;
+    this.start = 8 + size;
+    this.entries = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 8, size)));
+  }
+
+  has(name) {
+    return name in this.entries;
+  }
+
+  /** Type, shape and numbers as they are stored. */
+  stored(name) {
+    const { dtype, shape, data_offsets: [from, to] } = this.entries[name];
+    const bytes = this.buffer.slice(this.start + from, this.start + to); // a copy begins where its type needs
+    const Kind = { F32: Float32Array, F16: Uint16Array, I8: Int8Array, I64: BigInt64Array }[dtype];
+    if (Kind === undefined) throw new Error(`weights of type ${dtype} are not read here`);
+    return { dtype, shape, numbers: new Kind(bytes) };
+  }
+
+  /** Numbers in float32, what integers mean with their scales; integers that are no weights as they are. */
+  values(name) {
+    const { dtype, shape, numbers } = this.stored(name);
+    if (dtype === "F16") return { shape, numbers: Float32Array.from(numbers, (half) => HALVES[half]) };
+    if (dtype !== "I8" || !this.has(name + SCALE)) return { shape, numbers };
+    const scale = this.values(name + SCALE).numbers;
+    const width = shape[1];
+    return { shape, numbers: Float32Array.from(numbers, (one, at) => one * scale[Math.floor(at / width)]) };
+  }
+
+  /** The 8-bit integers of a matrix, and their scales. */
+  quantised(name) {
+    if (this.has(name + SCALE)) {
+      return { ...this.stored(name), scale: this.values(name + SCALE).numbers };
+    }
+    const { shape, numbers } = this.values(name);
+    return { shape, ...quantise(numbers, shape[0]) };
+  }
+
+  /**
+   * The constants of a graph, one behind the other.
+   *
+   * @param {{bytes: number, constants: Array}} graph of model.json; a constant is the name of a weight, its
+   *     form (value, int8 or scale), whether it is transposed, and where it begins
+   */
+  constantsOf({ bytes, constants }) {
+    const whole = new Uint8Array(bytes);
+    for (const [name, form, isTransposed, offset] of constants) {
+      let { shape, numbers, scale } = form === "value" ? this.values(name) : this.quantised(name);
+      if (form === "scale") numbers = scale;
+      else if (isTransposed) numbers = transposed(numbers, shape);
+      whole.set(new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength), offset);
+    }
+    return whole;
+  }
+}
+
+/** Rows of float32 to integers from -127 to 127 with a scale each; see src/ddcap/model/quantization.py. */
+export function quantise(values, rows) {
+  const width = values.length / rows;
+  const numbers = new Int8Array(values.length);
+  const scale = new Float32Array(rows);
+  for (let row = 0; row < rows; row++) {
+    let largest = 0;
+    for (let at = row * width; at < (row + 1) * width; at++) largest = Math.max(largest, Math.abs(values[at]));
+    scale[row] = largest / 127 || 1; // a row of zeros
+    for (let at = row * width; at < (row + 1) * width; at++) {
+      numbers[at] = halfToEven(Math.fround(values[at] / scale[row]));
+    }
+  }
+  return { numbers, scale };
+}
+
+function halfToEven(value) {
+  const down = Math.floor(value);
+  const isHalf = value - down === 0.5;
+  return isHalf ? down + (down & 1) : Math.round(value);
+}
+
+function transposed(numbers, [rows, columns]) {
+  const turned = new numbers.constructor(numbers.length);
+  for (let row = 0, at = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++) turned[column * rows + row] = numbers[at++];
+  }
+  return turned;
+}
+
+/** What each of the 65,536 numbers of 16 bits means. */
+const HALVES = Float32Array.from({ length: 65_536 }, (_, bits) => {
+  const sign = bits & 0x8000 ? -1 : 1;
+  const exponent = (bits >> 10) & 31;
+  const fraction = bits & 1023;
+  if (exponent === 31) return fraction ? NaN : sign * Infinity;
+  if (exponent === 0) return sign * fraction * 2 ** -24;
+  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+});
