@@ -105,6 +105,8 @@ def test_every_command_in_the_documents_runs(command, workplace, monkeypatch, ca
         assert options.port == 8000  # tests/serve runs it
     elif "ray" in words:
         assert options.engine == "ray"  # tests/bulk/test_ray.py runs it
+    elif "--web" in words:
+        assert (options.web, options.model) == (True, "default")  # tests/browser writes it
     elif words[0] == "ablate":
         assert load_plan(options.plan, options.output, options.overrides).rows
     elif words[0] == "report":

@@ -1,0 +1,237 @@
+"""The page's decoding against Python's: the same numbers in, the same captions out."""
+
+import base64
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from ddcap import Captioner
+from ddcap.data.concepts import ConceptSpelling
+from ddcap.decoding.best_first import decode_best_first, plan_steps
+from ddcap.decoding.constraints import Constraints, Vocabulary, normalised, words_of
+from ddcap.decoding.guidance import ConceptEvidence, Predictor
+from ddcap.decoding.words import words_in
+from ddcap.model.quantization import quantise, quantise_state
+
+
+@pytest.fixture(scope="module")
+def captioner():
+    return Captioner.from_pretrained(precision="float32")
+
+
+@pytest.fixture(scope="module")
+def pieces(captioner):
+    tokenizer = captioner.tokenizer
+    return {"pieces": tokenizer.pieces(range(tokenizer.vocabulary_size)), "end_id": tokenizer.end_id}
+
+
+@pytest.fixture(scope="module")
+def captions(captioner):
+    """Random tokens, some of them MASK, some the end; and real captions."""
+    generator = np.random.default_rng(0)
+    rows = [generator.integers(0, captioner.tokenizer.vocabulary_size + 1, 12).tolist() for _ in range(300)]
+    for row in rows[::3]:
+        row[int(generator.integers(0, 12))] = captioner.tokenizer.end_id
+    texts = [
+        "a snowboarder catches air beside two dogs",
+        "t-shirts and a cat's toy",
+        "catch the cat",
+        "doghouse",
+    ]
+    return rows + [captioner.tokenizer.encode(text) for text in texts]
+
+
+def test_tokens_spell_the_same_text(node, captioner, pieces, captions):
+    code = """
+const { Vocabulary } = await page("tokens.js");
+const vocabulary = new Vocabulary(data.tokens);
+tell(data.rows.map((ids) => [vocabulary.decode(ids), vocabulary.wordsIn(ids)]));
+"""
+    tokenizer = captioner.tokenizer
+    found = node(code, tokens=pieces, rows=captions)
+    assert [text for text, _ in found] == [tokenizer.decode(ids) for ids in captions]
+    assert [words for _, words in found] == [words_in(ids, tokenizer) for ids in captions]
+
+
+def test_texts_are_compared_alike(node, captioner, pieces):
+    code = """
+const { plain, wordsOf, Vocabulary } = await page("tokens.js");
+const { patternOf } = await page("constrained.js");
+const vocabulary = new Vocabulary(data.tokens);
+const pattern = patternOf(data.ban);
+tell({
+  words: data.texts.map((text) => [plain(text), wordsOf(text)]),
+  banned: data.plain.map((text) => pattern.test(text)),
+  usable: vocabulary.isUsable,
+  begins: vocabulary.begins,
+});
+"""
+    texts = ["A man's Café", "ÅNGSTRÖM naïve", "man-made, woman", "the 2nd dog", "ﬁre  İstanbul"]
+    plain = [
+        "a man stands",
+        "a woman",
+        "man-made",
+        "man",
+        "a picture\0 of",
+        "a picture of it",
+        "manly",
+        "a\0man",
+    ]
+    ban = ("Man", "a picture of", "dog-house")
+    found = node(code, texts=texts, ban=ban, plain=plain, tokens=pieces)
+    assert found["words"] == [[normalised(text), words_of(text)] for text in texts]
+    pattern, vocabulary = Constraints(ban=ban).pattern, Vocabulary(captioner.tokenizer)
+    assert found["banned"] == [pattern.search(text) is not None for text in plain]
+    assert found["usable"] == vocabulary.usable.tolist() and found["begins"] == vocabulary.begins.tolist()
+
+
+def test_concepts_have_the_same_say(node, captioner, captions, photos):
+    code = """
+const { Concepts, Evidence, seenIn } = await page("concepts.js");
+const concepts = new Concepts(data.concepts, data.mask);
+const evidence = new Evidence(seenIn(data.ids, data.shares), concepts, data.settings);
+tell(data.rows.map((ids) => {
+  const added = new Float32Array(data.mask);
+  evidence.addTo(added, ids);
+  const places = [...added.keys()].filter((token) => added[token] !== 0);
+  const named = [...concepts.named(ids)].sort((one, other) => one - other);
+  return [named, places.map((token) => [token, added[token]]), evidence.said(ids)];
+}));
+"""
+    from ddcap.browser.export import _spelling
+
+    model = captioner.model
+    seen = captioner.features([photos[0]]).concepts
+    spelling = ConceptSpelling.of(model.vocabulary, captioner.tokenizer)
+    concepts = {"words": model.vocabulary.words, "forms": model.vocabulary.forms, **_spelling(spelling)}
+    settings = {"concept_bonus": 4.0, "repeat_penalty": 1.0}
+    found = node(
+        code,
+        rows=captions,
+        concepts=concepts,
+        mask=model.mask_id,
+        ids=seen.ids[0].tolist(),
+        shares=seen.confidences[0].tolist(),
+        settings=settings,
+    )
+    evidence = ConceptEvidence.of(seen, spelling, model.mask_id, bonus=4.0, repeat_penalty=1.0)
+    some_named = 0
+    for ids, (named, added, said) in zip(captions, found, strict=True):
+        tokens = np.array([ids])
+        expected = np.nonzero(spelling.named(tokens, model.mask_id)[0])[0].tolist()
+        some_named += bool(expected)
+        assert named == expected, ids
+        wanted = evidence.log_probability(tokens)[0]
+        assert [token for token, _ in added] == np.nonzero(wanted)[0].tolist()
+        np.testing.assert_allclose([value for _, value in added], wanted[wanted != 0], rtol=1e-6)
+        assert said == pytest.approx(float(evidence.said(tokens)[0]), abs=1e-6)
+    assert some_named > 50
+
+
+STEPS = """
+const { decodeBestFirst } = await page("best_first.js");
+const told = [];
+const predictor = { maskId: data.mask, predict: (tokens, timesteps, lengths, positions) => {
+  const { chosen, log_probability: logProbability } = data.recorded[told.length];
+  told.push({ tokens, timesteps, lengths, positions });
+  return { chosen, logProbability };
+} };
+const { tokens, lengths, settings, diffusionSteps } = data;
+const rows = await decodeBestFirst(predictor, tokens, lengths, settings, { diffusionSteps });
+const places = (steps) => steps.map((guesses) => guesses.map(({ position }) => position));
+const plain = ({ tokens, confidences, steps }) => ({ tokens, confidences, steps: places(steps) });
+tell({ told, rows: rows.map(plain) });
+"""
+
+
+@pytest.mark.parametrize(
+    ("steps", "distinct"), [(10, True), (4, True), (4, False), (None, True), (1, True), (None, False)]
+)
+def test_best_first_steps_on_recorded_numbers(node, captioner, photos, steps, distinct):
+    """What the default's graphs say of a photograph, recorded in Python and played back to the page."""
+    model = captioner.model
+    own = model.denoising_steps(captioner.features([photos[1]]), with_image_free=False)
+    recorded, asked = [], []
+
+    class Recorder:
+        vocabulary_size = own.vocabulary_size
+
+        def likeliest(self, tokens, timestep, lengths, positions, added, scale):
+            chosen, log_probability = own.likeliest(tokens, timestep, lengths, positions, added, scale)
+            recorded.append(
+                {"chosen": chosen.ravel().tolist(), "log_probability": log_probability.ravel().tolist()}
+            )
+            asked.append([one.tolist() for one in (tokens, timestep, lengths, positions)])
+            return chosen, log_probability
+
+    lengths = np.array([11, 12, 10, 13, 9])
+    tokens = np.where(np.arange(13) < lengths[:, None], model.mask_id, 0)
+    tokens[2, 3] = captioner.tokenizer.encode_part("dog")[0]
+    blanks = (tokens == model.mask_id).sum(axis=1)
+    plan = plan_steps(blanks, lengths, model.config.diffusion.steps, steps)
+    result = decode_best_first(
+        Predictor(Recorder(), lengths),
+        tokens,
+        lengths,
+        plan,
+        model.mask_id,
+        captions_per_image=5,
+        distinct=distinct,
+    )
+    found = node(
+        STEPS,
+        mask=model.mask_id,
+        recorded=recorded,
+        tokens=tokens.tolist(),
+        lengths=lengths.tolist(),
+        settings={"steps": steps, "distinct": distinct},
+        diffusionSteps=model.config.diffusion.steps,
+    )
+    assert [[*one.values()] for one in found["told"]] == asked
+    assert [row["tokens"] for row in found["rows"]] == result.tokens.tolist()
+    np.testing.assert_allclose([row["confidences"] for row in found["rows"]], result.confidences, rtol=1e-6)
+    for number, row in enumerate(found["rows"]):
+        for step, positions in enumerate(row["steps"]):
+            changed = np.nonzero(result.history[step, number] != result.history[step + 1, number])[0]
+            assert sorted(positions) == changed.tolist()
+
+
+def test_weights_are_unpacked_as_in_python(node):
+    code = """
+const { Tensors } = await page("weights.js");
+const bytes = Buffer.from(data.file, "base64");
+const tensors = new Tensors(bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length));
+const graph = { bytes: data.size, constants: data.constants };
+tell(Buffer.from(tensors.constantsOf(graph)).toString("base64"));
+"""
+    generator = np.random.default_rng(0)
+    large = generator.standard_normal((300, 256)).astype(np.float32) * generator.random((300, 1), np.float32)
+    large[7] = 0
+    large[8, :4] = [0.5, 1.5, 2.5, 127]  # halves, once they are divided by the scale
+    state = {"large": large, "small": generator.standard_normal((40, 5)).astype(np.float32)}
+    state["tiny"] = np.array([6e-8, -3e-5, 65504, np.inf, -0.0, 1 / 3], np.float32).reshape(2, 3)
+    stored = {**quantise_state(state), "plain": large, "numbers": np.arange(10)}
+    integers, scale = quantise(large)
+    wanted = [
+        (("large", "value", False), (stored["large"].astype(np.float32) * stored["large#scale"][:, None])),
+        (("large", "int8", True), stored["large"].T),
+        (("large", "scale", False), stored["large#scale"]),
+        (("plain", "value", True), large.T),
+        (("plain", "int8", False), integers),
+        (("plain", "scale", False), scale),
+        (("small", "value", True), stored["small"].astype(np.float32).T),
+        (("tiny", "value", False), stored["tiny"].astype(np.float32)),
+        (("numbers", "value", False), stored["numbers"]),
+    ]
+    constants, offset, expected = [], 0, b""
+    for constant, value in wanted:
+        constants.append([*constant, offset])
+        content = np.ascontiguousarray(value).tobytes()
+        expected += content
+        offset += len(content)
+    file = base64.b64encode(save(stored)).decode()
+    found = base64.b64decode(node(code, file=file, size=offset, constants=constants))
+    for (name, form, _, start), (_, value) in zip(constants, wanted, strict=True):
+        size = value.size * value.itemsize
+        assert found[start : start + size] == expected[start : start + size], (name, form)
