@@ -22,7 +22,14 @@ def cluster():
     from ddcap.bulk.ray_engine import _quiet
 
     _quiet(ray)
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    for attempt in range(3):
+        try:
+            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+            break
+        except Exception:  # Ray gives itself 30 seconds, which a busy machine may not have
+            ray.shutdown()
+            if attempt == 2:
+                raise
     yield ray
     ray.shutdown()
 

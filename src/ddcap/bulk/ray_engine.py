@@ -112,7 +112,13 @@ def _connect(ray: Any) -> None:
     """Connect to a cluster, or start one here."""
     _quiet(ray)
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        except ConnectionError:
+            raise
+        except Exception as error:  # Ray raises plain ones, for instance after 30 seconds on a busy machine
+            reason = " ".join(str(error).split())
+            raise DDCapError(f"Ray could not be started ({reason}); try again, or set RAY_ADDRESS") from None
 
 
 def _quiet(ray: Any) -> None:
