@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from ddcap.errors import RecipeError
@@ -43,6 +45,23 @@ def test_a_plan_may_hold_curves_alone(plan_file, tmp_path):
     only.write_text("curves: {rows: {g: []}, shares: {'0.5': []}}\n")
     with pytest.raises(RecipeError, match="at least one seed"):
         load_plan(only, tmp_path)
+
+
+def test_the_shipped_comparisons_differ_in_what_they_compare():
+    folder = Path(__file__).parents[2] / "recipes" / "comparison"
+    for trials in load_plan(folder / "plan.yaml", "out").curves.values():
+        assert (
+            len({(one.recipe.data, one.recipe.model.width, one.recipe.training.epochs) for one in trials})
+            == 1
+        )
+    mask = {one.name: one.recipe for one in load_plan(folder / "plan_mask.yaml", "out").rows}
+    assert {name: recipe.model.padding for name, recipe in mask.items() if name != "f"} == {
+        "d": "hidden",
+        "d_noised": "noised",
+        "d_known": "known",
+    }
+    assert mask["f"].model.concentrated_attention and not mask["d"].model.concentrated_attention
+    assert len({recipe.training.epochs for recipe in mask.values()}) == 1
 
 
 @pytest.mark.parametrize(
