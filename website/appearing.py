@@ -1,7 +1,7 @@
 """A caption that appears on its photograph, word by word, as one SVG with no script.
 
-Browsers play it inside an `<img>`, too. Letters are the reader's own; each word is fitted to the width that it has
-here. It keeps still for readers who prefer reduced motion, and follows a light or a dark page.
+Browsers play it inside an `<img>`, too. Letters are the reader's own; each word is fitted to the width that it
+has here. It keeps still for readers who prefer reduced motion, and follows a light or a dark page.
 """
 
 from __future__ import annotations
@@ -46,69 +46,91 @@ def caption_appears(photo: Path, caption: Caption, width: int = WIDTH) -> str:
     places, lines = _lines([text for text, _ in words], width)
     top = 2 * MARGIN + height
     total = top + lines * LINE + 44
-    styles, drawn = [], []
+    styles, drawn, notes = [], [], []
     for number, ((text, positions), (x, line, wide)) in enumerate(zip(words, places, strict=True)):
-        step = max(born[position][0] for position in positions)
-        begin = 100 * STEP * (step + 1) / seconds
-        later = min(99.0, begin + 100 * STEP / seconds)
-        styles.append(
-            f"@keyframes w{number} {{ 0%, {begin:.2f}% {{ opacity: 0 }} {begin + 0.4:.2f}%, 99% {{ opacity: 1 }}"
-            " 100% { opacity: 0 } }\n"
-            f"    @keyframes b{number} {{ 0%, {begin:.2f}% {{ opacity: 1 }} {begin + 0.4:.2f}%, 99% {{ opacity: 0 }}"
-            " 100% { opacity: 1 } }\n"
-            f"    @keyframes f{number} {{ 0%, {begin:.2f}% {{ opacity: 0 }} {begin + 0.4:.2f}%, {later:.2f}%"
-            f" {{ opacity: 1 }} {min(99.5, later + 2):.2f}%, 100% {{ opacity: 0 }} }}"
-        )
+        begin = STEP * (1 + max(born[position][0] for position in positions))
+        styles += [
+            _shown(f"w{number}", begin, seconds, seconds),
+            _shown(f"b{number}", 0, begin, seconds),
+            _shown(f"f{number}", begin, begin + STEP, seconds),
+        ]
         base = top + line * LINE + 36
         fitted = f'x="{x:.1f}" y="{base}" textLength="{wide:.1f}" lengthAdjust="spacingAndGlyphs"'
         drawn.append(
             f'<rect class="blank b" style="animation-name: b{number}" x="{x:.1f}" y="{base - 12}" '
-            f'width="{wide:.1f}" height="14" rx="7"/>\n'
-            f'  <text class="word w" style="animation-name: w{number}" font-size="{SIZE}" {fitted}>{escape(text)}</text>\n'
-            f'  <text class="fresh f" style="animation-name: f{number}" font-size="{SIZE}" {fitted}>{escape(text)}</text>'
+            f'width="{wide:.1f}" height="14" rx="7"/>'
         )
-    notes = []
+        drawn += [
+            f'<text class="{kind} {letter}" style="animation-name: {letter}{number}" font-size="{SIZE}" '
+            f"{fitted}>{escape(text)}</text>"
+            for kind, letter in (("word", "w"), ("fresh", "f"))
+        ]
     for step, number in numbers.items():
         told = ", ".join(
-            f"{event.token.strip() or 'the end'} {event.probability:.0%}" for event in events if event.step == step
+            f"{event.token.strip() or 'the end'} {event.probability:.0%}"
+            for event in events
+            if event.step == step
         )
-        begin, end = (100 * STEP * (number + 1 + more) / seconds for more in (0, 1))
-        if number == len(numbers) - 1:
-            end = 99.0
-        styles.append(
-            f"@keyframes n{number} {{ 0%, {begin:.2f}% {{ opacity: 0 }} {begin + 0.2:.2f}%, {end:.2f}%"
-            f" {{ opacity: 1 }} {min(100, end + 0.2):.2f}%, 100% {{ opacity: 0 }} }}"
-        )
+        begin = STEP * (number + 1)
+        end = seconds if number == len(numbers) - 1 else begin + STEP
+        styles.append(_shown(f"n{number}", begin, end, seconds))
         notes.append(
             f'<text class="note n" style="animation-name: n{number}" x="{width / 2:g}" y="{total - 24}" '
             f'font-size="20" text-anchor="middle">step {number + 1} of {len(numbers)}: {escape(told)}</text>'
         )
-    rules = "\n    ".join(styles)
-    return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {total}" width="{width}" height="{total}" role="img">
-  <title>{escape(caption.text)}</title>
-  <desc>A photograph. Its caption begins as blanks; the words of which the model is most certain appear first.</desc>
-  <style>{_STYLE}
+    inner = width - 2 * MARGIN
+    return _SVG.format(
+        width=width,
+        height=total,
+        frame=(width - 1, total - 1),
+        title=escape(caption.text),
+        style=_STYLE,
+        seconds=seconds,
+        rules="\n    ".join(styles),
+        picture=f'x="{MARGIN}" y="{MARGIN}" width="{inner}" height="{height}" href="{picture}"',
+        drawn="\n  ".join([*drawn, *notes]),
+    )
+
+
+_SVG = """\
+<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"
+  role="img">
+  <title>{title}</title>
+  <desc>A photograph. Its caption begins as blanks. The words the model is most certain of appear first.</desc>
+  <style>{style}
     .w, .b, .f, .n {{ animation-duration: {seconds:.1f}s; animation-iteration-count: infinite }}
     .b, .f, .n {{ opacity: 0 }}
     {rules}
     @media (prefers-reduced-motion: reduce) {{ .w, .b, .f, .n {{ animation: none !important }} }}
   </style>
-  <rect class="card" x="0.5" y="0.5" width="{width - 1}" height="{total - 1}" rx="16"/>
-  <image x="{MARGIN}" y="{MARGIN}" width="{width - 2 * MARGIN}" height="{height}" href="data:image/jpeg;base64,{picture}"/>
-  {chr(10).join(drawn)}
-  {chr(10).join(notes)}
+  <rect class="card" x="0.5" y="0.5" width="{frame[0]}" height="{frame[1]}" rx="16"/>
+  <image {picture}/>
+  {drawn}
 </svg>
 """
 
 
+def _shown(name: str, begin: float, end: float, seconds: float) -> str:
+    """The rule of something that is seen from `begin` to `end` of an animation of so many seconds."""
+    start, stop = 100 * begin / seconds, min(99.0, 100 * end / seconds)
+    if begin == 0:
+        stops = (
+            f"0%, {stop:.2f}% {{ opacity: 1 }} {stop + 0.4:.2f}%, 99% {{ opacity: 0 }} 100% {{ opacity: 1 }}"
+        )
+    else:
+        seen = f"{start + 0.4:.2f}%, {stop:.2f}% {{ opacity: 1 }}"
+        stops = f"0%, {start:.2f}% {{ opacity: 0 }} {seen} {stop + 0.4:.2f}%, 100% {{ opacity: 0 }}"
+    return f"@keyframes {name} {{ {stops} }}"
+
+
 def _picture(photo: Path, width: int) -> tuple[str, int]:
-    """A photograph `width` pixels wide as a JPEG in base64, and its height."""
+    """A photograph `width` pixels wide as the address of a JPEG, and its height."""
     with Image.open(photo) as opened:
         height = round(opened.height * width / opened.width)
         small = opened.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "JPEG", quality=80, optimize=True, progressive=True)
-    return base64.b64encode(buffer.getvalue()).decode(), height
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}", height
 
 
 def _words(caption: Caption) -> list[tuple[str, list[int]]]:

@@ -1,4 +1,4 @@
-"""What the pictures of the paper's page show: one photograph, captioned by the default, looked at step by step.
+"""What the pictures of the paper's page show: one photograph, captioned by the default, step by step.
 
 Shapes: B captions (here 1), L positions, S steps, V words.
 """
@@ -27,7 +27,7 @@ BLANK, END = "MASK", "end"
 
 @dataclass(frozen=True)
 class Guess:
-    """The likeliest token at a position in a step: its text, its probability, and whether it was committed."""
+    """The likeliest token at a position in a step, its probability, and whether it was committed."""
 
     word: str
     probability: float
@@ -62,9 +62,7 @@ class Decoded:
         """Printable tokens (L,): MASK and the end token by their names."""
         pieces = self.captioner.tokenizer.pieces(tokens.tolist())
         named = {self.model.mask_id: BLANK, self.captioner.tokenizer.end_id: END}
-        return [
-            named.get(token, piece.strip()) for token, piece in zip(tokens.tolist(), pieces, strict=True)
-        ]
+        return [named.get(token, piece.strip()) for token, piece in zip(tokens.tolist(), pieces, strict=True)]
 
     @cached_property
     def predictor(self) -> Predictor:
@@ -136,8 +134,8 @@ class Decoded:
         """
         steps = self.model.denoising_steps(self.features, with_image_free=True)
         tokens, place = self.result.history[step], torch.tensor([[position]])
-        told = steps.logits(tokens, self.result.timesteps[step], self.result.lengths, place)
-        chances = torch.stack([guide(*told, scale)[0, 0].softmax(0) for scale in scales])
+        seen, unseen = steps.logits(tokens, self.result.timesteps[step], self.result.lengths, place)
+        chances = torch.stack([guide(seen, unseen, scale)[0, 0].softmax(0) for scale in scales])
         chosen = chances.topk(count).indices.unique()
         chosen = chosen[chances[-1][chosen].argsort(descending=True)]
         return self.words(chosen), chances[:, chosen].numpy()

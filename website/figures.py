@@ -137,7 +137,15 @@ def best_first(decoded: Decoded) -> Figure:
             fill = matplotlib.colors.to_hex(shades(0.05 + 0.5 * guess.probability))
             text = f"{guess.word} {guess.probability:.0%}"
             edge = TEAL if guess.committed else GRID
-            cell(axes, column + 1, number, text, fill=fill, ink=INK if guess.committed else "#57606a", edge=edge)
+            cell(
+                axes,
+                column + 1,
+                number,
+                text,
+                fill=fill,
+                ink=INK if guess.committed else "#57606a",
+                edge=edge,
+            )
     return figure
 
 
@@ -183,7 +191,12 @@ def guidance(decoded: Decoded) -> Figure:
     return figure
 
 
-_SAVED: dict[str, Any] = {"dpi": 130, "bbox_inches": "tight", "pad_inches": 0.12, "metadata": {"Software": None}}
+_SAVED: dict[str, Any] = {
+    "dpi": 130,
+    "bbox_inches": "tight",
+    "pad_inches": 0.12,
+    "metadata": {"Software": None},
+}
 FIGURES: dict[str, Callable[[Decoded], Figure]] = {
     "paper_forward_process": forward_process,
     "paper_concentrated_mask": concentrated_mask,

@@ -8,7 +8,9 @@ from latex2mathml.converter import convert
 
 from website.markdown import outside_code
 
-_FORMULA = re.compile(r"\$\$(?P<block>.+?)\$\$|(?<![\\$\w])\$(?P<inline>[^\s$](?:[^$\n]*[^\s$])?)\$(?!\w)", re.S)
+_FORMULA = re.compile(
+    r"\$\$(?P<block>.+?)\$\$|(?<![\\$\w])\$(?P<inline>[^\s$](?:[^$\n]*[^\s$])?)\$(?!\w)", re.S
+)
 
 
 def formulas_to_mathml(markdown: str) -> str:

@@ -1,7 +1,7 @@
 """What MkDocs calls while it builds the site, see `hooks` in mkdocs.yml.
 
-Pages are written for GitHub. On the site three things are done to them: links to files outside docs/ lead to
-copies of those files, the reference is filled in from the code, and formulas become MathML. Nothing is fetched.
+Pages are written for GitHub. On the site three things are done to them: links to files outside docs/ lead
+to copies of those files, the reference is filled in from the code, and formulas become MathML.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # MkDocs loads this file by its path
 
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files  # noqa: E402
 
-from website.formulas import formulas_to_mathml
-from website.reference import fill_reference
-from website.repository import repository_files, site_links
+from website.formulas import formulas_to_mathml  # noqa: E402
+from website.reference import fill_reference  # noqa: E402
+from website.repository import repository_files, site_links  # noqa: E402
 
 
 def on_files(files: Files, config: Any) -> Files:

@@ -39,7 +39,8 @@ def settings_page() -> str:
     parts = [_section(field.name, hints[field.name]) for field in dataclasses.fields(Recipe)]
     parts.append("## Parts of `data`\n\nItems of the lists `data.shards` and `data.beside`.\n")
     parts += [
-        _section(f"data.{name}", kind, level=3) for name, kind in (("shards", ShardSource), ("beside", TextSource))
+        _section(f"data.{name}", kind, level=3)
+        for name, kind in (("shards", ShardSource), ("beside", TextSource))
     ]
     return "\n".join([*parts, _presets()])
 
@@ -114,7 +115,7 @@ def _type(hint: Any, bounds: str = "") -> str:
         return " or ".join(_type(part, bounds if part in (int, float) else "") for part in get_args(hint))
     if get_origin(hint) is tuple:
         inside = [part for part in get_args(hint) if part is not Ellipsis]
-        count = "" if Ellipsis in get_args(hint) else f"{len(inside)} × "
+        count = "" if Ellipsis in get_args(hint) else f"{len(inside)} times "
         return f"list of {count}{_type(inside[0])}"
     if dataclasses.is_dataclass(hint):
         return "section"
@@ -174,7 +175,10 @@ def _command(parser: argparse.ArgumentParser, about: str) -> str:
         if not actions:
             continue
         title = group.title or ""
-        parts += [f"**{title[0].upper()}{title[1:]}**" + (f": {group.description}" if group.description else ""), ""]
+        parts += [
+            f"**{title[0].upper()}{title[1:]}**" + (f": {group.description}" if group.description else ""),
+            "",
+        ]
         parts += ["| Argument | Default | Meaning |", "|---|---|---|"]
         for action in actions:
             if isinstance(action, argparse._SubParsersAction):
@@ -190,7 +194,11 @@ def _command(parser: argparse.ArgumentParser, about: str) -> str:
 def _meaning(action: argparse.Action) -> str:
     """The option's help; its default has a column of its own."""
     if not action.help:
-        return "" if action.choices is None else "One of " + ", ".join(f"`{one}`" for one in action.choices) + "."
+        return (
+            ""
+            if action.choices is None
+            else "One of " + ", ".join(f"`{one}`" for one in action.choices) + "."
+        )
     text = action.help % {**vars(action), "prog": "ddcap"}
     if _usual(action):
         text = re.sub(r" \(default: [^)]*\)", "", text)

@@ -11,7 +11,9 @@ from urllib.parse import unquote
 
 from website.markdown import outside_code, without_code
 
-_LINK = re.compile(r"(?P<before>\]\()(?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?(?P<after>(?:\s+\"[^\"]*\")?\))")
+_LINK = re.compile(
+    r"(?P<before>\]\()(?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?(?P<after>(?:\s+\"[^\"]*\")?\))"
+)
 _PICTURES = (".png", ".jpg", ".gif", ".svg", ".ipynb")
 _HIDDEN = "---\nsearch:\n  exclude: true\n---\n\n"
 
