@@ -1,6 +1,6 @@
 """A caption that appears on its photograph, word by word, as one SVG with no script.
 
-Browsers play it inside an `<img>`, too. Letters are the reader's own; each word is fitted to the width that it
+Browsers play it inside an `<img>`, too. Letters are the reader's own; each word is fitted to the width it
 has here. It keeps still for readers who prefer reduced motion, and follows a light or a dark page.
 """
 
@@ -40,7 +40,7 @@ def caption_appears(photo: Path, caption: Caption, width: int = WIDTH) -> str:
     picture, height = _picture(photo, width - 2 * MARGIN)
     events = caption.trace.events
     numbers = {step: number for number, step in enumerate(sorted({event.step for event in events}))}
-    born = {event.position: (numbers[event.step], event.probability) for event in events}
+    born = {event.position: numbers[event.step] for event in events}
     seconds = STEP * (len(numbers) + 1) + HOLD
     words = _words(caption)
     places, lines = _lines([text for text, _ in words], width)
@@ -48,7 +48,7 @@ def caption_appears(photo: Path, caption: Caption, width: int = WIDTH) -> str:
     total = top + lines * LINE + 44
     styles, drawn, notes = [], [], []
     for number, ((text, positions), (x, line, wide)) in enumerate(zip(words, places, strict=True)):
-        begin = STEP * (1 + max(born[position][0] for position in positions))
+        begin = STEP * (1 + max(born[position] for position in positions))
         styles += [
             _shown(f"w{number}", begin, seconds, seconds),
             _shown(f"b{number}", 0, begin, seconds),
@@ -96,7 +96,7 @@ _SVG = """\
 <svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"
   role="img">
   <title>{title}</title>
-  <desc>A photograph. Its caption begins as blanks. The words the model is most certain of appear first.</desc>
+  <desc>A photograph. Its caption begins as blanks. The surest words appear first.</desc>
   <style>{style}
     .w, .b, .f, .n {{ animation-duration: {seconds:.1f}s; animation-iteration-count: infinite }}
     .b, .f, .n {{ opacity: 0 }}

@@ -1,9 +1,9 @@
-"""The pictures of docs/paper_explained.md and README.md, from the default model and a photograph.
+"""The pictures of docs/paper_explained.md, docs/architecture.md and README.md.
 
     python -m website.figures                      # all of them, into docs/images
     python -m website.figures some_folder --photo photo.jpg
 
-The caption, the probabilities and the noise in them are the model's own; nothing is drawn by hand.
+Captions, probabilities and noise are those of the default model on a photograph; nothing is drawn by hand.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ddcap.files import replacing, write_text
 from ddcap.model.layers import may_attend
 from website.appearing import caption_appears
 from website.decoded import BLANK, Decoded, Guess
+from website.diagram import draw_diagram, mermaid_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PHOTO = ROOT / "examples" / "photos" / "coffee.jpg"
@@ -219,9 +220,12 @@ def main() -> None:
         Captioner.from_pretrained(runtime="torch", precision="float32"),
         options.photo,
     )
-    for name, draw in FIGURES.items():
+    figures = {name: draw(decoded) for name, draw in FIGURES.items()}
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    figures["architecture"] = draw_diagram(mermaid_of(page))
+    for name, figure in figures.items():
         with replacing(options.folder / f"{name}.png") as temporary:
-            draw(decoded).savefig(temporary, format="png", **_SAVED)
+            figure.savefig(temporary, format="png", **_SAVED)
     svg = caption_appears(options.photo, Captioner.from_pretrained()(options.photo)[0])
     write_text(options.folder / "caption_appears.svg", svg)
     print(decoded.caption.text)
