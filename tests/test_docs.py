@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ddcap import Captioner
 from ddcap.commands import build_parser, main
@@ -18,7 +19,7 @@ from ddcap.recipe import load_recipe
 from experiments.plan import load_plan
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def commands():
@@ -127,6 +128,41 @@ def test_every_relative_link_leads_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def python_blocks():
+    """Pages with Python, and their blocks; those that tests of their own run left out."""
+    found = []
+    for page in PAGES:
+        text = re.sub(
+            r"<!-- (tutorial|python|own encoder) -->.*<!-- end of \1 -->", "", page.read_text(), flags=re.S
+        )
+        blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.M | re.S)
+        if blocks:
+            found.append(pytest.param(blocks, id=page.name))
+    return found
+
+
+@pytest.mark.parametrize("blocks", python_blocks())
+def test_the_python_of_a_page_runs_from_its_first_block_to_its_last(blocks, workplace, monkeypatch):
+    monkeypatch.chdir(workplace)
+    known = {"captioner": Captioner.from_pretrained()}
+    with Image.open("photo.jpg") as picture:
+        known["pil_image"] = picture.convert("RGB")
+    for block in blocks:
+        if "webdataset" in block:
+            continue  # tests/bulk reads the tars with it
+        exec(block, known)
+
+
+def test_an_encoder_of_ones_own_learns_a_picture_by_heart(workplace, monkeypatch, capsys):
+    monkeypatch.chdir(workplace)
+    text = (ROOT / "docs" / "own_encoder.md").read_text()
+    text = text.split("<!-- own encoder -->")[1].split("<!-- end of own encoder -->")[0]
+    known = {}
+    exec("\n".join(re.findall(r"^```python\n(.*?)^```", text, flags=re.M | re.S)), known)
+    assert capsys.readouterr().out.splitlines()[-1] == known["captions"][0]
+    assert known["losses"][-1] < known["losses"][0] / 2
 
 
 def test_the_paper_map_names_files_that_exist():

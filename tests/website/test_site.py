@@ -1,0 +1,117 @@
+"""The site: builds strictly, from what is here, and needs nothing of other hosts."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from website.formulas import formulas_to_mathml
+from website.markdown import outside_code
+from website.repository import linked_files, repository_files, site_links
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def pages(site):
+    return {page.relative_to(site).as_posix(): page.read_text() for page in site.rglob("*.html")}
+
+
+def test_every_page_of_the_docs_is_a_page_of_the_site(site):
+    for page in (ROOT / "docs").rglob("*.md"):
+        inside = page.relative_to(ROOT / "docs").with_suffix("").as_posix()
+        assert (site / ("index.html" if inside == "index" else f"{inside}/index.html")).is_file(), inside
+
+
+def test_nothing_is_loaded_from_another_host(site):
+    for name, page in pages(site).items():
+        tags = re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*>", page)
+        loaded = [
+            tag for tag in tags if re.search(r'(?:src|href)="(?:https?:)?//', tag) and "canonical" not in tag
+        ]
+        assert not loaded, f"{name}: {loaded[:3]}"
+    for style in site.rglob("*.css"):
+        assert not re.search(r"url\(\s*[\"']?(?:https?:)?//", style.read_text()), style.name
+
+
+def test_the_search_knows_the_words_of_the_pages(site):
+    index = (site / "search" / "search_index.json").read_text()
+    for word in ("best-first", "gradient_checkpointing", "--min-sure", "caption_each"):
+        assert word in index, word
+
+
+def test_the_reference_is_filled_in(site):
+    python = (site / "reference" / "python" / "index.html").read_text()
+    for name in (
+        "from_pretrained",
+        "caption_each",
+        "rewrite",
+        "infill",
+        "score",
+        "doubtful",
+        "MissingExtraError",
+    ):
+        assert f">{name}<" in python or f".{name}" in python, name
+    assert "generated:" not in (site / "reference" / "settings" / "index.html").read_text()
+
+
+def test_links_out_of_the_docs_lead_to_copies_of_the_files(site):
+    linked = [
+        file
+        for page in (ROOT / "docs").rglob("*.md")
+        for file in linked_files(page)
+        if (ROOT / "docs") not in file.parents
+    ]
+    assert len(linked) > 8
+    copies = repository_files(ROOT)
+    assert "repository/src/ddcap/pretrained/default/README.md" in copies
+    assert "repository/src/ddcap/decoding/best_first.py.md" in copies
+    text = (site / "repository" / "src" / "ddcap" / "decoding" / "best_first.py" / "index.html").read_text()
+    assert "decode_best_first" in text
+
+
+def test_links_are_led_from_where_a_page_is_to_where_its_target_is():
+    line = "[a](../src/ddcap/settings.py) [b](training.md#coco) `[c](../nothing)` [d](https://example.org)"
+    assert site_links(line, "finetune.md", ROOT) == (
+        "[a](repository/src/ddcap/settings.py.md) [b](training.md#coco) `[c](../nothing)` [d](https://example.org)"
+    )
+    back = "[x](../../../../docs/concepts.md)"
+    page = "repository/src/ddcap/pretrained/default/README.md"
+    assert site_links(back, page, ROOT) == "[x](../../../../../concepts.md)"
+    with pytest.raises(FileNotFoundError, match=r"finetune.md links to \.\./nothing"):
+        site_links("[a](../nothing)", "finetune.md", ROOT)
+
+
+def test_formulas_become_mathml_and_code_stays():
+    text = "with $x_0$ and `$x_0$`\n\n```sh\necho $HOME $PATH\n```\n\n$$ a = b \\tag{7} $$\n"
+    made = formulas_to_mathml(text)
+    assert made.count("<math") == 2
+    assert "`$x_0$`" in made and "echo $HOME $PATH" in made
+    assert outside_code("a `b` c", str.upper) == "A `b` C"
+
+
+def test_a_broken_link_or_anchor_fails_the_build(tmp_path):
+    for name in ("mkdocs.yml", "website", "src"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    shutil.copy(ROOT / "docs" / "site.css", docs)
+    (docs / "index.md").write_text("# Home\n\n[a](#nowhere) [b](index.md#nor-here)\n")
+    configuration = (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[0]
+    (tmp_path / "mkdocs.yml").unlink()
+    (tmp_path / "mkdocs.yml").write_text(configuration)
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "nor-here" in done.stderr and "nowhere" in done.stderr
