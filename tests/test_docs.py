@@ -53,6 +53,7 @@ def workplace(tmp_path_factory, small_photos, captions_json, tiny_model_folder):
     content = json.loads(captions_json.read_text())
     for number, image in enumerate(content["images"]):
         image["split"] = ("train", "test", "val")[number % 3]
+        image["imgid"] = 123 if number == 1 else number  # docs/evaluation.md scores a caption of it
         (here / "my_pictures" / image["filename"]).with_suffix(".txt").write_text(
             image["sentences"][0]["raw"]
         )

@@ -102,7 +102,7 @@ def concentrated_mask(decoded: Decoded) -> Figure:
     figure = new_figure(9.6, 4.9)
     for axes, concentrated in zip(figure.subplots(1, 2), (False, True), strict=True):
         allowed = may_attend(is_mask, torch.zeros_like(is_mask), concentrated=concentrated)[0]
-        axes.imshow(allowed, cmap=matplotlib.colors.ListedColormap(["#f1f3f5", TEAL]), vmin=0, vmax=1)
+        axes.imshow(allowed.numpy(), cmap=matplotlib.colors.ListedColormap(["#f1f3f5", TEAL]), vmin=0, vmax=1)
         places = range(len(words))
         axes.set_xticks(places, words, rotation=60, ha="right")
         axes.set_yticks(places, words)

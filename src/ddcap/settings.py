@@ -197,7 +197,7 @@ class ModelSettings(Section):
 class DiffusionSettings(Section):
     """The forward process: mask-and-replace with linear cumulative probabilities."""
 
-    steps: int = Field(default=20, ge=1, le=100_000, description="T")
+    steps: int = Field(default=20, ge=1, le=100_000, description="T, steps of the process")
     keep_start: float = Field(default=0.99999, gt=0, le=1, description="cumulative keep probability at t = 0")
     keep_end: float = Field(default=0.000009, gt=0, le=1, description="the same at t = T - 1")
     mask_start: float = Field(default=0.000009, ge=0, lt=1, description="cumulative MASK probability, t = 0")

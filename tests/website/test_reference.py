@@ -66,7 +66,7 @@ def test_every_option_of_every_command_is_there_with_its_default():
     counted = 0
     for command, action in options():
         names = action.option_strings or [action.metavar or action.dest]
-        (row,) = (row for row in tables[command] if re.search(rf"`{re.escape(names[-1])}[ `\]]", row[0]))
+        row = next(row for row in tables[command] if re.search(rf"`{re.escape(names[-1])}[ `\]]", row[0]))
         assert row[2], f"{command} {names[-1]}: no meaning"
         if action.default not in (None, False, argparse.SUPPRESS, []) and action.default is not True:
             assert str(action.default) in row[1] or isinstance(action.default, list), f"{command} {names}"

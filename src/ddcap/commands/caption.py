@@ -47,7 +47,9 @@ def add_parsers(commands: Any) -> None:
         "concepts", parents=[model_arguments()], help="what is seen in images, before it is put into words"
     )
     concepts.add_argument("images", nargs="+", help="image files and folders")
-    concepts.add_argument("--format", choices=["table", "jsonl"], default="table")
+    concepts.add_argument(
+        "--format", choices=["table", "jsonl"], default="table", help="for people or for programs"
+    )
     concepts.set_defaults(run=_concepts)
 
     infill = commands.add_parser(

@@ -35,8 +35,12 @@ def add_parsers(commands: Any) -> None:
     shard.add_argument("captions", help="as for check")
     shard.add_argument("output", help="folder to write; started again, it goes on where it stopped")
     shard.add_argument("--images", default=".", help="folder that picture names start from")
-    shard.add_argument("--split", default="train", choices=["train", "val", "test"])
-    shard.add_argument("--samples-per-shard", type=int, default=1000)
+    shard.add_argument(
+        "--split", default="train", choices=["train", "val", "test"], help="pictures to take (default: train)"
+    )
+    shard.add_argument(
+        "--samples-per-shard", type=int, default=1000, help="pictures of a shard (default: 1000)"
+    )
     shard.add_argument(
         "--side", type=int, help="bring the short side down to so many pixels; else files stay as they are"
     )

@@ -20,7 +20,7 @@ def add_parsers(commands: Any) -> None:
     serve.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default: this machine only)"
     )
-    serve.add_argument("--port", type=int, default=8000)
+    serve.add_argument("--port", type=int, default=8000, help="to listen on (default: 8000)")
     serve.add_argument("--together", type=int, default=8, help="pictures decoded together (default: 8)")
     serve.add_argument(
         "--queue", type=int, default=64, help="pictures that may wait beyond these (default: 64)"
