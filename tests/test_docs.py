@@ -1,6 +1,7 @@
 """What the documents promise: commands run, links lead somewhere, examples run."""
 
 import glob
+import importlib.metadata
 import json
 import re
 import runpy
@@ -15,6 +16,8 @@ from PIL import Image
 from ddcap import Captioner
 from ddcap.commands import build_parser, main
 from ddcap.data.shard_files import write_shard
+from ddcap.errors import MissingExtraError
+from ddcap.evaluation.tokenization import INSTALL
 from ddcap.recipe import load_recipe
 from experiments.plan import load_plan
 
@@ -168,6 +171,35 @@ def test_an_encoder_of_ones_own_learns_a_picture_by_heart(workplace, monkeypatch
     exec("\n".join(re.findall(r"^```python\n(.*?)^```", text, flags=re.M | re.S)), known)
     assert capsys.readouterr().out.splitlines()[-1] == known["captions"][0]
     assert known["losses"][-1] < known["losses"][0] / 2
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "train recipes/finetune.yaml training.epoch=5",
+        "caption examples/photos/coffee.jpg --model nobody",
+        "caption nothing.jpg",
+        "caption README.md",
+        "caption examples/photos/flower.jpg --min-sure 0.3",
+    ],
+)
+def test_messages_of_the_troubleshooting_page_are_the_real_ones(command, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    main(command.split())
+    printed = "\n".join(capsys.readouterr())
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    told = re.findall(r"^```text\n(.*?)\n```", page, flags=re.M | re.S)
+    said = [" ".join(line.split()) for line in printed.splitlines()]
+    assert any(" ".join(text.split()) in line for text in told for line in said), printed
+
+
+def test_the_troubleshooting_page_names_every_extra_and_how_to_get_java():
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    assert f"Java is not on the path; run: {INSTALL}" in page
+    assert str(MissingExtraError("running 'default' in PyTorch", "train")) in page
+    extras = set(importlib.metadata.metadata("ddcap").get_all("Provides-Extra")) - {"dev", "dev-web"}
+    missing = {extra for extra in extras if f"| `{extra}` |" not in page}
+    assert not missing
 
 
 def test_the_paper_map_names_files_that_exist():

@@ -174,7 +174,9 @@ def _command(parser: argparse.ArgumentParser, about: str) -> str:
         actions = [one for one in group._group_actions if one.help != argparse.SUPPRESS]
         if not actions:
             continue
-        title = group.title or ""
+        has_commands = any(isinstance(one, argparse._SubParsersAction) for one in actions)
+        positional = "Commands" if has_commands else "Arguments"
+        title = positional if group is parser._positionals else group.title or ""
         parts += [
             f"**{title[0].upper()}{title[1:]}**" + (f": {group.description}" if group.description else ""),
             "",
