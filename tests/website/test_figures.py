@@ -19,7 +19,8 @@ IMAGES = ROOT / "docs" / "images"
 SCRIPTS = {
     "first_screen.png": "examples/draw_trace.py",
     "confidence.png": "benchmarks/confidence.py",
-    "page.png": "benchmarks",
+    "page.png": "examples/draw_page.py",
+    "browser.png": "benchmarks/browser.py",
     "results_": "experiments/charts.py",
 }
 
