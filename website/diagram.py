@@ -6,9 +6,10 @@ GitHub draws Mermaid itself. The site has no script for it, and shows the pictur
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _BLOCK = re.compile(r"```mermaid\n(.*?)```", re.S)
 _NODE = re.compile(r"(\w+)(?:\[\"(.*?)\"\]|\(\[(.*?)\]\))")
@@ -66,6 +67,9 @@ def draw_diagram(mermaid: str) -> Figure:
     Raises:
         KeyError: if the diagram has a box whose place is not known here.
     """
+    from matplotlib.figure import Figure  # the site is built without it
+    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
     labels, arrows = read_diagram(mermaid)
     figure = Figure(figsize=(12.4, 5.2), facecolor="white", layout="constrained")
     axes = figure.subplots()

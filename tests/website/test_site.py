@@ -101,6 +101,17 @@ def test_formulas_become_mathml_and_code_stays():
     assert outside_code("a `b` c", str.upper) == "A `b` C"
 
 
+def test_the_extra_docs_is_enough_to_build_the_site():
+    """Neither PyTorch nor matplotlib is imported on the way."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'matplotlib', 'transformers', 'fastapi']))\n"
+        "from website import hooks; from website.reference import commands_page, settings_page\n"
+        "assert len(commands_page()) > 10_000 and len(settings_page()) > 10_000"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_broken_link_or_anchor_fails_the_build(tmp_path):
     for name in ("mkdocs.yml", "website", "src"):
         (tmp_path / name).symlink_to(ROOT / name)
