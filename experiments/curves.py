@@ -8,7 +8,7 @@ from typing import Any
 from ddcap.evaluation.metrics import bootstrap_interval
 from ddcap.settings import DecodingSettings, dump_settings, parse_settings
 from experiments.notebook import Notebook
-from experiments.plan import Plan
+from experiments.plan import Plan, Trial
 from experiments.split import Split
 from experiments.table1 import TWIN, TWIN_BEAMS, score_row
 from experiments.trainings import trained, training_summary
@@ -39,9 +39,8 @@ def learning_curves(
             row = one.name.rpartition("-")[0]
             trained(one, say, split.device)
             summary = training_summary(one.recipe.training.output)
-            per_epoch = summary["steps"] / one.recipe.training.epochs
             points = [
-                {"epoch": point["step"] / per_epoch, "CIDEr": point["CIDEr"], "loss": point["loss"]}
+                {"epoch": _epoch(point["step"], summary["steps"], one), **_scores(point)}
                 for point in summary["val"]
             ]
             decodings = {row: one.recipe.decoding}
@@ -60,6 +59,17 @@ def learning_curves(
                 }
         content[share] = {"rows": rows, "differences": _differences(per_image)}
     return content
+
+
+def _epoch(step: int, steps: int, trial: Trial) -> float:
+    """The epoch that a validation was planned for; a step is a whole one, so it comes a little off."""
+    settings = trial.recipe.training
+    epoch = step * settings.epochs / steps
+    return min([*settings.validate_at, settings.epochs], key=lambda planned: abs(planned - epoch))
+
+
+def _scores(point: dict[str, Any]) -> dict[str, Any]:
+    return {"CIDEr": point["CIDEr"], "loss": point["loss"]}
 
 
 def _differences(per_image: dict[tuple[str, int], list[float]]) -> dict[str, Any]:
