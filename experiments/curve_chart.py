@@ -19,9 +19,16 @@ def draw_curves(results: dict[str, Any]) -> Figure:
     curves = results["curves"]
     figure = new_figure(3.2 * len(curves) + 0.6, 5.2)
     panels = figure.subplots(2, len(curves), squeeze=False, sharex="col", sharey="row")
+    longest = max(
+        point["epoch"]
+        for content in curves.values()
+        for seeds in content["rows"].values()
+        for seed in seeds.values()
+        for point in seed["points"]
+    )
     for column, (share, content) in enumerate(curves.items()):
         for row, key in enumerate(("CIDEr", "loss")):
-            _draw_panel(panels[row][column], content["rows"], key)
+            _draw_panel(panels[row][column], content["rows"], key, longest)
         panels[0][column].set_title(f"{float(share):.0%} of the training pictures", fontsize=10)
         panels[1][column].set_xlabel("epochs")
     panels[0][0].set_ylabel("CIDEr on val")
@@ -30,7 +37,7 @@ def draw_curves(results: dict[str, Any]) -> Figure:
     return figure
 
 
-def _draw_panel(axes: Axes, rows: dict[str, Any], key: str) -> None:
+def _draw_panel(axes: Axes, rows: dict[str, Any], key: str, longest: float) -> None:
     for name, colour in _COLOURS.items():
         of_seeds = [seed["points"] for seed in rows.get(name, {}).values()]
         for points in of_seeds:
@@ -42,7 +49,7 @@ def _draw_panel(axes: Axes, rows: dict[str, Any], key: str) -> None:
             x = [point["epoch"] for point in of_seeds[0][:length]]
             axes.plot(x, means, color=colour, marker="o", markersize=4, label=_LABELS[name])
     axes.set_xscale("log")
-    ticks = [1, 2.5, 5, 10, 20, 40, 80, 160, 320]
+    ticks = [tick for tick in (1, 2.5, 5, 10, 20, 40, 80, 160, 320) if tick <= longest]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=7)
     axes.minorticks_off()
     if key == "loss":

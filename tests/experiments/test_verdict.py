@@ -85,6 +85,15 @@ def results_of_flickr8k():
     return load_ablation(DOCS / "results" / "flickr8k.json")
 
 
+def test_the_page_of_results_holds_the_learning_curves():
+    text = to_markdown(load_ablation(DOCS / "results" / "comparison.json"))
+    page = (DOCS / "results.md").read_text()
+    tables = text.split("## Trainings")[0].split("\n\n")[1:]
+    assert len(tables) == 5  # a table for each share, one of the best models with the line above it, the end
+    for table in tables:
+        assert table.strip() in page, table[:200]
+
+
 def test_the_page_of_results_holds_the_tables_of_its_json(tmp_path, capsys):
     """Made by the project's own command; nobody edits a figure."""
     tables = tmp_path / "tables.md"
