@@ -17,7 +17,6 @@ ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs" / "images"
 # other figures of the documents: what draws them
 SCRIPTS = {
-    "first_screen.png": "examples/draw_trace.py",
     "confidence.png": "benchmarks/confidence.py",
     "page.png": "examples/draw_page.py",
     "browser.png": "benchmarks/browser.py",
