@@ -117,7 +117,7 @@ def test_every_command_in_the_documents_runs(command, workplace, monkeypatch, ca
     elif "--web" in words:
         assert (options.web, options.model) == (True, "default")  # tests/browser writes it
     elif words[0] == "ablate":
-        assert load_plan(options.plan, options.output, options.overrides).rows
+        assert load_plan(options.plan, options.output, options.overrides).trials
     elif words[0] == "report":
         assert main(words) == 1  # there is no ablation here
         assert "no ablation's results" in capsys.readouterr().err
