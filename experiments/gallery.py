@@ -11,6 +11,7 @@ from ddcap.captioner import Captioner
 from ddcap.data.images import load_image
 from ddcap.data.records import CaptionedImage
 from ddcap.decoding.caption import Caption
+from ddcap.decoding.words import word_positions
 
 _WIDEST = 320  # pixels of an embedded photograph's longer side
 
@@ -76,16 +77,14 @@ def make_gallery(records: Sequence[CaptionedImage], ours: Captioner, twin: Capti
 def shown_words(caption: Caption) -> tuple[ShownWord, ...]:
     """The words of a caption, up to its first end token; a word's tokens are joined."""
     last_step = {event.position: event.step for event in caption.trace.events}
-    words: list[tuple[str, float, int]] = []
-    for position, (piece, confidence) in enumerate(zip(caption.tokens, caption.confidences, strict=True)):
-        if piece == "":
-            break
-        step = last_step.get(position, -1)
-        if words and not piece.startswith(" "):
-            text, lowest, latest = words.pop()
-            words.append((text + piece, min(lowest, confidence), max(latest, step)))
-        else:
-            words.append((piece.strip(), confidence, step))
+    words = [
+        (
+            "".join(caption.tokens[position] for position in positions).strip(),
+            min(caption.confidences[position] for position in positions),
+            max(last_step.get(position, -1) for position in positions),
+        )
+        for positions in word_positions(caption.tokens)
+    ]
     ranks = {step: rank for rank, step in enumerate(sorted({step for _, _, step in words}), start=1)}
     return tuple(ShownWord(text, confidence, ranks[step]) for text, confidence, step in words)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image, ImageFont
 
 from ddcap import Caption
+from ddcap.decoding.words import word_positions
 
 WIDTH, MARGIN, SIZE, GAP, LINE = 720, 24, 34, 12, 56
 STEP, HOLD = 0.8, 3.5  # seconds a step takes, and the whole caption stays
@@ -135,16 +136,10 @@ def _picture(photo: Path, width: int) -> tuple[str, int]:
 
 def _words(caption: Caption) -> list[tuple[str, list[int]]]:
     """Whole words with the positions of their tokens."""
-    words: list[tuple[str, list[int]]] = []
-    for position, piece in enumerate(caption.tokens):
-        if not piece:
-            continue  # the end token
-        if words and not piece.startswith(" "):
-            text, positions = words[-1]
-            words[-1] = (text + piece, [*positions, position])
-        else:
-            words.append((piece.strip(), [position]))
-    return words
+    return [
+        ("".join(caption.tokens[position] for position in positions).strip(), positions)
+        for positions in word_positions(caption.tokens)
+    ]
 
 
 def _lines(words: list[str], width: int) -> tuple[list[tuple[float, int, float]], int]:

@@ -24,6 +24,7 @@ import numpy as np
 from ddcap.arrays import Array, to_host
 from ddcap.data.concepts import NO_CONCEPT, ConceptVocabulary
 from ddcap.decoding.caption import Caption
+from ddcap.decoding.words import word_positions
 from ddcap.errors import CheckpointError
 from ddcap.files import replacing
 from ddcap.model.config import CONFIDENCE_NAME
@@ -238,14 +239,10 @@ def word_inputs(
 
 def word_confidences(caption: Caption) -> list[float]:
     """Probability of each word: the product of its tokens'."""
-    words: list[float] = []
-    for piece, value in zip(caption.tokens, caption.confidences, strict=True):
-        if piece == "":
-            break
-        if piece.startswith(" ") or not words:
-            words.append(1.0)
-        words[-1] *= value
-    return words
+    return [
+        math.prod(caption.confidences[position] for position in word)
+        for word in word_positions(caption.tokens)
+    ]
 
 
 def _confidence_of(features: ImageFeatures, image: int) -> dict[int, float]:

@@ -29,6 +29,18 @@ def words_in(ids: Sequence[int], tokenizer: CaptionTokenizer) -> list[list[int]]
     return words
 
 
+def word_positions(tokens: Sequence[str]) -> list[list[int]]:
+    """Positions of each word of a caption's tokens as text, up to its first end token, which is empty."""
+    words: list[list[int]] = []
+    for position, piece in enumerate(tokens):
+        if piece == "":
+            break
+        if not words or piece.startswith(" "):
+            words.append([])
+        words[-1].append(position)
+    return words
+
+
 def content_tokens(ids: Sequence[int], tokenizer: CaptionTokenizer) -> dict[str, list[int]]:
     """The tokens of each word of a caption that says what is in the picture."""
     pieces = tokenizer.pieces(ids)

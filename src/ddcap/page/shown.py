@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ddcap.decoding.caption import Caption
+from ddcap.decoding.words import word_positions
 
 
 def shown_caption(caption: Caption) -> dict[str, Any]:
@@ -19,21 +20,20 @@ def shown_caption(caption: Caption) -> dict[str, Any]:
         step: number for number, step in enumerate(sorted({one.step for one in caption.trace.events}), 1)
     }
     step_of = {one.position: numbers[one.step] for one in caption.trace.events}  # the last that changed it
-    words: list[dict[str, Any]] = []
-    end = 0
-    for position, (piece, probability) in enumerate(zip(caption.tokens, caption.confidences, strict=True)):
-        step = step_of.get(position, 0)
-        if piece == "":
-            end = step
-            break
-        if piece.startswith(" ") or not words:
-            words.append({"tokens": []})
-        words[-1]["tokens"].append(
-            {"piece": piece.strip(), "step": step, "probability": round(probability, 4)}
-        )
-    for word in words:
-        word["given"] = all(token["step"] == 0 for token in word["tokens"])
-        word["doubtful"] = "".join(token["piece"] for token in word["tokens"]) in caption.doubtful
+    words = []
+    for positions in word_positions(caption.tokens):
+        tokens = [
+            {
+                "piece": caption.tokens[position].strip(),
+                "step": step_of.get(position, 0),
+                "probability": round(caption.confidences[position], 4),
+            }
+            for position in positions
+        ]
+        is_given = all(token["step"] == 0 for token in tokens)
+        is_doubtful = "".join(str(token["piece"]) for token in tokens) in caption.doubtful
+        words.append({"tokens": tokens, "given": is_given, "doubtful": is_doubtful})
+    end = step_of.get(caption.tokens.index(""), 0) if "" in caption.tokens else 0
     return {
         "text": caption.text,
         "sure": caption.sure,
