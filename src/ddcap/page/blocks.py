@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.resources import files
@@ -11,13 +9,13 @@ from typing import Any
 
 import gradio as gr
 from PIL import Image
-from pydantic import ValidationError
 
 from ddcap.captioner import Captioner
 from ddcap.decoding.caption import Caption
-from ddcap.errors import DDCapError, ImageError
+from ddcap.errors import DDCapError
 from ddcap.page.shown import shown_caption
-from ddcap.serve.bodies import CaptionsBody, InfillBody
+from ddcap.serve.answers import one_line
+from ddcap.serve.bodies import CaptionsBody, InfillBody, checked, picture_bytes
 from ddcap.serve.engine import Engine
 from ddcap.serve.limits import ServeLimits
 from ddcap.serve.pictures import opened
@@ -122,7 +120,7 @@ class _Answers:
         values.update(include=_listed(include), length=length or None)
 
         async def compute() -> list[Caption]:
-            body, content = _checked(CaptionsBody, values), _content(picture)
+            body, content = checked(CaptionsBody, values), _content(picture)
 
             def work(captioner: Captioner) -> list[Caption]:
                 image = self._opened(content)
@@ -143,7 +141,7 @@ class _Answers:
         values = {"image": picture, "template": template, **_dials(ban, steps, guidance)}
 
         async def compute() -> list[Caption]:
-            body, content = _checked(InfillBody, values), _content(picture)
+            body, content = checked(InfillBody, values), _content(picture)
             return await self.engine.run(
                 lambda captioner: [captioner.infill(self._opened(content), body.template, **body.asked())]
             )
@@ -170,8 +168,7 @@ class _Answers:
             self.count()
             yield {"captions": captions, "number": next(self._numbers)}
         except DDCapError as error:
-            reason = str(error).encode("utf-8", "replace").decode()  # half characters cannot be sent
-            yield {"error": " ".join(reason.split()), "number": next(self._numbers)}
+            yield {"error": one_line(str(error)), "number": next(self._numbers)}
 
 
 def _dials(ban: str, steps: float, guidance: float) -> dict[str, Any]:
@@ -185,23 +182,7 @@ def _listed(text: str) -> list[str] | None:
 def _content(picture: str) -> bytes:
     if not picture:
         raise DDCapError("there is no picture yet; drop one, or choose a file")
-    try:
-        return base64.b64decode(picture.rpartition("base64,")[2], validate=True)
-    except (binascii.Error, ValueError):
-        raise ImageError("the picture: is no base64 of a file") from None
-
-
-def _checked(kind: type[Any], values: dict[str, Any]) -> Any:
-    """A body of the service.
-
-    Raises:
-        DDCapError: if a value is not as it has to be.
-    """
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise DDCapError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return picture_bytes(picture, "the picture")
 
 
 def _read(name: str) -> str:

@@ -95,6 +95,11 @@ _ERRORS = {
 }
 
 
+def one_line(text: str) -> str:
+    """One line that can be sent: what people wrote is quoted in messages, half characters included."""
+    return " ".join(text.encode("utf-8", "replace").decode().split())
+
+
 def refusals(limits: ServeLimits, *statuses: int) -> dict[int | str, dict[str, Any]]:
     """Errors of a route for its description; all of them, if none is named."""
     wanted = statuses or tuple(_ERRORS)

@@ -34,6 +34,7 @@ from ddcap.serve.answers import (
     RewriteAnswer,
     ScoresAnswer,
     StateAnswer,
+    one_line,
     refusals,
 )
 from ddcap.serve.bodies import CaptionsBody, InfillBody, RewriteBody, ScoreBody, described, read_body
@@ -121,7 +122,7 @@ def create_app(
                         raise picture
                     image = opened(picture, f"image {number}", limits, sizes)
                 except ImageError as error:
-                    results.append({"error": _line(str(error))})
+                    results.append({"error": one_line(str(error))})
                     continue
                 (found,) = captioner.caption_each([image], **body.asked())
                 results.append(answer_of(found, body.min_sure))
@@ -257,12 +258,7 @@ def _keyed(limits: ServeLimits) -> dict[str, Any]:
 
 
 def _error(status: int, reason: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    return JSONResponse({"error": _line(reason)}, status, headers)
-
-
-def _line(text: str) -> str:
-    """One line that can be sent: what people wrote is quoted in messages, half characters included."""
-    return " ".join(text.encode("utf-8", "replace").decode().split())
+    return JSONResponse({"error": one_line(reason)}, status, headers)
 
 
 async def _fetched(picture: bytes | str, name: str, fetcher: Fetcher | None) -> bytes | ImageError:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 
+from ddcap.errors import DDCapError, ImageError
 from ddcap.serve.limits import ServeLimits
 
 Words = Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=200)]
@@ -94,6 +95,7 @@ async def read_body(
 
     Raises:
         HTTPException: 413, 415 or 422, if it cannot be read.
+        DDCapError: if a value is not as it has to be.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     pictures: list[bytes | str] = []
@@ -120,12 +122,7 @@ async def read_body(
             raise HTTPException(422, "the body is no JSON") from None
     else:
         raise HTTPException(415, "send application/json, or multipart/form-data with files")
-    try:
-        body = kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "body"
-        raise HTTPException(422, f"{where}: {first['msg']}") from None
+    body = checked(kind, values)
     if content_type == "application/json":
         given = getattr(body, field)
         pictures = [_decoded(text, field) for text in (given if isinstance(given, list) else [given])]
@@ -139,14 +136,36 @@ async def read_body(
 _LISTS = ("ban", "include", "keep", "captions")
 
 
+def checked(kind: type[Any], values: Any) -> Any:
+    """A body of some kind.
+
+    Raises:
+        DDCapError: if a value is not as it has to be.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "body"
+        raise DDCapError(f"{where}: {first['msg']}") from None
+
+
 def _decoded(text: str, field: str) -> bytes | str:
     if text[:8].lower().startswith(("http://", "https://")):  # no base64 has a colon
         return text
-    _, _, plain = text.rpartition("base64,")  # a data URL, or base64 alone
+    return picture_bytes(text, field)
+
+
+def picture_bytes(text: str, name: str) -> bytes:
+    """The file that a data URL holds, or base64 alone.
+
+    Raises:
+        ImageError: if it is no base64; `name` is for the message.
+    """
     try:
-        return base64.b64decode(plain, validate=True)
+        return base64.b64decode(text.rpartition("base64,")[2], validate=True)
     except (binascii.Error, ValueError):
-        raise HTTPException(422, f"{field}: is no base64 of a file") from None
+        raise ImageError(f"{name}: is no base64 of a file") from None
 
 
 def described(kind: type[BaseModel], field: str, limits: ServeLimits) -> dict[str, Any]:
