@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from experiments.figures import OURS, TWIN, new_figure, plain
+from experiments.markdown import mean_points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,9 +45,8 @@ def _draw_panel(axes: Axes, rows: dict[str, Any], key: str, longest: float) -> N
             x = [point["epoch"] for point in points]
             axes.plot(x, [point[key] for point in points], color=colour, linewidth=0.8, alpha=0.5)
         if of_seeds:
-            length = min(map(len, of_seeds))
-            means = [sum(points[i][key] for points in of_seeds) / len(of_seeds) for i in range(length)]
-            x = [point["epoch"] for point in of_seeds[0][:length]]
+            means = mean_points(of_seeds, key)
+            x = [point["epoch"] for point in of_seeds[0][: len(means)]]
             axes.plot(x, means, color=colour, marker="o", markersize=4, label=_LABELS[name])
     axes.set_xscale("log")
     ticks = [tick for tick in (1, 2.5, 5, 10, 20, 40, 80, 160, 320) if tick <= longest]

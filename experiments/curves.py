@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ddcap.evaluation.metrics import bootstrap_interval
-from ddcap.settings import DecodingSettings, dump_settings, parse_settings
 from experiments.notebook import Notebook
 from experiments.plan import Plan, Trial
 from experiments.split import Split
-from experiments.table1 import TWIN, TWIN_BEAMS, score_row
+from experiments.table1 import TWIN, TWIN_BEAMS, mean_of, over_images, score_row, with_beams
 from experiments.trainings import trained, training_summary
 
 
@@ -40,13 +39,16 @@ def learning_curves(
             trained(one, say, split.device)
             summary = training_summary(one.recipe.training.output)
             points = [
-                {"epoch": _epoch(point["step"], summary["steps"], one), **_scores(point)}
+                {
+                    "epoch": _epoch(point["step"], summary["steps"], one),
+                    "CIDEr": point["CIDEr"],
+                    "loss": point["loss"],
+                }
                 for point in summary["val"]
             ]
             decodings = {row: one.recipe.decoding}
             if row == TWIN:
-                beams = {**dump_settings(one.recipe.decoding), "beams": plan.file.beams}
-                decodings[TWIN_BEAMS] = parse_settings(DecodingSettings, beams, "plan")
+                decodings[TWIN_BEAMS] = with_beams(one, plan)
             for name, settings in decodings.items():
                 scored = score_row((one, settings), split, notebook, say, fast=fast)
                 per_image[name, one.seed] = scored["per_image"]["CIDEr"]
@@ -68,10 +70,6 @@ def _epoch(step: int, steps: int, trial: Trial) -> float:
     return min([*settings.validate_at, settings.epochs], key=lambda planned: abs(planned - epoch))
 
 
-def _scores(point: dict[str, Any]) -> dict[str, Any]:
-    return {"CIDEr": point["CIDEr"], "loss": point["loss"]}
-
-
 def _differences(per_image: dict[tuple[str, int], list[float]]) -> dict[str, Any]:
     """Row g minus every other row, picture by picture, over the seeds that both have."""
     found = {}
@@ -83,26 +81,6 @@ def _differences(per_image: dict[tuple[str, int], list[float]]) -> dict[str, Any
             [a - b for a, b in zip(per_image["g", seed], per_image[other, seed], strict=True)]
             for seed in seeds
         ]
-        means = [sum(values) / len(values) for values in zip(*columns, strict=True)]
-        found[other] = {
-            "difference": sum(means) / len(means),
-            "interval_95": list(bootstrap_interval(means)),
-            "per_seed": [sum(column) / len(column) for column in columns],
-        }
+        per_seed = [sum(column) / len(column) for column in columns]
+        found[other] = {**over_images(mean_of(columns)), "per_seed": per_seed}
     return found
-
-
-def crossing(ours: list[dict[str, Any]], other: list[dict[str, Any]]) -> float | None:
-    """The first epoch, of those where both were validated, from which on `ours` is never under `other`."""
-    scores = {point["epoch"]: point["CIDEr"] for point in other}
-    shared = [
-        (point["epoch"], point["CIDEr"] - scores[point["epoch"]])
-        for point in ours
-        if point["epoch"] in scores
-    ]
-    ahead = None
-    for epoch, lead in reversed(shared):
-        if lead < 0:
-            break
-        ahead = epoch
-    return ahead

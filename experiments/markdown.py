@@ -56,12 +56,10 @@ def _curves(results: dict[str, Any]) -> str:
             *(f"{point['epoch']:g}" for point in longest),
         ]
         lines = [
-            [NAMES.get(name, name), *_means(seeds, key, len(longest), digits)]
+            [f"{NAMES.get(name, name)}, {key}", *_means(seeds, key, len(longest), digits)]
             for key, digits in (("CIDEr", 1), ("loss", 2))
             for name, seeds in curves.items()
         ]
-        for number, line in enumerate(lines):
-            line[0] += ", CIDEr" if number < len(curves) else ", loss"
         parts.append(_table(header, lines))
     best = []
     for share, content in results["curves"].items():
@@ -90,9 +88,14 @@ def _curves(results: dict[str, Any]) -> str:
 
 def _means(seeds: Sequence[Sequence[dict[str, Any]]], key: str, columns: int, digits: int) -> list[str]:
     """The mean over seeds at every point that all of them have, else an empty cell."""
+    means = mean_points(seeds, key)
+    return [*(f"{mean:.{digits}f}" for mean in means), *[""] * (columns - len(means))]
+
+
+def mean_points(seeds: Sequence[Sequence[dict[str, Any]]], key: str) -> list[float]:
+    """The mean over seeds of a curve, as far as all of them go."""
     length = min(map(len, seeds))
-    means = [sum(points[i][key] for points in seeds) / len(seeds) for i in range(length)]
-    return [*(f"{mean:.{digits}f}" for mean in means), *[""] * (columns - length)]
+    return [sum(points[i][key] for points in seeds) / len(seeds) for i in range(length)]
 
 
 def _table_1(results: dict[str, Any]) -> str:

@@ -27,9 +27,15 @@ def decodings_of(plan: Plan) -> Decodings:
     """(row, seed) to its trial and decoding; the twin has a second row with several beams."""
     decodings: Decodings = {(one.name, one.seed): (one, one.recipe.decoding) for one in plan.rows}
     for one in plan.named(TWIN):
-        beams = {**dump_settings(one.recipe.decoding), "beams": plan.file.beams}
-        decodings[TWIN_BEAMS, one.seed] = (one, parse_settings(DecodingSettings, beams, "plan"))
+        decodings[TWIN_BEAMS, one.seed] = (one, with_beams(one, plan))
     return decodings
+
+
+def with_beams(trial: Trial, plan: Plan) -> DecodingSettings:
+    """How a twin is decoded with the plan's number of beams."""
+    beams = {**dump_settings(trial.recipe.decoding), "beams": plan.file.beams}
+    settings: DecodingSettings = parse_settings(DecodingSettings, beams, "plan")
+    return settings
 
 
 def score_row(
@@ -113,8 +119,20 @@ def gather_rows(plan: Plan, rows: Scored) -> dict[str, Any]:
 
 def _mean_per_image(contents: Sequence[dict[str, Any]]) -> list[float]:
     """CIDEr of every image, averaged over seeds."""
-    columns = [content["per_image"]["CIDEr"] for content in contents]
+    return mean_of([content["per_image"]["CIDEr"] for content in contents])
+
+
+def mean_of(columns: Sequence[Sequence[float]]) -> list[float]:
+    """The mean over seeds, for every image."""
     return [sum(values) / len(values) for values in zip(*columns, strict=True)]
+
+
+def over_images(differences: Sequence[float]) -> dict[str, Any]:
+    """The mean of a difference between two rows, image by image, and its interval."""
+    return {
+        "difference": sum(differences) / len(differences),
+        "interval_95": list(bootstrap_interval(differences)),
+    }
 
 
 def check_claims(rows: Scored) -> list[dict[str, Any]]:
@@ -132,13 +150,5 @@ def check_claims(rows: Scored) -> list[dict[str, Any]]:
         if better not in per_image or worse not in per_image:
             continue
         differences = [a - b for a, b in zip(per_image[better], per_image[worse], strict=True)]
-        checked.append(
-            {
-                "better": better,
-                "worse": worse,
-                "what": what,
-                "difference": sum(differences) / len(differences),
-                "interval_95": list(bootstrap_interval(differences)),
-            }
-        )
+        checked.append({"better": better, "worse": worse, "what": what, **over_images(differences)})
     return checked

@@ -4,7 +4,6 @@ import pytest
 
 from ddcap.errors import RecipeError
 from experiments.charts import draw_charts
-from experiments.curves import crossing
 from experiments.markdown import to_markdown
 from experiments.plan import load_plan
 from experiments.run import load_ablation
@@ -62,14 +61,3 @@ def test_the_shipped_comparisons_differ_in_what_they_compare():
     }
     assert mask["f"].model.concentrated_attention and not mask["d"].model.concentrated_attention
     assert len({recipe.training.epochs for recipe in mask.values()}) == 1
-
-
-@pytest.mark.parametrize(
-    ("ours", "expected"),
-    [([1, 5, 6], 2), ([5, 1, 6], 4), ([5, 5, 5], 1), ([1, 1, 1], None)],
-)
-def test_from_where_on_a_row_is_never_behind(ours, expected):
-    def curve(scores):
-        return [{"epoch": epoch, "CIDEr": score} for epoch, score in zip((1, 2, 4), scores, strict=True)]
-
-    assert crossing(curve(ours), curve([3, 3, 3])) == expected
