@@ -107,7 +107,7 @@ def test_padding_that_is_seen_decodes_alike_in_any_batch(model, config, features
     alone = generate(seen, first, decoding, end_id=1)
     assert torch.equal(torch.as_tensor(both.tokens[:1]), torch.as_tensor(alone.tokens))
     longest = seen.config.model.max_length
-    assert seen.extended(torch.zeros(1, 4, dtype=torch.long), torch.tensor([3])).tolist() == [
+    assert seen.extended(torch.zeros(1, 4, dtype=torch.long), torch.tensor([3]), seen.mask_id).tolist() == [
         [0, 0, 0] + [seen.mask_id] * (longest - 3)
     ]
 

@@ -148,6 +148,24 @@ def test_pictures_that_are_dropped_are_learned_by_the_image_free_memory(model, b
         assert (gradient is not None and bool(gradient.any())) == is_learned
 
 
+@pytest.mark.parametrize("padding", ["hidden", "noised", "known"])
+def test_a_captions_loss_does_not_depend_on_its_batch(model, batch, noise, padding):
+    """Also where words attend to padding: there is as much of it, however long the others are."""
+    changes = {"padding": padding, "concentrated_attention": False}
+    seen = copy.deepcopy(model)
+    seen.config = dataclasses.replace(model.config, model=dataclasses.replace(model.config.model, **changes))
+    total = 0.0
+    for number in range(3):
+        rows = ROWS[2 * number : 2 * number + 2]
+        alone = collate(rows, ["one"], padding_id=0, features=[(batch.memory[number], batch.summary[number])])
+        features = ImageFeatures(alone.memory, alone.summary)
+        total += caption_loss(seen, alone, features, noise.of([number], model.device)).token * sum(
+            map(len, rows)
+        )
+    together = caption_loss(seen, batch, ImageFeatures(batch.memory, batch.summary), noise).token
+    torch.testing.assert_close(together, total / sum(map(len, ROWS)))
+
+
 def test_captions_without_pictures_see_the_image_free_memory(model, batch, features, noise):
     losses = caption_loss(model, batch, None, noise)
     assert_close(losses.token, slow_loss(model, features, noise, [True] * 3, 0.0)[0])

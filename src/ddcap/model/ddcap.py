@@ -97,14 +97,14 @@ class DDCapModel(StoredModel):
         )
         return states
 
-    def extended(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Tokens (B, L) of captions being decoded, up to max_length where words attend to padding."""
+    def extended(self, tokens: Tensor, lengths: Tensor, filler: int | Tensor) -> Tensor:
+        """Tokens (B, L), where words attend to padding (B, max_length) with `filler` behind each caption."""
         if self.config.model.padding == "hidden":
             return tokens
         missing = self.config.model.max_length - tokens.shape[1]
-        tokens = torch.nn.functional.pad(tokens, (0, missing), value=self.mask_id)
+        tokens = torch.nn.functional.pad(tokens, (0, missing))
         is_padding = torch.arange(tokens.shape[1], device=tokens.device) >= lengths.unsqueeze(1)
-        return torch.where(is_padding, self.mask_id, tokens)
+        return torch.where(is_padding, filler, tokens)
 
     @torch.no_grad()  # not inference_mode: autocast would cast all weights anew at every step
     def denoising_steps(self, features: ImageFeatures, *, with_image_free: bool) -> TorchSteps:
@@ -183,7 +183,7 @@ class TorchSteps:
         if self.with_image_free:
             tokens, positions = tokens.repeat(2, 1), positions.repeat(2, 1)
             timestep, lengths = timestep.repeat(2), lengths.repeat(2)
-        tokens = self.model.extended(tokens, lengths)
+        tokens = self.model.extended(tokens, lengths, self.model.mask_id)
         hidden = self.model(tokens, timestep, lengths, self.keys_values, self.modulations)  # (B, L, D)
         asked = hidden.gather(1, positions.unsqueeze(2).expand(-1, -1, hidden.shape[2]))  # (B, n, D)
         logits = self.model.denoiser.logits(asked).float()

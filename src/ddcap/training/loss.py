@@ -193,10 +193,8 @@ def caption_loss(
         weight = model.decoder.token_embedding.weight
     else:
         assert noise is not None
-        tokens, longest = batch.tokens, batch.tokens.shape[1]
-        if model.config.model.padding == "noised":  # all that decoding will have
-            end = int(tokens[0, batch.lengths[0] - 1])
-            tokens = F.pad(tokens, (0, model.config.model.max_length - longest), value=end)
+        longest, end = batch.tokens.shape[1], batch.tokens[0, batch.lengths[0] - 1]
+        tokens = model.extended(batch.tokens, batch.lengths, end)
         noised, timestep = noise.add_to(tokens, model.schedule), noise.timestep.flatten()
         keys_values = model.keys_values(features, use_image)
         hidden = model(noised, timestep, batch.lengths, keys_values)[:, :longest]  # (B, L, D)
