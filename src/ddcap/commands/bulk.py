@@ -126,7 +126,8 @@ def _here(options: argparse.Namespace, how: dict[str, Any]) -> Progress:
 def _on_ray(options: argparse.Namespace, how: dict[str, Any]) -> Progress:
     from ddcap.bulk.ray_engine import caption_on_ray
 
-    check_min_sure(load_captioner(options), options.min_sure)
+    if options.min_sure is not None:  # the job itself looks at all else, and loads the model for it
+        check_min_sure(load_captioner(options), options.min_sure)
     model = (options.model, options.device, options.precision, options.runtime)
     return caption_on_ray(model, options.images, workers=options.workers, **how)
 
