@@ -143,6 +143,7 @@ def test_no_file_and_no_address_is_taken(client, path, monkeypatch):
         (["data:image/png;base64,%%%", *DIALS], "no base64"),
         ([picture(), "dog", "dog", 0, 10, 1, 1], "banned"),
         ([picture(), "", "", 0, 10, 1, 1], None),
+        ([picture(), None, None, 0, 10, 1, 1], None),  # dropped before the page has filled its boxes
     ],
 )
 def test_what_is_wrong_is_one_line(client, given, reason):
@@ -157,8 +158,9 @@ def test_what_is_wrong_is_one_line(client, given, reason):
     "event_data", [None, "x", {"template": 3, "others": [None]}, {"template": "no blank"}]
 )
 def test_strange_refills_are_one_line(client, event_data):
-    value = last_value(told(client, "refill", [picture(), "", 10, 1], event_data))
-    assert "has no blank" in value["error"] and "\n" not in value["error"]
+    for ban in ("", None):
+        value = last_value(told(client, "refill", [picture(), ban, 10, 1], event_data))
+        assert "has no blank" in value["error"] and "\n" not in value["error"]
 
 
 def test_the_limit_on_bytes_holds_for_the_page(default):

@@ -108,8 +108,8 @@ class _Answers:
     async def caption(
         self,
         picture: str,
-        include: str,
-        ban: str,
+        include: str | None,
+        ban: str | None,
         length: float,
         steps: float,
         guidance: float,
@@ -135,10 +135,10 @@ class _Answers:
             yield one
 
     async def fill(
-        self, template: str, picture: str, ban: str, steps: float, guidance: float
+        self, template: str | None, picture: str, ban: str | None, steps: float, guidance: float
     ) -> AsyncIterator[Shown]:
         """A sentence with its blanks filled."""
-        values = {"image": picture, "template": template, **_dials(ban, steps, guidance)}
+        values = {"image": picture, "template": template or "", **_dials(ban, steps, guidance)}
 
         async def compute() -> list[Caption]:
             body, content = checked(InfillBody, values), _content(picture)
@@ -150,12 +150,14 @@ class _Answers:
             yield one
 
     def refill(
-        self, asked: Any, picture: str, ban: str, steps: float, guidance: float
+        self, asked: Any, picture: str, ban: str | None, steps: float, guidance: float
     ) -> AsyncIterator[Shown]:
         """The caption with some of its words blanked, filled again; perhaps by other words than these."""
         asked = asked if isinstance(asked, dict) else {}
         others = [str(word) for word in asked.get("others") or []]
-        return self.fill(str(asked.get("template", "")), picture, ",".join([ban, *others]), steps, guidance)
+        return self.fill(
+            str(asked.get("template", "")), picture, ",".join([ban or "", *others]), steps, guidance
+        )
 
     def _opened(self, content: bytes) -> Image.Image:
         return opened(content, "the picture", self.limits, self.engine.captioner.model.preprocessing)
@@ -171,12 +173,13 @@ class _Answers:
             yield {"error": one_line(str(error)), "number": next(self._numbers)}
 
 
-def _dials(ban: str, steps: float, guidance: float) -> dict[str, Any]:
+def _dials(ban: str | None, steps: float, guidance: float) -> dict[str, Any]:
     return {"ban": _listed(ban), "steps": steps, "guidance": guidance}
 
 
-def _listed(text: str) -> list[str] | None:
-    return [part.strip() for part in text.split(",") if part.strip()] or None
+def _listed(text: str | None) -> list[str] | None:
+    """Words between commas; a box that the page has not filled yet comes as None, and says nothing."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()] or None
 
 
 def _content(picture: str) -> bytes:
