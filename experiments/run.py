@@ -15,6 +15,7 @@ from experiments.curves import learning_curves
 from experiments.infilling_comparison import compare_infilling
 from experiments.notebook import Notebook
 from experiments.plan import Plan
+from experiments.side_by_side import Scoring, train_side_by_side
 from experiments.split import load_split
 from experiments.sweeps import decoding_sweep, training_sweep
 from experiments.table1 import check_claims, decodings_of, gather_rows, score_humans, score_row
@@ -33,6 +34,7 @@ def ablate(
     say: Callable[[str], None] = lambda _: None,
     device: str = "cpu",
     processes: Processes = ALONE,
+    jobs: int = 1,
 ) -> Path | None:
     """Run a plan; whatever is finished is not repeated.
 
@@ -46,6 +48,7 @@ def ablate(
         say: is told what begins.
         device: where pictures are captioned; trainings take a GPU where there is one.
         processes: this one and the others, if there are any; every one has to call this.
+        jobs: trainings at a time, each in a process of its own.
 
     Returns:
         The path of `metrics.json`, which `ablation.markdown` and `ddcap report` read; None in all processes
@@ -59,6 +62,8 @@ def ablate(
         train_together(plan.trials, say, processes)
     if processes.index:
         return None
+    if jobs > 1:
+        train_side_by_side(plan, jobs, Scoring(output, limit, fast, device), say)
     notebook = Notebook(output / "results")
     base = plan.trials[0].recipe
     test, val = (load_split(base, name, limit, device) for name in (plan.file.split, "val"))

@@ -20,6 +20,9 @@ def add_parsers(commands: Any) -> None:
     ablate.add_argument("--limit", type=int, help="score on the first so many pictures only")
     ablate.add_argument("--fast", action="store_true", help="without METEOR and SPICE, which need Java")
     ablate.add_argument("--device", default="cpu", help="where to caption, for instance cuda (default: cpu)")
+    ablate.add_argument(
+        "--jobs", type=int, default=1, help="trainings at a time, in processes of their own (default: 1)"
+    )
     ablate.set_defaults(run=_ablate)
 
     report = commands.add_parser("report", help="one HTML page about an ablation")
@@ -51,6 +54,8 @@ def _find_experiments() -> None:
 
 
 def _ablate(options: argparse.Namespace) -> int:
+    if options.jobs < 1:
+        raise DDCapError(f"--jobs {options.jobs}: give the number of trainings at a time, at least 1")
     _find_experiments()
     from ddcap.files import write_text
     from ddcap.machine import join_processes, leave, own_device
@@ -73,6 +78,7 @@ def _ablate(options: argparse.Namespace) -> int:
         say=say,
         device=device,
         processes=processes,
+        jobs=options.jobs,
     )
     if written is None:
         return leave(0)

@@ -221,7 +221,7 @@ def _take_step(run: Run, step: int, parts: list[CaptionBatch], guard: Divergence
         step, run.total_steps, run.warmup_steps, settings.learning_rate, settings.schedule
     )
     set_learning_rate(state.optimizer, learning_rate)
-    state.wrapped.train()
+    state.train()
     step_shares, has_pictures = shares(parts, accelerator)
     for number, (part, share) in enumerate(zip(parts, step_shares, strict=True)):
         run.unreadable.note(part.unreadable)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -301,6 +301,28 @@ def _load_split(settings: DataSettings, split: str) -> list[CaptionedImage]:
     if settings.text is None:
         check_folders(record.path for record in records)
     return records
+
+
+def build_feature_cache(
+    recipe: Recipe, device: torch.device | str, share: tuple[int, int], *, also: Sequence[str] = ()
+) -> None:
+    """Compute a process's share of the features that a training from a frozen encoder reads.
+
+    Args:
+        recipe: without `model.init`.
+        device: where the encoder computes.
+        share: index and number of the processes that do it together.
+        also: further splits of the data set, in plain views.
+
+    Raises:
+        DataError: if the data cannot be used.
+    """
+    if recipe.data.cache is None:
+        return
+    encoder = build_image_encoder(recipe.encoder).to(device)
+    processes = Processes(share[1], share[0], ALONE.gather)
+    for split, views in (("train", recipe.data.views), *((one, 1) for one in ("val", *also))):
+        _source(recipe, encoder, _load_split(recipe.data, split), views, iter, processes)
 
 
 def _source(

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ddcap.model.encoders import ImageEncoder
 from ddcap.model.kinds import CaptioningModel
@@ -166,6 +165,46 @@ def scatter_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -
     return {**state, "state": shared}
 
 
+# The moving average of the weights. torch's own (swa_utils.AveragedModel) walks all modules at every step, a
+# frozen encoder's too: for a small denoiser that takes longer than the rest of the step does on a GPU.
+
+
+class MovingAverage:
+    """An exponential moving average of the weights that train; the first update copies them.
+
+    Args:
+        model: copied, and no longer looked at.
+        decay: share of the average that an update keeps.
+
+    Attributes:
+        model: with the averaged weights. Call `refresh` before it is used.
+        updates: how many it had.
+    """
+
+    def __init__(self, model: CaptioningModel, decay: float) -> None:
+        self.model = copy.deepcopy(model).eval()
+        self.updates = 0
+        self._decay = decay
+        self._pairs: tuple[list[Tensor], list[Tensor]] | None = None
+
+    @torch.no_grad()
+    def update(self, trained: CaptioningModel) -> None:
+        """Draw the average towards the weights of `trained`, always the same model, on the same device."""
+        if self._pairs is None:
+            both = zip(self.model.parameters(), trained.parameters(), strict=True)
+            pairs = [(mine, new) for mine, new in both if new.requires_grad]
+            self._pairs = [mine for mine, _ in pairs], [new for _, new in pairs]
+        torch._foreach_lerp_(*self._pairs, 1 - self._decay if self.updates else 1.0)
+        self.updates += 1
+
+    @torch.no_grad()
+    def refresh(self, trained: CaptioningModel) -> CaptioningModel:
+        """The averaged model, with the buffers of `trained`, which are no weights and are not averaged."""
+        for mine, new in zip(self.model.buffers(), trained.buffers(), strict=True):
+            mine.copy_(new)
+        return self.model
+
+
 class TrainingState:
     """A model in training.
 
@@ -196,23 +235,23 @@ class TrainingState:
         self._keeps = accelerator.is_main_process  # what is gathered from all processes
         self._spread = settings.fsdp and accelerator.num_processes > 1
         decay = settings.ema_decay
-        self._average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+        self._average = MovingAverage(model, decay) if decay else None
         self._whole = copy.deepcopy(model).eval() if self._spread else None
         if checkpoint is not None:
             model.load_stored_state(checkpoint.weights)
             if self._average is not None:
-                _inside(self._average).load_stored_state(checkpoint.average)
-                self._average.n_averaged.fill_(checkpoint.progress.step)
+                self._average.model.load_stored_state(checkpoint.average)
+                self._average.updates = checkpoint.progress.step
         objective.to(self._device)
         if self._average is not None:
-            self._average.to(self._device).eval()
+            self._average.model.to(self._device)
         if settings.compile:
             compile_blocks(model)
         if self._spread:
             mesh = init_device_mesh(self._device.type, (accelerator.num_processes,))
             shard(objective, model, mesh)
             if self._average is not None:
-                shard(self._average.module, _inside(self._average), mesh)
+                shard(self._average.model, self._average.model, mesh)
         optimizer = build_optimizer(model, settings)
         if checkpoint is not None:
             optimizer.load_state_dict(scatter_optimizer(checkpoint.optimizer, optimizer))
@@ -221,6 +260,13 @@ class TrainingState:
             self.optimizer = accelerator.prepare(optimizer)
         else:
             self.wrapped, self.optimizer = accelerator.prepare(objective, optimizer)
+        # all modules would be walked at every step otherwise, a frozen encoder's too
+        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def train(self) -> None:
+        """Go back to training after a validation; without one between, nothing has to be done."""
+        if not self._model.training:
+            self.wrapped.train()
 
     def exchange_gradients(self, *, enabled: bool) -> contextlib.AbstractContextManager[None]:
         """The context of a forward and backward pass whose gradients the processes share, or keep."""
@@ -233,7 +279,7 @@ class TrainingState:
 
     def clip_gradients(self, largest: float) -> Tensor:
         """The norm of all gradients (scalar), which are clipped to `largest` unless that is 0."""
-        norm = nn.utils.clip_grad_norm_(self._model.parameters(), largest or float("inf"))
+        norm = nn.utils.clip_grad_norm_(self._trained, largest or float("inf"))
         return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def step(self, *, is_taken: bool) -> None:
@@ -241,13 +287,13 @@ class TrainingState:
         if is_taken:
             self.optimizer.step()
             if self._average is not None:
-                self._average.update_parameters(self._model)
+                self._average.update(self._model)
         self.optimizer.zero_grad(set_to_none=True)
 
     def to_checkpoint(self, progress: Progress) -> Checkpoint:
         """Everything needed to go on, whole. All processes have to ask; what the main one gets counts."""
         optimizer, weights = self.optimizer.state_dict(), self._model.stored_state()
-        average = None if self._average is None else _inside(self._average).stored_state()
+        average = None if self._average is None else self._average.refresh(self._model).stored_state()
         if self._spread:
             optimizer = gather_optimizer(optimizer, keep=self._keeps)
             weights = gather(weights, keep=self._keeps)
@@ -260,16 +306,10 @@ class TrainingState:
 
         All processes have to ask.
         """
-        latest = self._model if self._average is None else _inside(self._average)
+        latest = self._model if self._average is None else self._average.refresh(self._model)
         if self._whole is None:
             yield latest.eval()
             return
         self._whole.load_state_dict(gather(latest.state_dict()))
         yield self._whole.to(self._device)
         self._whole.to("cpu")  # its place is needed in training
-
-
-def _inside(average: AveragedModel) -> CaptioningModel:
-    model = average.module
-    assert isinstance(model, CaptioningModel)
-    return model

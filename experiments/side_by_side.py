@@ -1,0 +1,173 @@
+"""The trainings of an ablation several at a time: each in a process of its own, which then scores its models.
+
+Small models leave most of a GPU, or all cores but one, idle. What a process has finished lies on disk and is
+not repeated, so that the ablation itself, which comes after, has little left to do.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from ddcap.errors import TrainingInterruptedError
+from ddcap.machine import own_cores
+from ddcap.recipe import Recipe
+from ddcap.training.start import build_feature_cache
+from experiments.curves import learning_curves
+from experiments.notebook import Notebook
+from experiments.plan import Plan, Trial
+from experiments.split import load_split
+from experiments.table1 import decodings_of, score_row
+from experiments.trainings import trained
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How `ablate` was asked to score: its output folder, pictures, metrics and device."""
+
+    output: Path
+    limit: int | None
+    fast: bool
+    device: str
+
+
+_stopping: Any = None  # the event that tells a process of the pool to begin nothing more
+
+
+def train_side_by_side(plan: Plan, jobs: int, scoring: Scoring, say: Callable[[str], None]) -> None:
+    """Train and score all that is missing, `jobs` at a time, the longest trainings first.
+
+    Args:
+        plan: see `load_plan`.
+        jobs: processes; they share the cores.
+        scoring: as for `ablate`.
+        say: is told what ends.
+
+    Raises:
+        DDCapError: the first of any training; the others end first.
+        TrainingInterruptedError: by SIGTERM or SIGINT; trainings are saved, and the same command goes on.
+    """
+    context = multiprocessing.get_context("spawn")
+    stopping = context.Event()
+    threads = max(1, own_cores() // jobs)
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_settle_in, initargs=(threads, stopping))
+    with _passing_on_signals(stopping) as signals:
+        try:
+            recipes = _recipes_by_data(plan)
+            _wait(
+                pool.submit(_build_caches, recipes, plan.file.split, (number, jobs)) for number in range(jobs)
+            )
+            parts = sorted(parts_of(plan), key=_pictures_read, reverse=True)
+            _wait((pool.submit(_train_and_score, part, scoring) for part in parts), say)
+        except (BrokenProcessPool, TrainingInterruptedError):
+            if not signals:
+                raise
+        except BaseException:
+            stopping.set()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+    if signals:
+        by = signal.Signals(signals[0])
+        raise TrainingInterruptedError(
+            f"stopped by {by.name}; the same command goes on from what is saved in {scoring.output}", 128 + by
+        )
+
+
+def parts_of(plan: Plan) -> list[Plan]:
+    """One plan for each training, with all rows and curves that take its model."""
+    folders = dict.fromkeys(trial.recipe.training.output for trial in plan.trials)
+
+    def of(folder: str, trials: tuple[Trial, ...]) -> tuple[Trial, ...]:
+        return tuple(trial for trial in trials if trial.recipe.training.output == folder)
+
+    return [
+        replace(
+            plan,
+            rows=of(folder, plan.rows),
+            sweeps={name: of(folder, trials) for name, trials in plan.sweeps.items()},
+            curves={share: of(folder, trials) for share, trials in plan.curves.items()},
+        )
+        for folder in folders
+    ]
+
+
+def _pictures_read(part: Plan) -> float:
+    recipe = part.trials[0].recipe
+    return recipe.training.epochs * recipe.data.train_share
+
+
+def _recipes_by_data(plan: Plan) -> list[Recipe]:
+    """One recipe for each feature cache that the plan needs."""
+    found = {repr((one.recipe.data, one.recipe.encoder)): one.recipe for one in plan.trials}
+    return list(found.values())
+
+
+@contextmanager
+def _passing_on_signals(stopping: Any) -> Iterator[list[int]]:
+    """Tell the processes of a signal that only this one got; yields the numbers of those that came in."""
+    came: list[int] = []
+
+    def pass_on(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        stopping.set()
+        for child in multiprocessing.active_children():
+            child.terminate()
+
+    before = {one: signal.signal(one, pass_on) for one in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield came
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def _wait(futures: Iterator[Future[str]], say: Callable[[str], None] = lambda _: None) -> None:
+    for future in as_completed(list(futures)):
+        done = future.result()
+        if done:
+            say(done)
+
+
+def _settle_in(threads: int, stopping: Any) -> None:
+    global _stopping
+    _stopping = stopping
+    torch.set_num_threads(threads)
+
+
+def _build_caches(recipes: list[Recipe], split: str, share: tuple[int, int]) -> str:
+    for recipe in recipes:
+        if not _stopping.is_set():
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            build_feature_cache(recipe, device, share, also=[split] if split != "val" else [])
+    return ""
+
+
+def _train_and_score(part: Plan, scoring: Scoring) -> str:
+    """Train one model; score every row and curve that takes it."""
+    trial = part.trials[0]
+    if _stopping.is_set():
+        return ""
+
+    def silent(_: str) -> None:
+        pass
+
+    notebook = Notebook(scoring.output / "results")
+    split = load_split(trial.recipe, part.file.split, scoring.limit, scoring.device)
+    for decoding in decodings_of(part).values():
+        score_row(decoding, split, notebook, silent, fast=scoring.fast)
+    learning_curves(part, split, notebook, silent, fast=scoring.fast)
+    for sweep in part.sweeps.values():
+        for one in sweep:
+            trained(one, silent, scoring.device)
+    return f"done: {Path(trial.recipe.training.output).name}"
