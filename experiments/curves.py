@@ -10,7 +10,7 @@ from experiments.notebook import Notebook
 from experiments.plan import Plan, Trial
 from experiments.split import Split
 from experiments.table1 import TWIN, TWIN_BEAMS, mean_of, over_images, score_row, with_beams
-from experiments.trainings import trained, training_summary
+from experiments.trainings import train_if_missing, training_summary
 
 
 def learning_curves(
@@ -36,7 +36,7 @@ def learning_curves(
         per_image: dict[tuple[str, int], list[float]] = {}
         for one in trials:
             row = one.name.rpartition("-")[0]
-            trained(one, say, split.device)
+            train_if_missing(one, say)
             summary = training_summary(one.recipe.training.output)
             points = [
                 {

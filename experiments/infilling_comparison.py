@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ddcap.evaluation.metrics import bootstrap_interval
@@ -11,49 +11,71 @@ from experiments.infilling import evaluate_infilling
 from experiments.notebook import Notebook
 from experiments.plan import Plan, Trial, training_settings
 from experiments.split import Split
-from experiments.table1 import TWIN, TWIN_BEAMS, decodings_of
+from experiments.table1 import TWIN, TWIN_BEAMS, decodings_of, mean_of
 from experiments.trainings import trained
 
 
 def compare_infilling(
     plan: Plan, split: Split, notebook: Notebook, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Per share of masked words: both models' scores, and the paired differences to the twin."""
-    if not plan.named("g") or not plan.named(TWIN):
+    """Per share of masked words: both models' scores, and the paired differences to the twin.
+
+    Scores are means over the seeds that g and the twin both have, picture by picture.
+    """
+    seeds = sorted({one.seed for one in plan.named("g")} & {one.seed for one in plan.named(TWIN)})
+    if not seeds:
         return {}
-    first_seed = {"g": plan.named("g")[0].seed, **dict.fromkeys((TWIN, TWIN_BEAMS), plan.named(TWIN)[0].seed)}
-    systems = {
-        name: decoding
-        for (name, seed), decoding in decodings_of(plan).items()
-        if first_seed.get(name) == seed
-    }
-    settings = plan.file.infilling
     content: dict[str, Any] = {}
-    for share in settings.shares:
-        scored = {}
-        for name, (trial, decoding) in systems.items():
-
-            def compute(
-                trial: Trial = trial, decoding: DecodingSettings = decoding, share: float = share
-            ) -> dict[str, Any]:
-                captioner = trained(trial, say, split.device)
-                return evaluate_infilling(captioner, split, decoding, share, settings.seed).to_dict()
-
-            made_from = [
-                training_settings(trial.recipe),
-                dump_settings(decoding),
-                share,
-                settings.seed,
-                len(split.records),
-            ]
-            say(f"infilling {share:.0%}, {name}")
-            scored[name] = notebook.part(f"infilling-{share:g}-{name}", made_from, compute)
+    for share in plan.file.infilling.shares:
+        parts = fill_blanks(plan, split, notebook, say, share)
+        scored = {name: _mean([parts[name, seed] for seed in seeds]) for name in ("g", TWIN, TWIN_BEAMS)}
         content[f"{share:g}"] = {
+            "seeds": len(seeds),
             **{name: _without_images(scores) for name, scores in scored.items()},
             "g - twin": _paired(scored["g"], scored[TWIN]),
             "g - twin_beams": _paired(scored["g"], scored[TWIN_BEAMS]),
         }
     return content
+
+
+def fill_blanks(
+    plan: Plan, split: Split, notebook: Notebook, say: Callable[[str], None], share: float
+) -> dict[tuple[str, int], dict[str, Any]]:
+    """(row, seed) to its scores, for every g and twin of the plan; see `InfillingScores.to_dict`."""
+    settings = plan.file.infilling
+    scored = {}
+    for (name, seed), (trial, decoding) in decodings_of(plan).items():
+        if name not in ("g", TWIN, TWIN_BEAMS):
+            continue
+
+        def compute(trial: Trial = trial, decoding: DecodingSettings = decoding) -> dict[str, Any]:
+            captioner = trained(trial, say, split.device)
+            return evaluate_infilling(captioner, split, decoding, share, settings.seed).to_dict()
+
+        made_from = [
+            training_settings(trial.recipe),
+            dump_settings(decoding),
+            share,
+            settings.seed,
+            len(split.records),
+        ]
+        say(f"infilling {share:.0%}, {name}, seed {seed}")
+        scored[name, seed] = notebook.part(f"infilling-{share:g}-{name}-seed{seed}", made_from, compute)
+    return scored
+
+
+def _mean(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Every score picture by picture, as a mean over seeds, with its interval over pictures."""
+    mean = {}
+    for name, score in scores[0].items():
+        if isinstance(score, dict):
+            values = mean_of([one[name]["per_image"] for one in scores])
+            mean[name] = {
+                "per_image": values,
+                "mean": sum(values) / len(values),
+                "interval_95": bootstrap_interval(values),
+            }
+    return mean
 
 
 def _without_images(scores: dict[str, Any]) -> dict[str, Any]:

@@ -19,16 +19,17 @@ from typing import Any
 
 import torch
 
-from ddcap.errors import TrainingInterruptedError
+from ddcap.errors import DDCapError, TrainingInterruptedError
 from ddcap.machine import own_cores
 from ddcap.recipe import Recipe
 from ddcap.training.start import build_feature_cache
 from experiments.curves import learning_curves
+from experiments.infilling_comparison import fill_blanks
 from experiments.notebook import Notebook
 from experiments.plan import Plan, Trial
 from experiments.split import load_split
 from experiments.table1 import decodings_of, score_row
-from experiments.trainings import trained
+from experiments.trainings import train_if_missing
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def train_side_by_side(plan: Plan, jobs: int, scoring: Scoring, say: Callable[[s
         say: is told what ends.
 
     Raises:
-        DDCapError: the first of any training; the others end first.
+        DDCapError: the first of any training, when the others are done.
         TrainingInterruptedError: by SIGTERM or SIGINT; trainings are saved, and the same command goes on.
     """
     context = multiprocessing.get_context("spawn")
@@ -64,9 +65,8 @@ def train_side_by_side(plan: Plan, jobs: int, scoring: Scoring, say: Callable[[s
     with _passing_on_signals(stopping) as signals:
         try:
             recipes = _recipes_by_data(plan)
-            _wait(
-                pool.submit(_build_caches, recipes, plan.file.split, (number, jobs)) for number in range(jobs)
-            )
+            shares = [(number, jobs) for number in range(jobs)]
+            _wait((pool.submit(_build_caches, recipes, plan.file.split, share) for share in shares), say)
             parts = sorted(parts_of(plan), key=_pictures_read, reverse=True)
             _wait((pool.submit(_train_and_score, part, scoring) for part in parts), say)
         except (BrokenProcessPool, TrainingInterruptedError):
@@ -132,11 +132,18 @@ def _passing_on_signals(stopping: Any) -> Iterator[list[int]]:
             signal.signal(one, handler)
 
 
-def _wait(futures: Iterator[Future[str]], say: Callable[[str], None] = lambda _: None) -> None:
+def _wait(futures: Iterator[Future[str]], say: Callable[[str], None]) -> None:
+    """Tell what is done; an error is told at once, and raised when all others are done."""
+    first: Exception | None = None
     for future in as_completed(list(futures)):
-        done = future.result()
-        if done:
-            say(done)
+        error = future.exception()
+        if isinstance(error, DDCapError) and not isinstance(error, TrainingInterruptedError):
+            say(f"failed: {error}")
+            first = first or error
+        elif future.result():
+            say(future.result())
+    if first is not None:
+        raise first
 
 
 def _settle_in(threads: int, stopping: Any) -> None:
@@ -167,7 +174,9 @@ def _train_and_score(part: Plan, scoring: Scoring) -> str:
     for decoding in decodings_of(part).values():
         score_row(decoding, split, notebook, silent, fast=scoring.fast)
     learning_curves(part, split, notebook, silent, fast=scoring.fast)
+    for share in part.file.infilling.shares:
+        fill_blanks(part, split, notebook, silent, share)
     for sweep in part.sweeps.values():
         for one in sweep:
-            trained(one, silent, scoring.device)
+            train_if_missing(one, silent)
     return f"done: {Path(trial.recipe.training.output).name}"

@@ -20,9 +20,14 @@ _FINISHED = "finished.json"
 
 def trained(trial: Trial, say: Callable[[str], None], device: str = "cpu") -> Captioner:
     """The best model (by CIDEr on val) of a trial's training, which is run, or gone on with, if need be."""
+    train_if_missing(trial, say)
+    return Captioner.from_pretrained(Path(trial.recipe.training.output) / "best", device)
+
+
+def train_if_missing(trial: Trial, say: Callable[[str], None]) -> None:
+    """Run a trial's training, or go on with it, unless it is finished."""
     if not _is_finished(trial):
         _train(trial, say, resume=_has_begun(trial))
-    return Captioner.from_pretrained(Path(trial.recipe.training.output) / "best", device)
 
 
 def train_together(trials: Sequence[Trial], say: Callable[[str], None], processes: Processes) -> None:
