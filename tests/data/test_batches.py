@@ -214,10 +214,10 @@ def test_cached_features_come_instead_of_pixels(records, tiny_tokenizer, tiny_cl
     (part, *_) = StepPlan(0, 4).parts(data, 0, 2)
     batch = data[part]
     assert batch.pixels is None
-    assert batch.memory.dtype == batch.summary.dtype == torch.float32
+    assert batch.memory.dtype == batch.summary.dtype == torch.float16
     for row, draw in enumerate(part):
         memory, summary = cache.read(draw.record, draw.view)
-        assert torch.equal(batch.memory[row], memory.float())
+        assert torch.equal(batch.memory[row], memory)
         assert torch.equal(batch.summary[row], summary.float())
 
 

@@ -38,8 +38,8 @@ class CaptionBatch:
 
     Attributes:
         pixels: (I, 3, H, W), or None when cached features, or captions without pictures, are given.
-        memory: (I, P, C) cached features, or None.
-        summary: (I, S) cached features, or None.
+        memory: (I, P, C) cached features, float16 as they were stored, or None.
+        summary: (I, S) likewise.
         tokens: (B, L) x_0, end token included, padded.
         lengths: (B,).
         positions: (N,) flat indices of the real positions in B x L.
@@ -128,8 +128,8 @@ def collate(
     memory, summary = zip(*features, strict=True) if features is not None else (None, None)
     return CaptionBatch(
         pixels=torch.stack(list(pixels)) if pixels is not None else None,
-        memory=torch.stack(memory).float() if memory is not None else None,
-        summary=torch.stack(summary).float() if summary is not None else None,
+        memory=torch.stack(memory) if memory is not None else None,
+        summary=torch.stack(summary) if summary is not None else None,
         tokens=tokens,
         lengths=lengths,
         positions=real.flatten().nonzero().squeeze(1),

@@ -216,7 +216,8 @@ def batch_features(model: CaptioningModel, batch: CaptionBatch) -> ImageFeatures
     None for captions without pictures.
     """
     if batch.memory is not None and batch.summary is not None:
-        features = ImageFeatures(batch.memory, batch.summary, batch.concepts)
+        # a cache's are float16, half as much to move to a GPU
+        features = ImageFeatures(batch.memory.float(), batch.summary.float(), batch.concepts)
         return features if batch.concepts is not None else model.encoder.with_concepts(features)
     if batch.pixels is None:
         return None if batch.concepts is None else ImageFeatures(None, None, batch.concepts)
