@@ -161,6 +161,11 @@ class ModelSettings(Section):
         default=False,
         description="every position also knows how many tokens follow it, which special design 2 hides",
     )
+    self_conditioning: bool = Field(
+        default=False,
+        description="a position that is MASK also sees what was predicted there one step before; not in the "
+        "paper (Chen et al. 2022, Analog Bits). Not for ONNX graphs",
+    )
 
     @property
     def is_open(self) -> bool:
@@ -177,6 +182,8 @@ class ModelSettings(Section):
             for name in ("length_prediction", "concentrated_attention", "length_difference"):
                 if getattr(self, name):
                     raise ValueError(f"an autoregressive model knows no length; set model.{name}=false")
+            if self.self_conditioning:
+                raise ValueError("model.self_conditioning=true: is for diffusion; set it to false")
         if self.padding != "hidden" and (self.concentrated_attention or self.kind == "autoregressive"):
             raise ValueError(
                 f"model.padding={self.padding}: is for diffusion without special design 2; set "
@@ -234,6 +241,11 @@ class DecodingSettings(Section):
         default=False,
         description="a step commits no token twice: of positions that want the same one, the surest gets it "
         "and the others wait, for a step more if need be; with few steps it keeps words from being repeated",
+    )
+    order: Literal["probability", "margin"] = Field(
+        default="probability",
+        description="which tokens a step commits: the likeliest, or those furthest ahead of their position's "
+        "second likeliest (Kim et al. 2025, Train for the Worst, Plan for the Best; not in the paper)",
     )
     guidance: float = Field(default=1.17, ge=0, description="s of equation 8; 1 switches it off")
     length: int | str = Field(
@@ -293,6 +305,8 @@ class DecodingSettings(Section):
                 "distinct=true: is for method=best_first with schedule=per_caption; change them, or leave "
                 "it out"
             )
+        if self.order != "probability" and self.method != "best_first":
+            raise ValueError(f"order={self.order}: is for method=best_first; change one of them")
         if self.exact_length and self.candidates > 1:
             raise ValueError(
                 f"exact_length=true with candidates={self.candidates}: candidates differ in their lengths; "

@@ -6,6 +6,7 @@ from ddcap.settings import DiffusionSettings
 from ddcap.training.loss import draw_noise
 
 V, LENGTH, IMAGES, CAPTIONS = 50, 7, 400, 3
+SIZES = {"images": IMAGES, "captions_per_image": CAPTIONS, "length": LENGTH, "self_conditioning": True}
 CPU = torch.device("cpu")
 
 
@@ -17,7 +18,7 @@ def schedule():
 @pytest.fixture(scope="module")
 def noise(schedule):
     generator = torch.Generator().manual_seed(0)
-    return draw_noise(generator, schedule, images=IMAGES, captions_per_image=CAPTIONS, length=LENGTH)
+    return draw_noise(generator, schedule, **SIZES)
 
 
 def test_a_picture_has_the_same_noise_in_whatever_part_it_is(noise, schedule):
@@ -45,13 +46,14 @@ def test_it_follows_the_forward_process(noise, schedule):
         float(schedule.cumulative_replace[timestep].mean() * (V - 1)), abs=0.02
     )
     assert float(noise.image.mean()) == pytest.approx(0.5, abs=0.05)
+    assert float(noise.is_told.double().mean()) == pytest.approx(0.5, abs=0.05)
 
 
 def test_it_follows_from_the_seed_alone(schedule, noise):
     def draw(seed):
         torch.manual_seed(seed + 100)  # of no account
         generator = torch.Generator().manual_seed(seed)
-        return draw_noise(generator, schedule, images=IMAGES, captions_per_image=CAPTIONS, length=LENGTH)
+        return draw_noise(generator, schedule, **SIZES)
 
     for name, numbers in vars(noise).items():
         assert torch.equal(getattr(draw(0), name), numbers), name

@@ -122,7 +122,12 @@ def _describe(captioner: Captioner, decoding: dict[str, Any]) -> dict[str, Any]:
 
 def _settings(settings: DecodingSettings) -> dict[str, Any]:
     """Decoding settings, if the page can follow them."""
-    for name, only in (("method", "best_first"), ("schedule", "per_caption"), ("temperature", 0.0)):
+    for name, only in (
+        ("method", "best_first"),
+        ("schedule", "per_caption"),
+        ("temperature", 0.0),
+        ("order", "probability"),
+    ):
         value = getattr(settings, name)
         if value != only:
             raise DDCapError(f"{name}={value}: the page decodes with {name}={only} only; add {name}={only}")

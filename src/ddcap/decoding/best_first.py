@@ -11,10 +11,10 @@ from typing import Literal
 
 import numpy as np
 
-from ddcap.arrays import Array, array_namespace, device, like, to_host
+from ddcap.arrays import Array, array_namespace, device, like, log_sum_exp, to_host
 from ddcap.decoding.constrained import commit_surest
 from ddcap.decoding.constraints import ConstrainedCaption
-from ddcap.decoding.guidance import Predictor
+from ddcap.decoding.guidance import Predictor, choose_tokens
 from ddcap.decoding.trace import DecodingResult
 
 
@@ -121,6 +121,16 @@ def first_of_each(committed: Array, words: Array, confidences: Array) -> Array:
     return committed & ~xp.any(is_same & is_surer, axis=2)
 
 
+def margin(logits: Array) -> Array:
+    """(..., V) logits to the probability of the likeliest token minus that of the second likeliest."""
+    xp = array_namespace(logits)
+    first = xp.argmax(logits, axis=-1)[..., None]
+    is_first = xp.arange(logits.shape[-1], device=device(logits)) == first
+    two = [xp.max(logits, axis=-1), xp.max(xp.where(is_first, -np.inf, logits), axis=-1)]
+    total = log_sum_exp(logits)
+    return xp.exp(two[0] - total) - xp.exp(two[1] - total)
+
+
 def decode_best_first(
     predictor: Predictor,
     tokens: Array,
@@ -132,6 +142,7 @@ def decode_best_first(
     captions_per_image: int = 1,
     distinct: bool = False,
     constrained: Sequence[ConstrainedCaption] | None = None,
+    order: Literal["probability", "margin"] = "probability",
 ) -> DecodingResult:
     """Run a plan: predict, commit, repeat.
 
@@ -149,7 +160,10 @@ def decode_best_first(
         captions_per_image: B is a multiple of it.
         distinct: a step commits no word twice in a caption, see `first_of_each`; a caption may take more
             steps than planned. Not in the paper.
-        constrained: the same B captions where only some tokens are allowed; they are written to.
+        constrained: the same B captions where only some tokens are allowed; they are written to. Their order
+            is always that of the probability.
+        order: "probability" commits the likeliest tokens. "margin" commits those furthest ahead of the second
+            likeliest (Kim et al. 2025), `margin` in place of the probability; not in the paper.
     """
     xp, on = array_namespace(tokens), device(tokens)
     history, step_confidences = [tokens], []
@@ -174,12 +188,19 @@ def decode_best_first(
         words = xp.zeros_like(now)
         row = xp.arange(now.shape[0], device=on)[:, None]
         if constrained is None:
-            chosen, log_probability = part.choose(now, timestep, asked, temperature, generator)
+            score = certainty
+            if order == "margin":
+                logits = part.logits(now, timestep, asked)
+                chosen, log_probability = choose_tokens(logits, temperature, generator)
+                score = xp.zeros_like(certainty)
+                score[row, asked] = margin(logits)
+            else:
+                chosen, log_probability = part.choose(now, timestep, asked, temperature, generator)
             certainty[row, asked] = xp.exp(log_probability)
             words[row, asked] = chosen
-            committed = most_certain(is_mask, certainty, like(quotas[rows], tokens))
+            committed = most_certain(is_mask, score, like(quotas[rows], tokens))
             if distinct:
-                committed = first_of_each(committed, words, certainty)
+                committed = first_of_each(committed, words, score)
         else:
             found = commit_surest(
                 [constrained[number] for number in rows.tolist()],

@@ -21,13 +21,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ddcap.arrays import Array, array_namespace, device, like, log_sum_exp, to_host
 from ddcap.data.tokenizer import CaptionTokenizer
-from ddcap.decoding.best_first import BestFirstPlan, first_of_each, most_certain, plan_steps, share_left
+from ddcap.decoding.best_first import (
+    BestFirstPlan,
+    first_of_each,
+    margin,
+    most_certain,
+    plan_steps,
+    share_left,
+)
 from ddcap.decoding.guidance import Predictor
 from ddcap.decoding.words import words_in
 from ddcap.errors import DDCapError
@@ -291,8 +298,8 @@ def sampler_evidence(
 ) -> np.ndarray:
     """(C,) log-probability that best-first inference writes each caption of a picture, given its length.
 
-    The settings' steps, guidance, concepts and `distinct` count; so it is exact for the sampler that they
-    describe. See `sampler_log_likelihood`.
+    The settings' steps, guidance, concepts, `distinct` and `order` count; so it is exact for the sampler that
+    they describe. See `sampler_log_likelihood`.
 
     Raises:
         DDCapError: as `caption_evidence`, or if the settings are of another decoder.
@@ -310,12 +317,20 @@ def sampler_evidence(
     steps = model.denoising_steps(features, with_image_free=settings.guidance != 1)
     predictor = Predictor(steps, lengths, settings.guidance, concepts)
     plan = plan_steps(sizes, sizes, model.config.diffusion.steps, settings.steps)
-    found = sampler_log_likelihood(predictor, tokens, plan, model.mask_id, distinct=settings.distinct)
+    found = sampler_log_likelihood(
+        predictor, tokens, plan, model.mask_id, distinct=settings.distinct, order=settings.order
+    )
     return np.asarray(to_host(found))
 
 
 def sampler_log_likelihood(
-    predictor: Predictor, tokens: Array, plan: BestFirstPlan, mask_id: int, *, distinct: bool = False
+    predictor: Predictor,
+    tokens: Array,
+    plan: BestFirstPlan,
+    mask_id: int,
+    *,
+    distinct: bool = False,
+    order: Literal["probability", "margin"] = "probability",
 ) -> Array:
     """(B,) log-probability that best-first inference, drawing at temperature 1, writes these captions.
 
@@ -329,6 +344,7 @@ def sampler_log_likelihood(
         plan: of `plan_steps` for captions that are all MASK at the start.
         mask_id: V.
         distinct: see `decode_best_first`.
+        order: see `decode_best_first`.
     """
     xp, on = array_namespace(tokens), device(tokens)
     places = xp.arange(tokens.shape[1], device=on)
@@ -340,7 +356,7 @@ def sampler_log_likelihood(
         now = xp.where(is_mask, mask_id, tokens)
         log_probabilities = predictor.log_probabilities(now, like(timesteps, tokens))  # (B, L, V)
         likeliest = xp.max(log_probabilities, axis=2)
-        certainty = xp.exp(likeliest)
+        certainty = xp.exp(likeliest) if order == "probability" else margin(log_probabilities)
         committed = most_certain(is_mask, certainty, like(quotas, tokens))
         if distinct:
             committed = first_of_each(committed, xp.argmax(log_probabilities, axis=2), certainty)

@@ -108,6 +108,11 @@ def decode(
     """
     if constrained is not None and (model.config.model.kind, settings.method) != ("diffusion", "best_first"):
         raise DDCapError("only best-first decoding of a diffusion model can be told which words to use")
+    if constrained is not None and settings.order != "probability":
+        raise DDCapError(
+            f"order={settings.order}: not together with words that are asked for or banned; give "
+            "order=probability"
+        )
     if concepts is None:
         concepts = concept_evidence(model, features, settings, captions_per_image)
     runtime: Any = model  # each decoder takes what it needs beyond the protocol
@@ -166,6 +171,7 @@ def decode(
         captions_per_image,
         settings.distinct,
         constrained,
+        settings.order,
     )
 
 

@@ -106,12 +106,16 @@ class ConceptEvidence:
 
 
 class DenoisingSteps(Protocol):
-    """A denoiser at work on captions of I images; the two runtimes have one each."""
+    """A denoiser at work on captions of I images; the two runtimes have one each.
+
+    Those of a model with `model.self_conditioning` have `self_conditions` True, and take one more argument,
+    last: `guess` (B, L), the words predicted before, -1 for none.
+    """
 
     vocabulary_size: int  # V
 
     def logits(
-        self, tokens: Array, timestep: Array, lengths: Array, positions: Array
+        self, tokens: Array, timestep: Array, lengths: Array, positions: Array, *guess: Array
     ) -> tuple[Array, Array | None]:
         """Logits (B, n, V) at `positions`, with the image and, if it was asked for, without."""
 
@@ -123,8 +127,39 @@ class DenoisingSteps(Protocol):
         positions: Array,
         added: Array | None = None,
         scale: float = 1.0,
+        *guess: Array,
     ) -> tuple[Array, Array]:
         """The likeliest token (B, n) and its log-probability, guided and with (B, V) added to the logits."""
+
+
+class Guesses:
+    """What was predicted at the step before, for a model that self-conditions.
+
+    It is one for all captions of a batch, however few of them are still decoded. With guidance both branches
+    are told the guided prediction: it is what the caption goes on with.
+
+    Args:
+        captions: B.
+    """
+
+    def __init__(self, captions: int) -> None:
+        self._captions = captions
+        self._words: Array | None = None  # (B, L), -1 where nothing was predicted yet
+
+    def of(self, rows: Array | None, tokens: Array) -> Array:
+        """(B', L') for captions `rows` of the batch (None: all), as long as `tokens`."""
+        if self._words is None:
+            size, xp = (self._captions, tokens.shape[1]), array_namespace(tokens)
+            self._words = xp.full(size, -1, dtype=tokens.dtype, device=device(tokens))
+        words = self._words if rows is None else self._words[rows]
+        return words[:, : tokens.shape[1]]
+
+    def note(self, rows: Array | None, positions: Array, words: Array) -> None:
+        """What is predicted now: `words` (B', n) at `positions` (B', n)."""
+        assert self._words is not None  # it was asked for before
+        xp = array_namespace(positions)
+        rows = xp.arange(positions.shape[0], device=device(positions)) if rows is None else rows
+        self._words[rows[:, None], positions] = words
 
 
 class Predictor:
@@ -137,6 +172,8 @@ class Predictor:
         concepts: of the B captions, if they are to have a say.
         barred: a token that is not to be chosen.
         bias: (B, V) that is added to the logits of every position.
+        guesses: of the batch, for a model that self-conditions; None begins anew.
+        rows: (B,) which captions of the batch these are; None for all.
     """
 
     def __init__(
@@ -147,8 +184,13 @@ class Predictor:
         concepts: ConceptEvidence | None = None,
         barred: int | None = None,
         bias: Array | None = None,
+        guesses: Guesses | None = None,
+        rows: Array | None = None,
     ) -> None:
-        self.bias = bias
+        self.bias, self.rows = bias, rows
+        self.guesses = guesses
+        if guesses is None and getattr(steps, "self_conditions", False):
+            self.guesses = Guesses(len(lengths))
         self.steps, self.lengths, self.scale = steps, lengths, scale
         self.concepts = concepts if concepts is not None and concepts.has_a_say else None
         self.barred = barred
@@ -161,11 +203,15 @@ class Predictor:
             timestep: (B,) t.
             positions: (B, n).
         """
-        logits, image_free = self.steps.logits(tokens, timestep, self.lengths, positions)
+        guess = self._guess(tokens)
+        logits, image_free = self.steps.logits(tokens, timestep, self.lengths, positions, *guess)
         if image_free is not None:
             logits = guide(logits, image_free, self.scale)
         added = self._added(tokens)
-        return logits if added is None else logits + added[:, None, :]
+        logits = logits if added is None else logits + added[:, None, :]
+        if self.guesses is not None:
+            self.guesses.note(self.rows, positions, array_namespace(logits).argmax(logits, axis=-1))
+        return logits
 
     def log_probabilities(self, tokens: Array, timestep: Array) -> Array:
         """Log p(x_0 | x_t, y) (B, L, V) at all positions."""
@@ -183,8 +229,11 @@ class Predictor:
     ) -> tuple[Array, Array]:
         """The likeliest token (B, n) at each position, or a draw, and its log-probability."""
         if temperature == 0:
-            added = self._added(tokens)
-            return self.steps.likeliest(tokens, timestep, self.lengths, positions, added, self.scale)
+            added, guess = self._added(tokens), self._guess(tokens)
+            found = self.steps.likeliest(tokens, timestep, self.lengths, positions, added, self.scale, *guess)
+            if self.guesses is not None:
+                self.guesses.note(self.rows, positions, found[0])
+            return found
         logits = self.logits(tokens, timestep, positions)
         return choose_tokens(logits, temperature, generator)
 
@@ -192,7 +241,14 @@ class Predictor:
         """The same for captions `rows` (B',), as many of each image."""
         concepts = None if self.concepts is None else self.concepts.select(rows)
         bias = None if self.bias is None else self.bias[rows]
-        return Predictor(self.steps, self.lengths[rows], self.scale, concepts, self.barred, bias)
+        places = rows if self.rows is None else self.rows[rows]
+        return Predictor(
+            self.steps, self.lengths[rows], self.scale, concepts, self.barred, bias, self.guesses, places
+        )
+
+    def _guess(self, tokens: Array) -> tuple[Array, ...]:
+        """What steps are told beyond the rest: nothing, unless their model self-conditions."""
+        return () if self.guesses is None else (self.guesses.of(self.rows, tokens),)
 
     def _added(self, tokens: Array) -> Array | None:
         """(B, V) what concepts say, the bias, and what is barred; None if there is nothing of it."""

@@ -64,6 +64,7 @@ class DDCapModel(StoredModel):
         lengths: Tensor,
         keys_values: MemoryKeysValues,
         modulations: Tensor | None = None,
+        guess: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (B, L, D) of noised captions, which `denoiser.logits` turns into p(x_0 | x_t, y).
 
@@ -74,6 +75,8 @@ class DDCapModel(StoredModel):
                 `model.padding` says so (then L is max_length, for a caption not to depend on its batch).
             keys_values: of I images, see `keys_values`; the B captions are grouped by image.
             modulations: of `Denoiser.modulations`, where they are known.
+            guess: (B, L' <= L) for models with `model.self_conditioning`, words that were predicted before;
+                -1 is none.
         """
         positions = torch.arange(noised_tokens.shape[1], device=noised_tokens.device)
         is_padding = positions >= lengths.unsqueeze(1)  # (B, L)
@@ -89,11 +92,13 @@ class DDCapModel(StoredModel):
         following = None
         if self.config.model.length_difference:
             following = (lengths.unsqueeze(1) - 1 - positions).clamp(min=0)  # (B, L)
+        if guess is not None:
+            guess = torch.nn.functional.pad(guess, (0, noised_tokens.shape[1] - guess.shape[1]), value=-1)
         packing = (
             Packing(is_padding) if self.training else None
         )  # captions decoded together are about as long
         states: Tensor = self.denoiser(
-            noised_tokens, timestep, keys_values, allowed, following, packing, modulations
+            noised_tokens, timestep, keys_values, allowed, following, packing, modulations, guess
         )
         return states
 
@@ -169,6 +174,7 @@ class TorchSteps:
     ) -> None:
         self.model, self.with_image_free = model, with_image_free
         self.vocabulary_size = model.config.vocabulary_size
+        self.self_conditions = model.config.model.self_conditioning
         self.modulations = model.denoiser.modulations()
         if with_image_free:
             image_free = model.image_free_keys_values().expand(keys_values.layers[0][0].shape[0])
@@ -177,14 +183,20 @@ class TorchSteps:
 
     @torch.no_grad()
     def logits(
-        self, tokens: Tensor, timestep: Tensor, lengths: Tensor, positions: Tensor
+        self,
+        tokens: Tensor,
+        timestep: Tensor,
+        lengths: Tensor,
+        positions: Tensor,
+        guess: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """See `decoding.guidance.DenoisingSteps`."""
         if self.with_image_free:
             tokens, positions = tokens.repeat(2, 1), positions.repeat(2, 1)
             timestep, lengths = timestep.repeat(2), lengths.repeat(2)
+            guess = None if guess is None else guess.repeat(2, 1)
         tokens = self.model.extended(tokens, lengths, self.model.mask_id)
-        hidden = self.model(tokens, timestep, lengths, self.keys_values, self.modulations)  # (B, L, D)
+        hidden = self.model(tokens, timestep, lengths, self.keys_values, self.modulations, guess)  # (B, L, D)
         asked = hidden.gather(1, positions.unsqueeze(2).expand(-1, -1, hidden.shape[2]))  # (B, n, D)
         logits = self.model.denoiser.logits(asked).float()
         if not self.with_image_free:
@@ -201,9 +213,10 @@ class TorchSteps:
         positions: Tensor,
         added: Tensor | None = None,
         scale: float = 1.0,
+        guess: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See `decoding.guidance.DenoisingSteps`."""
-        logits, image_free = self.logits(tokens, timestep, lengths, positions)
+        logits, image_free = self.logits(tokens, timestep, lengths, positions, guess)
         if image_free is not None:
             logits = guide(logits, image_free, scale)
         if added is not None:

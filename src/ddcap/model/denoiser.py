@@ -38,6 +38,10 @@ class Denoiser(BlockStack):
             nn.Embedding(settings.max_length, width) if settings.length_difference else None
         )
         self.timestep_embedding = TimestepEmbedding(width, steps)
+        # 0 at first, and nothing is drawn for it: a training starts from the weights of one without it
+        self.guess_projection = (
+            nn.Parameter(torch.zeros(width, width)) if settings.self_conditioning else None
+        )
         self._add_blocks(settings, reads_time=True)
         nn.init.normal_(self.mask_embedding, std=0.02)
         for block in self.each_block():  # the adaptive norms start as plain layer norms
@@ -54,6 +58,7 @@ class Denoiser(BlockStack):
         following: Tensor | None = None,
         packing: Packing | None = None,
         modulations: Tensor | None = None,
+        guess: Tensor | None = None,
     ) -> Tensor:
         """Hidden states of every caption position; `logits` turns them into a prediction.
 
@@ -66,12 +71,18 @@ class Denoiser(BlockStack):
                 length-difference encoding of Takase and Okazaki 2019); padding has any number below L.
             packing: of the real positions; then nothing is computed for the others, and their states are 0.
             modulations: of `modulations`, where they are known.
+            guess: (B, L) for models with `self_conditioning`, words that were predicted before, -1 for none;
+                only those at MASK are read.
 
         Returns:
             (B, L, D).
         """
         time: Any = F.silu(self.timestep_embedding(timestep)) if modulations is None else None  # (B, D)
         embedded = self._embed(noised_tokens)  # (B, L, D)
+        if guess is not None and self.guess_projection is not None:
+            is_told = ((noised_tokens == self.mask_id) & (guess >= 0)).unsqueeze(2)
+            told = F.linear(self.token_embedding(guess.clamp(min=0)), self.guess_projection)
+            embedded = embedded + torch.where(is_told, told, 0)
         if self.difference_embedding is not None:
             embedded = embedded + self.difference_embedding(following)
         if self.training and torch.is_autocast_enabled(embedded.device.type):

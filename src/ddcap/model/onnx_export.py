@@ -209,6 +209,10 @@ def check_exportable(model: nn.Module) -> None:
         raise DDCapError(
             f"model.padding={model.config.model.padding}: ONNX graphs hide padding; run this model in PyTorch"
         )
+    if model.config.model.self_conditioning:
+        raise DDCapError(
+            "model.self_conditioning=true: ONNX graphs are not told predictions; run this model in PyTorch"
+        )
 
 
 def export_onnx(folder: str | Path) -> None:

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from ddcap.data.batches import CaptionBatch
 from ddcap.diffusion import Schedule, noise_tokens
+from ddcap.model.blocks import MemoryKeysValues
+from ddcap.model.ddcap import DDCapModel
 from ddcap.model.features import ImageFeatures
 from ddcap.model.kinds import CaptioningModel
 from ddcap.model.twin import AutoregressiveModel
@@ -41,17 +43,21 @@ class Noise:
         timestep: (I, n) t of every caption.
         fate: (I, n, L), see `noise_tokens`.
         words: (I, n, L), see `noise_tokens`.
+        is_told: (I, n) whether a caption is told a first prediction (`model.self_conditioning`); None for
+            models that are told none.
     """
 
     image: Tensor
     timestep: Tensor
     fate: Tensor
     words: Tensor
+    is_told: Tensor | None = None
 
     def of(self, images: Sequence[int], device: torch.device) -> Noise:
         """The numbers of some of the images, in that order, on `device`."""
         rows = torch.tensor(images)
-        return Noise(*(numbers[rows].to(device, non_blocking=True) for numbers in vars(self).values()))
+        drawn = (numbers for numbers in vars(self).values() if numbers is not None)
+        return Noise(*(numbers[rows].to(device, non_blocking=True) for numbers in drawn))
 
     def add_to(self, tokens: Tensor, schedule: Schedule) -> Tensor:
         """x_t (B, L') of x_0 `tokens` (B, L'), L' at most L."""
@@ -61,7 +67,13 @@ class Noise:
 
 
 def draw_noise(
-    generator: torch.Generator, schedule: Schedule, *, images: int, captions_per_image: int, length: int
+    generator: torch.Generator,
+    schedule: Schedule,
+    *,
+    images: int,
+    captions_per_image: int,
+    length: int,
+    self_conditioning: bool = False,
 ) -> Noise:
     """Draw for whole images.
 
@@ -71,6 +83,8 @@ def draw_noise(
         images: I, of all processes.
         captions_per_image: n.
         length: L, the longest a caption can be.
+        self_conditioning: whether half the captions are told a first prediction; drawn last, so that all else
+            is the same with it and without.
     """
     captions = (images, captions_per_image)
     return Noise(
@@ -78,6 +92,7 @@ def draw_noise(
         timestep=torch.randint(schedule.steps, captions, generator=generator),
         fate=torch.rand((*captions, length), generator=generator),
         words=torch.randint(schedule.vocabulary_size, (*captions, length), generator=generator),
+        is_told=torch.rand(captions, generator=generator) < 0.5 if self_conditioning else None,
     )
 
 
@@ -197,7 +212,10 @@ def caption_loss(
         tokens = model.extended(batch.tokens, batch.lengths, end)
         noised, timestep = noise.add_to(tokens, model.schedule), noise.timestep.flatten()
         keys_values = model.keys_values(features, use_image)
-        hidden = model(noised, timestep, batch.lengths, keys_values)[:, :longest]  # (B, L, D)
+        guess = None
+        if noise.is_told is not None:
+            guess = first_guess(model, batch, noised, timestep, keys_values, noise.is_told.flatten())
+        hidden = model(noised, timestep, batch.lengths, keys_values, guess=guess)[:, :longest]  # (B, L, D)
         weight = model.denoiser.token_embedding.weight
         length_logits = None if features is None else model.length_logits(features)
     hidden = hidden.flatten(0, 1)[batch.positions]  # (N, D): the head is the widest layer, spare it padding
@@ -208,6 +226,38 @@ def caption_loss(
     captions = len(batch.lengths) // len(length_logits)
     length_logits = length_logits.float().repeat_interleave(captions, dim=0)  # (B, .)
     return Losses(token_loss, F.cross_entropy(length_logits, batch.lengths - 1))
+
+
+@torch.no_grad()
+def first_guess(
+    model: DDCapModel,
+    batch: CaptionBatch,
+    noised: Tensor,
+    timestep: Tensor,
+    keys_values: MemoryKeysValues,
+    is_told: Tensor,
+) -> Tensor:
+    """(B, L) the likeliest words at real positions, by a pass without gradient; -1 where nothing is told.
+
+    Args:
+        model: that self-conditions.
+        batch: on the model's device.
+        noised: (B, L' >= L) x_t.
+        timestep: (B,) t.
+        keys_values: of the images.
+        is_told: (B,) which captions are told.
+    """
+    shape, kind = batch.tokens.shape, noised.device.type
+    # autocast would keep the weights that it casts here, without gradient, for the pass with gradient
+    dtype, is_mixed = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+    with torch.autocast(kind, dtype=dtype, enabled=is_mixed, cache_enabled=False):
+        hidden = model(noised, timestep, batch.lengths, keys_values)[:, : shape[1]]
+        rows = hidden.flatten(0, 1)[batch.positions]  # (N, D)
+        some = rows.split(max(1, _LOGITS_AT_ONCE // model.config.vocabulary_size))
+        words = torch.cat([model.denoiser.logits(part).argmax(dim=1) for part in some])
+    guess = torch.full(shape, -1, device=noised.device).flatten()
+    guess[batch.positions] = words
+    return torch.where(is_told.unsqueeze(1), guess.view(shape), -1)
 
 
 def batch_features(model: CaptioningModel, batch: CaptionBatch) -> ImageFeatures | None:

@@ -183,6 +183,7 @@ class Run:
             + (self.beside_plan.images_per_step if self.beside_plan is not None else 0),
             captions_per_image=data.captions_per_image,
             length=model.config.model.max_length,
+            self_conditioning=model.config.model.self_conditioning,
         )
 
     def first_image(self, part: int) -> int:

@@ -113,6 +113,7 @@ def validate(
                 images=len(batches[number]),
                 captions_per_image=1,
                 length=model.config.model.max_length,
+                self_conditioning=model.config.model.self_conditioning,
             )
             noise = drawn.of(batch.places, device)
         losses = caption_loss(model, batch, features, noise)
