@@ -248,7 +248,7 @@ def first_guess(
         is_told: (B,) which captions are told.
     """
     shape, kind = batch.tokens.shape, noised.device.type
-    # autocast would keep the weights that it casts here, without gradient, for the pass with gradient
+    # autocast of older torch keeps weights that it casts without gradient for the pass with gradient
     dtype, is_mixed = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
     with torch.autocast(kind, dtype=dtype, enabled=is_mixed, cache_enabled=False):
         hidden = model(noised, timestep, batch.lengths, keys_values)[:, : shape[1]]
