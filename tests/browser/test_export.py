@@ -87,6 +87,7 @@ def test_models_that_cannot_are_refused(tiny_twin_folder, tiny_model_folder, def
     ancestral = ["method=ancestral", "distinct=false"]
     refused(["default", out, *ancestral], ["method=ancestral", "method=best_first"], capsys, out)
     refused(["default", out, "temperature=1"], ["temperature=1"], capsys, out)
+    refused(["default", out, "order=margin"], ["order=margin", "order=probability"], capsys, out)
     refused(["default", out, "stepps=1"], ["stepps", "steps"], capsys, out)
     refused(["default", out, "--dtype", "int8"], ["--dtype"], capsys, out)
     refused(["default", out, "--onnx"], ["one after the other"], capsys, out)
