@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ddcap.evaluation.metrics import bootstrap_interval
+from experiments.difference import compare_rows
 from experiments.notebook import Notebook
 from experiments.plan import Plan, Trial
 from experiments.split import Split
-from experiments.table1 import TWIN, TWIN_BEAMS, mean_of, over_images, score_row, with_beams
+from experiments.table1 import TWIN, TWIN_BEAMS, score_row, with_beams
 from experiments.trainings import train_if_missing, training_summary
 
 
@@ -28,7 +29,7 @@ def learning_curves(
     Returns:
         share to {"rows": {row: {seed: {"points": [...], "CIDEr", "interval_95", "repeated_word"}}},
         "differences": {row: ...}}; a point has epoch, CIDEr and loss on val. The differences are row g minus
-        another, paired over pictures, each a mean over the seeds that both have.
+        another, over the seeds that both have, see `difference.compare_rows`.
     """
     content: dict[str, Any] = {}
     for share, trials in plan.curves.items():
@@ -75,12 +76,7 @@ def _differences(per_image: dict[tuple[str, int], list[float]]) -> dict[str, Any
     found = {}
     for other in dict.fromkeys(row for row, _ in per_image if row != "g"):
         seeds = [seed for row, seed in per_image if row == other and ("g", seed) in per_image]
-        if not seeds:
-            continue
-        columns = [
-            [a - b for a, b in zip(per_image["g", seed], per_image[other, seed], strict=True)]
-            for seed in seeds
-        ]
-        per_seed = [sum(column) / len(column) for column in columns]
-        found[other] = {**over_images(mean_of(columns)), "per_seed": per_seed}
+        if seeds:
+            ours, theirs = ({seed: per_image[row, seed] for seed in seeds} for row in ("g", other))
+            found[other] = compare_rows(ours, theirs)
     return found

@@ -6,9 +6,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from experiments.paper import INFILLING_CIDER, TABLE_1, TWIN_CIDER
+from experiments.verdict import LEVEL
 
 NAMES = {"twin": "twin, greedy", "twin_beams": "twin, beams"}
+_WITH_SEEDS, _P = "with the seeds [95 %]", "p / Holm"
 _METRICS = ("BLEU-4", "METEOR", "ROUGE-L", "SPICE")
+_NOUNS = ("precision", "recall")
 _SWEEPS = {
     "guidance": "guidance s (row g)",
     "steps": "decoding steps (row g)",
@@ -61,17 +64,14 @@ def _curves(results: dict[str, Any]) -> str:
             for name, seeds in curves.items()
         ]
         parts.append(_table(header, lines))
+    leads = [lead for content in results["curves"].values() for lead in content["differences"].values()]
+    has_p = any("p" in lead for lead in leads)
     best = []
     for share, content in results["curves"].items():
         for name, seeds in content["rows"].items():
             cider = sum(seed["CIDEr"] for seed in seeds.values()) / len(seeds)
             repeats = sum(seed["repeated_word"] for seed in seeds.values()) / len(seeds)
             over = content["differences"].get(name)
-            lead = (
-                ""
-                if over is None
-                else f"{_signed(over['difference'])} {_interval(over['interval_95'], signed=True)}"
-            )
             cells = [
                 f"{float(share):.0%}",
                 NAMES.get(name, name),
@@ -79,11 +79,25 @@ def _curves(results: dict[str, Any]) -> str:
                 f"{cider:.1f}",
                 f"{repeats:.1%}",
             ]
-            best.append([*cells, lead])
+            best.append([*cells, *_lead(over, has_p)])
     header = ["pictures", "row", "seeds", "CIDEr", "repeat a word", "g is ahead by [95 %, paired]"]
+    if has_p:
+        header += [_WITH_SEEDS, _P, "settled"]
     pictures = f"{results['test_images']} {results['split']} pictures"
     text = f"The best models of these trainings (chosen on val), on {pictures}:"
-    return "\n\n".join([*parts, text, _table(header, best)])
+    parts += [text, _table(header, best)]
+    return "\n\n".join([*parts, _how_p_settles(leads)] if has_p else parts)
+
+
+def _lead(over: dict[str, Any] | None, has_p: bool) -> list[str]:
+    """Cells of how far row g is ahead of another row; empty for itself."""
+    if over is None:
+        return [""] * (4 if has_p else 1)
+    cells = [f"{_signed(over['difference'])} {_interval(over['interval_95'], signed=True)}"]
+    settled = {"agrees": "g is ahead", "disagrees": "g is behind"}
+    if has_p:
+        cells += [with_seeds(over), p_cell(over), settled.get(over["verdict"], over["verdict"])]
+    return cells
 
 
 def _means(seeds: Sequence[Sequence[dict[str, Any]]], key: str, columns: int, digits: int) -> list[str]:
@@ -137,10 +151,13 @@ def _footnote(results: dict[str, Any]) -> str:
 
 
 def _captions(results: dict[str, Any]) -> str:
-    """What scores do not show, of every row's first seed and of the human captions."""
+    """What scores do not show, of every row's first seed and of the human captions; nouns of all seeds."""
     shown = {NAMES.get(name, name): row["diagnostics"] for name, row in results["rows"].items()}
+    nouns = {NAMES.get(name, name): row["nouns"] for name, row in results["rows"].items() if "nouns" in row}
     if results.get("human"):
         shown["human"] = results["human"]["diagnostics"]
+        if "nouns" in results["human"]:
+            nouns["human"] = results["human"]["nouns"]
     shares = ("copied_from_training", "empty", "repeated_word", "repeated_bigram")
     rows = [
         [
@@ -152,22 +169,71 @@ def _captions(results: dict[str, Any]) -> str:
         for name, diagnostics in shown.items()
     ]
     header = ["row", "words", "distinct words", "copied from training", "empty"]
-    return _table([*header, "repeat a word", "repeat a bigram"], rows)
+    text = _table([*header, "repeat a word", "repeat a bigram"], rows)
+    return f"{text}\n\n{_nouns(results, nouns)}" if nouns else text
+
+
+def _nouns(results: dict[str, Any], nouns: dict[str, dict[str, Any]]) -> str:
+    """Agreement of nouns of every row, then the differences of the claims' rows."""
+    rows = [
+        [
+            name,
+            *(
+                f"{100 * kinds[kind]['mean']:.1f} {_interval(_per_cent(kinds[kind]['interval_95']))}"
+                for kind in _NOUNS
+            ),
+        ]
+        for name, kinds in nouns.items()
+    ]
+    differences = [
+        [
+            _rows_of(claim),
+            *(
+                cell
+                for found in (claim["nouns"][kind] for kind in _NOUNS)
+                for cell in (
+                    f"{_signed(100 * found['difference'])} "
+                    f"{_interval(_per_cent(found['interval_95']), signed=True)}",
+                    "one seed only"
+                    if found["interval_95_seeds"] is None
+                    else _interval(_per_cent(found["interval_95_seeds"]), signed=True),
+                )
+            ),
+        ]
+        for claim in results["claims"]
+        if "nouns" in claim
+    ]
+    text = (
+        "Nouns, in the singular, against those of the human captions. Precision: of a caption's nouns, the "
+        "share that any human caption of the picture has. Recall: of the nouns that two or more human "
+        "captions have, the share that the caption has. Synonyms are not merged. A human caption is held "
+        "against the others of its picture, one fewer."
+    )
+    tables = [text, _table(["row", *(f"{kind}, % [95 %]" for kind in _NOUNS)], rows)]
+    if differences:
+        header = ["rows"]
+        for kind in _NOUNS:
+            header += [f"{kind} [95 %, paired]", _WITH_SEEDS]
+        tables += ["How far the first row is ahead in these:", _table(header, differences)]
+    return "\n\n".join(tables)
 
 
 def _claims(results: dict[str, Any]) -> str:
+    has_p = any("p" in claim for claim in results["claims"])
     rows = [
         [
-            f"{NAMES.get(claim['better'], claim['better'])} > {NAMES.get(claim['worse'], claim['worse'])}",
+            _rows_of(claim),
             claim["what"],
             _signed(paper_difference(claim)),
             f"{_signed(claim['difference'])} {_interval(claim['interval_95'], signed=True)}",
             with_seeds(claim),
+            *([p_cell(claim)] if has_p else []),
             claim["verdict"],
         ]
         for claim in results["claims"]
     ]
-    header = ["claim", "in words", "paper, COCO", "here [95 %, paired]", "with the seeds [95 %]", "verdict"]
+    header = ["claim", "in words", "paper, COCO", "here [95 %, paired]", _WITH_SEEDS]
+    header += [_P, "verdict"] if has_p else ["verdict"]
     return f"{_table(header, rows)}\n\n{how_it_is_settled(results)}"
 
 
@@ -221,7 +287,12 @@ def paper_cider(name: str) -> float | None:
 
 
 def paper_difference(claim: dict[str, Any]) -> float | None:
-    """The paper's difference in CIDEr between the two rows of a claim, None if it does not have both."""
+    """The paper's difference in CIDEr between the two rows of a claim, None if it does not have both.
+
+    It has one twin, so none for two decodings of it.
+    """
+    if all(claim[side].startswith("twin") for side in ("better", "worse")):
+        return None
     better, worse = paper_cider(claim["better"]), paper_cider(claim["worse"])
     return None if better is None or worse is None else better - worse
 
@@ -232,9 +303,20 @@ def with_seeds(claim: dict[str, Any]) -> str:
     return "one seed only" if interval is None else _interval(interval, signed=True)
 
 
+def p_cell(comparison: dict[str, Any]) -> str:
+    """The p-value of a comparison, alone and corrected for the number of comparisons; empty without seeds."""
+    p, p_holm = comparison.get("p"), comparison.get("p_holm")
+    return "" if p is None or p_holm is None else f"{_probability(p)} / {_probability(p_holm)}"
+
+
 def how_it_is_settled(results: dict[str, Any]) -> str:
     """What the verdicts of a page rest on, and how many comparisons it makes."""
     claims = len(results["claims"])
+    if any("p" in claim for claim in results["claims"]):
+        text = _how_p_settles(results["claims"])
+        if results["infilling"]:
+            text += " Caption infilling below has intervals over pictures only, and no verdict."
+        return text
     text = (
         "The first interval is a bootstrap over pictures of the mean over seeds. The second adds what the "
         "seeds differ by (Student's t), and it alone gives the verdict: not settled where it holds 0, or "
@@ -249,6 +331,35 @@ def how_it_is_settled(results: dict[str, Any]) -> str:
             "have no verdict."
         )
     return text
+
+
+def _how_p_settles(comparisons: Sequence[dict[str, Any]]) -> str:
+    tested = sum(one.get("p") is not None for one in comparisons)
+    if not tested:
+        return "Intervals are over pictures alone. A row of one seed settles nothing, so nothing is tested."
+    text = (
+        "The first interval is a bootstrap over pictures of the mean over seeds. The second is over pictures "
+        "and seeds: a two-level bootstrap in which the few seeds enter by Student's t. p is two-sided and of "
+        f"both; Holm's correction holds it against the number of comparisons tested here, {tested}. What is "
+        f"under {LEVEL:g} then is settled: if no rows differed, the whole table would settle anything in at "
+        f"most {LEVEL:.0%} of all such experiments. Intervals are of one comparison each. Decodings of the "
+        "same trainings are compared training by training."
+    )
+    if tested < len(comparisons):
+        text += f" {len(comparisons) - tested} more have a row of one seed and are not tested."
+    return text
+
+
+def _rows_of(claim: dict[str, Any]) -> str:
+    return f"{NAMES.get(claim['better'], claim['better'])} > {NAMES.get(claim['worse'], claim['worse'])}"
+
+
+def _per_cent(ends: Sequence[float]) -> list[float]:
+    return [100 * end for end in ends]
+
+
+def _probability(p: float) -> str:
+    return "<0.0001" if p < 0.0001 else f"{p:.4f}" if p < 0.01 else f"{p:.2f}"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

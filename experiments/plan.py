@@ -54,6 +54,8 @@ class PlanFile:
     decoding_sweeps: dict[str, list[float]] = Field(default_factory=dict)
     training_sweeps: dict[str, TrainingSweep] = Field(default_factory=dict)
     infilling: InfillingPlan = Field(default_factory=InfillingPlan)
+    # [better, worse, what makes the difference], judged beside the paper's claims; "twin_beams" is a row, too
+    claims: list[tuple[str, str, str]] = Field(default_factory=list)
     curves: CurvesPlan | None = None
 
 
@@ -140,6 +142,7 @@ def load_plan(path: str | Path, output: str | Path, overrides: list[str] | None 
         return Trial(name, seed, replace(recipe, training=replace(recipe.training, seed=seed)))
 
     rows = [trial(name, name, seed, []) for name, seeds in file.rows.items() for seed in seeds]
+    _check_claims(path, file)
     sweeps = {}
     for name, sweep in file.training_sweeps.items():
         if sweep.row not in file.rows:
@@ -175,6 +178,19 @@ def load_plan(path: str | Path, output: str | Path, overrides: list[str] | None 
         {name: tuple(placed(one) for one in trials) for name, trials in sweeps.items()},
         {share: tuple(placed(one) for one in trials) for share, trials in of_shares.items()},
     )
+
+
+def _check_claims(path: Path, file: PlanFile) -> None:
+    """Whether the rows of every claim are two of the plan's."""
+    known = [*file.rows, *(["twin_beams"] if "twin" in file.rows else [])]
+    for better, worse, _ in file.claims:
+        for row in (better, worse):
+            if row not in known:
+                raise RecipeError(
+                    f"{path}: claim [{better}, {worse}] names row {row!r}; use {', '.join(known)}"
+                )
+        if better == worse:
+            raise RecipeError(f"{path}: claim [{better}, {worse}] compares a row with itself; name two rows")
 
 
 def training_settings(recipe: Recipe) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from experiments.gallery import Exhibit, choose_evenly, make_gallery
 from experiments.markdown import (
     NAMES,
     how_it_is_settled,
+    p_cell,
     paper_cider,
     paper_difference,
     to_markdown,
@@ -69,6 +70,8 @@ def render_report(results: dict[str, Any], gallery: Sequence[Exhibit]) -> str:
         paper_cider=paper_cider,
         paper_difference=paper_difference,
         with_seeds=with_seeds,
+        p_cell=p_cell,
+        has_p=any("p" in claim for claim in results["claims"]),
         how_it_is_settled=how_it_is_settled,
     )
 

@@ -14,6 +14,7 @@ from ddcap.recipe import Recipe
 from experiments.curves import learning_curves
 from experiments.infilling_comparison import compare_infilling
 from experiments.notebook import Notebook
+from experiments.nouns import add_nouns
 from experiments.plan import Plan
 from experiments.side_by_side import Scoring, train_side_by_side
 from experiments.split import load_split
@@ -70,6 +71,7 @@ def ablate(
     rows = {
         label: score_row(one, test, notebook, say, fast=fast) for label, one in decodings_of(plan).items()
     }
+    rows = add_nouns(rows, test, notebook)
     content: dict[str, Any] = {
         "format": "ddcap-ablation-1",
         "data": base.data.json,
@@ -80,7 +82,7 @@ def ablate(
         "val_images": len(val.records),
         "machine": describe_machine(),
         "rows": gather_rows(plan, rows),
-        "claims": check_claims(rows),
+        "claims": check_claims(rows, plan),
         "human": score_humans(test, notebook, fast=fast),
         "sweeps": {},
         "infilling": compare_infilling(plan, test, notebook, say),

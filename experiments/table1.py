@@ -12,7 +12,9 @@ from ddcap.evaluation.result import leave_one_out
 from ddcap.evaluation.run import ScoringSettings, score_predictions
 from ddcap.recipe import Recipe
 from ddcap.settings import DecodingSettings, dump_settings, parse_settings
+from experiments.difference import compare_rows
 from experiments.notebook import Notebook
+from experiments.nouns import KINDS, known, nouns_of_row, summary
 from experiments.paper import CLAIMS
 from experiments.plan import Plan, Trial, training_settings
 from experiments.split import Split, caption_split
@@ -84,7 +86,12 @@ def score_humans(split: Split, notebook: Notebook, *, fast: bool = False) -> dic
         return {} if human is None else human.to_dict()
 
     made_from = ["human", split.name, len(split.records), fast]
-    return notebook.part("human", made_from, compute)
+    content = notebook.part("human", made_from, compute)
+    held_out, rest = leave_one_out(split.references)
+    if not held_out:
+        return content
+    nouns = nouns_of_row("human", held_out, rest, notebook)
+    return {**content, "nouns": {kind: summary(known(nouns[kind])) for kind in KINDS}}
 
 
 def designs(recipe: Recipe) -> dict[str, bool]:
@@ -113,6 +120,10 @@ def gather_rows(plan: Plan, rows: Scored) -> dict[str, Any]:
             "interval_95": bootstrap_interval(_mean_per_image(list(seeds.values()))),
             "not_run": next(iter(seeds.values()))["not_run"],
             "diagnostics": next(iter(seeds.values()))["diagnostics"],
+            "nouns": {
+                kind: summary(mean_of([known(content["nouns"][kind]) for content in seeds.values()]))
+                for kind in KINDS
+            },
         }
     return gathered
 
@@ -127,28 +138,51 @@ def mean_of(columns: Sequence[Sequence[float]]) -> list[float]:
     return [sum(values) / len(values) for values in zip(*columns, strict=True)]
 
 
-def over_images(differences: Sequence[float]) -> dict[str, Any]:
-    """The mean of a difference between two rows, image by image, and its interval."""
-    return {
-        "difference": sum(differences) / len(differences),
-        "interval_95": list(bootstrap_interval(differences)),
-    }
-
-
-def check_claims(rows: Scored) -> list[dict[str, Any]]:
-    """Each claim of the paper against our paired difference in CIDEr, to be judged by `verdict.settle`."""
-    per_image = {
-        name: _mean_per_image([content for (row, _), content in rows.items() if row == name])
-        for name in dict.fromkeys(name for name, _ in rows)
-    }
-    claims = [(claim.better, claim.worse, claim.what) for claim in CLAIMS]
-    claims += [
-        (better, TWIN_BEAMS, f"{what}, decoded with beams") for better, worse, what in claims if worse == TWIN
-    ]
+def check_claims(rows: Scored, plan: Plan) -> list[dict[str, Any]]:
+    """Each claim of the paper and of the plan against our paired difference; `verdict.settle` judges it."""
+    outputs = {(one.name, one.seed): one.recipe.training.output for one in plan.rows}
+    for one in plan.named(TWIN):
+        outputs[TWIN_BEAMS, one.seed] = one.recipe.training.output
     checked = []
-    for better, worse, what in claims:
-        if better not in per_image or worse not in per_image:
+    for better, worse, what in claims_of(plan):
+        seeds = [
+            {seed: content for (row, seed), content in rows.items() if row == name}
+            for name in (better, worse)
+        ]
+        if not all(seeds):
             continue
-        differences = [a - b for a, b in zip(per_image[better], per_image[worse], strict=True)]
-        checked.append({"better": better, "worse": worse, "what": what, **over_images(differences)})
+        ciders = [{seed: one["per_image"]["CIDEr"] for seed, one in row.items()} for row in seeds]
+        shared = [seed for seed in seeds[0] if seed in seeds[1]]
+        same_trainings = bool(shared) and all(outputs[better, one] == outputs[worse, one] for one in shared)
+        nouns = {
+            kind: compare_rows(
+                *({seed: known(one["nouns"][kind]) for seed, one in row.items()} for row in seeds),
+                same_trainings=same_trainings,
+            )
+            for kind in KINDS
+        }
+        checked.append(
+            {
+                "better": better,
+                "worse": worse,
+                "what": what,
+                **compare_rows(*ciders, same_trainings=same_trainings),
+                "nouns": {
+                    kind: {name: found[name] for name in ("difference", "interval_95", "interval_95_seeds")}
+                    for kind, found in nouns.items()
+                },
+            }
+        )
     return checked
+
+
+def claims_of(plan: Plan) -> list[tuple[str, str, str]]:
+    """(better, worse, what): the paper's, its last also with the twin's beams, then the plan's own."""
+    claims = {(claim.better, claim.worse): claim.what for claim in CLAIMS}
+    claims |= {
+        (better, TWIN_BEAMS): f"{what}, decoded with beams"
+        for (better, worse), what in claims.items()
+        if worse == TWIN
+    }
+    claims |= {(better, worse): what for better, worse, what in plan.file.claims}
+    return [(better, worse, what) for (better, worse), what in claims.items()]

@@ -1,7 +1,9 @@
-"""Does a difference between two rows hold on other pictures and from other seeds?
+"""Does a difference between two rows hold on other pictures, from other seeds, and among so many comparisons?
 
-A row's score is a mean over pictures and over the seeds of its training, and both could have been others.
-The variance of a difference is that over pictures, plus each row's variance over seeds divided by their
+New results carry p-values over pictures and seeds (`difference.py`); here they are corrected for their number
+and judged. Results of earlier versions have scores of each seed but not of each picture and seed: their
+interval over pictures is widened by what the seeds differ by, and nothing corrects for their number. The
+variance of a difference is then that over pictures, plus each row's variance over seeds divided by their
 number. With few seeds the latter is itself uncertain, hence Student's t, with Satterthwaite's (1946) degrees
 of freedom.
 """
@@ -14,29 +16,68 @@ from typing import Any
 
 import numpy as np
 
+from experiments.difference import holm
+
+LEVEL = 0.05
+"""Of a whole table: the chance that it settles anything if no rows differ."""
+
 _NORMAL_95 = 1.96
 _DRAWS = 200_000
 
 
 def settle(results: dict[str, Any]) -> dict[str, Any]:
-    """The same results, every claim with `interval_95_seeds` (or None) and its `verdict`.
+    """The same results, every comparison with its `verdict`.
 
-    Made anew whenever results are read, so that those of an earlier version are judged alike.
+    Claims are one family for Holm's correction, the differences of all learning curves another. Made anew
+    whenever results are read, so that those of an earlier version are judged, too.
 
     Args:
         results: what `ablate` wrote.
     """
-    ciders = {
-        name: [seed["CIDEr"] for seed in row["seeds"].values()] for name, row in results["rows"].items()
+    claims = [_as_before(claim, results) for claim in results["claims"] if "p" not in claim]
+    claims += _judged([claim for claim in results["claims"] if "p" in claim])
+    settled = {**results, "claims": claims}
+    curves = results.get("curves") or {}
+    leads = {
+        (share, row): lead
+        for share, content in curves.items()
+        for row, lead in content["differences"].items()
+        if "p" in lead
     }
-    claims = []
-    for claim in results["claims"]:
-        interval = interval_with_seeds(
-            claim["difference"], claim["interval_95"], ciders[claim["better"]], ciders[claim["worse"]]
-        )
-        settled = {"interval_95_seeds": interval, "verdict": verdict(interval)}
-        claims.append({**claim, **settled})
-    return {**results, "claims": claims}
+    if leads:
+        judged = dict(zip(leads, _judged(list(leads.values())), strict=True))
+        settled["curves"] = {
+            share: {
+                **content,
+                "differences": {
+                    row: judged.get((share, row), lead) for row, lead in content["differences"].items()
+                },
+            }
+            for share, content in curves.items()
+        }
+    return settled
+
+
+def _judged(comparisons: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One family of comparisons, with `p_holm` and `verdict`; without seeds there is no p, and no test."""
+    adjusted = iter(holm([one["p"] for one in comparisons if one["p"] is not None]))
+    judged = []
+    for one in comparisons:
+        p_holm = None if one["p"] is None else next(adjusted)
+        is_settled = p_holm is not None and p_holm < LEVEL
+        said = ("agrees" if one["difference"] > 0 else "disagrees") if is_settled else "not settled"
+        judged.append({**one, "p_holm": p_holm, "verdict": said})
+    return judged
+
+
+def _as_before(claim: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
+    """A claim of an earlier version, judged by the seeds' means."""
+    better, worse = (
+        [seed["CIDEr"] for seed in results["rows"][claim[side]]["seeds"].values()]
+        for side in ("better", "worse")
+    )
+    interval = interval_with_seeds(claim["difference"], claim["interval_95"], better, worse)
+    return {**claim, "interval_95_seeds": interval, "verdict": verdict(interval)}
 
 
 def interval_with_seeds(

@@ -59,7 +59,7 @@ def plan_file(photos, photo_splits, tiny_clip_folder, tmp_path_factory):
     for name, changes in ROWS.items():
         (folder / f"{name}.yaml").write_text(f"extends: base.yaml\n{changes}")
     plan = {
-        "rows": {"a": [0], "d": [0], "f": [0, 1], "g": [0], "twin": [0]},
+        "rows": {"a": [0, 1], "d": [0, 1], "f": [0, 1], "g": [0], "twin": [0]},
         "beams": 2,
         "decoding_sweeps": {"guidance": [1.0, 2.0], "length": [5]},
         "training_sweeps": {
@@ -70,6 +70,7 @@ def plan_file(photos, photo_splits, tiny_clip_folder, tmp_path_factory):
             }
         },
         "infilling": {"shares": [0.25, 0.75]},
+        "claims": [["d", "a", "best-first and length"], ["twin_beams", "twin", "beams help"]],
         "curves": {
             "rows": {"g": [0], "twin": [0]},
             "shares": {"0.5": ["training.epochs=4", "training.validate_at=[2]"]},

@@ -20,6 +20,7 @@ def test_every_row_has_its_curve_and_its_best_model(finished):
         lead = content["differences"][other]
         scores = [content["rows"][name]["0"]["CIDEr"] for name in ("g", other)]
         assert lead["difference"] == pytest.approx(scores[0] - scores[1], abs=1e-3)
+        assert lead["p"] is None and lead["verdict"] == "not settled"  # one seed
         assert lead["interval_95"][0] <= lead["difference"] <= lead["interval_95"][1]
 
 

@@ -5,7 +5,7 @@ import yaml
 
 from ddcap.errors import RecipeError
 from experiments.plan import load_plan
-from experiments.table1 import designs
+from experiments.table1 import claims_of, designs
 
 SHIPPED = Path(__file__).parents[2] / "recipes" / "ablation" / "plan.yaml"
 TABLE_1 = {  # the paper's crosses: best-first, concentrated attention mask, length prediction, image-free
@@ -69,6 +69,16 @@ def test_a_training_sweep_changes_one_setting():
     assert masses == pytest.approx([0, 0.2], abs=1e-4)
 
 
+def test_a_plans_claims_stand_beside_the_papers(plan_file):
+    claims = claims_of(load_plan(plan_file, "out"))
+    assert [claim[:2] for claim in claims[-3:]] == [("g", "twin_beams"), ("d", "a"), ("twin_beams", "twin")]
+    values = yaml.safe_load(plan_file.read_text())
+    again = plan_file.with_name("again.yaml")
+    again.write_text(yaml.safe_dump({**values, "claims": [["g", "f", "in our words"]]}))
+    named = {claim[:2]: claim[2] for claim in claims_of(load_plan(again, "out"))}
+    assert named["g", "f"] == "in our words" and len(named) == len(claims) - 2
+
+
 def test_overrides_reach_every_recipe():
     plan = load_plan(SHIPPED, "out", ["training.epochs=1", "data.root=x"])
     everything = [*plan.rows, *(one for trials in plan.sweeps.values() for one in trials)]
@@ -83,6 +93,9 @@ def test_overrides_reach_every_recipe():
         ({"rows": {"g": [0], "nothing": [0]}}, "no such recipe"),
         ({"colour": 3}, "unknown setting 'colour'"),
         ({"decoding_sweeps": {"guidance": [1]}, "rows": {"f": [0]}}, "vary row g"),
+        ({"claims": [["g", "twin_beam", "x"]]}, "names row 'twin_beam'; use a, d, f, g, twin, twin_beams"),
+        ({"claims": [["g", "g", "x"]]}, "compares a row with itself"),
+        ({"claims": [["g", "f"]]}, "claims"),
         ({"training_sweeps": {"x": {"row": "q", "points": {}}}}, "starts from row 'q'"),
     ],
 )

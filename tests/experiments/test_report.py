@@ -96,6 +96,17 @@ def test_the_markdown_holds_every_row(results):
         assert len({line.count("|") for line in table.strip().splitlines()}) == 1
 
 
+def test_pages_name_the_tests_and_their_number(results):
+    for page in (to_markdown(results), render_report(results, [])):
+        assert "number of comparisons tested here, 2." in page
+        assert "4 more have a row of one seed and are not tested" in page
+        assert "p / Holm" in page
+    text = to_markdown(results)
+    assert "| g > twin, greedy |" in text and "precision [95 %, paired]" in text
+    assert "so nothing is tested" in text  # the curves, of one seed each
+    assert "| twin, beams > twin, greedy | beams help |  |" in text  # the paper has one figure for both
+
+
 def test_charts_are_pictures(results, tmp_path):
     paths = save_charts(results, tmp_path)
     assert {path.name for path in paths} == {

@@ -27,13 +27,36 @@ def test_every_part_is_there(finished):
         assert training["steps"] > 0
         assert training["hours"] >= 0
     claims = {(claim["better"], claim["worse"]) for claim in results["claims"]}
-    assert claims == {("f", "d"), ("g", "f"), ("g", "twin"), ("g", "twin_beams")}
+    assert claims == {
+        ("f", "d"),
+        ("g", "f"),
+        ("g", "twin"),
+        ("g", "twin_beams"),
+        ("d", "a"),
+        ("twin_beams", "twin"),
+    }
 
 
 def test_shared_trainings_run_once(finished):
     output, said = finished
     started = [line for line in said if "training" in line]
-    assert len(started) == len(set(started)) == len(list((output / "trainings").iterdir())) == 9
+    assert len(started) == len(set(started)) == len(list((output / "trainings").iterdir())) == 10
+
+
+def test_claims_are_judged_by_pictures_and_seeds_together(finished):
+    claims = {(c["better"], c["worse"]): c for c in load_ablation(finished[0])["claims"]}
+    tested = {pair for pair, claim in claims.items() if claim["p"] is not None}
+    assert tested == {("f", "d"), ("d", "a")}  # the rows with two seeds
+    assert claims["d", "a"]["same_trainings"] and not claims["f", "d"]["same_trainings"]
+    assert claims["twin_beams", "twin"]["same_trainings"]
+    for pair in tested:
+        claim = claims[pair]
+        low, high = claim["interval_95_seeds"]
+        assert low < claim["difference"] < high and set(claim["per_seed"]) == {"0", "1"}
+        assert claim["difference"] == pytest.approx(sum(claim["per_seed"].values()) / 2, abs=1e-3)
+    first, second = sorted((claims[pair] for pair in tested), key=lambda claim: claim["p"])
+    assert first["p_holm"] == pytest.approx(min(1, 2 * first["p"]))
+    assert second["p_holm"] == pytest.approx(max(first["p_holm"], second["p"]))
 
 
 def test_the_mean_over_seeds_and_its_interval(finished):

@@ -29,7 +29,7 @@ def small_plan(plan_file):
 def test_a_part_is_one_training_with_all_that_takes_it(plan_file):
     plan = load_plan(plan_file, "out")
     parts = parts_of(plan)
-    assert len(parts) == 9
+    assert len(parts) == 10
     assert all(len({one.recipe.training.output for one in part.trials}) == 1 for part in parts)
     assert sum(len(part.trials) for part in parts) == len(plan.trials)
 

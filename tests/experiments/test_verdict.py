@@ -67,6 +67,42 @@ def test_results_that_were_judged_by_pictures_alone_are_judged_anew(tmp_path):
     assert load_ablation(path) == load_ablation(tmp_path)
 
 
+def test_claims_with_p_values_are_one_family_and_curves_another(results_of_flickr8k):
+    """Real rows' differences, given p-values as if they had been drawn."""
+    old = results_of_flickr8k["claims"]
+    p_values = [0.011, 0.02, 0.04, None, 0.0004]
+    claims = [{**claim, "p": p} for claim, p in zip(old, p_values, strict=False)]
+    claims[0]["difference"] = -1.0
+    leads = {"twin": {**claims[0], "difference": 2.0}, "twin_beams": {**claims[1], "difference": -2.0}}
+    curves = {"1.0": {"rows": {}, "differences": leads}}
+    settled = settle({**results_of_flickr8k, "claims": claims, "curves": curves})
+    told = [(claim["p_holm"], claim["verdict"]) for claim in settled["claims"]]
+    assert told == [
+        (pytest.approx(0.033), "disagrees"),
+        (pytest.approx(0.04), "agrees"),
+        (pytest.approx(0.04), "agrees"),
+        (None, "not settled"),
+        (pytest.approx(0.0016), "agrees"),
+    ]
+    judged = settled["curves"]["1.0"]["differences"]
+    assert judged["twin"]["p_holm"] == pytest.approx(0.022) and judged["twin"]["verdict"] == "agrees"
+    assert judged["twin_beams"]["p_holm"] == pytest.approx(0.022)
+    assert judged["twin_beams"]["verdict"] == "disagrees"
+    assert settle(settled) == settled
+    claims[2]["p"] = 0.06
+    assert settle({**settled, "claims": claims})["claims"][2]["verdict"] == "not settled"
+
+
+def test_what_one_comparison_settles_many_may_not(results_of_flickr8k):
+    claims = [{**claim, "p": 0.01} for claim in results_of_flickr8k["claims"]]
+    assert {one["verdict"] for one in settle({**results_of_flickr8k, "claims": claims[:4]})["claims"]} == {
+        "agrees" if claim["difference"] > 0 else "disagrees" for claim in claims[:4]
+    }
+    assert {one["verdict"] for one in settle({**results_of_flickr8k, "claims": claims})["claims"]} == {
+        "not settled"
+    }
+
+
 def test_the_committed_results_hold_their_verdicts():
     content = json.loads((DOCS / "results" / "flickr8k.json").read_text())
     assert settle(content) == content

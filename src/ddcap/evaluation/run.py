@@ -105,7 +105,7 @@ def score_predictions(
         predictions=dict(predictions),
         split=split,
         split_images=len(records),
-        references_digest=_digest(references),
+        references_digest=references_digest(references),
         diagnostics=diagnose(predictions.values(), training_captions),
         human=human,
         clip=None if settings.clip is None else settings.clip.name,
@@ -152,7 +152,8 @@ def _others(
     return others
 
 
-def _digest(references: Texts) -> str:
+def references_digest(references: Texts) -> str:
+    """The same for the same human captions of a split (image id to captions), in any order of images."""
     lines = [json.dumps([image, list(texts)]) for image, texts in sorted(references.items())]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
