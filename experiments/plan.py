@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from ddcap.errors import RecipeError
 from ddcap.recipe import Recipe, load_recipe
-from ddcap.settings import dump_settings, parse_settings
+from ddcap.settings import DecodingSettings, dump_settings, parse_settings
 
 _STRICT = ConfigDict(extra="forbid")
 
@@ -67,11 +67,14 @@ class Trial:
         name: the row's name, or "sweep-point".
         seed: of the training.
         recipe: with seed and output folder filled in.
+        chosen_by: the decoding that validates the training, and so chooses its weights; that of the trial
+            which the training's folder is named after.
     """
 
     name: str
     seed: int
     recipe: Recipe
+    chosen_by: DecodingSettings | None = None
 
     @property
     def label(self) -> str:
@@ -163,14 +166,13 @@ def load_plan(path: str | Path, output: str | Path, overrides: list[str] | None 
     everything = Plan(
         file, tuple(rows), {name: tuple(trials) for name, trials in sweeps.items()}, of_shares
     ).trials
-    folder_of = {
-        repr(training_settings(one.recipe)): one.label for one in everything
-    }  # the last one names it
+    named_after = {repr(training_settings(one.recipe)): one for one in everything}  # the last one of each
 
     def placed(one: Trial) -> Trial:
-        folder = Path(output) / "trainings" / folder_of[repr(training_settings(one.recipe))]
-        training = replace(one.recipe.training, output=str(folder))
-        return replace(one, recipe=replace(one.recipe, training=training))
+        last = named_after[repr(training_settings(one.recipe))]
+        training = replace(one.recipe.training, output=str(Path(output) / "trainings" / last.label))
+        recipe = replace(one.recipe, training=training)
+        return replace(one, recipe=recipe, chosen_by=last.recipe.decoding)
 
     return Plan(
         file,

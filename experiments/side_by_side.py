@@ -42,7 +42,10 @@ class Scoring:
     device: str
 
 
-_stopping: Any = None  # the event that tells a process of the pool to begin nothing more
+# Of a process of the pool: the event that says to begin nothing more, and whether it is at work. A signal in
+# between must not end it: the pool would take that for a crash, and end the others before they have saved.
+_stopping: Any = None
+_is_working = False
 
 
 def train_side_by_side(plan: Plan, jobs: int, scoring: Scoring, say: Callable[[str], None]) -> None:
@@ -150,33 +153,51 @@ def _settle_in(threads: int, stopping: Any) -> None:
     global _stopping
     _stopping = stopping
     torch.set_num_threads(threads)
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, _stop)
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    if _is_working:  # not in training, which listens itself
+        raise TrainingInterruptedError(f"stopped by {signal.Signals(number).name}", 128 + number)
+
+
+@contextmanager
+def _at_work() -> Iterator[None]:
+    global _is_working
+    _is_working = True
+    try:
+        yield
+    finally:
+        _is_working = False
 
 
 def _build_caches(recipes: list[Recipe], split: str, share: tuple[int, int]) -> str:
-    for recipe in recipes:
-        if not _stopping.is_set():
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            build_feature_cache(recipe, device, share, also=[split] if split != "val" else [])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with _at_work():
+        for recipe in recipes:
+            if not _stopping.is_set():
+                build_feature_cache(recipe, device, share, also=[split] if split != "val" else [])
     return ""
 
 
 def _train_and_score(part: Plan, scoring: Scoring) -> str:
     """Train one model; score every row and curve that takes it."""
-    trial = part.trials[0]
     if _stopping.is_set():
         return ""
 
     def silent(_: str) -> None:
         pass
 
-    notebook = Notebook(scoring.output / "results")
-    split = load_split(trial.recipe, part.file.split, scoring.limit, scoring.device)
-    for decoding in decodings_of(part).values():
-        score_row(decoding, split, notebook, silent, fast=scoring.fast)
-    learning_curves(part, split, notebook, silent, fast=scoring.fast)
-    for share in part.file.infilling.shares:
-        fill_blanks(part, split, notebook, silent, share)
-    for sweep in part.sweeps.values():
-        for one in sweep:
-            train_if_missing(one, silent)
+    trial, notebook = part.trials[0], Notebook(scoring.output / "results")
+    with _at_work():
+        split = load_split(trial.recipe, part.file.split, scoring.limit, scoring.device)
+        for decoding in decodings_of(part).values():
+            score_row(decoding, split, notebook, silent, fast=scoring.fast)
+        learning_curves(part, split, notebook, silent, fast=scoring.fast)
+        for share in part.file.infilling.shares:
+            fill_blanks(part, split, notebook, silent, share)
+        for sweep in part.sweeps.values():
+            for one in sweep:
+                train_if_missing(one, silent)
     return f"done: {Path(trial.recipe.training.output).name}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ def _train(trial: Trial, say: Callable[[str], None], *, resume: bool, is_main: b
     output = Path(trial.recipe.training.output)
     if is_main:
         say(f"{'going on with' if resume else 'starting'} training {output.name}")
-    train(trial.recipe, resume=resume)
+    # rows may share it: whichever of them asks first, the same one's decoding chooses the weights
+    train(replace(trial.recipe, decoding=trial.chosen_by or trial.recipe.decoding), resume=resume)
     if is_main:
         settings = json.dumps(training_settings(trial.recipe))
         write_text(output / _FINISHED, settings + "\n")
@@ -63,11 +65,22 @@ def training_summary(output: str | Path) -> dict[str, Any]:
     """What the log of a training tells: steps, hours of training proper, and CIDEr on val as it grew."""
     steps, hours = 0, 0.0
     curve: list[dict[str, float]] = []
-    for line in (Path(output) / LOG_NAME).read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
+    for entry in _entries(Path(output) / LOG_NAME):
         if entry["kind"] == "train":
             hours += (entry["step"] - steps) / entry["steps_per_second"] / 3600
             steps = entry["step"]
         elif entry["kind"] == "validation":
             curve.append({"step": entry["step"], "CIDEr": entry["cider"], "loss": entry["loss"]})
     return {"steps": max([steps, *(int(point["step"]) for point in curve)]), "hours": hours, "val": curve}
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log, without those of steps that were lost and computed again after a resumption."""
+    kept: list[dict[str, Any]] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        if entry["kind"] == "train":
+            while kept and kept[-1]["step"] >= entry["step"]:
+                kept.pop()
+        kept.append(entry)
+    return kept

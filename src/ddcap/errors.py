@@ -37,6 +37,10 @@ class TrainingInterruptedError(DDCapError):
         super().__init__(message)
         self.status = status
 
+    def __reduce__(self) -> tuple[type[TrainingInterruptedError], tuple[str, int]]:
+        """What an exception is made from, for its way between processes: Python would keep the message only."""
+        return type(self), (str(self), self.status)
+
 
 class MissingExtraError(DDCapError):
     """A feature whose optional dependency is not installed."""
@@ -45,6 +49,11 @@ class MissingExtraError(DDCapError):
         super().__init__(
             f"{feature} needs packages that are not installed; run: pip install 'ddcap[{extra}]'"
         )
+        self._made_from = feature, extra
+
+    def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
+        """As of `TrainingInterruptedError`."""
+        return type(self), self._made_from
 
 
 _REMEDIES = {

@@ -1,4 +1,5 @@
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -65,8 +66,28 @@ def test_a_signal_saves_all_trainings_and_the_same_command_goes_on(small_plan, t
     assert process.returncode == 128 + signal.SIGTERM
     assert "stopped by SIGTERM; the same command goes on" in said
     for name in ("f-seed0", "f-seed1"):
-        assert len(list((tmp_path / "trainings" / name / "checkpoints").iterdir())) == 1
+        assert len(list((tmp_path / "trainings" / name / "checkpoints").iterdir())) == 1, said
     assert not (tmp_path / "trainings" / "g-0.5-seed0").exists()
+
+
+def test_a_signal_spares_a_process_that_has_nothing_to_do(small_plan, tmp_path):
+    plan = yaml.safe_load(small_plan.read_text())
+    long = small_plan.with_name("f.yaml").read_text().replace("extends", "training: {epochs: 4000}\nextends")
+    small_plan.with_name("f_long.yaml").write_text(long)
+    small_plan.write_text(yaml.safe_dump({**plan, "rows": {"f_long": [0]}}))
+    command = ["ablate", str(small_plan), "--output", str(tmp_path), "--fast", "--jobs", "2"]
+    process = subprocess.Popen([sys.executable, "-m", "ddcap", *command], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "results" / "g-0.5-seed0.json").exists():
+        assert time.monotonic() < deadline, "the short training did not end"
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, said
+    log = (tmp_path / "trainings" / "f_long-seed0" / "log.jsonl").read_text().splitlines()
+    (*_, saved) = sorted((tmp_path / "trainings" / "f_long-seed0" / "checkpoints").iterdir())
+    assert int(re.search(r"(\d+)", saved.name).group()) >= json.loads(log[-1])["step"]
 
 
 def test_a_mistake_in_one_training_is_told(small_plan, tmp_path, capsys):
