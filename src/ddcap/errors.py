@@ -38,7 +38,7 @@ class TrainingInterruptedError(DDCapError):
         self.status = status
 
     def __reduce__(self) -> tuple[type[TrainingInterruptedError], tuple[str, int]]:
-        """What an exception is made from, for its way between processes: Python would keep the message only."""
+        """What it is made from, for its way between processes: Python would keep the message only."""
         return type(self), (str(self), self.status)
 
 
