@@ -14,6 +14,7 @@ from website.markdown import outside_code, without_code
 _LINK = re.compile(
     r"(?P<before>\]\()(?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?(?P<after>(?:\s+\"[^\"]*\")?\))"
 )
+_HTML_PICTURE = re.compile(r'<img src="(?P<target>[^"]+)" width="(?P<width>\d+)" alt="(?P<alt>[^"]*)">')
 _PICTURES = (".png", ".jpg", ".gif", ".svg", ".ipynb")
 _HIDDEN = "---\nsearch:\n  exclude: true\n---\n\n"
 
@@ -42,7 +43,7 @@ def site_links(markdown: str, address: str, root: Path) -> str:
         way = posixpath.relpath(there, posixpath.dirname(address) or ".")
         return f"{found['before']}{way}{found['anchor'] or ''}{found['after']}"
 
-    return outside_code(markdown, lambda prose: _LINK.sub(lead, prose))
+    return outside_code(markdown, lambda prose: _LINK.sub(lead, _pictures_in_markdown(prose)))
 
 
 def repository_files(root: Path) -> dict[str, str | bytes]:
@@ -64,9 +65,14 @@ def repository_files(root: Path) -> dict[str, str | bytes]:
 
 def linked_files(page: Path) -> Iterator[Path]:
     """The files that a page of Markdown links to."""
-    for link in _LINK.finditer(without_code(page.read_text(encoding="utf-8"))):
+    for link in _LINK.finditer(_pictures_in_markdown(without_code(page.read_text(encoding="utf-8")))):
         if not _is_elsewhere(link["target"]):
             yield _resolve(page, link["target"])
+
+
+def _pictures_in_markdown(prose: str) -> str:
+    """Pictures in HTML as Markdown. GitHub reads a width only in HTML, MkDocs leads addresses only in Markdown."""
+    return _HTML_PICTURE.sub(r"![\g<alt>](\g<target>){ width=\g<width> }", prose)
 
 
 def _is_elsewhere(target: str) -> bool:

@@ -45,6 +45,16 @@ def test_nothing_is_loaded_from_another_host(site):
         assert not re.search(r"url\(\s*[\"']?(?:https?:)?//", style.read_text()), style.name
 
 
+def test_every_picture_of_a_page_is_there(site):
+    shown = 0
+    for name, page in pages(site).items():
+        for source in re.findall(r'<img\b[^>]*\bsrc="([^"]+)"', page):
+            if not source.startswith("data:"):
+                assert ((site / name).parent / source).is_file(), f"{name} shows {source}"
+                shown += 1
+    assert shown > 10
+
+
 def test_the_search_knows_the_words_of_the_pages(site):
     index = (site / "search" / "search_index.json").read_text()
     for word in ("best-first", "gradient_checkpointing", "--min-sure", "caption_each"):
