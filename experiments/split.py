@@ -47,14 +47,21 @@ class Split:
         """Image id to human captions."""
         return {record.image_id: record.captions for record in self.records}
 
-    def batches(self, captioner: Captioner) -> Iterator[tuple[Sequence[CaptionedImage], ImageFeatures]]:
-        """Some pictures and what the captioner's model sees of them, at most IMAGES_AT_ONCE, in order."""
+    def features(self, captioner: Captioner, rows: Sequence[int]) -> ImageFeatures:
+        """What the captioner's model sees of some of the pictures."""
+        features = [self.cache.read(row, 0) for row in rows]
+        memory, summary = (torch.stack([one[part] for one in features]).float() for part in (0, 1))
         model = captioner.model
-        for start in range(0, len(self.records), IMAGES_AT_ONCE):
-            records = self.records[start : start + IMAGES_AT_ONCE]
-            features = [self.cache.read(start + row, 0) for row in range(len(records))]
-            memory, summary = (torch.stack([one[part] for one in features]).float() for part in (0, 1))
-            yield records, model.encoder.with_concepts(ImageFeatures(memory, summary).to(model.device))
+        seen: ImageFeatures = model.encoder.with_concepts(ImageFeatures(memory, summary).to(model.device))
+        return seen
+
+    def batches(
+        self, captioner: Captioner, at_once: int = IMAGES_AT_ONCE
+    ) -> Iterator[tuple[Sequence[CaptionedImage], ImageFeatures]]:
+        """Some pictures and what the captioner's model sees of them, at most `at_once`, in order."""
+        for start in range(0, len(self.records), at_once):
+            records = self.records[start : start + at_once]
+            yield records, self.features(captioner, range(start, start + len(records)))
 
 
 def load_split(recipe: Recipe, name: str, limit: int | None = None, device: str = "cpu") -> Split:
@@ -88,6 +95,7 @@ def caption_split(
     *,
     seed: int = 0,
     true_lengths: bool = False,
+    at_once: int = IMAGES_AT_ONCE,
 ) -> dict[str, str]:
     """Image id to caption.
 
@@ -97,10 +105,11 @@ def caption_split(
         settings: how to decode.
         seed: of decoders that draw.
         true_lengths: give every caption the length of the picture's first human caption.
+        at_once: pictures decoded together.
     """
     generator = np.random.default_rng(seed)
     captions: dict[str, str] = {}
-    for records, features in split.batches(captioner):
+    for records, features in split.batches(captioner, at_once):
         if true_lengths:
             lengths = _first_lengths(captioner, records)
             tokens = start_tokens(lengths, captioner.model.mask_id)

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -90,3 +91,36 @@ def finished(plan_file, tmp_path_factory):
     said = []
     ablate(load_plan(plan_file, output), output, fast=True, say=said.append)
     return output, said
+
+
+@pytest.fixture(scope="session")
+def best_folders(finished):
+    """Folders of the trained row g and its twin, of the first seed."""
+    return [str(finished[0] / "trainings" / f"{row}-seed0" / "best") for row in ("g", "twin")]
+
+
+@pytest.fixture(scope="session")
+def pair(best_folders):
+    """The trained row g and its twin."""
+    from experiments.analysis import load_pair
+
+    return load_pair(dict(zip(("g", "twin"), map(Path, best_folders), strict=True)))
+
+
+@pytest.fixture(scope="session")
+def val(finished, plan_file):
+    """The pictures of val, with their features."""
+    from experiments.split import load_split
+
+    return load_split(load_plan(plan_file, finished[0]).named("g")[0].recipe, "val")
+
+
+@pytest.fixture(scope="session")
+def analysed(best_folders, plan_file, tmp_path_factory):
+    """The folder of a whole analysis of two pictures."""
+    from experiments.analysis import main
+
+    output = tmp_path_factory.mktemp("analysis")
+    recipe = str(plan_file.parent / "g.yaml")
+    assert main([*best_folders, recipe, "--limit", "2", "--output", str(output)]) == 0
+    return output
