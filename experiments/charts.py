@@ -24,6 +24,8 @@ _LABELS = {
     "drop_probability": "image dropped, p",
 }
 
+NAMES_OF_TWIN = ("twin", "twin_beams")
+
 
 def draw_charts(results: dict[str, Any]) -> dict[str, Figure]:
     """Name to figure.
@@ -61,7 +63,8 @@ def to_svg(figure: Figure) -> str:
 
 def _draw_table_1(results: dict[str, Any]) -> Figure:
     rows = results["rows"]
-    names = list(rows)
+    # the paper's rows and the twin; a plan's own rows are in the tables
+    names = [name for name in rows if name in TABLE_1 or name in NAMES_OF_TWIN] or list(rows)
     figure = new_figure(9, 3.6)
     ours, paper = figure.subplots(1, 2)
     places = range(len(names))
@@ -151,22 +154,34 @@ def _draw_infilling(results: dict[str, Any]) -> Figure:
 
 
 def _draw_trainings(results: dict[str, Any]) -> Figure:
-    figure = new_figure(6, 3.4)
+    """A line for each training but those of learning curves; the seeds of a row share their colour."""
+    figure = new_figure(7.5, 3.6)
     axes = figure.subplots()
+    apart = {
+        f"{row}-{share}-seed{seed}"
+        for share, content in results.get("curves", {}).items()
+        for row, seeds in content["rows"].items()
+        for seed in seeds
+    }
     curves = {
         name: [(point["step"], point["CIDEr"]) for point in training["val"] if point["CIDEr"] is not None]
         for name, training in results["trainings"].items()
+        if name not in apart or len(apart) == len(results["trainings"])
     }
-    longest = max(map(len, curves.values()))
+    longest = max(map(len, curves.values()), default=0)
+    colours: dict[str, str] = {}
     for name, curve in curves.items():
         if len(curve) < min(longest, 2):
             continue  # a point beside curves says nothing
         steps, scores = zip(*curve, strict=True)
-        colour = TWIN if name.startswith("twin") else None
-        axes.plot(steps, scores, marker="o", markersize=3, label=name, color=colour)
+        row = name.rpartition("-seed")[0]
+        is_first = row not in colours
+        colour = colours.setdefault(row, TWIN if row.startswith("twin") else f"C{len(colours) % 10}")
+        label = NAMES.get(row, row) if is_first else None
+        axes.plot(steps, scores, marker="o", markersize=3, label=label, color=colour, linewidth=1)
     axes.set_xlabel("training step")
     axes.set_ylabel("CIDEr on val")
-    axes.legend(fontsize=7, frameon=False)
+    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     plain(axes)
     return figure
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ddcap.evaluation.metrics import bootstrap_interval
 from ddcap.settings import DecodingSettings, dump_settings
+from experiments.difference import compare_rows
 from experiments.infilling import evaluate_infilling
 from experiments.notebook import Notebook
 from experiments.plan import Plan, Trial, training_settings
@@ -32,8 +33,8 @@ def compare_infilling(
         content[f"{share:g}"] = {
             "seeds": len(seeds),
             **{name: _without_images(scores) for name, scores in scored.items()},
-            "g - twin": _paired(scored["g"], scored[TWIN]),
-            "g - twin_beams": _paired(scored["g"], scored[TWIN_BEAMS]),
+            "g - twin": _paired(parts, seeds, TWIN),
+            "g - twin_beams": _paired(parts, seeds, TWIN_BEAMS),
         }
     return content
 
@@ -86,12 +87,11 @@ def _without_images(scores: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _paired(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    differences = {
-        name: [a - b for a, b in zip(ours[name]["per_image"], theirs[name]["per_image"], strict=True)]
-        for name in ("whole", "blanks", "exact")
-    }
-    return {
-        name: {"mean": sum(values) / len(values), "interval_95": bootstrap_interval(values)}
-        for name, values in differences.items()
-    }
+def _paired(parts: dict[tuple[str, int], dict[str, Any]], seeds: Sequence[int], other: str) -> dict[str, Any]:
+    """Row g minus another, caption by caption, see `compare_rows`; "mean" is the difference."""
+
+    def of(row: str, name: str) -> dict[int, list[float]]:
+        return {seed: parts[row, seed][name]["per_image"] for seed in seeds}
+
+    found = {name: compare_rows(of("g", name), of(other, name)) for name in ("whole", "blanks", "exact")}
+    return {name: {"mean": one["difference"], **one} for name, one in found.items()}

@@ -6,9 +6,19 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from experiments.paper import INFILLING_CIDER, TABLE_1, TWIN_CIDER
-from experiments.verdict import LEVEL
+from experiments.verdict import LEVEL, interval_over_seeds
 
-NAMES = {"twin": "twin, greedy", "twin_beams": "twin, beams"}
+NAMES = {
+    "twin": "twin, greedy",
+    "twin_beams": "twin, beams",
+    "d_noised": "d, noised padding",
+    "d_known": "d, known padding",
+    "g_candidates": "g, 3 candidates",
+    "g_margin": "g, margin order",
+    "g_replacement": "g, replacement 0.2",
+    "g_difference": "g, told what follows",
+    "g_selfcond": "g, self-conditioning",
+}
 _WITH_SEEDS, _P = "with the seeds [95 %]", "p / Holm"
 _METRICS = ("BLEU-4", "METEOR", "ROUGE-L", "SPICE")
 _NOUNS = ("precision", "recall")
@@ -64,6 +74,7 @@ def _curves(results: dict[str, Any]) -> str:
             for name, seeds in curves.items()
         ]
         parts.append(_table(header, lines))
+    parts += _after_the_last_epoch(results)
     leads = [lead for content in results["curves"].values() for lead in content["differences"].values()]
     has_p = any("p" in lead for lead in leads)
     best = []
@@ -87,6 +98,30 @@ def _curves(results: dict[str, Any]) -> str:
     text = f"The best models of these trainings (chosen on val), on {pictures}:"
     parts += [text, _table(header, best)]
     return "\n\n".join([*parts, _how_p_settles(leads)] if has_p else parts)
+
+
+def _after_the_last_epoch(results: dict[str, Any]) -> list[str]:
+    """How far g is ahead of the twin where nobody stopped them, on val, from each seed that both have."""
+    rows = []
+    for share, content in results["curves"].items():
+        ours, theirs = (content["rows"].get(name, {}) for name in ("g", "twin"))
+        pairs = [(ours[seed]["points"][-1], theirs[seed]["points"][-1]) for seed in ours if seed in theirs]
+        if pairs and len({point["epoch"] for pair in pairs for point in pair}) == 1:
+            leads = [one["CIDEr"] - other["CIDEr"] for one, other in pairs]
+            interval = interval_over_seeds(leads)
+            rows.append(
+                [
+                    f"{float(share):.0%}",
+                    f"{pairs[0][0]['epoch']:g}",
+                    _signed(sum(leads) / len(leads)),
+                    " / ".join(_signed(lead) for lead in leads),
+                    "one seed only" if interval is None else _interval(interval, signed=True),
+                ]
+            )
+    if not rows:
+        return []
+    header = ["pictures", "epochs", "g - twin, greedy", "per seed", "over the seeds [95 %]"]
+    return ["After the last epoch, CIDEr on val:", _table(header, rows)]
 
 
 def _lead(over: dict[str, Any] | None, has_p: bool) -> list[str]:
@@ -114,9 +149,10 @@ def mean_points(seeds: Sequence[Sequence[dict[str, Any]]], key: str) -> list[flo
 
 def _table_1(results: dict[str, Any]) -> str:
     rows = []
+    metrics = [name for name in _METRICS if any(name in row["mean"] for row in results["rows"].values())]
     for name, row in results["rows"].items():
         mean, (low, high) = row["mean"], row["interval_95"]
-        seeds = " / ".join(f"{metrics['CIDEr']:.1f}" for metrics in row["seeds"].values())
+        seeds = " / ".join(f"{one['CIDEr']:.1f}" for one in row["seeds"].values())
         is_twin = name.startswith("twin")
         rows.append(
             [
@@ -124,13 +160,13 @@ def _table_1(results: dict[str, Any]) -> str:
                 *("x" if on and not is_twin else "" for on in row["designs"].values()),
                 f"**{mean['CIDEr']:.1f}** [{low:.1f}, {high:.1f}]",
                 seeds,
-                *(_number(mean.get(metric)) for metric in _METRICS),
+                *(_number(mean.get(metric)) for metric in metrics),
                 _number(paper_cider(name)),
                 _number(TABLE_1.get(name, {}).get("BLEU-4")),
             ]
         )
     designs = list(next(iter(results["rows"].values()))["designs"])
-    header = ["row", *designs, "CIDEr [95 %]", "per seed", *_METRICS, "paper CIDEr", "paper B@4"]
+    header = ["row", *designs, "CIDEr [95 %]", "per seed", *metrics, "paper CIDEr", "paper B@4"]
     return _table(header, rows)
 
 
@@ -242,21 +278,43 @@ def _infilling(results: dict[str, Any]) -> str:
     for share, systems in results["infilling"].items():
         for name in ("g", "twin", "twin_beams", "g - twin", "g - twin_beams"):
             scores = systems[name]
-            cells = [
-                f"{scores[key]['mean']:.1f} {_interval(scores[key]['interval_95'])}"
-                for key in ("whole", "blanks", "exact")
-            ]
+            cells = [_infilling_cell(scores[key]) for key in ("whole", "blanks", "exact")]
             kept = f"{scores['kept']['mean']:.1f}" if "kept" in scores else ""
             label = " - ".join(NAMES.get(part, part) for part in name.split(" - "))
             rows.append([f"{float(share):.0%}", label, *cells, kept])
     header = ["masked", "model", "CIDEr, whole caption", "CIDEr, blanks alone", "blanks exact, %"]
     header.append("CIDEr, kept words alone")
     paper = INFILLING_CIDER
+    tested = _tested_infilling(results)
+    how = (
+        " Differences are over pictures and seeds, as in the table of claims; **bold** ones are settled "
+        f"among the {tested} of this table (Holm)."
+        if tested
+        else ""
+    )
     return (
         _table(header, rows)
         + f"\n\nThe paper (COCO, whole caption): {paper['diffusion']} against {paper['twin']} for the "
-        "autoregressive model."
+        f"autoregressive model.{how}"
     )
+
+
+def _tested_infilling(results: dict[str, Any]) -> int:
+    """How many differences of infilling have a p."""
+    return sum(
+        score.get("p") is not None
+        for systems in results["infilling"].values()
+        for name, scores in systems.items()
+        if " - " in name
+        for score in scores.values()
+    )
+
+
+def _infilling_cell(score: dict[str, Any]) -> str:
+    interval = score.get("interval_95_seeds") or score["interval_95"]
+    mean = f"{score['mean']:.1f}"
+    is_settled = score.get("verdict", "not settled") != "not settled"
+    return f"{f'**{mean}**' if is_settled else mean} {_interval(interval)}"
 
 
 def _sweep(name: str, points: Sequence[dict[str, Any]]) -> str:
@@ -314,7 +372,7 @@ def how_it_is_settled(results: dict[str, Any]) -> str:
     claims = len(results["claims"])
     if any("p" in claim for claim in results["claims"]):
         text = _how_p_settles(results["claims"])
-        if results["infilling"]:
+        if results["infilling"] and not _tested_infilling(results):
             text += " Caption infilling below has intervals over pictures only, and no verdict."
         return text
     text = (

@@ -28,7 +28,8 @@ _DRAWS = 200_000
 def settle(results: dict[str, Any]) -> dict[str, Any]:
     """The same results, every comparison with its `verdict`.
 
-    Claims are one family for Holm's correction, the differences of all learning curves another. Made anew
+    Claims are one family for Holm's correction, the differences of all learning curves another, those of
+    infilling a third. Made anew
     whenever results are read, so that those of an earlier version are judged, too.
 
     Args:
@@ -55,7 +56,30 @@ def settle(results: dict[str, Any]) -> dict[str, Any]:
             }
             for share, content in curves.items()
         }
-    return settled
+    return {**settled, "infilling": _judged_infilling(results.get("infilling") or {})}
+
+
+def _judged_infilling(infilling: dict[str, Any]) -> dict[str, Any]:
+    """Its differences, all shares and scores of them one family."""
+    leads = {
+        (share, system, score): lead
+        for share, systems in infilling.items()
+        for system, scores in systems.items()
+        if " - " in system
+        for score, lead in scores.items()
+        if "p" in lead
+    }
+    judged = dict(zip(leads, _judged(list(leads.values())), strict=True))
+
+    def of(share: str, system: str, scores: Any) -> Any:
+        if " - " not in system:
+            return scores
+        return {score: judged.get((share, system, score), lead) for score, lead in scores.items()}
+
+    return {
+        share: {system: of(share, system, scores) for system, scores in systems.items()}
+        for share, systems in infilling.items()
+    }
 
 
 def _judged(comparisons: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -101,6 +125,17 @@ def interval_with_seeds(
     quantile = _student_95(variance**2 / uncertainty) if uncertainty else _NORMAL_95
     half = quantile * math.sqrt(variance)
     return [difference - half, difference + half]
+
+
+def interval_over_seeds(differences: Sequence[float]) -> list[float] | None:
+    """95 % interval of the mean of one difference a seed, by Student's t; None for a single seed."""
+    if len(differences) < 2:
+        return None
+    half = (
+        _student_95(len(differences) - 1) * float(np.std(differences, ddof=1)) / math.sqrt(len(differences))
+    )
+    mean = float(np.mean(differences))
+    return [mean - half, mean + half]
 
 
 def verdict(interval: Sequence[float] | None) -> str:

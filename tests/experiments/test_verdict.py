@@ -1,5 +1,6 @@
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -121,22 +122,53 @@ def results_of_flickr8k():
     return load_ablation(DOCS / "results" / "flickr8k.json")
 
 
-def test_the_page_of_results_holds_the_learning_curves():
-    text = to_markdown(load_ablation(DOCS / "results" / "comparison.json"))
-    page = (DOCS / "results.md").read_text()
-    tables = text.split("## Trainings")[0].split("\n\n")[1:]
-    assert len(tables) == 5  # a table for each share, one of the best models with the line above it, the end
-    for table in tables:
-        assert table.strip() in page, table[:200]
-
-
-def test_the_page_of_results_holds_the_tables_of_its_json(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("results", "page", "left_out"),
+    [("comparison", "results", "## Trainings"), ("flickr8k", "results_earlier", None)],
+)
+def test_a_page_of_results_holds_the_tables_of_its_json(results, page, left_out, tmp_path, capsys):
     """Made by the project's own command; nobody edits a figure."""
     tables = tmp_path / "tables.md"
-    assert main(["report", str(DOCS / "results" / "flickr8k.json"), "--output", str(tables)]) == 0
+    assert main(["report", str(DOCS / "results" / f"{results}.json"), "--output", str(tables)]) == 0
     assert capsys.readouterr().out.strip() == str(tables)
-    page = (DOCS / "results.md").read_text()
-    blocks = [block for block in re.split(r"\n\n", tables.read_text()) if not block.startswith("#")]
+    page = (DOCS / f"{page}.md").read_text()
+    text = tables.read_text()
+    text = text[: text.index(left_out)] if left_out is not None else text
+    blocks = [block for block in re.split(r"\n\n", text) if not block.startswith("#")]
     assert len(blocks) > 10
     for block in blocks:
         assert block.strip() in page, block[:200]
+
+
+def test_the_opening_of_the_results_says_what_the_tables_say():
+    results = load_ablation(DOCS / "results" / "comparison.json")
+    opening = (DOCS / "results.md").read_text().partition("## How to repeat it")[0]
+    claims = {(one["better"], one["worse"]): one for one in results["claims"]}
+    for pair in (("c", "a"), ("f", "e"), ("f", "d"), ("f", "d_noised"), ("f", "d_known"), ("g", "f")):
+        low, high = claims[pair]["interval_95_seeds"]
+        says = f"{claims[pair]['difference']:+.1f}", f"[{low:+.1f}, {high:+.1f}]"
+        settled = "no" if claims[pair]["verdict"] == "not settled" else "yes"
+        row = next(line for line in opening.splitlines() if says[1] in line)
+        assert says[0] in row and f"| {settled} |" in row, row
+    for content in results["curves"].values():
+        for lead in content["differences"].values():
+            assert f"{lead['difference']:+.1f}" in opening
+            assert lead["verdict"] == "disagrees"
+
+
+def test_the_blind_read_counts_as_the_page_says():
+    content = json.loads((DOCS / "results" / "blind_read.json").read_text())
+    page = (DOCS / "results.md").read_text()
+    ours, twin = content["rows"]
+    counts = {
+        question: Counter(pair[question] for pair in content["pairs"]) for question in ("fidelity", "fluency")
+    }
+    fidelity = counts["fidelity"]
+    assert f"truer to the picture {fidelity[ours]} times, those of the twin {fidelity[twin]} times" in page
+    assert (
+        f"better English {counts['fluency'][twin]} times, those of g {counts['fluency'][ours]} times" in page
+    )
+    together = Counter(
+        pair["fidelity"] if pair["fidelity"] != "same" else pair["fluency"] for pair in content["pairs"]
+    )
+    assert f"{together[ours]} to {together[twin]}" in page
