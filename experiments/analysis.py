@@ -131,7 +131,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         def say(line: str) -> None:
             print(line, file=sys.stderr, flush=True)
 
-        results = analyse(captioners, split, notebook, say, options.looks)
+        results = {
+            "models": digest(folders),
+            **analyse(captioners, split, notebook, say, options.looks),
+        }
         path = Path(options.output) / "analysis.json"
         write_text(path, json.dumps(results, ensure_ascii=False, indent=1) + "\n")
         print(path)

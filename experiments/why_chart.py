@@ -38,8 +38,9 @@ def draw_why(results: dict[str, Any]) -> Figure:
     _draw_loss(loss, results["loss"])
     _draw_errors(errors, results["commitment"])
     _draw_compute(compute, results["compute"])
-    for axes in (loss, errors, compute):
-        axes.legend(fontsize=7, frameon=False)
+    errors.set_ylim(0, 108)
+    for axes, place in ((loss, "lower center"), (errors, "upper left"), (compute, "upper right")):
+        axes.legend(fontsize=7, frameon=False, loc=place)
         axes.tick_params(axis="x", labelsize=8)
         plain(axes)
     return figure
@@ -60,14 +61,14 @@ def _draw_loss(axes: Axes, loss: dict[str, Any]) -> None:
         _line(axes, x, points, label, colour, style)
     axes.set_xlim(100, 0)
     axes.set_ylim(bottom=0)
-    axes.set_xlabel("tokens of the caption still unknown, %")
+    axes.set_xlabel("tokens still unknown, %")
     axes.set_ylabel("nats a token")
-    axes.set_title("human captions: loss as they become known", fontsize=10)
+    axes.set_title("loss of human captions, word by word", fontsize=10)
 
 
 def _draw_errors(axes: Axes, commitment: dict[str, Any]) -> None:
     for row, name, colour in (("g", "diffusion", OURS), ("twin", "twin", TWIN)):
-        for key, label, style in (("unsupported", "said by no person", "-"), ("again", "said again", ":")):
+        for key, label, style in (("unsupported", "in no human caption", "-"), ("again", "said before", ":")):
             found = [(tenth, one[key]) for tenth, one in enumerate(commitment[row]["tenths"])]
             found = [(tenth, one) for tenth, one in found if one["mean"] is not None]
             scaled = [
@@ -76,7 +77,6 @@ def _draw_errors(axes: Axes, commitment: dict[str, Any]) -> None:
             ]
             _line(axes, [10 * tenth + 5 for tenth, _ in found], scaled, f"{name}: {label}", colour, style)
     axes.set_xlim(0, 100)
-    axes.set_ylim(bottom=0)
     axes.set_xlabel("tokens committed before, %")
     axes.set_ylabel("content words, %")
     axes.set_title("errors by order of commitment", fontsize=10)
@@ -93,9 +93,9 @@ def _draw_compute(axes: Axes, compute: dict[str, Any]) -> None:
     ticks = [0.1, 0.2, 0.5, 1, 2, 5, 10]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlabel("operations of a picture's decoding, 10\N{SUPERSCRIPT NINE}")
+    axes.set_xlabel("operations to decode a picture, 10\N{SUPERSCRIPT NINE}")
     axes.set_ylabel("CIDEr on val")
-    axes.set_title("CIDEr at equal compute", fontsize=10)
+    axes.set_title("CIDEr against compute", fontsize=10)
 
 
 def _line(
