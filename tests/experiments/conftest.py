@@ -102,7 +102,7 @@ def best_folders(finished):
 @pytest.fixture(scope="session")
 def pair(best_folders):
     """The trained row g and its twin."""
-    from experiments.analysis import load_pair
+    from experiments.analysis.run import load_pair
 
     return load_pair(dict(zip(("g", "twin"), map(Path, best_folders), strict=True)))
 
@@ -118,7 +118,7 @@ def val(finished, plan_file):
 @pytest.fixture(scope="session")
 def analysed(best_folders, plan_file, tmp_path_factory):
     """The folder of a whole analysis of two pictures."""
-    from experiments.analysis import main
+    from experiments.analysis.run import main
 
     output = tmp_path_factory.mktemp("analysis")
     recipe = str(plan_file.parent / "g.yaml")

@@ -4,8 +4,8 @@ import torch
 
 from ddcap.decoding.generate import generate
 from ddcap.decoding.trace import DecodingResult
-from experiments.commitment import commitment, commitment_ranks, rate, words_of
-from experiments.equal_compute import plain_decoding
+from experiments.analysis.commitment import commitment, commitment_ranks, rate, words_of
+from experiments.analysis.equal_compute import plain_decoding
 
 
 def result_of(tokenizer, ids, steps, confidences):

@@ -5,10 +5,10 @@ import torch
 from ddcap.decoding.best_first import plan_steps
 from ddcap.decoding.evidence import sampler_log_likelihood
 from ddcap.decoding.guidance import Predictor
-from experiments.candidates import candidates_of
-from experiments.equal_compute import plain_decoding
+from experiments.analysis.candidates import candidates_of
+from experiments.analysis.equal_compute import plain_decoding
+from experiments.analysis.reranking import rerank
 from experiments.notebook import Notebook
-from experiments.reranking import rerank
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 import json
 
-from experiments.analysis import main
+from experiments.analysis.run import main
 
 
 def test_one_command_writes_figures_and_chart(analysed):

@@ -4,7 +4,7 @@ import torch
 
 from ddcap.decoding.evidence import sampler_evidence
 from ddcap.settings import DecodingSettings
-from experiments.loss_by_mask import bin_of, loss_by_mask, losses_in_order, twin_losses
+from experiments.analysis.loss_by_mask import bin_of, loss_by_mask, losses_in_order, twin_losses
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from ddcap.decoding.evidence import pseudo_log_likelihoods
 from ddcap.evaluation.metrics import bootstrap_interval, score_captions
 from ddcap.evaluation.result import diagnose
 from ddcap.settings import DecodingSettings, dump_settings
-from experiments.candidates import Candidates, candidates_of
-from experiments.loss_by_mask import twin_losses
+from experiments.analysis.candidates import Candidates, candidates_of
+from experiments.analysis.loss_by_mask import twin_losses
 from experiments.notebook import Notebook
 from experiments.split import IMAGES_AT_ONCE, Split
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from ddcap.settings import DecodingSettings, dump_settings, parse_settings
-from experiments.candidates import CANDIDATES, candidates_of
-from experiments.equal_compute import GROUPS, plain_decoding, work_of
+from experiments.analysis.candidates import CANDIDATES, candidates_of
+from experiments.analysis.equal_compute import GROUPS, plain_decoding, work_of
 from experiments.notebook import Notebook
 from experiments.split import caption_split
 

@@ -22,13 +22,13 @@ from ddcap.errors import CheckpointError, DDCapError
 from ddcap.files import write_text
 from ddcap.machine import describe_machine
 from ddcap.recipe import load_recipe
-from experiments.commitment import commitment
-from experiments.equal_compute import equal_compute, plain_decoding
-from experiments.loss_by_mask import loss_by_mask
+from experiments.analysis.chart import save_chart
+from experiments.analysis.commitment import commitment
+from experiments.analysis.equal_compute import equal_compute, plain_decoding
+from experiments.analysis.loss_by_mask import loss_by_mask
+from experiments.analysis.reranking import rerank
 from experiments.notebook import Notebook
-from experiments.reranking import rerank
 from experiments.split import Split, load_split
-from experiments.why_chart import save_chart
 
 FORMAT = "ddcap-analysis-1"
 LOOKS = ("loss", "commitment", "compute", "reranking")
@@ -144,7 +144,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"analysis: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

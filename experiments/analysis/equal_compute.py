@@ -18,7 +18,7 @@ from ddcap.captioner import Captioner
 from ddcap.evaluation.metrics import bootstrap_interval, score_captions
 from ddcap.evaluation.result import diagnose
 from ddcap.settings import DecodingSettings, dump_settings, parse_settings
-from experiments.candidates import CANDIDATES, candidates_of
+from experiments.analysis.candidates import CANDIDATES, candidates_of
 from experiments.notebook import Notebook
 from experiments.split import Split, caption_split
 
