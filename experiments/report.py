@@ -84,6 +84,8 @@ def shade(confidence: float) -> str:
 
 
 def _gallery(folder: Path, results: dict[str, Any], photos: int) -> list[Exhibit]:
+    if "models" not in results:
+        raise DataError(f"{folder}: holds figures without models for the gallery; use --photos 0")
     data, models = results["data_files"], results["models"]
     if "g" not in models:
         raise DataError(f"{folder}: has no row g to caption the gallery with; use --photos 0")

@@ -1,5 +1,6 @@
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -68,6 +69,16 @@ def test_the_command_writes_the_page(finished, tmp_path, capsys):
     assert "run `ddcap ablate`" in capsys.readouterr().err
     with pytest.raises(DataError, match="cannot be written"):
         write_report(finished[0], tmp_path / "none" / "page.html", photos=0)
+
+
+def test_published_figures_make_a_page_without_a_gallery(tmp_path, capsys):
+    figures = Path(__file__).parents[2] / "docs" / "results" / "comparison.json"
+    command = ["report", str(figures), "--output", str(tmp_path / "report.html")]
+    assert main(command) == 1
+    assert "holds figures without models for the gallery; use --photos 0" in capsys.readouterr().err
+    assert main([*command, "--photos", "0"]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<svg") == 4 and "d, known padding" in page
 
 
 def test_words_carry_confidence_and_order(finished, photos, results):
