@@ -11,17 +11,15 @@ from __future__ import annotations
 
 import argparse
 import base64
-import functools
-import http.server
 import json
 import random
 import statistics
-import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from playwright.sync_api import Browser, Page, sync_playwright
+from headless import CHROMIUM, chromium, static_host
+from playwright.sync_api import Browser, Page
 
 from ddcap import Captioner
 from ddcap.data.images import find_images
@@ -49,7 +47,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="folder (default: the examples)")
     parser.add_argument("--count", type=int, help="of them, drawn with seed 0 (default: all)")
     parser.add_argument("--model", default="default", help="that the page was written of")
-    parser.add_argument("--chromium", default="/usr/bin/chromium")
+    parser.add_argument("--chromium", default=CHROMIUM)
     parser.add_argument(
         "--noise", action="store_true", help="what noise of 1e-6 in the pixels changes, instead"
     )
@@ -62,35 +60,13 @@ def main() -> None:
         for precision in ("int8", "float32"):
             disturb(Captioner.from_pretrained(options.model, precision=precision), photos)
         return
-    address = serve(options.site)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=options.chromium,
-            args=["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
+    with static_host(options.site) as address, chromium(options.chromium) as browser:
         if options.draw:
             draw(browser, address, options.draw)
         else:
             print(describe_machine())
             sizes(options.site)
             compare(browser, address, photos, options.model)
-        browser.close()
-
-
-def serve(folder: Path) -> str:
-    """Serve a folder as a static host does; the address."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    types = {".mjs": "text/javascript", ".wasm": "application/wasm"}
-    Quiet.extensions_map = {**Quiet.extensions_map, **types}
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))
-    )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return f"http://127.0.0.1:{server.server_port}/"
 
 
 def sizes(site: Path) -> None:

@@ -2,15 +2,18 @@
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, and tensors this small gain nothing
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
+from ddcap.commands import main
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.model.config import ModelConfig, read_config
 from ddcap.model.ddcap import DDCapModel
@@ -40,6 +43,24 @@ for _profile, _examples in (("some", 700), ("thousands", 6000)):
         suppress_health_check=[HealthCheck.too_slow],
     )
 settings.load_profile("some")
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A function (name, make) -> the folder that `make` wrote, once for all processes of a test run."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made_once(name: str, make: Callable[[Path], object]) -> Path:
+        folder = shared / name
+        with FileLock(f"{folder}.lock"):
+            if not folder.exists():
+                begun = tmp_path_factory.mktemp(name) / name
+                make(begun)
+                begun.rename(folder)
+        return folder
+
+    return made_once
 
 
 @pytest.fixture(scope="session")
@@ -139,6 +160,18 @@ def tiny_model_folder(
     model.save_pretrained(folder)
     tiny_tokenizer.save(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_graphs_folder(tiny_model_folder: Path, made_once: Callable[..., Path]) -> Path:
+    """The model of `tiny_model_folder` with its ONNX graphs, in float32."""
+    pytest.importorskip("onnxscript")
+    words = ["export", str(tiny_model_folder), "--onnx", "--dtype", "float32"]
+
+    def export(folder: Path) -> None:
+        assert main([*words, str(folder)]) == 0
+
+    return made_once("tiny_graphs", export)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from ddcap import Captioner
+from ddcap.commands import main
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").rglob("*.jpg"))
 READY = "body[data-state=ready]"
@@ -119,15 +120,12 @@ def test_the_same_with_every_wish(program, captioner):
             assert filled["text"] == captioner.infill(picture, text).text, (picture, text)
 
 
-def test_a_model_of_another_kind(context, serve, runtime_folder, tiny_model_folder, tmp_path, small_photos):
+def test_a_model_of_another_kind(context, serve, runtime_folder, tiny_graphs_folder, tmp_path, small_photos):
     """With a CLIP, a length head, guidance, another size, and no concepts."""
-    pytest.importorskip("onnxscript")
-    from ddcap.commands import main
-
-    graphs, site = tmp_path / "graphs", tmp_path / "page"
-    assert main(["export", str(tiny_model_folder), str(graphs), "--onnx", "--dtype", "float32"]) == 0
-    assert main(["export", str(graphs), str(site), "--web", "--onnxruntime-web", str(runtime_folder)]) == 0
-    captioner = Captioner.from_pretrained(graphs, precision="float32")
+    site = tmp_path / "page"
+    words = ["export", str(tiny_graphs_folder), str(site), "--web", "--onnxruntime-web", str(runtime_folder)]
+    assert main(words) == 0
+    captioner = Captioner.from_pretrained(tiny_graphs_folder, precision="float32")
     page = programmed(context, serve(site))
     texts = set()
     for picture in small_photos[:2]:

@@ -8,7 +8,6 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddcap import Captioner
-from ddcap.commands import main
 from ddcap.decoding.generate import generate
 from ddcap.settings import DecodingSettings
 
@@ -51,14 +50,6 @@ class Counted:
         return sum(int(np.prod(shape)) for shape in self.steps(name))
 
 
-@pytest.fixture(scope="module")
-def tiny_light(tiny_model_folder, tmp_path_factory):
-    pytest.importorskip("onnxscript")
-    folder = tmp_path_factory.mktemp("graphs")
-    assert main(["export", str(tiny_model_folder), str(folder), "--onnx", "--dtype", "float32"]) == 0
-    return folder
-
-
 @pytest.mark.parametrize(
     "settings, steps, positions, asked",
     [
@@ -93,17 +84,17 @@ def test_the_bytes_of_weights_that_the_default_reads(photos):
     assert weights["choose"] == 0
 
 
-def test_guidance_of_one_picture_takes_one_call_a_step(tiny_light, photos):
-    captioner = Captioner.from_pretrained(tiny_light)
+def test_guidance_of_one_picture_takes_one_call_a_step(tiny_graphs_folder, photos):
+    captioner = Captioner.from_pretrained(tiny_graphs_folder)
     counted = Counted(captioner.model)
     captioner(photos[0], guidance=1.17, length=6)  # the last of the six tokens is the end
     assert counted.steps() == [(2, 1, 6)] * 5
     assert [shape[2] for shape in counted.steps("positions")] == list(range(5, 0, -1))
 
 
-def test_pictures_share_what_is_the_same_without_them(tiny_light, photos):
+def test_pictures_share_what_is_the_same_without_them(tiny_graphs_folder, photos):
     """All captions of one length are alike before the first step: one of them is computed."""
-    captioner = Captioner.from_pretrained(tiny_light)
+    captioner = Captioner.from_pretrained(tiny_graphs_folder)
     counted = Counted(captioner.model)
     captioner(photos[:3], guidance=1.17, length=6)  # the last of the six tokens is the end
     with_image, without = counted.steps()[::2], counted.steps()[1::2]

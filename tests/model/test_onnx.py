@@ -30,11 +30,9 @@ DECODING = [
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_model_folder, tmp_path_factory):
+def folder(tiny_graphs_folder):
     """A tiny model with a CLIP and a length head, with its graphs."""
-    folder = tmp_path_factory.mktemp("with_graphs")
-    assert main(["export", str(tiny_model_folder), str(folder), "--onnx", "--dtype", "float32"]) == 0
-    return folder
+    return tiny_graphs_folder
 
 
 @pytest.fixture(scope="module")

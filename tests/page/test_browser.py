@@ -4,7 +4,6 @@ The environment that has Gradio has no PyTorch, hence no shared fixtures: see CO
 """
 
 import asyncio
-import shutil
 import threading
 from pathlib import Path
 
@@ -14,26 +13,19 @@ pytest.importorskip("gradio", reason="the page needs the extra [web]")
 pytest.importorskip("playwright", reason="the tests of the page need the extra [dev-web]")
 pytest.importorskip("axe_playwright_python", reason="the tests of the page need the extra [dev-web]")
 
-import uvicorn
 from axe_playwright_python import sync_playwright as axe
 from playwright import sync_api
 
+from benchmarks.headless import CHROMIUM, PagedService, chromium
 from ddcap import Captioner
-from ddcap.page.mount import add_page
-from ddcap.serve.app import create_app
 from ddcap.serve.engine import EngineSettings
 from ddcap.serve.limits import ServeLimits
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of pandas, in Gradio
 ]
 PHOTO = Path(__file__).parents[2] / "examples" / "photos" / "chelsea.jpg"
-OPTIONS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 SIZES = {"desk": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
 
 
@@ -42,42 +34,16 @@ def default():
     return Captioner.from_pretrained()
 
 
-class Service:
-    """A service with its page, on a port of its own."""
-
-    def __init__(self, captioner, limits=None, settings=None):
-        limits = limits or ServeLimits()
-        self.app = create_app(captioner, settings, limits)
-        add_page(self.app, limits)
-        self.server = uvicorn.Server(uvicorn.Config(self.app, port=0, log_level="error"))
-        self.thread = threading.Thread(target=self.server.run)
-
-    def __enter__(self):
-        self.thread.start()
-        while not self.server.started:
-            assert self.thread.is_alive()
-        port = self.server.servers[0].sockets[0].getsockname()[1]
-        self.address = f"http://127.0.0.1:{port}/"
-        return self
-
-    def __exit__(self, *_):
-        self.server.should_exit = True
-        self.thread.join(20)
-        assert not self.thread.is_alive(), "an open page holds up the end of the service"
-
-
 @pytest.fixture(scope="module")
 def service(default):
-    with Service(default) as service:
+    with PagedService(default) as service:
         yield service
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -254,7 +220,7 @@ def test_what_goes_wrong_is_one_line(default, opened, tmp_path):
     (tmp_path / "notes.jpg").write_text("no picture")
     (tmp_path / "large.jpg").write_bytes(PHOTO.read_bytes() + bytes(100_000))
     limits, settings = ServeLimits(bytes=100_000), EngineSettings(together=1, queue=0)
-    with Service(default, limits, settings) as service:
+    with PagedService(default, limits, settings) as service:
         page = opened(service)
         line = page.locator("#caption [role=alert]")
         page.get_by_role("button", name="Caption the picture").click()
@@ -306,7 +272,7 @@ def check(page):
 
 
 def test_a_key_is_asked_for(default, opened):
-    with Service(default, ServeLimits(keys=("open sesame",))) as service:
+    with PagedService(default, ServeLimits(keys=("open sesame",))) as service:
         page = opened(service, allowed=["401 (Unauthorized)"])
         check(page)
         page.get_by_label("Key").fill("wrong")

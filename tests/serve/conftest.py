@@ -1,6 +1,7 @@
 """What the tests of the service share: one that runs as a process of its own, asked over the network."""
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -28,7 +29,7 @@ class Service:
 
 @contextlib.contextmanager
 def running_service(*options):
-    """`ddcap serve` without its page, once it is ready, killed at the end."""
+    """`ddcap serve` on two cores without its page, once it is ready, killed at the end."""
     httpx = pytest.importorskip("httpx")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -36,7 +37,7 @@ def running_service(*options):
     command = [sys.executable, "-m", "ddcap", "serve", "--no-page", "--port", str(port), *options]
     address = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(command, stderr=log, text=True)
+        process = subprocess.Popen(command, stderr=log, text=True, env={**os.environ, "OMP_NUM_THREADS": "2"})
         try:
             for _ in range(900):
                 try:

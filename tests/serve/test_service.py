@@ -30,7 +30,7 @@ def default():
 
 @pytest.fixture(scope="module")
 def client(default):
-    with TestClient(create_app(default)) as client:
+    with TestClient(create_app(default, EngineSettings(lanes=2))) as client:
         yield client
 
 
@@ -235,6 +235,13 @@ def test_words_get_what_they_would_get_alone(default, photos, monkeypatch):
     ]
     found, _ = joined(default, works)
     assert found == [work(default) for work in works]
+
+
+def test_there_is_a_lane_for_each_core_of_its_own(default, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    engine = Engine(default)
+    engine.close()
+    assert len(engine.lanes) == 3
 
 
 def test_what_is_joined_is_bounded(default):

@@ -18,7 +18,7 @@ IMAGES = ROOT / "docs" / "images"
 # other figures of the documents: what draws them
 SCRIPTS = {
     "confidence.png": "benchmarks/confidence.py",
-    "page.png": "examples/draw_page.py",
+    "page.png": "benchmarks/draw_page.py",
     "browser.png": "benchmarks/browser.py",
     "results_": "experiments/charts.py",
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
-from importlib.resources import files
 from typing import Any
 
 import gradio as gr
@@ -13,6 +12,7 @@ from PIL import Image
 from ddcap.captioner import Captioner
 from ddcap.decoding.caption import Caption
 from ddcap.errors import DDCapError
+from ddcap.page.own_files import own_file
 from ddcap.page.shown import shown_caption
 from ddcap.serve.answers import one_line
 from ddcap.serve.bodies import CaptionsBody, InfillBody, checked, picture_bytes
@@ -35,13 +35,13 @@ def build_page(engine: Engine, limits: ServeLimits, count: Callable[[], None]) -
     answers = _Answers(engine, limits, count)
     decoding, longest = engine.captioner.decoding, engine.captioner.model.config.model.max_length
     with gr.Blocks(title="DDCap", analytics_enabled=False, fill_width=True) as page:
-        gr.HTML(_read("head.html"), js_on_load=None, elem_id="head")
+        gr.HTML(own_file("head.html"), js_on_load=None, elem_id="head")
         with gr.Row(elem_id="columns"):
             with gr.Column(elem_id="given", min_width=280):
                 picture = gr.HTML(
                     value="",
-                    html_template=_read("picture.html"),
-                    js_on_load=_read("picture.js"),
+                    html_template=own_file("picture.html"),
+                    js_on_load=own_file("picture.js"),
                     apply_default_css=False,
                     elem_id="picture",
                     most_bytes=(limits.bytes - _SPARE_BYTES) * 3 // 4,  # base64 writes four bytes for three
@@ -49,8 +49,8 @@ def build_page(engine: Engine, limits: ServeLimits, count: Callable[[], None]) -
             with gr.Column(elem_id="shown", min_width=280):
                 caption = gr.HTML(
                     value=None,
-                    html_template=_read("caption.html"),
-                    js_on_load=_read("caption.js"),
+                    html_template=own_file("caption.html"),
+                    js_on_load=own_file("caption.js"),
                     apply_default_css=False,
                     elem_id="caption",
                 )
@@ -186,7 +186,3 @@ def _content(picture: str) -> bytes:
     if not picture:
         raise DDCapError("there is no picture yet; drop one, or choose a file")
     return picture_bytes(picture, "the picture")
-
-
-def _read(name: str) -> str:
-    return (files("ddcap.page") / name).read_text(encoding="utf-8")

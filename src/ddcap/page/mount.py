@@ -11,7 +11,6 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from html import escape
-from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -22,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ddcap.errors import DDCapError, MissingExtraError
 from ddcap.page.login import COOKIE, Visitors
+from ddcap.page.own_files import own_file
 from ddcap.serve.limits import ServeLimits
 
 _DOORS = {
@@ -68,7 +68,7 @@ def add_page(app: FastAPI, limits: ServeLimits) -> None:
         blocks,
         "/",
         theme=page_theme(),
-        css=_read("page.css"),
+        css=own_file("page.css"),
         footer_links=[],
         run_history=False,
         ssr_mode=False,
@@ -161,8 +161,4 @@ def _with_headers(send: Send) -> Send:
 
 
 def _form(error: str = "") -> HTMLResponse:
-    return HTMLResponse(_read("login.html").replace("{error}", escape(error)), 401)
-
-
-def _read(name: str) -> str:
-    return (files("ddcap.page") / name).read_text(encoding="utf-8")
+    return HTMLResponse(own_file("login.html").replace("{error}", escape(error)), 401)

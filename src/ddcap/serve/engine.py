@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 
 from ddcap.captioner import Captioner
 from ddcap.errors import DDCapError
+from ddcap.machine import own_cores
 from ddcap.serve.joint import ROWS, JointModel
 
 _Result = TypeVar("_Result")
@@ -38,7 +38,7 @@ class EngineSettings:
         together: pictures decoded together.
         queue: pictures that may wait beyond these.
         seconds: that a request may take, waiting included.
-        lanes: groups that are decoded together, each on a core of its own; None: one a core.
+        lanes: groups that are decoded together, each on a core of its own; None: one a core, see `own_cores`.
         rows: positions of captions of a joint step, at most.
     """
 
@@ -63,7 +63,7 @@ class Engine:
         self.lanes: list[JointModel] = []
         if captioner.runtime == "onnx":
             # a lane for each core, on one thread: small products side by side gain more than one on all cores
-            count = self.settings.lanes or os.cpu_count() or 1
+            count = self.settings.lanes or own_cores()
             self.lanes = [JointModel(captioner.model.for_bulk(), self.settings.rows) for _ in range(count)]
         self._captioners = [
             Captioner(lane, captioner.tokenizer, confidence=captioner.confidence) for lane in self.lanes

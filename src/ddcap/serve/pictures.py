@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import threading
 
 from PIL import Image
 
 from ddcap.data.images import EncodedImage, Preprocessing, load_image
 from ddcap.errors import ImageError
+from ddcap.machine import own_cores
 from ddcap.serve.limits import ServeLimits
 
 _JPEG, _SCAN = b"\xff\xd8", b"\xff\xda"  # how a JPEG file begins, and each of its scans
 MOST_SCANS = 200  # encoders write about ten
 # while it is decoded, a picture takes up to 20 bytes a pixel: as many at once as there are cores
-_turn = threading.BoundedSemaphore(os.cpu_count() or 1)
+_turn = threading.BoundedSemaphore(own_cores())
 
 
 def opened(content: bytes, name: str, limits: ServeLimits, preprocessing: Preprocessing) -> Image.Image:

@@ -1,0 +1,8 @@
+"""The page's own files: templates, scripts, styles."""
+
+from importlib.resources import files
+
+
+def own_file(name: str) -> str:
+    """The text of one, by its name."""
+    return (files("ddcap.page") / name).read_text(encoding="utf-8")
