@@ -53,7 +53,7 @@ def serve():
         yield lambda folder: hosts.enter_context(headless.static_host(folder))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is there, its event loop runs: asyncio.run fails
 def chromium():
     pytest.importorskip("playwright")
     if headless.CHROMIUM is None:

