@@ -27,7 +27,9 @@ class Notebook:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DataError(f"{folder}: cannot be made ({error.strerror}); choose another --output") from None
+            raise DataError(
+                f"{folder}: cannot be created ({error.strerror}); choose another --output"
+            ) from None
 
     def part(self, name: str, made_from: Any, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The part called `name`: read, if it was made from the same, else computed and written.

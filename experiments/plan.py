@@ -129,7 +129,9 @@ def load_plan(path: str | Path, output: str | Path, overrides: list[str] | None 
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read ({error.strerror}); give an ablation plan") from None
     except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: not valid YAML ({' '.join(str(error).split())}); mend the file") from None
+        raise RecipeError(
+            f"{path}: not valid YAML ({' '.join(str(error).split())}); correct the file"
+        ) from None
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: holds no plan; compare it with recipes/ablation/plan.yaml")
     file: PlanFile = parse_settings(PlanFile, values, str(path))

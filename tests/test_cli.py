@@ -164,7 +164,7 @@ def test_compare_two_settings(tiny_model_folder, train_split, tmp_path, capsys):
     assert main(["compare", *files]) == 0
     assert "common images" in capsys.readouterr().out
     assert main(["compare", files[0], str(tmp_path / "p.json")]) == 1
-    assert "p.json: is no evaluation" in capsys.readouterr().err
+    assert "p.json: is not an evaluation" in capsys.readouterr().err
 
 
 def test_export_halves_the_file_and_keeps_the_captions(tiny_model_folder, photos, tmp_path, capsys):
@@ -196,8 +196,8 @@ def test_export_halves_the_file_and_keeps_the_captions(tiny_model_folder, photos
         (["caption", "--model", "/no/such/model", "x.jpg"], "/no/such/model: no such model"),
         (["train", "no.yaml"], "no.yaml: no such recipe"),
         (["convert", "no.pt", "out"], "no.pt: no such file"),
-        (["caption", "--device", "cuda:77", "x.jpg"], "device 'cuda:77': not to be had here"),
-        (["export", "default", "out", "guidance"], "'guidance' is not of the form setting=value"),
+        (["caption", "--device", "cuda:77", "x.jpg"], "device 'cuda:77': not available here"),
+        (["export", "default", "out", "guidance"], "'guidance' is not a setting; write setting=value"),
         (["export", "default", "/proc/out"], "/proc/out: No such file or directory; check the path"),
         (
             ["evaluate", "default", "--data", "x", "--images", "x", "--predictions", "/no/such/p.json"],
@@ -209,7 +209,7 @@ def test_export_halves_the_file_and_keeps_the_captions(tiny_model_folder, photos
         ),
         (
             ["evaluate", "default", "--data", "x", "--images", "x", "--clip", "/no/clip"],
-            "/no/clip: no CLIP with a tokenizer could be loaded",
+            "/no/clip: cannot load a CLIP with a tokenizer",
         ),
         (
             ["evaluate", "default", "--data", "x", "--images", "x", "--output", "/no/such/o.json"],
@@ -277,7 +277,7 @@ def test_an_unknown_recipe_key_and_a_json_without_sentences(tmp_path, capsys, ph
 def test_an_empty_folder(model, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main(["caption", *model, str(tmp_path / "empty")]) == 1
-    assert "the folder holds no image" in capsys.readouterr().err
+    assert "the folder contains no image" in capsys.readouterr().err
 
 
 def test_help_of_every_command_runs():

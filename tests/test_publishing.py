@@ -60,8 +60,8 @@ def test_the_command(tiny_model_folder, tmp_path, capsys):
 
 def test_mistakes_are_one_line(tiny_model_folder, tmp_path):
     captioner = Captioner.from_pretrained(tiny_model_folder)
-    with pytest.raises(DataError, match="not what 'ddcap evaluate --json' prints"):
+    with pytest.raises(DataError, match="not the output of 'ddcap evaluate --json'"):
         captioner.push_to_hub(tmp_path / "a", evaluation={"metrics": {}})
-    with pytest.raises(CheckpointError, match="not put onto the Hub") as caught:
+    with pytest.raises(CheckpointError, match="upload to the Hub failed") as caught:
         captioner.push_to_hub("not a/hub id")
     assert "\n" not in str(caught.value)

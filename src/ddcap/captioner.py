@@ -60,14 +60,14 @@ class Captioner:
         if tokenizer.vocabulary_size != model.config.vocabulary_size:
             raise CheckpointError(
                 f"the tokenizer has {tokenizer.vocabulary_size} entries, the model "
-                f"{model.config.vocabulary_size}; they are not from the same training"
+                f"{model.config.vocabulary_size}; use the tokenizer and model of one training"
             )
         self.model, self.tokenizer, self.confidence = model, tokenizer, confidence
         self.runtime: str = getattr(model, "runtime", "torch")
         if self.runtime == "onnx":
             precision = model.precision
         elif precision == "int8":
-            raise DDCapError("precision='int8': is for ONNX graphs; use float32 or bfloat16 in PyTorch")
+            raise DDCapError("precision='int8': needs ONNX graphs; use float32 or bfloat16 with PyTorch")
         elif precision == "auto":
             precision = "bfloat16" if computes_bfloat16(str(model.device)) else "float32"
         self.precision: str = precision
@@ -180,7 +180,7 @@ class Captioner:
 
     def _need_torch(self, what: str) -> None:
         if self.runtime != "torch":
-            raise DDCapError(f"a model of ONNX graphs cannot be {what}; load it with runtime='torch'")
+            raise DDCapError(f"a model loaded as ONNX graphs cannot be {what}; load it with runtime='torch'")
 
     def concepts(self, image: ImageSource) -> list[Concept]:
         """What the model sees in an image, surest first; `concepts=` of a call changes it.
@@ -191,7 +191,7 @@ class Captioner:
         """
         vocabulary = self.model.vocabulary
         if vocabulary is None:
-            raise DDCapError("this model sees no concepts; the default does")
+            raise DDCapError("this model sees no concepts; use one with a tagger, such as the default")
         seen = self.features([image]).concepts
         assert seen is not None
         pairs = zip(to_host(seen.ids)[0].tolist(), to_host(seen.confidences)[0].tolist(), strict=True)
@@ -281,7 +281,7 @@ class Captioner:
         constraints = Constraints.take(settings)
         batch_size = _FASTEST_BATCH[self.runtime] if batch_size is None else batch_size
         if batch_size < 1:
-            raise DDCapError(f"batch_size={batch_size}: at least one image has to be computed at once")
+            raise DDCapError(f"batch_size={batch_size}: process at least 1 image at a time")
         asked = CaptionRequest(
             self.settings(**settings),
             num,
@@ -415,11 +415,13 @@ class Captioner:
         constraints = Constraints.take(settings)
         if constraints.wanted:
             name, text = constraints.wanted[0]
-            raise DDCapError(f"{name} {text!r}: write it where it belongs in the template")
+            raise DDCapError(
+                f"{name} {text!r}: does not apply to infilling; write these words in the template"
+            )
         if settings.get("candidates") not in (None, 1):
             raise RecipeError(
-                f"candidates={settings['candidates']}: infilling chooses among the widths of its blanks; "
-                "leave candidates out"
+                f"candidates={settings['candidates']}: infilling chooses among the widths of the blanks; "
+                "remove candidates"
             )
         decoding = self.settings(**settings)
         if settings.get("length") is None:  # the model's own length is for captions without a template

@@ -104,7 +104,7 @@ def linear_schedule(
     replace = 1 - keep - mask
     if bool((replace < -1e-9).any()) or bool((mask < -1e-9).any()):
         raise RecipeError(
-            "diffusion: these end points make a one-step probability negative; let the cumulative keep "
+            "diffusion: these settings make a one-step probability negative; let the cumulative keep "
             "probability fall, and the MASK probability rise, from start to end"
         )
     cumulative_keep = torch.cat([keep_line, clean_keep])

@@ -118,7 +118,7 @@ def read_text(path: str | Path, what: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text in UTF-8"
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise DDCapError(f"{what} {path}: cannot be read ({reason}); give a text file") from None
 
 
@@ -231,8 +231,8 @@ def announce_download(whose: str, what: str, name: str, revision: str | None) ->
     """
     if is_folder_name(name) or _is_cached(name, revision):
         return
-    state = "in its newest state" if revision is None else f"at revision {revision}"
-    logger.warning("%s: its %s is %s on the Hub, %s, and is downloaded now", whose, what, name, state)
+    state = "newest revision" if revision is None else f"revision {revision}"
+    logger.warning("%s: downloading its %s from the Hub: %s, %s", whose, what, name, state)
 
 
 def _is_cached(name: str, revision: str | None) -> bool:

@@ -60,7 +60,9 @@ def find_model(model: str | Path) -> Path:
         return Path(snapshot_download(str(model), allow_patterns=list(MODEL_FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{model}: no such folder, and not to be had from the Hub ({reason})") from None
+        raise CheckpointError(
+            f"{model}: no such folder, and not available from the Hub ({reason}); check the name"
+        ) from None
 
 
 # A model with a card that says what it is, put into a folder or onto the Hub.
@@ -108,7 +110,7 @@ def write_card(
             split, images = evaluation["split"], int(evaluation["images"])
             metrics, intervals = dict(evaluation["metrics"]), dict(evaluation.get("intervals_95", {}))
         except (KeyError, TypeError, ValueError):
-            raise DataError("evaluation: not what 'ddcap evaluate --json' prints; run it again") from None
+            raise DataError("evaluation: not the output of 'ddcap evaluate --json'; run it again") from None
         results = [
             EvalResult("image-to-text", "captions", f"{split}, {images} images", metric, value)
             for metric, value in metrics.items()
@@ -149,7 +151,8 @@ def upload(folder: str | Path, repo_id: str, *, private: bool | None = None) -> 
     except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{repo_id}: not put onto the Hub ({reason}); check name and 'hf auth whoami', or give a folder"
+            f"{repo_id}: upload to the Hub failed ({reason}); check the name and 'hf auth whoami', or give "
+            "a folder"
         ) from None
     return str(address)
 

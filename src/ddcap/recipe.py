@@ -226,7 +226,8 @@ class Recipe:
         """Check settings that constrain each other across sections."""
         if self.data.cache is not None and self.encoder.trainable:
             raise ValueError(
-                "data.cache is set although encoder.trainable=true changes the features; set data.cache=null"
+                "data.cache: encoder.trainable=true changes the features, so they cannot be cached; set "
+                "data.cache=null"
             )
         self._check_shards()
         if not self.model.is_open:
@@ -234,7 +235,7 @@ class Recipe:
         predicts_length = self.model.length_prediction and not self.model.is_open
         if self.data.learn_padding and predicts_length:
             raise ValueError(
-                "data.learn_padding=true makes every caption max_length tokens long: there is no length to "
+                "data.learn_padding=true: every caption has max_length tokens, so there is no length to "
                 "predict; set model.length_prediction=false"
             )
         drops = self.training.image_free_probability
@@ -261,8 +262,8 @@ class Recipe:
         for setting, is_set in needs_records.items():
             if is_set:
                 raise ValueError(
-                    f"{setting} needs all captions or pictures before the first step, which data.shards does "
-                    "not give; change one of them"
+                    f"{setting}: needs all captions or images before the first step, and data.shards reads "
+                    "them during training; change one of them"
                 )
         if self.tokenizer.kind == "compact" and self.model.init is None:
             raise ValueError(
@@ -301,14 +302,14 @@ def _read_sections(path: Path, above: tuple[Path, ...], base: Path | None = None
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _TextLoader) or {}
     except FileNotFoundError:
-        raise RecipeError(f"{path}: no such recipe; the shipped ones are in the folder recipes/") from None
+        raise RecipeError(f"{path}: no such recipe; see the folder recipes/") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read ({error}); give a YAML file") from None
     except yaml.YAMLError as error:
         detail = " ".join(str(error).split())
-        raise RecipeError(f"{path}: not valid YAML ({detail}); mend the file") from None
+        raise RecipeError(f"{path}: not valid YAML ({detail}); correct the file") from None
     if not isinstance(values, dict):
-        raise RecipeError(f"{path}: holds no sections; compare it with a file in recipes/")
+        raise RecipeError(f"{path}: contains no sections; compare it with a file in recipes/")
     values = {section: {} if keys is None else keys for section, keys in values.items()}
     extended = values.pop("extends", None)
     if extended is None:
@@ -317,7 +318,7 @@ def _read_sections(path: Path, above: tuple[Path, ...], base: Path | None = None
         raise RecipeError(f"{path}: 'extends' is not the name of one recipe file")
     base = base or path.parent / extended
     if base.resolve() in {one.resolve() for one in (*above, path)}:
-        raise RecipeError(f"{path}: extends {extended}, which extends it in turn; take one of them out")
+        raise RecipeError(f"{path}: extends {extended}, which extends it in turn; remove one of the two")
     merged = _read_sections(base, (*above, path))
     for section, keys in values.items():
         both = isinstance(keys, dict) and isinstance(merged.get(section), dict)
@@ -328,7 +329,7 @@ def _read_sections(path: Path, above: tuple[Path, ...], base: Path | None = None
 def _apply_override(values: dict[str, Any], override: str) -> None:
     dotted, separator, text = override.partition("=")
     if not separator or not dotted:
-        raise RecipeError(f"override {override!r} is not of the form section.key=value")
+        raise RecipeError(f"override {override!r} is not a setting; write section.key=value")
     *sections, key = dotted.split(".")
     try:
         value = yaml.load(text, _TextLoader)

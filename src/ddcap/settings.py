@@ -103,7 +103,7 @@ class EncoderSettings(Section):
         """Check what single fields cannot."""
         if self.revision is not None and self.kind != "clip":
             raise ValueError(
-                f"encoder.revision={self.revision}: only a CLIP is from the Hub; take it out, or set "
+                f"encoder.revision={self.revision}: only a CLIP has a revision; remove it, or set "
                 "encoder.kind=clip"
             )
 
@@ -179,23 +179,27 @@ class ModelSettings(Section):
         if self.init is not None:
             return  # what is given has to be as in that model, which was checked when it was made
         if self.width % self.heads:
-            raise ValueError(f"model.width={self.width}: no multiple of model.heads={self.heads}; change one")
+            raise ValueError(
+                f"model.width={self.width}: not a multiple of model.heads={self.heads}; change one"
+            )
         if self.kind == "autoregressive":
             for name in ("length_prediction", "concentrated_attention", "length_difference"):
                 if getattr(self, name):
-                    raise ValueError(f"an autoregressive model knows no length; set model.{name}=false")
+                    raise ValueError(f"model.{name}=true: needs a diffusion model; set it to false")
             if self.self_conditioning:
-                raise ValueError("model.self_conditioning=true: is for diffusion; set it to false")
+                raise ValueError("model.self_conditioning=true: needs a diffusion model; set it to false")
         if self.padding != "hidden" and (self.concentrated_attention or self.kind == "autoregressive"):
             raise ValueError(
-                f"model.padding={self.padding}: is for diffusion without special design 2; set "
+                f"model.padding={self.padding}: needs a diffusion model without special design 2; set "
                 "model.concentrated_attention=false, or model.padding=hidden"
             )
         if self.width % 2:
-            raise ValueError(f"model.width={self.width} is odd; the timestep embedding needs an even width")
+            raise ValueError(
+                f"model.width={self.width}: the timestep embedding needs an even width; change it"
+            )
         if self.positions is not None and self.positions < self.max_length:
             raise ValueError(
-                f"model.positions={self.positions} is under model.max_length={self.max_length}; raise it"
+                f"model.positions={self.positions}: less than model.max_length={self.max_length}; raise it"
             )
 
 
@@ -220,8 +224,8 @@ class DiffusionSettings(Section):
             total = getattr(self, f"keep_{end}") + getattr(self, f"mask_{end}")
             if total > 1:
                 raise ValueError(
-                    f"diffusion.keep_{end} + diffusion.mask_{end} = {total:g} is over 1; lower one, "
-                    "since replacement takes what they leave"
+                    f"diffusion.keep_{end} + diffusion.mask_{end} = {total:g}: more than 1; lower one, "
+                    "since replacement takes the rest"
                 )
 
 
@@ -299,26 +303,29 @@ class DecodingSettings(Section):
     def __post_init__(self) -> None:
         """Check what single fields cannot."""
         if self.length != "predicted" and (isinstance(self.length, str) or self.length < 1):
-            raise ValueError(f"length={self.length!r}: give a number of tokens from 1, or 'predicted'")
+            raise ValueError(
+                f"length={self.length!r}: not a length; give a number of tokens, at least 1, or 'predicted'"
+            )
         if self.distinct and (self.method != "best_first" or self.schedule == "released"):
             raise ValueError(
-                "distinct=true: is for method=best_first with schedule=per_caption; change them, or leave "
-                "it out"
+                "distinct=true: needs method=best_first and schedule=per_caption; set these, or remove it"
             )
         if self.order != "probability" and self.method != "best_first":
-            raise ValueError(f"order={self.order}: is for method=best_first; change one of them")
+            raise ValueError(f"order={self.order}: needs method=best_first; change one of them")
         if self.exact_length and self.candidates > 1:
             raise ValueError(
-                f"exact_length=true with candidates={self.candidates}: candidates differ in their lengths; "
-                "take one of them out"
+                f"exact_length=true with candidates={self.candidates}: candidates differ in length; "
+                "remove one of the two settings"
             )
         if self.exact_length and self.length == "predicted":
-            raise ValueError("exact_length=true: give the length, a number of tokens")
+            raise ValueError("exact_length=true: needs a length; set length to a number of tokens")
         if self.exact_length and self.length == 1:
-            raise ValueError("length=1: the end token counts, so that no word is left; give at least 2")
+            raise ValueError(
+                "length=1: leaves no token for a word, since the end token counts; give at least 2"
+            )
         if self.beams > 1 and (self.method != "left_to_right" or self.temperature):
             raise ValueError(
-                f"beams={self.beams} needs method=left_to_right and temperature=0; change them, or beams=1"
+                f"beams={self.beams}: needs method=left_to_right and temperature=0; set these, or beams=1"
             )
 
     def check_model(self, model: ModelSettings, *, sees_concepts: bool) -> None:
@@ -326,12 +333,12 @@ class DecodingSettings(Section):
         for name in ("concept_bonus", "repeat_penalty", "concept_weight"):
             if getattr(self, name) and not sees_concepts:
                 raise ValueError(
-                    f"{name}={getattr(self, name)}: this model sees no concepts; leave it at 0, or train "
-                    "one with a tagger (docs/concepts.md)"
+                    f"{name}={getattr(self, name)}: this model sees no concepts; set it to 0, or train "
+                    "a model with a tagger (docs/concepts.md)"
                 )
         if isinstance(self.length, int) and self.length > model.max_length:
             raise ValueError(
-                f"length={self.length} is over this model's longest caption, "
+                f"length={self.length}: over this model's longest caption, "
                 f"model.max_length={model.max_length} tokens; lower it"
             )
         is_twin = model.kind == "autoregressive"
@@ -343,19 +350,19 @@ class DecodingSettings(Section):
             )
         if is_twin != (self.method == "left_to_right"):
             own = "left_to_right" if is_twin else "best_first or ancestral"
-            raise ValueError(f"method={self.method}: a model of kind {model.kind} decodes by {own}; say so")
+            raise ValueError(f"method={self.method}: a model of kind {model.kind} needs method={own}")
         if is_twin:
             plain = DecodingSettings(method="left_to_right", guidance=1.0)
             if self.length != "predicted" and not self.exact_length and self.candidates == 1:
                 raise ValueError(
-                    f"length={self.length}: an autoregressive model ends its captions by itself, unless you "
-                    "also say exact_length=true"
+                    f"length={self.length}: an autoregressive model chooses the length itself; remove it, or "
+                    "set exact_length=true"
                 )
             for name in ("guidance", "steps", "schedule", "length_rule", "candidates"):
                 if getattr(self, name) != getattr(plain, name):
                     raise ValueError(
-                        f"{name}={getattr(self, name)}: means nothing to an autoregressive model; "
-                        f"leave it at {getattr(plain, name)}"
+                        f"{name}={getattr(self, name)}: does not apply to an autoregressive model; "
+                        f"set it to {getattr(plain, name)}"
                     )
 
 
@@ -430,10 +437,10 @@ def _explain(section_type: type, problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"]) or "settings"
     if problem["type"] == "unexpected_keyword_argument":
         if where in RETIRED:
-            return f"{where!r} is no more: it did not help, docs/experiments.md says what it gave"
+            return f"{where!r} was removed since it did not help (docs/experiments.md); delete it"
         fields = _fields_at(section_type, problem["loc"][:-1])
         near = difflib.get_close_matches(str(problem["loc"][-1]), fields, n=1)
-        remedy = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(fields)}"
+        remedy = f"did you mean {near[0]!r}?" if near else f"known settings: {', '.join(fields)}"
         return f"unknown setting {where!r}; {remedy}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":

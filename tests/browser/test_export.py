@@ -111,7 +111,7 @@ def test_gpt2s_tokenizer_is_refused(default_copy, tmp_path, capsys):
 def test_a_folder_of_something_else_is_left_alone(runtime_folder, tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("three years")
     assert main(["export", "default", str(tmp_path), "--web", "--onnxruntime-web", str(runtime_folder)]) == 1
-    assert "holds something else" in capsys.readouterr().err
+    assert "is not an exported page" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 

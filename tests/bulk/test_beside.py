@@ -102,9 +102,9 @@ def test_a_folder_is_copied_with_its_captions(small_photos, tmp_path, capsys):
     assert (copies / "a.jpg").stat().st_mtime == 1e9
     capsys.readouterr()
     assert main(command) == 1
-    assert "0 captioned, 1 failed, 2 done before" in capsys.readouterr().err
+    assert "0 captioned, 1 failed, 2 already done" in capsys.readouterr().err
     assert main([*command, "--overwrite"]) == 1
-    assert "2 captioned, 1 failed, 0 done before" in capsys.readouterr().err
+    assert "2 captioned, 1 failed, 0 already done" in capsys.readouterr().err
 
 
 def test_no_picture_is_written_over(small_photos, tmp_path, capsys):
@@ -114,17 +114,17 @@ def test_no_picture_is_written_over(small_photos, tmp_path, capsys):
         shutil.copy(small_photos[0], album / name / "a.jpg")
     before = (album / "x" / "a.jpg").read_bytes()
     for folder in (album, album / "copies"):
-        with pytest.raises(DataError, match="give a folder outside"):
+        with pytest.raises(DataError, match="choose a folder outside"):
             DescribedCopies(folder, [album])
-    with pytest.raises(DataError, match="is the picture itself"):
+    with pytest.raises(DataError, match="is the original image"):
         DescribedCopies(album / "x", [album / "x" / "a.jpg"]).write(album / "x" / "a.jpg", TEXT)
     copies = DescribedCopies(tmp_path / "copies", [album / "x", album / "y"])
     copies.write(album / "x" / "a.jpg", TEXT)
-    with pytest.raises(DataError, match="is the copy of another picture"):
+    with pytest.raises(DataError, match="another image has the same name"):
         copies.write(album / "y" / "a.jpg", TEXT)
     assert (album / "x" / "a.jpg").read_bytes() == before
     assert main(["caption", str(album), "--sidecar", "txt", "--write", "xmp"]) == 1
-    assert "give --copy-to FOLDER" in capsys.readouterr().err
+    assert "add --copy-to FOLDER" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["caption", str(album), "--copy-to", str(tmp_path / "c"), "--write", "xmp,gps"])
-    assert "'gps' is none of exif, iptc, xmp, alt" in capsys.readouterr().err
+    assert "'gps' is not a metadata field; use exif, iptc, xmp, alt" in capsys.readouterr().err

@@ -61,7 +61,7 @@ def test_the_rows_are_those_of_the_local_engine(album, tmp_path, capsys):
     command = ["caption", *album, "--preset", "fast"]
     assert main([*command, "--out", str(local)]) == 1
     assert main([*command, "--out", str(over), "--engine", "ray", "--workers", "2"]) == 1
-    assert "6 captioned, 2 failed, 0 done before" in capsys.readouterr().err
+    assert "6 captioned, 2 failed, 0 already done" in capsys.readouterr().err
     expected = rows_of(local)
     assert len(expected) == 8 and rows_of(over) == expected
     # goes on: rows of a file and of a tar's member were lost
@@ -69,7 +69,7 @@ def test_the_rows_are_those_of_the_local_engine(album, tmp_path, capsys):
     lost = [next(n for n, line in enumerate(lines) if part in line) for part in ("album/", "00000.tar/")]
     over.write_text("".join(line for number, line in enumerate(lines) if number not in lost))
     assert main([*command, "--out", str(over), "--engine", "ray", "--workers", "1"]) in (0, 1)
-    assert "6 done before" in capsys.readouterr().err
+    assert "6 already done" in capsys.readouterr().err
     assert rows_of(over) == expected
     # a tar for a tar, named by an address
     address = f"file://{tmp_path}/*.tar"
@@ -135,9 +135,9 @@ def test_addresses(tmp_path, small_photos):
 def test_what_cannot_be_asked_is_refused_in_a_line(small_photos, tmp_path, capsys):
     photo, out = str(small_photos[0]), ["--out", f"{tmp_path}/c.jsonl"]
     for words, reason in (
-        ([photo, "--engine", "ray"], "is for captions into files"),
-        ([photo, *out, "--workers", "2"], "is for --engine ray"),
-        (["s3://bucket/x.tar", *out], "read by --engine ray only"),
+        ([photo, "--engine", "ray"], "writes captions to files only"),
+        ([photo, *out, "--workers", "2"], "works with --engine ray only"),
+        (["s3://bucket/x.tar", *out], "only --engine ray reads URLs"),
         (["file:///gone", *out, "--engine", "ray"], "cannot be listed"),
         ([photo, *out, "--engine", "ray", "--min-words", "30"], "takes 31 tokens"),
     ):

@@ -54,7 +54,7 @@ def test_every_picture_has_a_row(folder, kind, tmp_path, capsys, small_photos):
         os.unlink(os.fsencode(folder) + b'/\xff,"odd"\n.jpg')  # Parquet holds text
     out = tmp_path / f"captions.{kind}"
     assert main(["caption", str(folder), "--out", str(out)]) == 1  # one is broken
-    assert "1 failed, 0 done before" in capsys.readouterr().err
+    assert "1 failed, 0 already done" in capsys.readouterr().err
     rows = rows_of(out)
     assert len(rows) == len(small_photos) + 1 + (kind != "parquet")
     (broken,) = [row for row in rows if "broken" in row["image"]]
@@ -117,7 +117,7 @@ def test_sidecars(default, folder, small_photos, capsys):
     assert len(texts) == len(small_photos) + 1 and all(text.endswith("\n") for text in texts.values())
     capsys.readouterr()
     assert main(["caption", str(folder), "--sidecar", "txt"]) == 1  # the broken one is tried again
-    assert f"0 captioned, 1 failed, {len(texts)} done before" in capsys.readouterr().err
+    assert f"0 captioned, 1 failed, {len(texts)} already done" in capsys.readouterr().err
     assert main(["caption", str(folder), "--sidecar", "xmp", "--ban", "a"]) == 1
     xmp = (folder / f"{small_photos[0].name}.xmp").read_text()
     assert "<dc:description>" in xmp and default(folder / small_photos[0].name, ban=["a"])[0].text in xmp

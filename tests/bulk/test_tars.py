@@ -64,7 +64,7 @@ def test_tars_become_tars_of_the_same_names_and_keys(shards, tmp_path, default, 
     out = tmp_path / "captions"
     command = ["caption", *map(str, shards), "--out", f"{out}/", "--with-pictures", "--preset", "fast"]
     assert main(command) == 0
-    assert "6 captioned, 0 failed, 0 done before" in capsys.readouterr().err
+    assert "6 captioned, 0 failed, 0 already done" in capsys.readouterr().err
     given, made = samples(shards), samples(sorted(out.glob("*.tar")))
     assert [one["__key__"] for one in made] == [one["__key__"] for one in given]
     assert [one["jpg"] for one in made] == [one["jpg"] for one in given]
@@ -76,7 +76,7 @@ def test_tars_become_tars_of_the_same_names_and_keys(shards, tmp_path, default, 
     assert sorted(path.name for path in out.iterdir()) == ["00000.tar", "00001.tar", WITHOUT_CAPTION]
     before = [path.read_bytes() for path in sorted(out.glob("*.tar"))]
     assert main(command) == 0
-    assert "0 captioned, 0 failed, 6 done before" in capsys.readouterr().err
+    assert "0 captioned, 0 failed, 6 already done" in capsys.readouterr().err
     assert before == [path.read_bytes() for path in sorted(out.glob("*.tar"))]
     assert main([*command, "--overwrite"]) == 0
     assert "6 captioned" in capsys.readouterr().err
@@ -87,7 +87,7 @@ def test_tars_become_rows(shards, tmp_path, capsys):
     out = tmp_path / "captions.jsonl"
     command = ["caption", *map(str, shards), "--out", str(out), "--preset", "fast"]
     assert main(command) == 0 and main(command) == 0
-    assert "0 captioned, 0 failed, 6 done before" in capsys.readouterr().err
+    assert "0 captioned, 0 failed, 6 already done" in capsys.readouterr().err
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["image"] for row in rows][:2] == [f"{shards[0]}/00000000{n}.jpg" for n in (0, 1)]
     assert count_pictures(shards, "skip") == 6 == len(rows)
@@ -124,7 +124,7 @@ def test_killed_it_ends_complete_and_without_doubles(tmp_path, small_photos):
     process.wait()
     assert not (out / "00000.tar").exists()
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-    assert done.returncode == 0 and " 0 done before" not in done.stderr
+    assert done.returncode == 0 and " 0 already done" not in done.stderr
     with tarfile.open(out / "00000.tar") as tar:
         names = tar.getnames()
     assert names == [f"{number:04}{ending}" for number in range(60) for ending in (".txt", ".json")]
@@ -243,12 +243,12 @@ def test_what_cannot_be_asked_is_refused_in_a_line(shards, tmp_path, small_photo
         (folder / "00000.tar").write_bytes(shards[0].read_bytes())
     name = str(shards[0])
     for words, reason in (
-        ([name], "needs --out"),
-        ([name, "--sidecar", "txt"], "there nothing is written beside"),
+        ([name], "needs an output file"),
+        ([name, "--sidecar", "txt"], "need image files on this machine"),
         ([str(small_photos[0]), "--out", f"{tmp_path}/captions/"], "is no tar file"),
         ([name, "--out", str(shards[0].parent), "--overwrite"], "holds"),
         ([str(one / "00000.tar"), str(other / "00000.tar"), "--out", f"{tmp_path}/c/"], "have one name"),
-        ([name, "--out", f"{tmp_path}/c.jsonl", "--with-pictures"], "is for tars"),
+        ([name, "--out", f"{tmp_path}/c.jsonl", "--with-pictures"], "works with tar output only"),
     ):
         assert main(["caption", *words]) == 1
         told = capsys.readouterr().err

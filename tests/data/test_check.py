@@ -40,7 +40,7 @@ def test_every_problem_of_a_json_is_listed(broken_json, folder, processes):
         ("missing", str(root / "gone.jpg")),
     ]
     assert "images[3]" in report.problems[0].reason and "no 'sentences'" in report.problems[0].reason
-    assert "damaged or cut short" in report.problems[1].reason
+    assert "damaged or truncated" in report.problems[1].reason
     assert report.pictures == {"train": 4} and report.captions == {"train": 4}
 
 
@@ -64,8 +64,8 @@ def test_a_csv_file(folder):
     path.write_text("\n".join(["image,caption,split", *rows]))
     report = check_data(path, root)
     assert [problem.reason for problem in report.problems] == [
-        "line 3 has no image or no caption; fill it or remove it",
-        "line 4 has split 'dev'; use train, val or test, the same in every row of a picture",
+        "line 3 has no image or no caption; fill it in, or delete the row",
+        "line 4 has split 'dev'; use train, val or test, one split in all rows of an image",
     ]
 
 
@@ -73,7 +73,7 @@ def test_the_command_lists_problems_and_fails(broken_json, folder, capsys):
     root, names = folder
     assert main(["data", "check", str(broken_json), "--images", str(root), "--workers", "1"]) == 1
     output = capsys.readouterr()
-    assert f"unreadable: {root / names[1]}: damaged or cut short" in output.out
+    assert f"unreadable: {root / names[1]}: damaged or truncated" in output.out
     assert "train: 4 pictures, 4 captions" in output.err and "3 problems" in output.err
     arguments = ["data", "check", str(broken_json), "--images", str(root), "--workers", "1"]
     main([*arguments, "--format", "jsonl"])

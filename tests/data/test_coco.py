@@ -51,7 +51,7 @@ def test_what_is_missing_is_said_with_where_it_is_to_be_had(dataset, tmp_path):
     records = load_karpathy(dataset, tmp_path)
     with pytest.raises(DataError, match=r"train2014: no such folder; download http.*train2014\.zip"):
         check_folders(record.path for record in records)
-    with pytest.raises(DataError, match=r"my/pictures: no such folder of pictures"):
+    with pytest.raises(DataError, match=r"my/pictures: no such image folder"):
         check_folders([tmp_path / "my" / "pictures" / "a.jpg"])
     with pytest.raises(DataError, match=r"no such file.*caption_datasets\.zip"):
         load_karpathy(tmp_path / "none.json", tmp_path)

@@ -34,7 +34,7 @@ def test_signed_words_change_it():
     ("words", "reason"),
     [
         ("cta", "does not know 'cta'; did you mean cat"),
-        ("xylophone", "use a plain noun"),
+        ("xylophone", "use a common noun"),
         ("+cat, dog", "'dog' beside '\\+cat'"),
     ],
 )

@@ -190,7 +190,7 @@ def test_a_damaged_file_is_computed_again_and_said_so(damage, encoder, pictures,
     with caplog.at_level(logging.WARNING):
         cache = FeatureCache(tmp_path / "cache", encoder, pictures)
     assert [record.getMessage() for record in caplog.records] == [
-        f"{file}: damaged; its pictures are encoded again"
+        f"{file}: damaged; encoding its images again"
     ]
     assert file.read_bytes() == content
     assert cache.read(0, 0)[0].shape == (16, 32)
@@ -204,7 +204,7 @@ def test_a_file_lost_after_the_start_is_one_clear_line(gone, encoder, pictures, 
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[:500])
-    with pytest.raises(DataError, match=r"removed or damaged since the start; start again") as caught:
+    with pytest.raises(DataError, match=r"was removed or damaged during the run; start again") as caught:
         cache.read(0, 0)
     assert str(caught.value).startswith(f"{file}: ") and "\n" not in str(caught.value)
 
@@ -213,7 +213,7 @@ def test_a_missing_picture_is_named_before_anything_is_computed(encoder, picture
     missing = pictures[0].with_name("none.jpg")
     with pytest.raises(DataError) as caught:
         FeatureCache(tmp_path / "cache", encoder, [*pictures, missing])
-    assert str(caught.value) == f"{missing}: no such picture; check data.root and data.images"
+    assert str(caught.value) == f"{missing}: no such image; check data.root and data.images"
     assert not list((tmp_path / "cache").iterdir())
 
 
@@ -222,7 +222,7 @@ def test_an_unreadable_picture_is_named_when_asked_for_and_the_others_are_there(
     pictures[1].write_bytes(pictures[1].read_bytes()[:3000])
     for _ in ("made", "found"):
         cache = FeatureCache(tmp_path / "cache", encoder, pictures)
-        with pytest.raises(ImageError, match="damaged or cut short") as caught:
+        with pytest.raises(ImageError, match="damaged or truncated") as caught:
             cache.read(1, 0)
         assert str(caught.value).startswith(f"{pictures[1]}: ")
         torch.testing.assert_close(cache.read(0, 0), whole.read(0, 0))

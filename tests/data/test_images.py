@@ -151,7 +151,7 @@ def test_an_animated_gif_gives_its_first_frame_and_one_warning(tmp_path, caplog)
         pixels = array(load_image(path))
     assert (pixels == [255, 0, 0]).all()
     assert [record.getMessage() for record in caplog.records] == [
-        f"{path}: animated or with 3 pages; the first one is captioned"
+        f"{path}: has 3 frames or pages; captioning the first one"
     ]
 
 
@@ -187,7 +187,7 @@ def test_a_missing_file_and_a_folder(tmp_path):
 def test_a_file_without_permission(chelsea, tmp_path):
     path = shutil.copy(chelsea, tmp_path / "a.jpg")
     path.chmod(0)
-    assert message(path) == f"{path}: may not be read; change its permissions"
+    assert message(path) == f"{path}: no permission to read it; change its permissions"
 
 
 def test_an_empty_file(tmp_path):
@@ -197,9 +197,11 @@ def test_an_empty_file(tmp_path):
 
 def test_text_named_like_a_picture(tmp_path):
     (tmp_path / "a.jpg").write_text("<html>404 not found</html>" * 100)
-    assert "a.jpg: of format HTML by its first bytes, which is not read here" in message(tmp_path / "a.jpg")
+    assert "a.jpg: its format is HTML, whatever its extension, and ddcap cannot read it" in message(
+        tmp_path / "a.jpg"
+    )
     (tmp_path / "a.jpg").write_text("not found " * 100)
-    assert "a.jpg: not an image in a format that is read here" in message(tmp_path / "a.jpg")
+    assert "a.jpg: not an image in a supported format" in message(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("form", ["jpg", "png", "webp", "bmp", "tif"])
@@ -209,7 +211,7 @@ def test_a_file_cut_short(form, chelsea, tmp_path):
     whole = path.read_bytes()
     for part in (0.9, 0.5, 0.1):
         path.write_bytes(whole[: int(part * len(whole))])
-        assert f"a.{form}: damaged or cut short (" in message(path)
+        assert f"a.{form}: damaged or truncated (" in message(path)
     path.write_bytes(whole[:5])
     assert f"a.{form}: " in message(path)
 
@@ -238,14 +240,14 @@ def test_random_damage_is_read_or_one_clear_line(form, chelsea, tmp_path):
 def test_an_open_image_cut_short_is_an_image_error_too(chelsea, tmp_path):
     path = tmp_path / "a.jpg"
     path.write_bytes(chelsea.read_bytes()[:9000])
-    assert message(Image.open(path)).startswith(f"{path}: damaged or cut short")
+    assert message(Image.open(path)).startswith(f"{path}: damaged or truncated")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (SMALLEST_SIDE - 1, 500), (500, SMALLEST_SIDE - 1)])
 def test_pictures_too_small(size, tmp_path):
     Image.new("RGB", size).save(tmp_path / "a.png")
     text = message(tmp_path / "a.png")
-    assert f"a.png: {size[0]}x{size[1]} pixels is too small to describe" in text
+    assert f"a.png: {size[0]}x{size[1]} pixels is too small" in text
     assert message(Image.new("RGB", size)) == text.replace(str(tmp_path / "a.png"), "image")
 
 
@@ -254,8 +256,8 @@ def test_the_smallest_and_the_longest_picture_pass():
     longest = Image.new("RGB", (LONGEST_STRIP * SMALLEST_SIDE, SMALLEST_SIDE))
     for fit in ("squash", "crop"):
         assert Preprocessing(64, fit, (0, 0, 0), (1, 1, 1))(load_image(longest)).shape == (3, 64, 64)
-    assert "too narrow to describe" in message(Image.new("L", (LONGEST_STRIP * 16 + 1, 16)))
-    assert "too narrow to describe" in message(Image.new("L", (16, LONGEST_STRIP * 16 + 1)))
+    assert "too narrow" in message(Image.new("L", (LONGEST_STRIP * 16 + 1, 16)))
+    assert "too narrow" in message(Image.new("L", (16, LONGEST_STRIP * 16 + 1)))
 
 
 @pytest.mark.parametrize("size", [(60_000, 60_000), (13_400, 13_300), (2**31 - 1, 2**31 - 1)])
@@ -264,7 +266,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked(size, tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(png(*size))
     assert message(path) == (
-        f"{path}: over 178 million pixels, taken for a decompression bomb; make it smaller"
+        f"{path}: over 178 million pixels, refused as a possible decompression bomb; shrink it"
     )
 
 
@@ -273,7 +275,7 @@ def test_a_large_header_without_the_pixels_is_damage_and_no_warning(tmp_path):
     path.write_bytes(png(9_500, 9_500))  # Pillow warns from 89 million pixels on
     with pytest.warns(Image.DecompressionBombWarning):
         Image.open(path)
-    assert "damaged or cut short" in message(path)
+    assert "damaged or truncated" in message(path)
 
 
 def test_loading_leaves_the_warning_filters_alone(chelsea):
@@ -302,6 +304,6 @@ def test_find_images_of_the_photos(photos):
 
 def test_find_images_in_a_folder_without_any(tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(ImageError, match="the folder holds no image") as caught:
+    with pytest.raises(ImageError, match="the folder contains no image") as caught:
         find_images([str(tmp_path)])
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)

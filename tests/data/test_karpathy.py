@@ -110,10 +110,10 @@ def test_files_that_are_no_karpathy_json(tmp_path, photos):
     assert "cannot be read (Is a directory)" in message(tmp_path)
     assert "not valid JSON" in message(photos[0])
     for content, reason in [
-        ('{"images": [{"filename": "a', "is the file complete?"),
+        ('{"images": [{"filename": "a', "check that the file is complete"),
         ("", "not valid JSON"),
-        ("[]", "no list 'images'"),
-        ('{"images": {}}', "no list 'images'"),
+        ("[]", "no 'images' list"),
+        ('{"images": {}}', "no 'images' list"),
     ]:
         path = tmp_path / "dataset.json"
         path.write_text(content)

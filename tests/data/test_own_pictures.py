@@ -85,8 +85,8 @@ def test_both_splits_have_a_picture(share):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("picture,words\na.jpg,x\n", "should name the columns image and caption"),
-        ("", "should name the columns"),
+        ("picture,words\na.jpg,x\n", "must name the columns image and caption"),
+        ("", "must name the columns"),
         ("image,caption\n", "has no rows"),
         ("image,caption\na.jpg,\n", "line 2 has no image or no caption"),
         ("image,caption\na.jpg\n", "line 2 has no image or no caption"),
@@ -104,7 +104,7 @@ def test_other_mistakes_are_one_line(folder, write, tmp_path):
     (folder / "astronaut.txt").write_bytes(b"\xff\xfe\x00")
     assert "is not UTF-8 text" in message(folder, "")
     (tmp_path / "empty").mkdir()
-    assert "no picture with a text file beside it" in message(tmp_path / "empty", "")
+    assert "no image with a text file beside it" in message(tmp_path / "empty", "")
     assert "cannot be read" in message(tmp_path / "none.csv", "")
     assert "split 'dev' is unknown" in message(write("image,caption\na.jpg,x\n"), "", "dev")
 

@@ -43,7 +43,9 @@ def test_a_picture_starts_no_program(picture, started, tmp_path, how):
     picture.save(path, "EPS")
     with Image.open(path) as opened:
         sources = {"file": path, "content": EncodedImage("photo.jpg", path.read_bytes()), "open": opened}
-        assert "photo.jpg: of format EPS by its first bytes, which is not read here" in message(sources[how])
+        assert "photo.jpg: its format is EPS, whatever its extension, and ddcap cannot read it" in message(
+            sources[how]
+        )
     assert not started.exists()
 
 
@@ -66,7 +68,7 @@ def test_photographs_are_read_in_every_way(picture, tmp_path, form):
 def test_other_formats_are_named(picture, form):
     file = io.BytesIO()
     picture.convert("1" if form in ("MSP", "XBM") else "RGB").save(file, form)
-    expected = f"photo.jpg: of format {form} by its first bytes, which is not read here"
+    expected = f"photo.jpg: its format is {form}, whatever its extension, and ddcap cannot read it"
     assert expected in message(EncodedImage("photo.jpg", file.getvalue()))
 
 
@@ -89,7 +91,7 @@ def zipped():
     ],
 )
 def test_what_is_mistaken_for_a_photograph_is_named(form, content):
-    assert f"photo.jpg: of format {form} by its first bytes, which is not read" in message(
+    assert f"photo.jpg: its format is {form}, whatever its extension, and ddcap cannot" in message(
         EncodedImage("photo.jpg", content)
     )
 
@@ -103,7 +105,7 @@ def test_damage_is_told_from_another_format(picture):
     file = io.BytesIO()
     picture.save(file, "PNG")
     damaged = file.getvalue().replace(b"IHDR", b"JUNK")
-    assert "photo.jpg: damaged or cut short" in message(EncodedImage("photo.jpg", damaged))
+    assert "photo.jpg: damaged or truncated" in message(EncodedImage("photo.jpg", damaged))
 
 
 def test_a_decoded_picture_of_any_format_is_taken(picture, tmp_path):

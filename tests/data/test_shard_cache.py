@@ -60,7 +60,7 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
         ShardCache(tmp_path)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["000000.tar"]
-    with pytest.raises(DataError, match="cannot hold copies"):
+    with pytest.raises(DataError, match="cannot store copies"):
         ShardCache(tmp_path / "000000.tar")
 
 

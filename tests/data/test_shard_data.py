@@ -133,9 +133,9 @@ def test_remote_shards_need_a_folder_for_copies_that_is_their_own(folders, tiny_
     pytest.importorskip("aiohttp")
     records, places = folders
     mixed = (records, [f"{web_server}/first", places[1]])
-    with pytest.raises(DataError, match=r"first/000000\.tar: not on this disk; set data\.shard_cache"):
+    with pytest.raises(DataError, match=r"first/000000\.tar: not on this machine; set data\.shard_cache"):
         make(mixed, tiny_tokenizer)
-    with pytest.raises(DataError, match="holds files that are not copies of shards"):
+    with pytest.raises(DataError, match="contains files that are not copies of shards"):
         make(mixed, tiny_tokenizer, shard_cache=places[1])
 
 

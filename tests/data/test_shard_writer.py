@@ -57,7 +57,7 @@ def test_a_stopped_writing_goes_on_where_it_stopped(records, tmp_path):
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in times} == times
     write_shards(records, tmp_path, samples_per_shard=2, side=32)  # other settings: written again
     assert all((tmp_path / name).stat().st_mtime_ns != times[name] for name in times)
-    with pytest.raises(DataError, match="which is of other data"):
+    with pytest.raises(DataError, match="which is from other data"):
         write_shards(records[:2], tmp_path, samples_per_shard=2)
 
 

@@ -141,7 +141,7 @@ def test_words_of_a_template_count_as_named(seeing, features, seen, tiny_tokeniz
 def test_a_model_without_concepts_refuses(config):
     for name in ("concept_bonus", "repeat_penalty", "concept_weight"):
         settings = parse_settings(DecodingSettings, {name: 0.5}, "decoding")
-        with pytest.raises(ValueError, match=rf"{name}=0\.5: this model sees no concepts; leave it at 0"):
+        with pytest.raises(ValueError, match=rf"{name}=0\.5: this model sees no concepts; set it to 0"):
             settings.check_model(config.model, sees_concepts=False)
         settings.check_model(config.model, sees_concepts=True)
     with pytest.raises(RecipeError, match="concept_bonus"):

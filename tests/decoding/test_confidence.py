@@ -65,7 +65,7 @@ def test_it_is_what_it_was_when_it_is_read_again(default, tmp_path, photos):
     np.testing.assert_allclose(again.known(features), default.confidence.known(features), atol=1e-3)
     assert Confidence.load(tmp_path / "nowhere") is None
     (tmp_path / "confidence.safetensors").write_bytes(b"nonsense")
-    with pytest.raises(CheckpointError, match="calibrate again"):
+    with pytest.raises(CheckpointError, match="calibrate' again"):
         Confidence.load(tmp_path)
 
 

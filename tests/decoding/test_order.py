@@ -86,13 +86,13 @@ def test_of_a_model_the_default_is_the_probability(tiny_model, features):
 
 @pytest.mark.parametrize("method", ["ancestral", "left_to_right"])
 def test_other_methods_have_no_order(tiny_model_folder, method):
-    with pytest.raises(RecipeError, match="order=margin: is for method=best_first"):
+    with pytest.raises(RecipeError, match="order=margin: needs method=best_first"):
         Captioner.from_pretrained(tiny_model_folder).settings(order="margin", method=method)
 
 
 def test_it_is_not_for_words_that_are_asked_for(tiny_model_folder, photos):
     captioner = Captioner.from_pretrained(tiny_model_folder)
-    with pytest.raises(DDCapError, match="order=margin: not together with words"):
+    with pytest.raises(DDCapError, match="order=margin: cannot be combined with constraints on words"):
         captioner(photos[0], include=["cat"], order="margin")
 
 

@@ -143,9 +143,9 @@ def test_no_such_clip(tmp_path, folder, tiny_clip_folder):
     for name in (tmp_path / "nowhere", tiny_clip_folder, halved):
         with pytest.raises(CheckpointError) as caught:
             ClipScorer(str(name))
-        assert str(caught.value).startswith(f"{name}: no CLIP with a tokenizer could be loaded")
+        assert str(caught.value).startswith(f"{name}: cannot load a CLIP with a tokenizer")
         assert "\n" not in str(caught.value)
-    with pytest.raises(DDCapError, match=r"^device 'cuda:77': not to be had here"):
+    with pytest.raises(DDCapError, match=r"^device 'cuda:77': not available here"):
         ClipScorer(str(folder), "cuda:77")
 
 

@@ -164,7 +164,7 @@ def test_two_with_one_common_image_and_the_same_frequencies_by_another_name(writ
         ({"tokenization": "ptb-java"}, "different tokenisation (ptb-python, ptb-java)"),
         ({"idf": {"digest": "e", "source": "ten images"}}, "(idf) (all images, ten images)"),
         ({"clip": "other"}, "different CLIPs (mine, other)"),
-        ({"per_image": {"image_ids": ["no", "one"], "CIDEr": [1, 2]}}, "no image is in both"),
+        ({"per_image": {"image_ids": ["no", "one"], "CIDEr": [1, 2]}}, "have no image in common"),
     ],
 )
 def test_what_cannot_be_compared(changes, words, write):
@@ -180,7 +180,7 @@ def test_what_cannot_be_compared(changes, words, write):
     [
         (None, "cannot be read"),
         ("{", "not valid JSON"),
-        ("[1]", "is no evaluation"),
+        ("[1]", "is not an evaluation"),
         ('{"metrics": {"CIDEr": 1}}', "has no 'per_image'"),
     ],
 )

@@ -186,7 +186,7 @@ def test_missing_references_name_the_image():
 
 
 def test_nothing_to_score():
-    with pytest.raises(DataError, match=r"no predictions to score"):
+    with pytest.raises(DataError, match=r"there are no predictions"):
         score_captions({}, REFERENCES)
 
 

@@ -69,7 +69,7 @@ def test_an_answer_that_cannot_be_read_is_a_failure_of_the_program(tmp_path, fak
     fake_java("" if answer is None else f"{write}.write({answer!r})")
     for jar in (*JARS, "nashorn-core.jar"):
         (tmp_path / jar).touch()
-    with pytest.raises(DDCapError, match=r"SPICE's Java program left no scores \(.*\); check the jars in"):
+    with pytest.raises(DDCapError, match=r"SPICE's Java program wrote no scores \(.*\); check the jars in"):
         spice(CAPTIONS, REFERENCES, tmp_path)
 
 

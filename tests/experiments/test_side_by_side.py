@@ -96,4 +96,4 @@ def test_a_mistake_in_one_training_is_told(small_plan, tmp_path, capsys):
     assert "absent.json" in capsys.readouterr().err
     assert not (tmp_path / METRICS_NAME).exists()
     assert main([*command[:-1], "0"]) == 1
-    assert "--jobs 0: give the number of trainings" in capsys.readouterr().err
+    assert "--jobs 0: train at least 1 model" in capsys.readouterr().err

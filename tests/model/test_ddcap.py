@@ -337,10 +337,10 @@ def test_sizes_of_a_config_are_compared_before_anything_is_built_or_downloaded(
         ({"hidden_size": 10**12}, "does not fit"),
         ({"intermediate_size": 10**12}, "misshapen"),
         ({"num_hidden_layers": 10**9}, "10{9} layers for"),
-        ({"num_hidden_layers": "many"}, "no model is made like this"),
-        ({"patch_size": 0}, "no model is made like this"),
+        ({"num_hidden_layers": "many"}, "these settings make no model"),
+        ({"patch_size": 0}, "these settings make no model"),
         ({"num_channels": 10**9}, "misshapen"),
-        ({"hidden_act": "none of these"}, "no model is made like this"),
+        ({"hidden_act": "none of these"}, "these settings make no model"),
     ],
 )
 def test_so_are_those_of_a_trained_encoder(trainable_model, tmp_path, change, match):
@@ -369,7 +369,7 @@ def test_a_published_encoder_of_another_size_is_refused_before_its_weights_are_r
     (clip / "model.safetensors").unlink()
     model.save_pretrained(tmp_path / "model")
     change_config(tmp_path / "model", {"encoder.name": str(clip)})
-    refused(tmp_path / "model", "its encoder gives a memory width of 2000000 where the weights take 32")
+    refused(tmp_path / "model", "its encoder gives a memory width of 2000000, the weights expect 32")
 
 
 def test_a_deeply_nested_config_is_one_line(model, tmp_path):

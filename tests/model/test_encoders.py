@@ -197,7 +197,7 @@ def test_a_clip_without_all_its_weights_is_refused(tmp_path, tiny_clip_folder):
 
 def test_a_revision_is_of_a_clip_only(clip_settings):
     assert dataclasses.replace(clip_settings, revision="0123abc").revision == "0123abc"
-    with pytest.raises(ValueError, match=r"encoder\.revision=0123abc: only a CLIP is from the Hub"):
+    with pytest.raises(ValueError, match=r"encoder\.revision=0123abc: only a CLIP has a revision"):
         EncoderSettings(revision="0123abc")
 
 

@@ -117,11 +117,11 @@ def test_the_graphs_hold_no_weights(folder):
 
 
 def test_what_it_cannot_do_it_says(folder, tiny_model_folder, tiny_twin_folder, photos, tmp_path):
-    with pytest.raises(DDCapError, match="graphs run on the cpu"):
+    with pytest.raises(DDCapError, match="graphs run on the CPU only"):
         Captioner.from_pretrained(folder, device="cuda", runtime="onnx")
-    with pytest.raises(DDCapError, match="'bfloat16': is for PyTorch"):
+    with pytest.raises(DDCapError, match="'bfloat16': needs PyTorch"):
         Captioner.from_pretrained(folder, precision="bfloat16", runtime="onnx")
-    with pytest.raises(DDCapError, match="'int8': is for ONNX graphs"):
+    with pytest.raises(DDCapError, match="'int8': needs ONNX graphs"):
         Captioner.from_pretrained(folder, precision="int8", runtime="torch")
     with pytest.raises(CheckpointError, match=r"has no ONNX graphs .*export --onnx"):
         Captioner.from_pretrained(tiny_model_folder, runtime="onnx")

@@ -224,7 +224,7 @@ def test_what_goes_wrong_is_one_line(default, opened, tmp_path):
         page = opened(service)
         line = page.locator("#caption [role=alert]")
         page.get_by_role("button", name="Caption the picture").click()
-        sync_api.expect(line).to_contain_text("there is no picture yet")
+        sync_api.expect(line).to_contain_text("there is no image yet")
         upload(page, tmp_path / "notes.jpg")
         sync_api.expect(line).to_contain_text("the picture")
         assert page.locator("#picture .name").text_content() == "notes.jpg"

@@ -138,7 +138,7 @@ def test_no_file_and_no_address_is_taken(client, path, monkeypatch):
 @pytest.mark.parametrize(
     "given, reason",
     [
-        (["", *DIALS], "there is no picture yet"),
+        (["", *DIALS], "there is no image yet"),
         (["data:text/plain;base64,aGVsbG8=", *DIALS], "the picture"),
         (["data:image/png;base64,%%%", *DIALS], "no base64"),
         ([picture(), "dog", "dog", 0, 10, 1, 1], "banned"),

@@ -133,8 +133,8 @@ def test_yaml_values_are_read_like_overrides(write):
 @pytest.mark.parametrize(
     ("override", "reason"),
     [
-        ("training.epochs", "not of the form section.key=value"),
-        ("=3", "not of the form section.key=value"),
+        ("training.epochs", "not a setting; write section.key=value"),
+        ("=3", "not a setting; write section.key=value"),
         ("data=3", "data=3: input should be a dictionary"),
         ("data.json.deeper=3", "input should be a valid string"),
         ("training.betas=[1", "not valid YAML"),
@@ -190,7 +190,7 @@ def test_wrong_types_and_values_are_named_with_their_value(override, reason, wri
         ([*TWIN, "decoding.guidance=1.5"], ["guidance=1.5", "1.0"]),
         ([*TWIN, "decoding.steps=3"], ["steps=3", "None"]),
         ([*TWIN, "decoding.length=9"], ["length=9", "exact_length=true"]),
-        (["decoding.exact_length=true"], ["exact_length=true", "give the length"]),
+        (["decoding.exact_length=true"], ["exact_length=true", "needs a length"]),
         (["decoding.exact_length=true", "decoding.length=1"], ["length=1", "at least 2"]),
         (["decoding.exact_length=true", "decoding.candidates=3"], ["exact_length=true", "candidates=3"]),
         ([*TWIN, "training.image_free_probability=0.2"], ["image_free_probability=0.2", "0"]),
@@ -224,8 +224,8 @@ def test_a_missing_file_and_a_folder(tmp_path):
 def test_files_that_are_no_recipe(write, tmp_path):
     assert "not valid YAML" in message(write("data: [a\nmodel: 3"))
     assert "not valid YAML" in message(write("? [a]\n: b"))
-    assert "holds no sections" in message(write("- data\n- model"))
-    assert "holds no sections" in message(write("just words"))
+    assert "contains no sections" in message(write("- data\n- model"))
+    assert "contains no sections" in message(write("just words"))
     assert "keys should be strings" in message(write("~: 3"))
     (tmp_path / "picture.yaml").write_bytes(b"\xff\xd8\xff\xe0")
     assert "cannot be read" in message(tmp_path / "picture.yaml")
@@ -270,4 +270,4 @@ def test_what_shards_cannot_do_is_refused(write, change):
 @pytest.mark.parametrize("change", ["training.objective=self_critical", "data.consensus=1", "encoder.init=x"])
 def test_a_retired_setting_says_where_it_went(write, change):
     text = message(write(""), [change])
-    assert f"{change.split('=')[0]!r} is no more" in text and "docs/experiments.md" in text
+    assert f"{change.split('=')[0]!r} was removed" in text and "docs/experiments.md" in text

@@ -66,4 +66,4 @@ def test_keys_that_are_none(tmp_path, capsys):
     empty = tmp_path / "keys.txt"
     empty.write_text("# none yet\n")
     assert main(["serve", "--keys", str(empty)]) == 1
-    assert "holds no key" in capsys.readouterr().err
+    assert "contains no key" in capsys.readouterr().err

@@ -78,7 +78,7 @@ def test_a_caption_is_seen_while_it_comes_about(client, default, photos):
         assert all(piece in (None, now) for piece, now in zip(before, after, strict=True))  # words stay
     assert data[-1]["caption"] == default(photos[0], candidates=1)[0].text
     wrong = client.post("/v1/captions/stream", files=[*files, *files])
-    assert wrong.status_code == 422 and "send one picture" in wrong.json()["error"]
+    assert wrong.status_code == 422 and "send one image" in wrong.json()["error"]
     asked = {"images": [as_text(photos[0])], "include": ["dog"], "ban": ["dog"]}
     assert "event: error" in client.post("/v1/captions/stream", json=asked).text
 

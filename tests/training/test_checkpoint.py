@@ -47,7 +47,7 @@ def test_a_file_cut_in_half_is_one_clear_line(tmp_path, name):
     path = save_checkpoint(tmp_path, make(1), keep=2)
     content = (path / name).read_bytes()
     (path / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(CheckpointError, match="damaged or cut short") as caught:
+    with pytest.raises(CheckpointError, match="damaged or truncated") as caught:
         load_checkpoint(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
@@ -95,7 +95,7 @@ def test_random_damage_is_read_or_one_clear_line(tmp_path):
 
 
 def refused(path):
-    with pytest.raises(CheckpointError, match="damaged or cut short") as caught:
+    with pytest.raises(CheckpointError, match="damaged or truncated") as caught:
         load_checkpoint(path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value) and "delete this folder" in str(caught.value)

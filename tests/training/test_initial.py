@@ -91,7 +91,7 @@ def test_an_encoder_can_be_trained_from_there_on(recipe_file):
         ("model.width=96", r"model\.width=96: the model of model\.init=\S+ has 32"),
         ("diffusion.steps=10", r"diffusion\.steps=10"),
         ("encoder.image_size=64", r"encoder\.image_size=64"),
-        ("tokenizer.vocabulary_size=100", "brings its tokenizer"),
+        ("tokenizer.vocabulary_size=100", "has its own tokenizer"),
         ("decoding.length=21", "length=21"),
     ],
 )

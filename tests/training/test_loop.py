@@ -58,7 +58,7 @@ def test_of_few_validation_pictures_the_newest_model_is_kept(recipe_file, tmp_pa
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert len([line for line in lines if line["kind"] == "validation"]) == 4
     assert same(load_file(folder / "model.safetensors"), averages(tmp_path / "run"))
-    assert "kept for validation: 5; that is too few" in caplog.text
+    assert "used for validation, not for training: 5; too few" in caplog.text
 
 
 def test_a_model_is_validated_after_the_epochs_that_are_named(recipe_file, tmp_path):
@@ -135,7 +135,7 @@ def test_a_run_that_diverges_is_one_line_and_its_checkpoints_stay(recipe_file, t
         changes = ["training.checkpoint_every=1000", "training.epochs=40"]
         train(load_recipe(recipe_file, ["training.warmup_epochs=0", *changes]), resume=True)
     assert list_checkpoints(tmp_path / "run") == kept
-    assert caplog.text.count("left out, its gradient is not finite") == 2
+    assert caplog.text.count("skipped, its gradient is not finite") == 2
     assert "NaN" not in (tmp_path / "run" / "log.jsonl").read_text()
 
 
@@ -152,7 +152,7 @@ def test_a_picture_that_cannot_be_read_is_left_out_and_counted(recipe_file, tmp_
         output = [f"data.workers={workers}", f"training.output={tmp_path / f'run{workers}'}"]
         train(load_recipe(recipe_file, [*changes, *output]))
         assert caplog.text.count(photos[0].name) == 1
-        assert "1 pictures could not be read and were left out" in caplog.text
+        assert "1 images could not be read and were skipped" in caplog.text
 
 
 def test_a_full_disk_costs_a_checkpoint_but_not_the_run(recipe_file, tmp_path, caplog):
@@ -167,7 +167,7 @@ def test_a_full_disk_costs_a_checkpoint_but_not_the_run(recipe_file, tmp_path, c
             train(recipe)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert "goes on and tries again at the next checkpoint" in caplog.text
+    assert "continues and tries again at the next checkpoint" in caplog.text
     assert list((tmp_path / "run" / "checkpoints").iterdir()) == []  # nothing half-written
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     steps = len([line for line in lines if line["kind"] == "train"])
@@ -313,23 +313,23 @@ def test_a_warm_up_that_never_ends_is_told(recipe_file, caplog):
 def test_mistakes_are_one_line(recipe_file, tmp_path):
     with pytest.raises(DataError, match=r"data\.root=.*no such folder"):
         train(load_recipe(recipe_file, ["data.root=/nowhere"]))
-    with pytest.raises(CheckpointError, match="no checkpoint to resume from"):
+    with pytest.raises(CheckpointError, match="contains no checkpoint"):
         train(load_recipe(recipe_file), resume=True)
     with pytest.raises(RecipeError, match=r"training\.batch_size=6 makes 3 pictures a step"):
         train(load_recipe(recipe_file, ["training.batch_size=6", "training.gradient_accumulation=2"]))
     train(load_recipe(recipe_file, ["training.epochs=1"]))
-    with pytest.raises(CheckpointError, match="already holds a run; add --resume"):
+    with pytest.raises(CheckpointError, match="already contains a run; add --resume"):
         train(load_recipe(recipe_file))
     with pytest.raises(RecipeError, match=r"model\.width was 16 and is now 32"):
         train(load_recipe(recipe_file, ["model.width=32"]), resume=True)
     progress = list_checkpoints(tmp_path / "run")[-1] / "progress.json"
     progress.write_text(progress.read_text().replace('"width": 16', '"width": 32'))
-    with pytest.raises(CheckpointError, match="made with other model settings"):
+    with pytest.raises(CheckpointError, match="written with other model settings"):
         train(load_recipe(recipe_file, ["model.width=32"]), resume=True)
 
 
 def test_training_without_pictures_names_the_missing_one(recipe_file, tmp_path):
-    with pytest.raises(DataError, match="nowhere: no such folder of pictures"):
+    with pytest.raises(DataError, match="nowhere: no such image folder"):
         train(
             load_recipe(
                 recipe_file,

@@ -35,7 +35,7 @@ def begun(recipe_file):
 )
 def test_a_changed_recipe_is_refused_with_both_values(begun, tmp_path, change, both):
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    with pytest.raises(RecipeError, match=r"--resume goes on with the recipe .*training\.output=") as caught:
+    with pytest.raises(RecipeError, match=r"--resume needs the recipe .*training\.output=") as caught:
         train(load_recipe(begun, ["training.epochs=2", change]), resume=True)
     assert both in str(caught.value) and "\n" not in str(caught.value)
     assert "epochs" not in str(caught.value)
@@ -85,7 +85,7 @@ def test_a_model_chosen_on_other_pictures_is_not_held_against_the_next(
     train(load_recipe(recipe_file, [*often, *other_pictures]), resume=True)
     other = load_file(tmp_path / "run" / "best" / "model.safetensors")
     assert any(not torch.equal(other[name], value) for name, value in kept.items())
-    assert "training.validate_images was 12 and is now 20: the best model is chosen anew" in caplog.text
+    assert "training.validate_images was 12 and is now 20: choosing the best model again" in caplog.text
 
 
 def test_a_setting_that_an_older_run_does_not_know_had_its_default(recipe_file):

@@ -93,7 +93,7 @@ def test_a_model_that_goes_on_sees_by_the_tagger_that_the_recipe_names(
     assert torch.equal(begun.concept_embedding.levels, trained.concept_embedding.levels)
     words = ConceptVocabulary.load(tagger_folder).words
     ConceptVocabulary(words[::-1], {}).save(other)
-    with pytest.raises(RecipeError, match=r"encoder\.tagger=.* other concepts .* model\.init="):
+    with pytest.raises(RecipeError, match=r"encoder\.tagger=.* concepts differ .* model\.init="):
         prepare(load_recipe(path, changes), resume=False)
     ConceptVocabulary(words[:2], {}).save(other)
     with pytest.raises(CheckpointError, match=r"concepts\.json has 2 words, the tagger .* run ddcap tagger"):

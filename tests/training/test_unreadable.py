@@ -75,7 +75,7 @@ def test_a_picture_that_is_alone_in_its_part_is_left_out(recipe_file, tmp_path, 
     settings += ["encoder.trainable=false", f"data.cache={tmp_path / 'cache'}"] if kind == "cached" else []
     train(load_recipe(recipe_file, settings))
     assert caplog.text.count(train_names[1]) == 1
-    assert "1 pictures could not be read and were left out" in caplog.text
+    assert "1 images could not be read and were skipped" in caplog.text
     losses = [line["loss"] for line in lines(tmp_path / "run", "train")]
     assert losses and all(loss > 0 for loss in losses)
     values = load_file(list_checkpoints(tmp_path / "run")[-1] / "weights.safetensors").values()
@@ -103,7 +103,7 @@ def test_two_processes_of_which_one_reads_nothing_go_on(recipe_file, tmp_path, d
     command = [sys.executable, "-m", *launcher, str(recipe_file), *settings]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("1 pictures could not be read and were left out") == 1
+    assert done.stderr.count("1 images could not be read and were skipped") == 1
     assert all(line["loss"] > 0 for line in lines(tmp_path / "run", "train"))
 
 
@@ -126,7 +126,7 @@ def test_a_step_without_a_picture_changes_nothing(recipe_file, damage, splits):
 def test_a_run_of_which_no_picture_can_be_read_ends(recipe_file, tmp_path, damage, splits):
     json_setting, train_names, _ = splits([0, 1], [5])
     settings = [*ONE_BY_ONE, json_setting, damage(*train_names), "training.batch_size=1"]  # 7 captions
-    reason = r"nor could any other picture of 7 steps in a row be read; .*data check"
+    reason = r"no image of 7 steps in a row could be read; .*data check"
     with pytest.raises(DataError, match=reason):
         train(load_recipe(recipe_file, settings))
     assert lines(tmp_path / "run", "train") == []
@@ -147,7 +147,7 @@ def test_validation_leaves_out_what_it_cannot_read(recipe_file, tmp_path, damage
             changes = [*settings, damage(val_names[1]), f"training.output={output}"]
             train(load_recipe(recipe_file, changes))
             (results[at_once],) = lines(output, "validation")
-            assert val_names[1] in caplog.text and "1 pictures could not be read" in caplog.text
+            assert val_names[1] in caplog.text and "1 images could not be read" in caplog.text
             caplog.clear()
     finally:
         validation._IMAGES_AT_ONCE = before
@@ -159,7 +159,7 @@ def test_validation_leaves_out_what_it_cannot_read(recipe_file, tmp_path, damage
 
 def test_no_validation_picture_at_all_is_one_line(recipe_file, damage, splits):
     json_setting, _, val_names = splits([0, 1, 2, 3], [5])
-    with pytest.raises(DataError, match=r"so is every other validation picture; check data\.root"):
+    with pytest.raises(DataError, match=r"no other validation image can be read either; check data\.root"):
         train(load_recipe(recipe_file, ["training.epochs=1", json_setting, damage(val_names[0])]))
 
 
@@ -170,7 +170,7 @@ def test_pictures_of_all_processes_are_counted_once(caplog):
         found.note(everyones[index])
         with caplog.at_level(logging.WARNING):
             found.report()
-    assert caplog.text.count("3 pictures could not be read and were left out") == 1
+    assert caplog.text.count("3 images could not be read and were skipped") == 1
 
 
 def test_blank_steps_end_a_run_only_many_in_a_row():
@@ -180,7 +180,7 @@ def test_blank_steps_end_a_run_only_many_in_a_row():
         for _ in range(19):
             found.count_step(is_blank=True)
         found.count_step(is_blank=False)
-    with pytest.raises(DataError, match=r"^a\.jpg: cut; nor could any other picture of 20 steps"):
+    with pytest.raises(DataError, match=r"^a\.jpg: cut; no image of 20 steps"):
         for _ in range(20):
             found.count_step(is_blank=True)
 

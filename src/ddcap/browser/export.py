@@ -50,7 +50,7 @@ def export_page(
         and not (output / DESCRIPTION).is_file()
         and (output.is_file() or any(output.iterdir()))
     ):
-        raise DDCapError(f"{output}: is there and holds something else; give another folder")
+        raise DDCapError(f"{output}: exists and is not an exported page; choose another folder")
     description = _describe(captioner, decoding)
     with runtime_files(runtime) as runtime_paths, replacing_folder(output) as target:
         with as_file(files("ddcap.browser") / "page") as page:
@@ -75,16 +75,18 @@ def _loaded(model: str | Path) -> Captioner:
         raise MissingExtraError("writing a page", "onnx") from None
     folder = find_model(model)
     if read_config(folder).model.kind != "diffusion":
-        raise DDCapError(f"{model}: is an autoregressive model; only a diffusion model runs in the browser")
+        raise DDCapError(
+            f"{model}: is an autoregressive model, and the page runs diffusion models only; give one of these"
+        )
     if not (folder / GRAPHS_NAME).is_file():
         raise DDCapError(
-            f"{model}: has no ONNX graphs; write them first: ddcap export {model} FOLDER --onnx, then "
+            f"{model}: has no ONNX graphs; run: ddcap export {model} FOLDER --onnx, then "
             "ddcap export FOLDER OUT --web"
         )
     captioner = Captioner.from_pretrained(model, precision="float32", runtime="onnx")
     if captioner.tokenizer.kind != "compact":
         raise DDCapError(
-            f"{model}: has GPT-2's tokenizer, which the page does not read; train with tokenizer.kind=compact"
+            f"{model}: has GPT-2's tokenizer, which the page cannot read; train with tokenizer.kind=compact"
         )
     return captioner
 
@@ -130,7 +132,7 @@ def _settings(settings: DecodingSettings) -> dict[str, Any]:
     ):
         value = getattr(settings, name)
         if value != only:
-            raise DDCapError(f"{name}={value}: the page decodes with {name}={only} only; add {name}={only}")
+            raise DDCapError(f"{name}={value}: the page supports {name}={only} only; set {name}={only}")
     return dump_settings(settings)
 
 

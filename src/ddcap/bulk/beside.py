@@ -98,13 +98,15 @@ class DescribedCopies:
         try:
             import exiv2
         except ImportError:
-            raise MissingExtraError("writing captions into copies of pictures", "photo") from None
+            raise MissingExtraError("writing captions into image metadata", "photo") from None
         self._exiv2: Any = exiv2
         self._folder, self._fields, self._taken = folder, tuple(fields), SeenNames()
         self._folders = [Path(path) for path in given if Path(path).is_dir()]
         for path in self._folders:
             if folder.resolve().is_relative_to(path.resolve()):
-                raise DataError(f"{folder}: lies in {path}, which is captioned; give a folder outside")
+                raise DataError(
+                    f"{folder}: is inside {path}, the folder to caption; choose a folder outside it"
+                )
 
     def is_done(self, picture: Path) -> bool:
         """Whether there is a copy."""
@@ -119,11 +121,9 @@ class DescribedCopies:
         """
         copy = self._of(picture)
         if not self._taken.add(str(copy)):
-            raise DataError(
-                f"{copy}: is the copy of another picture; caption the folders one after the other"
-            )
+            raise DataError(f"{copy}: another image has the same name; caption the folders one at a time")
         if copy.exists() and copy.samefile(picture):
-            raise DataError(f"{copy}: is the picture itself; give another folder to --copy-to")
+            raise DataError(f"{copy}: is the original image; give --copy-to another folder")
         copy.parent.mkdir(parents=True, exist_ok=True)
         with replacing(copy) as temporary:
             shutil.copyfile(picture, temporary)
@@ -153,7 +153,7 @@ class DescribedCopies:
             for field in self._fields
         }
         if not any(can.values()):
-            raise self._refused(picture, "its format has no place for it")
+            raise self._refused(picture, "its format has no such metadata")
         image.readMetadata()
         if can.get("exif"):
             image.exifData()["Exif.Image.ImageDescription"] = caption

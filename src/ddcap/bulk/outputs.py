@@ -58,9 +58,9 @@ def open_output(path: str | Path, *, overwrite: bool = False) -> CaptionOutput:
     path = Path(path)
     kinds = {".jsonl": JsonLines, ".csv": CsvRows, ".parquet": ParquetParts}
     if path.suffix.lower() not in kinds:
-        raise DataError(f"{path}: unknown ending; use {', '.join(kinds)}, or a folder/ for captions of tars")
+        raise DataError(f"{path}: unknown file type; use {', '.join(kinds)}, or FOLDER/ for tar files")
     if not path.absolute().parent.is_dir():
-        raise DataError(f"{path}: its folder does not exist; make it, or choose another place")
+        raise DataError(f"{path}: its folder does not exist; create it, or choose another path")
     return kinds[path.suffix.lower()](path, overwrite=overwrite)
 
 
@@ -118,7 +118,8 @@ class JsonLines(_Rows):
                 image = json.loads(line)["image"]
             except (ValueError, KeyError, TypeError):
                 raise DataError(
-                    f"{self.path}: line {number} is no row of captions; give another file, or --overwrite"
+                    f"{self.path}: line {number} is not a caption row; choose another file, or add "
+                    "--overwrite"
                 ) from None
             end += len(line)
             yield end, image
@@ -140,7 +141,8 @@ class CsvRows(_Rows):
             (fields,) = csv.reader([record.decode("utf-8", "surrogateescape")])
             if end == 0 and tuple(fields) != COLUMNS:
                 raise DataError(
-                    f"{self.path}: its columns are not {', '.join(COLUMNS)}; give another file or --overwrite"
+                    f"{self.path}: its columns are not {', '.join(COLUMNS)}; choose another file, or add "
+                    "--overwrite"
                 )
             end += len(record)
             yield end, (fields[0] if end > len(record) else None)
@@ -183,9 +185,7 @@ class ParquetParts(CaptionOutput):
         except ImportError:
             raise MissingExtraError("writing Parquet", "bulk") from None
         if path.exists() and not path.is_dir():
-            raise DataError(
-                f"{path}: is a file, and a folder of Parquet files goes there; choose another place"
-            )
+            raise DataError(f"{path}: is a file, but Parquet output is a folder; choose another path")
         path.mkdir(exist_ok=True)
         self.path, self.done, self._limit = path, SeenNames(), rows
         self._rows: list[Row] = []

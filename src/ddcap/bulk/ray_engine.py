@@ -102,9 +102,11 @@ def caption_on_ray(
             _take(job, json.loads(result["captions"]))
     except ray.exceptions.RayError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise DDCapError(f"the Ray job failed: {reason}; run it again to go on, see Ray's logs") from None
+        raise DDCapError(
+            f"the Ray job failed: {reason}; see Ray's logs, then run the command again to continue"
+        ) from None
     except ConnectionError as error:
-        raise DDCapError(f"no Ray cluster: {error}; check RAY_ADDRESS") from None
+        raise DDCapError(f"cannot connect to a Ray cluster ({error}); check RAY_ADDRESS") from None
     return job.finish()
 
 
@@ -118,7 +120,7 @@ def _connect(ray: Any) -> None:
             raise
         except Exception as error:  # Ray raises plain ones, for instance after 30 seconds on a busy machine
             reason = " ".join(str(error).split())
-            raise DDCapError(f"Ray could not be started ({reason}); try again, or set RAY_ADDRESS") from None
+            raise DDCapError(f"Ray did not start ({reason}); try again, or set RAY_ADDRESS") from None
 
 
 def _quiet(ray: Any) -> None:

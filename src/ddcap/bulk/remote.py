@@ -48,9 +48,11 @@ def expand(url: str) -> Iterator[str]:
                 count += 1
                 yield f"{scheme}://{info.path}" + (f"?{options}" if options else "")
     except (OSError, ValueError) as error:
-        raise DataError(f"{url}: cannot be listed ({_reason(error)}); check address and rights") from None
+        raise DataError(
+            f"{url}: cannot be listed ({_reason(error)}); check the address and your permissions"
+        ) from None
     if not count:
-        raise DataError(f"{url}: names no picture and no tar file; check the address")
+        raise DataError(f"{url}: matches no image and no tar file; check the address")
 
 
 def open_remote(url: str) -> BinaryIO:
@@ -74,9 +76,11 @@ def read_picture(url: str) -> EncodedImage:
         with open_remote(url) as file:
             content = file.read(LARGEST_MEMBER + 1)
     except (OSError, ValueError) as error:
-        raise ImageError(f"{url}: cannot be read ({_reason(error)}); check address and rights") from None
+        raise ImageError(
+            f"{url}: cannot be read ({_reason(error)}); check the address and your permissions"
+        ) from None
     if len(content) > LARGEST_MEMBER:
-        raise ImageError(f"{url}: has over {LARGEST_MEMBER:,} bytes; make it smaller")
+        raise ImageError(f"{url}: is larger than {LARGEST_MEMBER:,} bytes; shrink it")
     return EncodedImage(url, content)
 
 

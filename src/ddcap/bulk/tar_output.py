@@ -48,14 +48,16 @@ class TarOutput(CaptionOutput):
         for tar in tars:
             if not is_tar(tar):
                 raise DataError(
-                    f"{tar}: is no tar file, and --out {folder}/ is for captions of tars; "
+                    f"{tar}: is not a tar file, and --out {folder}/ works with tar files only; "
                     "use --out captions.jsonl, .csv or .parquet"
                 )
             other = self._targets.setdefault(self._target(tar), tar)
             if other != tar:
-                raise DataError(f"{tar} and {other} have one name; caption them into two folders")
+                raise DataError(
+                    f"{tar} and {other} have the same name; write their captions to different folders"
+                )
             if Path(tar).resolve() == self._target(tar).resolve():
-                raise DataError(f"{folder}: holds {tar} itself; give another folder")
+                raise DataError(f"{folder}: contains the input {tar}; choose another folder")
         try:
             folder.mkdir(exist_ok=True, parents=True)
             self._without = JsonLines(folder / WITHOUT_CAPTION, overwrite=overwrite)

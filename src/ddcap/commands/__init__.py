@@ -1,4 +1,4 @@
-"""The command line: parses, calls one function. Results go to standard output, all else to standard error."""
+"""The command line. Results go to standard output, everything else to standard error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ddcap.errors import DDCapError, MissingExtraError, TrainingInterruptedError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0 fine, 1 an error was reported, 128 + n signal n."""
+    """Run one command and return its exit status: 0 success, 1 a reported error, 128 + n signal n."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     options = build_parser().parse_args(arguments)
     try:
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"ddcap: {MissingExtraError('this command', 'train')}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        sys.stderr.close()  # the reader has gone; Python would complain at exit
+        sys.stderr.close()  # nobody reads the output any more; Python would complain at exit
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(prog="ddcap", description="Discrete diffusion for image captioning.")
+    parser = argparse.ArgumentParser(prog="ddcap", description="Caption images by discrete diffusion.")
     parser.add_argument("--version", action="version", version=f"ddcap {__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     for command in (caption, score, data, train, evaluate, calibrate, serve, experiments, export):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def progress_bar(items: Iterable[Any], total: int, what: str = "images") -> Iterable[Any]:
-    """A bar on standard error where that is a terminal and there is something to wait for."""
+    """Show a bar on standard error, if that is a terminal and there are at least 8 items."""
     from rich.console import Console
     from rich.progress import track
 
@@ -24,10 +24,14 @@ def progress_bar(items: Iterable[Any], total: int, what: str = "images") -> Iter
 def model_arguments() -> argparse.ArgumentParser:
     """--model, --device, --precision, --runtime, --seed."""
     model = argparse.ArgumentParser(add_help=False)
-    model.add_argument("--model", default="default", help="'default', a folder or a Hub id")
-    model.add_argument("--device", default="cpu", help="where to run, for instance cuda (default: cpu)")
+    model.add_argument(
+        "--model",
+        default="default",
+        help="load this model: 'default', a folder or a Hub id (default: default)",
+    )
+    model.add_argument("--device", default="cpu", help="run on this device, for example cuda (default: cpu)")
     add_precision(model)
-    model.add_argument("--seed", type=int, default=0, help="for decoding that draws (default: 0)")
+    model.add_argument("--seed", type=int, default=0, help="seed the random numbers of sampling (default: 0)")
     return model
 
 
@@ -37,13 +41,15 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=["auto", "float32", "bfloat16", "int8"],
         default="auto",
-        help="int8 is of ONNX graphs, bfloat16 of PyTorch; auto: the faster one that the machine has",
+        help="compute in this precision; int8 needs ONNX, bfloat16 needs PyTorch; auto takes the fastest "
+        "that the machine supports (default: auto)",
     )
     parser.add_argument(
         "--runtime",
         choices=["auto", "onnx", "torch"],
         default="auto",
-        help="onnx needs no PyTorch, and a model with graphs, as the default is one; auto: onnx where it can",
+        help="run the model with ONNX Runtime or PyTorch; onnx needs a model with ONNX graphs, such as the "
+        "default; auto takes onnx if it can (default: auto)",
     )
 
 
@@ -57,73 +63,85 @@ def load_captioner(options: argparse.Namespace) -> Captioner:
 def decoding_arguments() -> argparse.ArgumentParser:
     """How captions are decoded; `decoding_changes` reads them."""
     decoding = argparse.ArgumentParser(add_help=False)
-    group = decoding.add_argument_group("decoding", "each defaults to the model's own setting")
+    group = decoding.add_argument_group("decoding", "The model stores a default for each of these settings.")
     group.add_argument(
         "--method",
         choices=["best_first", "ancestral", "left_to_right"],
-        help="best-first, the normal reverse process, or (autoregressive models) left to right",
+        help="decode best-first, by the ordinary reverse process (ancestral), or, for an autoregressive "
+        "model, left to right",
     )
     group.add_argument(
-        "--preset", choices=["fast", "best"], help="several settings at once: less time, or better captions"
+        "--preset",
+        choices=["fast", "best"],
+        help="choose several settings at once, for speed (fast) or quality (best)",
     )
-    group.add_argument("--steps", type=int, help="denoising steps; fewer is faster")
-    group.add_argument("--guidance", type=float, help="s of equation 8; over 1 follows the image more")
+    group.add_argument("--steps", type=int, help="take this many denoising steps; fewer are faster")
+    group.add_argument(
+        "--guidance",
+        type=float,
+        help="set the guidance scale, s in equation 8; above 1 follows the image more closely",
+    )
     group.add_argument(
         "--length",
         type=_length,
-        help="exactly so many tokens, end token included, or 'predicted' from the picture",
+        help="write exactly this many tokens, end token included; 'predicted' lets the model choose",
     )
     group.add_argument(
         "--candidates",
         type=int,
-        help="captions of so many lengths decoded for each picture; the likeliest wins. With --length, of "
-        "the lengths nearest to it",
+        help="decode this many captions per image, each of another length, and keep the likeliest; with "
+        "--length, use the lengths nearest to it",
     )
-    group.add_argument("--temperature", type=float, help="0 takes the likeliest token, 1 samples")
+    group.add_argument(
+        "--temperature", type=float, help="sample at this temperature; 0 takes the likeliest token"
+    )
     decoding.add_argument(
         "--concepts",
-        help="what the image shows, in place of what is seen: 'cat, window'; or changes to it: '+cat, -dog'",
+        help="replace the concepts that the model sees: 'cat, window'; or change them: '+cat, -dog'",
     )
-    group.add_argument("--beams", type=int, help="autoregressive models: captions followed at once")
+    group.add_argument("--beams", type=int, help="set the beam width of an autoregressive model")
     return decoding
 
 
 def word_arguments(*, everywhere: bool = True) -> argparse.ArgumentParser:
-    """What captions have to be like, for `word_changes`. Without `everywhere`, not where words stand."""
+    """Constraints on words, for `word_changes`. Without `everywhere`, none on the position of words."""
     words = argparse.ArgumentParser(add_help=False)
-    group = words.add_argument_group("words", "every caption obeys; what cannot be is refused in one line")
+    group = words.add_argument_group(
+        "words", "Every caption obeys these constraints. If none can, the command fails with one line."
+    )
     if everywhere:
         group.add_argument(
             "--include",
             action="append",
             metavar="PHRASE",
-            help="words that stand in the caption, anywhere; can be given several times",
+            help="put these words into the caption, anywhere; repeat the option for more",
         )
-        group.add_argument("--prefix", metavar="PHRASE", help="what the caption begins with")
-        group.add_argument("--suffix", metavar="PHRASE", help="what the caption ends with")
+        group.add_argument("--prefix", metavar="PHRASE", help="begin the caption with these words")
+        group.add_argument("--suffix", metavar="PHRASE", help="end the caption with these words")
     group.add_argument(
         "--ban",
         action="append",
         metavar="PHRASES",
-        help="words and phrases that do not stand in the caption, between commas: 'man,a picture of'",
+        help="ban words and phrases, separated by commas: 'man,a picture of'; repeat the option for more",
     )
-    group.add_argument("--ban-file", metavar="FILE", help="the same from a file, one a line")
+    group.add_argument("--ban-file", metavar="FILE", help="ban the words and phrases in a file, one per line")
     group.add_argument(
         "--neutral",
         nargs="?",
         const=True,
         metavar="FILE",
-        help="people are person, people, child; FILE: a list of your own, see decoding/neutral.txt",
+        help="avoid gender: write person, people, child; FILE replaces the list of words, see "
+        "src/ddcap/decoding/neutral.txt",
     )
-    group.add_argument("--min-words", type=int, metavar="N", help="at least so many words")
+    group.add_argument("--min-words", type=int, metavar="N", help="write at least N words")
     group.add_argument(
-        "--max-chars", type=int, metavar="N", help="at most so many characters; 125 for alt text"
+        "--max-chars", type=int, metavar="N", help="write at most N characters, for example 125 for alt text"
     )
     return words
 
 
 def word_changes(options: argparse.Namespace) -> dict[str, Any]:
-    """What captions have to be like, as keyword arguments of a captioner."""
+    """The constraints on words, as keyword arguments of a captioner."""
     from ddcap.decoding.constraints import banned_in
 
     names = ("include", "prefix", "suffix", "neutral", "min_words", "max_chars")
@@ -143,22 +161,25 @@ def lengths_argument(text: str) -> list[int]:
     except ValueError:
         lengths = []
     if not lengths:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither like 6-12 nor like 6,8,12")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of lengths; write 6-12 or 6,8,12")
     return lengths
 
 
 def output_arguments() -> argparse.ArgumentParser:
     """--trace, --format."""
     output = argparse.ArgumentParser(add_help=False)
-    output.add_argument("--trace", action="store_true", help="show what was committed when")
+    output.add_argument("--trace", action="store_true", help="show the tokens that each step commits")
     output.add_argument(
-        "--format", choices=["table", "jsonl"], default="table", help="for people or for programs"
+        "--format",
+        choices=["table", "jsonl"],
+        default="table",
+        help="print a table, or one JSON object per line (default: table)",
     )
     return output
 
 
 def decoding_changes(options: argparse.Namespace) -> dict[str, Any]:
-    """The decoding settings that the command line names; None where it is silent."""
+    """The decoding settings of the command line; None for those not given."""
     names = ("preset", "method", "steps", "guidance", "length", "candidates", "temperature", "beams")
     return {name: getattr(options, name) for name in names}
 
@@ -169,4 +190,6 @@ def _length(text: str) -> int | str:
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of tokens nor 'predicted'") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a length; write a number of tokens or 'predicted'"
+        ) from None

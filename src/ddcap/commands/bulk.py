@@ -1,4 +1,4 @@
-"""`ddcap caption` of very many pictures: into files, beside pictures, into copies of them."""
+"""`ddcap caption` for large jobs: captions into files, beside images, or into copies of images."""
 
 from __future__ import annotations
 
@@ -21,69 +21,76 @@ if TYPE_CHECKING:
 
 def bulk_arguments(caption: argparse.ArgumentParser) -> None:
     """Add the options of large jobs to `ddcap caption`."""
-    into = caption.add_argument_group("many pictures", "a job that is killed goes on where it was")
+    into = caption.add_argument_group("many images", "Run an interrupted job again to continue it.")
     into.add_argument(
         "--out",
         metavar="FILE",
-        help="write rows into this .jsonl, .csv or .parquet, and go on with what is there; of tar files "
-        "also FOLDER/: a tar for each, with KEY.txt and KEY.json",
+        help="write captions to a .jsonl, .csv or .parquet file, and continue if it exists; for tar files, "
+        "FOLDER/ writes one tar per input tar, with KEY.txt and KEY.json",
     )
     into.add_argument(
-        "--with-pictures", action="store_true", help="with --out FOLDER/: also the pictures, KEY.jpg"
+        "--with-pictures", action="store_true", help="with --out FOLDER/: also write the images, as KEY.jpg"
     )
     into.add_argument(
         "--sidecar",
         choices=["txt", "xmp"],
-        help="write each caption beside its picture: photo.txt, photo.jpg.xmp",
+        help="write each caption beside its image, as photo.txt or photo.jpg.xmp",
     )
     into.add_argument(
         "--copy-to",
         metavar="FOLDER",
-        help="copy the pictures there, each with its caption written into the copy",
+        help="copy the images to FOLDER and write the caption into each copy's metadata",
     )
     into.add_argument(
         "--write",
         type=_fields,
         metavar="FIELDS",
-        help="where in the copy: exif, iptc, xmp (description; default: these three), alt (alternative text, "
-        "in XMP), between commas",
+        help="with --copy-to: write these metadata fields, separated by commas: exif, iptc, xmp "
+        "(descriptions), alt (alternative text in XMP) (default: exif,iptc,xmp)",
     )
     into.add_argument(
-        "--overwrite", action="store_true", help="begin anew, and write sidecars and copies anew"
+        "--overwrite",
+        action="store_true",
+        help="start over and replace existing output files, sidecars and copies",
     )
     into.add_argument(
         "--links",
         choices=["skip", "follow", "refuse"],
         default="skip",
-        help="symbolic links inside folders: left out (default), followed, or an error each",
+        help="skip symbolic links inside folders, follow them, or report each as an error (default: skip)",
     )
 
     into.add_argument(
         "--engine",
         choices=["local", "ray"],
         default="local",
-        help="ray: over a Ray cluster (RAY_ADDRESS, or one started here), also from s3:// and gs://",
+        help="run on this machine, or on a Ray cluster (RAY_ADDRESS, or one started here); ray also reads "
+        "s3:// and gs:// (default: local)",
     )
     into.add_argument(
-        "--workers", type=int, metavar="N", help="with --engine ray: actors (default: one for each CPU)"
+        "--workers", type=int, metavar="N", help="with --engine ray: start N actors (default: one per CPU)"
     )
 
 
 def is_bulk(options: argparse.Namespace) -> bool:
-    """Whether captions go into files. What is for such jobs only is refused without."""
+    """Whether captions go into files. If not, refuse the options that need it."""
     from ddcap.bulk.remote import is_remote
     from ddcap.bulk.tar_input import is_tar
 
     is_file = options.out is not None or options.sidecar is not None or options.copy_to is not None
     for image in options.images:
         if is_tar(image) and not is_file:
-            raise DDCapError(f"{image}: a tar file needs --out, for instance --out captions.jsonl")
+            raise DDCapError(
+                f"{image}: a tar file needs an output file; add --out, for example --out captions.jsonl"
+            )
         if is_remote(image) and options.engine != "ray":
-            raise DDCapError(f"{image}: addresses are read by --engine ray only; give a path on this disk")
+            raise DDCapError(f"{image}: only --engine ray reads URLs; add it, or give a path on this machine")
     if options.engine == "ray" and not is_file:
-        raise DDCapError("--engine ray: is for captions into files; give --out, for instance captions.jsonl")
+        raise DDCapError(
+            "--engine ray: writes captions to files only; add --out, for example --out captions.jsonl"
+        )
     if options.workers is not None and options.engine != "ray":
-        raise DDCapError("--workers: is for --engine ray; give it beside, or leave it out")
+        raise DDCapError("--workers: works with --engine ray only; add --engine ray, or remove --workers")
     return is_file
 
 
@@ -108,8 +115,8 @@ def caption_into(options: argparse.Namespace) -> int:
         if output is not None:
             output.close()
     print(
-        f"{progress.captioned} captioned, {progress.failed} failed, {progress.skipped} done before; "
-        f"{progress.rate:.1f} a second",
+        f"{progress.captioned} captioned, {progress.failed} failed, {progress.skipped} already done; "
+        f"{progress.rate:.1f} per second",
         file=sys.stderr,
     )
     return int(progress.failed > 0)
@@ -133,7 +140,7 @@ def _on_ray(options: argparse.Namespace, how: dict[str, Any]) -> Progress:
 
 
 def _expanded(images: Sequence[str]) -> list[str]:
-    """What addresses name, and paths as they are."""
+    """The files behind URLs; paths stay as they are."""
     from ddcap.bulk.remote import expand, is_remote
 
     return [name for image in images for name in (expand(image) if is_remote(image) else [image])]
@@ -148,9 +155,11 @@ def _output(options: argparse.Namespace) -> CaptionOutput | None:
         out is not None and Path(out).suffix != ".parquet" and (out.endswith("/") or Path(out).is_dir())
     )
     if options.with_pictures and not is_folder:
-        raise DDCapError("--with-pictures: is for tars; give --out FOLDER/ beside it")
+        raise DDCapError("--with-pictures: works with tar output only; add --out FOLDER/")
     if options.with_pictures and options.engine == "ray":
-        raise DDCapError("--with-pictures: pictures do not come back over --engine ray; leave it out")
+        raise DDCapError(
+            "--with-pictures: does not work with --engine ray, which returns captions only; remove it"
+        )
     if is_folder:
         return TarOutput(Path(out), options.images, overwrite=overwrite, with_pictures=options.with_pictures)
     return None if out is None else open_output(out, overwrite=overwrite)
@@ -162,13 +171,13 @@ def _beside(options: argparse.Namespace) -> list[Beside]:
     from ddcap.bulk.tar_input import is_tar
 
     if options.write is not None and options.copy_to is None:
-        raise DDCapError("--write: is for copies of the pictures; give --copy-to FOLDER beside it")
+        raise DDCapError("--write: works with copies of images only; add --copy-to FOLDER")
     beside: list[Beside] = [] if options.sidecar is None else [Sidecars(options.sidecar)]
     if options.copy_to is not None:
         beside.append(DescribedCopies(Path(options.copy_to), options.images, options.write or SYNCHRONOUS))
     for image in options.images if beside else ():
         if is_tar(image) or is_remote(image):
-            raise DDCapError(f"{image}: there nothing is written beside pictures; use --out")
+            raise DDCapError(f"{image}: --sidecar and --copy-to need image files on this machine; use --out")
     return beside
 
 
@@ -178,12 +187,12 @@ def _fields(text: str) -> list[str]:
     fields = [field.strip() for field in text.split(",")]
     for field in fields:
         if field not in FIELDS:
-            raise argparse.ArgumentTypeError(f"{field!r} is none of {', '.join(FIELDS)}")
+            raise argparse.ArgumentTypeError(f"{field!r} is not a metadata field; use {', '.join(FIELDS)}")
     return fields
 
 
 def asked_of(options: argparse.Namespace) -> dict[str, Any]:
-    """What the command line asks of captions, as keyword arguments of `Captioner.caption_each`."""
+    """The options for captions, as keyword arguments of `Captioner.caption_each`."""
     names = ("num", "seed", "batch_size", "concepts", "lengths")
     own = {name: getattr(options, name) for name in names}
     return {**own, **word_changes(options), **decoding_changes(options)}
@@ -192,14 +201,16 @@ def asked_of(options: argparse.Namespace) -> dict[str, Any]:
 def check_min_sure(captioner: Any, min_sure: float | None) -> None:
     """Refuse a threshold for a model that cannot say how sure it is."""
     if min_sure is not None and captioner.confidence is None:
-        raise DDCapError(f"--min-sure {min_sure:g}: this model is not calibrated; see 'ddcap calibrate'")
+        raise DDCapError(
+            f"--min-sure {min_sure:g}: this model is not calibrated; run 'ddcap calibrate' first"
+        )
 
 
 @contextmanager
 def _shown_progress(paths: Sequence[str], links: Any) -> Iterator[Callable[[Any], None]]:
-    """A line on standard error, where that is a terminal: pictures done, how fast, how long it will take.
+    """Show a line on standard error, if that is a terminal: images done, speed, time left.
 
-    The names are counted while the first pictures are captioned.
+    A thread counts the images while the first ones are captioned.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -223,6 +234,6 @@ def _shown_progress(paths: Sequence[str], links: Any) -> Iterator[Callable[[Any]
         yield lambda now: bar.update(
             task,
             completed=now.done,
-            description=f"{now.captioned} captioned, {now.failed} failed, {now.skipped} done before, "
-            f"{now.rate:.1f} a second",
+            description=f"{now.captioned} captioned, {now.failed} failed, {now.skipped} already done, "
+            f"{now.rate:.1f} per second",
         )

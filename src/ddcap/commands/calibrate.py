@@ -1,4 +1,4 @@
-"""`ddcap calibrate`: what `sure` means, from pictures with human captions."""
+"""`ddcap calibrate`: fit the probability `sure` on images with human captions."""
 
 from __future__ import annotations
 
@@ -14,23 +14,36 @@ from ddcap.errors import DataError
 def add_parsers(commands: Any) -> None:
     """Add the command to an argparse subparsers object."""
     calibrate = commands.add_parser(
-        "calibrate", help="fit how sure a model is, on pictures with captions that it was not trained on"
+        "calibrate", help="fit a model's confidence on captioned images that it was not trained on"
     )
-    calibrate.add_argument("model", help="folder of the model; the result is written into it")
+    calibrate.add_argument("model", help="folder of the model; the command writes the result into it")
     calibrate.add_argument(
-        "--data", action="append", required=True, help="Karpathy JSON; can be given several times"
-    )
-    calibrate.add_argument(
-        "--images", action="append", required=True, help="folder of its pictures, one for each --data"
-    )
-    calibrate.add_argument("--split", default="val", choices=["train", "val", "test"], help="default: val")
-    calibrate.add_argument(
-        "--unknown", required=True, metavar="FOLDER", help="pictures of kinds that the model does not know"
+        "--data",
+        action="append",
+        required=True,
+        help="read captions from this Karpathy JSON; repeat the option for more",
     )
     calibrate.add_argument(
-        "--training", type=int, default=3000, help="pictures of split train to learn what is known from"
+        "--images", action="append", required=True, help="find the images in this folder; give one per --data"
     )
-    calibrate.add_argument("--device", default="cpu", help="where to run (default: cpu)")
+    calibrate.add_argument(
+        "--split", default="val", choices=["train", "val", "test"], help="fit on this split (default: val)"
+    )
+    calibrate.add_argument(
+        "--unknown",
+        required=True,
+        metavar="FOLDER",
+        help="use the images in FOLDER as examples that the model does not know",
+    )
+    calibrate.add_argument(
+        "--training",
+        type=int,
+        default=3000,
+        help="use this many images of the split train as examples that the model knows (default: 3000)",
+    )
+    calibrate.add_argument(
+        "--device", default="cpu", help="run on this device, for example cuda (default: cpu)"
+    )
     add_precision(calibrate)
     calibrate.set_defaults(run=_calibrate)
 
@@ -41,9 +54,11 @@ def _calibrate(options: argparse.Namespace) -> int:
     from ddcap.evaluation.calibration import calibrate, features_of, judge_captions
 
     if not Path(options.model).is_dir():
-        raise DataError(f"{options.model}: no such folder; give a model's")
+        raise DataError(f"{options.model}: no such folder; give the folder of a model")
     if len(options.data) != len(options.images):
-        raise DataError(f"{len(options.data)} --data and {len(options.images)} --images; give one of each")
+        raise DataError(
+            f"{len(options.data)} --data and {len(options.images)} --images; give one --images per --data"
+        )
     captioner = load_captioner(options)
     sources = list(zip(options.data, options.images, strict=True))
     splits = [load_records(*source, options.split) for source in sources]

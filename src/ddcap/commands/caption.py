@@ -26,29 +26,34 @@ def add_parsers(commands: Any) -> None:
     """Add the commands to an argparse subparsers object."""
     shared = [model_arguments(), decoding_arguments(), output_arguments()]
     caption = commands.add_parser("caption", parents=[*shared, word_arguments()], help="caption images")
-    caption.add_argument("images", nargs="+", help="image files, folders, and tar files of images")
-    caption.add_argument("--num", type=int, default=1, help="captions per image (default: 1)")
+    caption.add_argument("images", nargs="+", help="image files, folders, or tar files of images")
+    caption.add_argument("--num", type=int, default=1, help="write this many captions per image (default: 1)")
     caption.add_argument(
         "--lengths",
         type=lengths_argument,
-        help="one caption of each length in tokens, end token included: 6-12, or 6,8,12",
+        help="write one caption of each length, in tokens with the end token: 6-12, or 6,8,12",
     )
-    caption.add_argument("--batch-size", type=int, help="images computed at once (default: what is fastest)")
+    caption.add_argument(
+        "--batch-size", type=int, help="process this many images at a time (default: the fastest)"
+    )
     caption.add_argument(
         "--min-sure",
         type=float,
         metavar="P",
-        help="leave the caption out, with the reason, where the model is less sure (0 to 1)",
+        help="withhold captions that the model is less sure of than P (0 to 1), and say why",
     )
     bulk_arguments(caption)
     caption.set_defaults(run=_caption)
 
     concepts = commands.add_parser(
-        "concepts", parents=[model_arguments()], help="what is seen in images, before it is put into words"
+        "concepts", parents=[model_arguments()], help="list the concepts that the model sees in images"
     )
-    concepts.add_argument("images", nargs="+", help="image files and folders")
+    concepts.add_argument("images", nargs="+", help="image files or folders")
     concepts.add_argument(
-        "--format", choices=["table", "jsonl"], default="table", help="for people or for programs"
+        "--format",
+        choices=["table", "jsonl"],
+        default="table",
+        help="print a table, or one JSON object per line (default: table)",
     )
     concepts.set_defaults(run=_concepts)
 
@@ -56,7 +61,7 @@ def add_parsers(commands: Any) -> None:
         "infill", parents=[*shared, word_arguments(everywhere=False)], help="fill the blanks of a caption"
     )
     infill.add_argument("image", help="image file")
-    infill.add_argument("template", help="words with blanks: ___ of any width, [3] of three tokens")
+    infill.add_argument("template", help="caption with blanks: ___ for any number of tokens, [3] for three")
     infill.set_defaults(run=_infill)
 
 

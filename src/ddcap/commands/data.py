@@ -1,4 +1,4 @@
-"""`ddcap data`: look a data set over before training on it."""
+"""`ddcap data`: check a data set before training, or write it as shards."""
 
 from __future__ import annotations
 
@@ -14,37 +14,55 @@ from ddcap.commands.arguments import progress_bar
 
 def add_parsers(commands: Any) -> None:
     """Add the command to an argparse subparsers object."""
-    data = commands.add_parser("data", help="check a data set before training on it")
+    data = commands.add_parser("data", help="check a data set, or write it as shards")
     actions = data.add_subparsers(required=True, metavar="action")
     check = actions.add_parser(
-        "check", help="list missing and unreadable pictures and entries without captions"
+        "check", help="list missing images, unreadable images, and entries without captions"
     )
     check.add_argument(
-        "captions", help="Karpathy JSON, CSV (image, caption), or a folder with a .txt beside each picture"
+        "captions", help="Karpathy JSON, CSV (image, caption), or folder with a .txt beside each image"
     )
-    check.add_argument("--images", default=".", help="folder that picture names start from")
+    check.add_argument("--images", default=".", help="find the images in this folder (default: .)")
     check.add_argument(
-        "--workers", type=int, default=os.cpu_count() or 1, help="pictures decoded side by side"
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="run this many processes (default: one per CPU)",
     )
     check.add_argument(
-        "--format", choices=["text", "jsonl"], default="text", help="for people or for programs"
+        "--format",
+        choices=["text", "jsonl"],
+        default="text",
+        help="print text, or one JSON object per line (default: text)",
     )
     check.set_defaults(run=_check)
 
     shard = actions.add_parser("shard", help="write a split as webdataset tar files with a manifest")
-    shard.add_argument("captions", help="as for check")
-    shard.add_argument("output", help="folder to write; started again, it goes on where it stopped")
-    shard.add_argument("--images", default=".", help="folder that picture names start from")
     shard.add_argument(
-        "--split", default="train", choices=["train", "val", "test"], help="pictures to take (default: train)"
+        "captions", help="Karpathy JSON, CSV (image, caption), or folder with a .txt beside each image"
+    )
+    shard.add_argument("output", help="folder to write; run the command again to continue")
+    shard.add_argument("--images", default=".", help="find the images in this folder (default: .)")
+    shard.add_argument(
+        "--split", default="train", choices=["train", "val", "test"], help="write this split (default: train)"
     )
     shard.add_argument(
-        "--samples-per-shard", type=int, default=1000, help="pictures of a shard (default: 1000)"
+        "--samples-per-shard",
+        type=int,
+        default=1000,
+        help="put this many images into a shard (default: 1000)",
     )
     shard.add_argument(
-        "--side", type=int, help="bring the short side down to so many pixels; else files stay as they are"
+        "--side",
+        type=int,
+        help="shrink the short side to this many pixels (default: keep the files as they are)",
     )
-    shard.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="shards written side by side")
+    shard.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="run this many processes (default: one per CPU)",
+    )
     shard.set_defaults(run=_shard)
 
 

@@ -1,4 +1,4 @@
-"""`ddcap evaluate`, `ddcap metrics` and `ddcap compare`: how good captions are."""
+"""`ddcap evaluate`, `ddcap metrics` and `ddcap compare`: score captions and compare scores."""
 
 from __future__ import annotations
 
@@ -18,29 +18,35 @@ from ddcap.errors import DataError
 
 
 def scoring_arguments() -> argparse.ArgumentParser:
-    """How captions are scored and where the result goes; `scoring_settings` and `report` read them."""
+    """Options of scoring and output; `scoring_settings` and `report` read them."""
     scoring = argparse.ArgumentParser(add_help=False)
     data = scoring.add_argument_group("data")
-    data.add_argument("--data", required=True, help="Karpathy-layout JSON")
-    data.add_argument("--split", default="test", choices=["train", "val", "test"], help="default: test")
+    data.add_argument("--data", required=True, help="read captions from this Karpathy JSON")
+    data.add_argument(
+        "--split", default="test", choices=["train", "val", "test"], help="score this split (default: test)"
+    )
     group = scoring.add_argument_group("scoring")
+    group.add_argument("--fast", action="store_true", help="skip METEOR and SPICE, which need Java and time")
     group.add_argument(
-        "--fast", action="store_true", help="leave out METEOR and SPICE, which take Java and time"
+        "--corenlp", metavar="FOLDER", help="find the jars of CoreNLP 3.6.0 in FOLDER, for SPICE"
     )
-    group.add_argument("--corenlp", metavar="FOLDER", help="folder of CoreNLP 3.6.0's jars, for SPICE")
     group.add_argument(
-        "--clip", metavar="MODEL", help="folder or Hub id of a CLIP, for CLIPScore and RefCLIPScore"
+        "--clip", metavar="MODEL", help="add CLIPScore and RefCLIPScore, with a CLIP from a folder or the Hub"
     )
-    group.add_argument("--device", default="cpu", help="where to run (default: cpu)")
+    group.add_argument("--device", default="cpu", help="run on this device, for example cuda (default: cpu)")
     group.add_argument(
-        "--idf", metavar="FILE", help="CIDEr's document frequencies (default: those of the whole split)"
+        "--idf",
+        metavar="FILE",
+        help="read CIDEr's document frequencies from FILE (default: count them on the whole split)",
     )
-    group.add_argument("--save-idf", metavar="FILE", help="write the document frequencies used")
+    group.add_argument("--save-idf", metavar="FILE", help="write the document frequencies to FILE")
     group.add_argument(
-        "--tokenization", choices=["ptb-java", "ptb-python"], help="default: ptb-java where Java is"
+        "--tokenization",
+        choices=["ptb-java", "ptb-python"],
+        help="tokenize captions with this program (default: ptb-java if Java is installed)",
     )
     output = scoring.add_argument_group("output")
-    output.add_argument("--output", help="also write the result, for `ddcap compare`, to this JSON file")
+    output.add_argument("--output", help="also write the result to this JSON file, for `ddcap compare`")
     output.add_argument("--json", action="store_true", help="print one JSON object")
     return scoring
 
@@ -53,7 +59,7 @@ def scoring_settings(options: argparse.Namespace) -> Any:
     """
     for path in filter(None, (options.output, options.save_idf)):
         if not Path(path).absolute().parent.is_dir():
-            raise DataError(f"{path}: its folder does not exist; make it, or choose another place")
+            raise DataError(f"{path}: its folder does not exist; create it, or choose another path")
     from ddcap.evaluation.metrics import DocumentFrequencies
     from ddcap.evaluation.run import ScoringSettings
 
@@ -72,7 +78,7 @@ def scoring_settings(options: argparse.Namespace) -> Any:
 
 
 def report(evaluation: Any, options: argparse.Namespace) -> int:
-    """Write and print an evaluation; returns the exit status: 1 if an image has no caption."""
+    """Write and print an evaluation; return the exit status, 1 if an image has no caption."""
     from ddcap.evaluation.result import save_evaluation
 
     if options.output:
@@ -83,7 +89,7 @@ def report(evaluation: Any, options: argparse.Namespace) -> int:
     return int(bool(evaluation.failed))
 
 
-# `ddcap evaluate` and `ddcap metrics`: a model, or captions from elsewhere, and a data split to scores.
+# `ddcap evaluate` and `ddcap metrics`: score a model, or captions from elsewhere, on a data split.
 
 
 def add_parsers(commands: Any) -> None:
@@ -92,23 +98,30 @@ def add_parsers(commands: Any) -> None:
         "evaluate", parents=[scoring_arguments(), decoding_arguments()], help="score a model on a data split"
     )
     evaluate.add_argument("model", help="'default', a folder or a Hub id")
-    evaluate.add_argument("--images", required=True, help="folder of the pictures")
-    evaluate.add_argument("--limit", type=int, help="only the first so many pictures")
-    evaluate.add_argument("--batch-size", type=int, default=16, help="images computed at once (default: 16)")
-    add_precision(evaluate)
-    evaluate.add_argument("--seed", type=int, default=0, help="for decoding that draws (default: 0)")
+    evaluate.add_argument("--images", required=True, help="find the images in this folder")
+    evaluate.add_argument("--limit", type=int, help="score the first LIMIT images only")
     evaluate.add_argument(
-        "--predictions", help="write the captions to this JSON file (else to --output, until it is scored)"
+        "--batch-size", type=int, default=16, help="process this many images at a time (default: 16)"
+    )
+    add_precision(evaluate)
+    evaluate.add_argument(
+        "--seed", type=int, default=0, help="seed the random numbers of sampling (default: 0)"
+    )
+    evaluate.add_argument(
+        "--predictions",
+        help="write the captions to this JSON file (default: to --output until they are scored)",
     )
     evaluate.set_defaults(run=_evaluate)
 
     metrics = commands.add_parser(
         "metrics",
         parents=[scoring_arguments()],
-        help="score captions of a split, wherever they are from",
+        help="score the captions in a file on a data split",
     )
     metrics.add_argument("predictions", help='JSON file: [{"image_id": ..., "caption": ...}, ...]')
-    metrics.add_argument("--images", default=".", help="folder of the pictures; only CLIPScore looks at them")
+    metrics.add_argument(
+        "--images", default=".", help="find the images in this folder, for CLIPScore only (default: .)"
+    )
     metrics.set_defaults(run=_metrics)
 
     _add_compare(commands)
@@ -155,10 +168,10 @@ def _metrics(options: argparse.Namespace) -> int:
 def _add_compare(commands: Any) -> None:
     """Add the command to an argparse subparsers object."""
     compare = commands.add_parser(
-        "compare", help="say whether two evaluations of the same images differ by more than chance"
+        "compare", help="test whether two evaluations of the same images differ significantly"
     )
     compare.add_argument("first", help="JSON file written by evaluate --output or metrics --output")
-    compare.add_argument("second", help="another one")
+    compare.add_argument("second", help="JSON file to compare with")
     compare.add_argument("--json", action="store_true", help="print one JSON object")
     compare.set_defaults(run=_compare)
 

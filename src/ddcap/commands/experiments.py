@@ -1,4 +1,4 @@
-"""`ddcap ablate` and `ddcap report`: the paper's comparisons on one data set, and a page about them."""
+"""`ddcap ablate` and `ddcap report`: run the paper's comparisons on a data set and report them."""
 
 from __future__ import annotations
 
@@ -13,32 +13,47 @@ from ddcap.errors import DDCapError
 
 def add_parsers(commands: Any) -> None:
     """Add the commands to an argparse subparsers object."""
-    ablate = commands.add_parser("ablate", help="train and score the rows of Table 1, sweeps and infilling")
+    ablate = commands.add_parser(
+        "ablate", help="train and score the models of a plan: Table 1, sweeps and infilling"
+    )
     ablate.add_argument("plan", help="YAML file, see recipes/ablation/plan.yaml")
-    ablate.add_argument("overrides", nargs="*", help="settings to change in every recipe: section.key=value")
-    ablate.add_argument("--output", default="runs/ablation", help="folder (default: runs/ablation)")
-    ablate.add_argument("--limit", type=int, help="score on the first so many pictures only")
-    ablate.add_argument("--fast", action="store_true", help="without METEOR and SPICE, which need Java")
-    ablate.add_argument("--device", default="cpu", help="where to caption, for instance cuda (default: cpu)")
     ablate.add_argument(
-        "--jobs", type=int, default=1, help="trainings at a time, in processes of their own (default: 1)"
+        "overrides", nargs="*", help="settings to change in every recipe, as section.key=value"
+    )
+    ablate.add_argument(
+        "--output", default="runs/ablation", help="write into this folder (default: runs/ablation)"
+    )
+    ablate.add_argument("--limit", type=int, help="score on the first LIMIT images only")
+    ablate.add_argument("--fast", action="store_true", help="skip METEOR and SPICE, which need Java")
+    ablate.add_argument(
+        "--device", default="cpu", help="caption on this device, for example cuda (default: cpu)"
+    )
+    ablate.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="train this many models at a time, each in its own process (default: 1)",
     )
     ablate.set_defaults(run=_ablate)
 
-    report = commands.add_parser("report", help="one HTML page about an ablation")
-    report.add_argument("folder", help="what `ddcap ablate` wrote (--output), or its metrics.json")
+    report = commands.add_parser("report", help="write an HTML page about an ablation")
+    report.add_argument("folder", help="output folder of `ddcap ablate`, or its metrics.json")
     report.add_argument(
-        "--output", default="report.html", help="the page, or tables.md (default: report.html)"
+        "--output",
+        default="report.html",
+        help="write this page (.html), or the tables only (.md) (default: report.html)",
     )
-    report.add_argument("--photos", type=int, default=24, help="test photographs shown (default: 24)")
+    report.add_argument(
+        "--photos", type=int, default=24, help="show this many test photographs (default: 24)"
+    )
     report.set_defaults(run=_report)
 
 
 def _find_experiments() -> None:
-    """Make `experiments/` importable, from the checkout that the package lies in or that this is run in.
+    """Make `experiments/` importable, from the checkout of the package or the current folder.
 
     Raises:
-        DDCapError: if there is none: the wheel has the library only.
+        DDCapError: if there is no checkout; the wheel holds the library only.
     """
     if importlib.util.find_spec("experiments") is not None:
         return
@@ -48,14 +63,14 @@ def _find_experiments() -> None:
             sys.path.insert(0, str(folder))
             return
     raise DDCapError(
-        "the experiments are not part of the installed package; get the repository (git clone) and run this "
-        "command inside it"
+        "the experiments are not part of the installed package; clone the repository and run this command "
+        "inside it"
     )
 
 
 def _ablate(options: argparse.Namespace) -> int:
     if options.jobs < 1:
-        raise DDCapError(f"--jobs {options.jobs}: give the number of trainings at a time, at least 1")
+        raise DDCapError(f"--jobs {options.jobs}: train at least 1 model at a time")
     _find_experiments()
     from ddcap.files import write_text
     from ddcap.machine import join_processes, leave, own_device

@@ -1,4 +1,4 @@
-"""`ddcap score` and `ddcap rewrite`: what a picture says for the words of a given caption."""
+"""`ddcap score` and `ddcap rewrite`: check and correct a given caption."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def add_parsers(commands: Any) -> None:
     score = commands.add_parser(
         "score",
         parents=[model_arguments()],
-        help="how well a picture supports given captions, word by word; or a data set's pairs, worst first",
+        help="score how well an image supports each word of given captions, or rank the pairs of a data set",
     )
     score.add_argument("image", nargs="?", help="image file")
     score.add_argument(
@@ -33,12 +33,24 @@ def add_parsers(commands: Any) -> None:
     score.add_argument(
         "--pairs",
         metavar="DATA",
-        help="pictures with captions, instead of one image: a Karpathy JSON, a CSV, or a folder of pictures "
-        "with texts beside them; the pairs that fit least come first",
+        help="score the pairs of a data set instead of one image, worst first: Karpathy JSON, CSV, or folder "
+        "with a .txt beside each image",
     )
-    score.add_argument("--images", default=".", metavar="FOLDER", help="with --pairs: folder of the pictures")
-    score.add_argument("--split", choices=["train", "val", "test"], help="with --pairs: only this split")
-    score.add_argument("--format", choices=["table", "jsonl"], default="table", help="for people or programs")
+    score.add_argument(
+        "--images",
+        default=".",
+        metavar="FOLDER",
+        help="with --pairs: find the images in this folder (default: .)",
+    )
+    score.add_argument(
+        "--split", choices=["train", "val", "test"], help="with --pairs: score this split only"
+    )
+    score.add_argument(
+        "--format",
+        choices=["table", "jsonl"],
+        default="table",
+        help="print a table, or one JSON object per line (default: table)",
+    )
     score.set_defaults(run=_score)
 
     rewrite = commands.add_parser(
@@ -49,11 +61,11 @@ def add_parsers(commands: Any) -> None:
             output_arguments(),
             word_arguments(everywhere=False),
         ],
-        help="replace the words of a caption that the picture does not support",
+        help="replace the words of a caption that the image does not support",
     )
     rewrite.add_argument("image", help="image file")
-    rewrite.add_argument("caption", help="the caption")
-    rewrite.add_argument("--keep", action="append", default=[], metavar="WORDS", help="words that stay")
+    rewrite.add_argument("caption", help="caption to rewrite")
+    rewrite.add_argument("--keep", action="append", default=[], metavar="WORDS", help="keep these words")
     rewrite.set_defaults(run=_rewrite)
 
 
@@ -65,7 +77,7 @@ def _score(options: argparse.Namespace) -> int:
     if options.pairs is not None:
         return _score_pairs(options)
     if options.image is None or not options.captions:
-        raise DDCapError("give an image and at least one caption of it, or --pairs")
+        raise DDCapError("score: no captions to score; give an image and its captions, or --pairs DATA")
     captioner = load_captioner(options)
     found = captioner.score(options.image, options.captions)
     console = Console(highlight=False)
@@ -85,7 +97,7 @@ def _score_pairs(options: argparse.Namespace) -> int:
     from ddcap.machine import ahead
 
     if options.image is not None:
-        raise DDCapError(f"{options.image!r} beside --pairs: give one or the other")
+        raise DDCapError(f"{options.image!r} cannot be combined with --pairs; give one of them")
     records = load_records(options.pairs, options.images, options.split)
     captioner = load_captioner(options)
     scored, failed = [], False
@@ -143,7 +155,7 @@ def _rewrite(options: argparse.Namespace) -> int:
 
 
 def evidence_json(text: str, evidence: Any) -> dict[str, Any]:
-    """What programs read of a caption's evidence."""
+    """A caption's evidence as JSON values."""
     return {
         "caption": text,
         "fit": round(evidence.fit, 4),

@@ -1,4 +1,4 @@
-"""`ddcap serve`: captions over HTTP."""
+"""`ddcap serve`: caption images over HTTP."""
 
 from __future__ import annotations
 
@@ -13,29 +13,56 @@ from ddcap.errors import DataError, MissingExtraError
 
 def add_parsers(commands: Any) -> None:
     """Add the command to an argparse subparsers object."""
-    serve = commands.add_parser("serve", help="answer requests over HTTP")
-    serve.add_argument("--model", default="default", help="'default', a folder or a Hub id")
-    serve.add_argument("--device", default="cpu", help="where to run (default: cpu)")
+    serve = commands.add_parser("serve", help="serve captions over HTTP")
+    serve.add_argument(
+        "--model",
+        default="default",
+        help="load this model: 'default', a folder or a Hub id (default: default)",
+    )
+    serve.add_argument("--device", default="cpu", help="run on this device, for example cuda (default: cpu)")
     add_precision(serve)
     serve.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at (default: this machine only)"
+        "--host", default="127.0.0.1", help="listen on this address (default: 127.0.0.1, this machine only)"
     )
-    serve.add_argument("--port", type=int, default=8000, help="to listen on (default: 8000)")
-    serve.add_argument("--together", type=int, default=8, help="pictures decoded together (default: 8)")
+    serve.add_argument("--port", type=int, default=8000, help="listen on this port (default: 8000)")
     serve.add_argument(
-        "--queue", type=int, default=64, help="pictures that may wait beyond these (default: 64)"
+        "--together", type=int, default=8, help="decode up to this many images at a time (default: 8)"
     )
-    serve.add_argument("--seconds", type=float, default=60, help="that a request may take (default: 60)")
-    serve.add_argument("--max-bytes", type=int, default=20_000_000, help="of a request (default: 20000000)")
-    serve.add_argument("--max-images", type=int, default=16, help="of a request (default: 16)")
-    serve.add_argument("--max-pixels", type=int, default=50_000_000, help="of each image (default: 50000000)")
+    serve.add_argument(
+        "--queue",
+        type=int,
+        default=64,
+        help="let up to this many images wait; refuse further ones (default: 64)",
+    )
+    serve.add_argument(
+        "--seconds", type=float, default=60, help="stop a request after this many seconds (default: 60)"
+    )
+    serve.add_argument(
+        "--max-bytes",
+        type=int,
+        default=20_000_000,
+        help="refuse requests over this many bytes (default: 20000000)",
+    )
+    serve.add_argument(
+        "--max-images", type=int, default=16, help="refuse requests over this many images (default: 16)"
+    )
+    serve.add_argument(
+        "--max-pixels",
+        type=int,
+        default=50_000_000,
+        help="refuse images over this many pixels (default: 50000000)",
+    )
     serve.add_argument(
         "--allow-urls",
         action="store_true",
-        help="fetch images named by address, from public hosts",
+        help="download images given by URL, from public hosts only",
     )
-    serve.add_argument("--keys", metavar="FILE", help="keys that may ask, one a line; without: everybody may")
-    serve.add_argument("--no-page", action="store_true", help="leave out the page at /")
+    serve.add_argument(
+        "--keys",
+        metavar="FILE",
+        help="accept only the API keys in FILE, one per line (default: accept every request)",
+    )
+    serve.add_argument("--no-page", action="store_true", help="do not serve the web page at /")
     serve.set_defaults(run=_serve)
 
 
@@ -68,14 +95,14 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _put_page(app: Any, limits: Any) -> None:
-    """The page, or where its packages are missing a line at its place and one here."""
+    """Add the web page; if its packages are missing, say so at its address and here."""
     from ddcap.page.mount import add_note, add_page
 
     try:
         add_page(app, limits)
     except MissingExtraError as error:
         add_note(app, str(error))
-        print(f"ddcap: {error}; --no-page leaves it out", file=sys.stderr)
+        print(f"ddcap: {error}; or start with --no-page", file=sys.stderr)
 
 
 def _keys(path: str | None) -> tuple[str, ...]:
@@ -85,5 +112,5 @@ def _keys(path: str | None) -> tuple[str, ...]:
 
     keys = listed_lines(path, "keys")
     if not keys:
-        raise DataError(f"{path}: holds no key; write one a line")
+        raise DataError(f"{path}: contains no key; write one per line")
     return keys

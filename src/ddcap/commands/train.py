@@ -1,4 +1,4 @@
-"""`ddcap train` and `ddcap tagger`: recipes to models."""
+"""`ddcap train` and `ddcap tagger`: train models from recipes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ddcap.errors import TrainingInterruptedError
 def _add_tagger(commands: Any) -> None:
     tagger = commands.add_parser(
         "tagger",
-        help="train what sees concepts in pictures, before a model that uses it",
+        help="train the tagger that sees concepts, before a model that uses them",
         usage="ddcap tagger RECIPE [section.key=value ...]",
     )
     tagger.add_argument("recipe", help="YAML file with the sections data, encoder and tagger")
@@ -36,18 +36,18 @@ def add_parsers(commands: Any) -> None:
     _add_tagger(commands)
     train = commands.add_parser(
         "train",
-        help="train a model from a recipe, or from several in turn",
+        help="train a model from a recipe, or from several recipes in turn",
         usage="ddcap train RECIPE [RECIPE ...] [section.key=value ...] [--resume]",
     )
-    train.add_argument("recipe", help="YAML file, see recipes/")
+    train.add_argument("recipe", help="YAML file; see recipes/")
     train.add_argument(
         "more",
         nargs="*",
         metavar="recipe or section.key=value",
-        help="recipes that go on from the one before, and settings to change in all of them",
+        help="recipes that continue from the one before, and settings to change in all recipes",
     )
     train.add_argument(
-        "--resume", action="store_true", help="go on from the newest checkpoint of training.output"
+        "--resume", action="store_true", help="continue from the newest checkpoint in training.output"
     )
     train.set_defaults(run=_train)
 

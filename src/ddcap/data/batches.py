@@ -179,7 +179,7 @@ class StepPlan:
         if draws < self.images_per_step:
             size = data.settings.captions_per_image
             raise DataError(
-                f"the training split fills {draws * size} captions, less than one step of "
+                f"the training split has {draws * size} captions, fewer than one step of "
                 f"{self.images_per_step * size}; lower training.batch_size"
             )
         return draws / self.images_per_step

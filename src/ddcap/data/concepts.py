@@ -99,7 +99,7 @@ class ConceptVocabulary:
             return cls(values["words"], values["forms"])
         except FileNotFoundError:
             raise CheckpointError(
-                f"{path}: no such file; a model that sees concepts needs their words"
+                f"{path}: no such file; a model with concepts needs it, copy the model again"
             ) from None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise CheckpointError(f"{path}: damaged; copy the model again") from None
@@ -150,13 +150,15 @@ class ConceptEdits:
                 model (`vocabulary` None) sees no concepts.
         """
         if vocabulary is None:
-            raise DDCapError("this model sees no concepts: leave them out, or use a model with a tagger")
+            raise DDCapError("concepts: this model sees none; remove them, or use a model with a tagger")
         listed = words.split(",") if isinstance(words, str) else list(words)
         listed = [word.strip() for word in listed if word.strip()]
         signed = [word for word in listed if word[0] in "+-"]
         if signed and len(signed) < len(listed):
             plain = next(word for word in listed if word[0] not in "+-")
-            raise DDCapError(f"concepts: {plain!r} beside {signed[0]!r}; give all of them a + or -, or none")
+            raise DDCapError(
+                f"concepts: {plain!r} has no sign but {signed[0]!r} has; put + or - before all words, or none"
+            )
         added = tuple(_number(word, vocabulary) for word in listed if word[0] != "-")
         removed = tuple(_number(word, vocabulary) for word in listed if word[0] == "-")
         return cls(not signed, added, removed)
@@ -209,7 +211,7 @@ def _number(word: str, vocabulary: ConceptVocabulary) -> int:
     number = vocabulary.number(bare)
     if number is None:
         near = difflib.get_close_matches(bare.lower(), vocabulary.words, n=3)
-        remedy = f"did you mean {' or '.join(near)}?" if near else "use a plain noun, verb or colour"
+        remedy = f"did you mean {' or '.join(near)}?" if near else "use a common noun, verb or colour"
         raise DDCapError(f"concepts: this model does not know {bare!r}; {remedy}")
     return number
 

@@ -101,7 +101,7 @@ class FeatureCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DataError(f"{folder}: cannot be made ({error.strerror}); change data.cache") from None
+            raise DataError(f"{folder}: cannot be created ({error.strerror}); change data.cache") from None
         remove_unfinished(self.folder)
         shards = [list(paths[start : start + SHARD_SIZE]) for start in range(0, len(paths), SHARD_SIZE)]
         about = f"{encoder.cache_key}|{encoder.preprocessing}|{views}|{'bf16' if bf16 else 'float32'}"
@@ -138,7 +138,7 @@ class FeatureCache:
                 handle = safe_open(self._files[number], framework="pt")
             except (OSError, SafetensorError):
                 raise DataError(
-                    f"{self._files[number]}: removed or damaged since the start; start again to rebuild it"
+                    f"{self._files[number]}: was removed or damaged during the run; start again to rebuild it"
                 ) from None
             unreadable = json.loads((handle.metadata() or {}).get("unreadable", "{}"))
             self._open[number] = (handle.get_slice("memory"), handle.get_slice("summary"), unreadable, handle)
@@ -155,7 +155,7 @@ def _shard_key(about: str, paths: Sequence[Path]) -> str:
         try:
             state = path.stat()
         except OSError:
-            raise DataError(f"{path}: no such picture; check data.root and data.images") from None
+            raise DataError(f"{path}: no such image; check data.root and data.images") from None
         hasher.update(f"|{path.name}|{state.st_size}|{state.st_mtime_ns}".encode())
     return hasher.hexdigest()[:24]
 
@@ -167,7 +167,7 @@ def _is_whole(file: Path) -> bool:
         with safe_open(file, framework="pt"):
             return True  # opening compares the header with the length of the file
     except (OSError, SafetensorError):
-        logger.warning("%s: damaged; its pictures are encoded again", file)
+        logger.warning("%s: damaged; encoding its images again", file)
         return False
 
 

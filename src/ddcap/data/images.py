@@ -64,14 +64,12 @@ def open_picture(file: Path | BinaryIO, name: str) -> Image.Image:
         found = _name_format(_read_head(file))
     if found in _readable():
         raise ImageError(
-            f"{name}: damaged or cut short (begins as {found} and does not go on so); "
-            "copy or download it again"
+            f"{name}: damaged or truncated (starts as {found} but is not valid); copy or download it again"
         )
     if found is not None:
         raise _refused(name, found)
     raise ImageError(
-        f"{name}: not an image in a format that is read here, whatever its name says; "
-        "convert it to JPEG or PNG"
+        f"{name}: not an image in a supported format, whatever its extension; convert it to JPEG or PNG"
     )
 
 
@@ -95,7 +93,7 @@ def _readable() -> tuple[str, ...]:
 
 def _refused(name: str, found: str) -> ImageError:
     return ImageError(
-        f"{name}: of format {found} by its first bytes, which is not read here, whatever its name says; "
+        f"{name}: its format is {found}, whatever its extension, and ddcap cannot read it; "
         "convert it to JPEG or PNG"
     )
 
@@ -253,12 +251,12 @@ def load_image(source: ImageSource, most_pixels: int = LARGEST_AREA) -> Image.Im
         except Image.DecompressionBombError:
             raise _too_large(name, most_pixels) from None
         except PermissionError:
-            raise ImageError(f"{name}: may not be read; change its permissions") from None
+            raise ImageError(f"{name}: no permission to read it; change its permissions") from None
         except Exception as error:  # a damaged file makes Pillow raise whatever its decoder trips over
             if isinstance(error, OSError) and error.strerror:
                 raise ImageError(f"{name}: cannot be read ({error.strerror}); {remedy(error)}") from None
             reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-            raise ImageError(f"{name}: damaged or cut short ({reason}); copy or download it again") from None
+            raise ImageError(f"{name}: damaged or truncated ({reason}); copy or download it again") from None
 
 
 _lock = threading.Lock()
@@ -305,7 +303,7 @@ def find_images(paths: list[str | Path]) -> list[Path]:
         )
         if not inside:
             raise ImageError(
-                f"{path}: the folder holds no image ({', '.join(sorted(EXTENSIONS))}); check the path"
+                f"{path}: the folder contains no image ({', '.join(sorted(EXTENSIONS))}); check the path"
             )
         found.extend(inside)
     return found
@@ -322,7 +320,7 @@ def _read_file(path: Path, most_pixels: int) -> Image.Image:
         frames = getattr(image, "n_frames", 1)
         # phones put a second, hidden picture into their JPEG files; Pillow calls these MPO
         if frames > 1 and image.format != "MPO":
-            logger.warning("%s: animated or with %d pages; the first one is captioned", path, frames)
+            logger.warning("%s: has %d frames or pages; captioning the first one", path, frames)
         return _to_rgb(image, str(path), most_pixels)
 
 
@@ -333,13 +331,11 @@ def _to_rgb(image: Image.Image, name: str, most_pixels: int) -> Image.Image:
     shorter, longer = sorted((width, height))
     if shorter < SMALLEST_SIDE:
         raise ImageError(
-            f"{name}: {width}x{height} pixels is too small to describe; "
-            f"give at least {SMALLEST_SIDE}x{SMALLEST_SIDE}"
+            f"{name}: {width}x{height} pixels is too small; give at least {SMALLEST_SIDE}x{SMALLEST_SIDE}"
         )
     if longer > LONGEST_STRIP * shorter:
         raise ImageError(
-            f"{name}: {width}x{height} pixels is too narrow to describe; "
-            f"cut out a part of at most {LONGEST_STRIP}:1"
+            f"{name}: {width}x{height} pixels is too narrow; crop it to at most {LONGEST_STRIP}:1"
         )
     image.load()
     image = ImageOps.exif_transpose(image)
@@ -356,8 +352,8 @@ def _to_rgb(image: Image.Image, name: str, most_pixels: int) -> Image.Image:
 
 def _too_large(name: str, most_pixels: int) -> ImageError:
     return ImageError(
-        f"{name}: over {most_pixels / 1_000_000:g} million pixels, taken for a decompression bomb; "
-        "make it smaller"
+        f"{name}: over {most_pixels / 1_000_000:g} million pixels, refused as a possible decompression bomb; "
+        "shrink it"
     )
 
 

@@ -201,7 +201,7 @@ def write_shards(
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{output}: cannot be made ({error.strerror}); name another folder") from None
+        raise DataError(f"{output}: cannot be created ({error.strerror}); choose another folder") from None
     remove_unfinished(output)
     order = list(records)
     random.Random(0).shuffle(order)
@@ -212,7 +212,9 @@ def write_shards(
         jobs.append(_Job(path, mine, side, _digest(mine, side)))
     strangers = {path.name for path in output.glob("*.tar")} - {job.path.name for job in jobs}
     if strangers:
-        raise DataError(f"{output}: holds {min(strangers)}, which is of other data; name another folder")
+        raise DataError(
+            f"{output}: contains {min(strangers)}, which is from other data; choose another folder"
+        )
     written = list(progress(map_in_processes(_write, jobs, processes), len(jobs)))
     unreadable = [reason for shard in written for reason in shard.unreadable]
     counts = {shard.name: shard.captions for shard in written}

@@ -75,11 +75,11 @@ def load_karpathy(
         records = [record for record in records if record.split == split]
     if not records:
         where = f"in split {split!r}" if split else "at all"
-        raise DataError(f"{json_path}: has no picture {where}; check its entries and their 'split'")
+        raise DataError(f"{json_path}: has no image {where}; check its entries and their 'split'")
     ids = {record.image_id for record in records}
     if len(ids) != len(records):
         raise DataError(
-            f"{json_path}: image ids are not unique; give every entry its own cocoid, imgid or filename"
+            f"{json_path}: image ids are not unique; give each entry its own cocoid, imgid or filename"
         )
     return records
 
@@ -95,17 +95,17 @@ def _read_entries(json_path: Path) -> list[Any]:
             f"{json_path}: cannot be read ({error.strerror}); give a Karpathy-layout JSON"
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{json_path}: not valid JSON ({error}); is the file complete?") from None
+        raise DataError(f"{json_path}: not valid JSON ({error}); check that the file is complete") from None
     entries = content.get("images") if isinstance(content, dict) else None
     if not isinstance(entries, list):
-        raise DataError(f"{json_path}: has no list 'images'; give a Karpathy-layout JSON")
+        raise DataError(f"{json_path}: has no 'images' list; give a Karpathy-layout JSON")
     return entries
 
 
 def _record(json_path: Path, image_folder: Path, number: int, entry: Any) -> CaptionedImage:
     where = f"{json_path}: images[{number}]"
     if not isinstance(entry, dict) or not isinstance(entry.get("filename"), str):
-        raise DataError(f"{where} has no 'filename'; every entry needs one")
+        raise DataError(f"{where} has no 'filename'; add it")
     name = entry["filename"]
     sentences = entry.get("sentences")
     if not isinstance(sentences, list) or not sentences:
@@ -168,7 +168,7 @@ def check_folders(paths: Iterable[Path]) -> None:
         if folder.name in _FOLDERS_2014:
             url = PICTURES_URL.format(folder=folder.name)
             raise DataError(f"{folder}: no such folder; download {url} and unpack it into {folder.parent}")
-        raise DataError(f"{folder}: no such folder of pictures; check data.root and data.images")
+        raise DataError(f"{folder}: no such image folder; check data.root and data.images")
 
 
 # Captioned pictures without a Karpathy JSON: a text file beside each picture, or a CSV file.
@@ -203,7 +203,7 @@ def load_text_files(
         try:
             lines = [line.strip() for line in _read(text).splitlines() if line.strip()]
             if not lines:
-                raise DataError(f"{text}: is empty; write a caption into it, or remove it")
+                raise DataError(f"{text}: is empty; write a caption into it, or delete it")
         except DataError as error:
             if on_problem is None:
                 raise
@@ -212,7 +212,7 @@ def load_text_files(
             captions[str(picture.relative_to(folder))] = lines
     if not captions:
         raise DataError(
-            f"{folder}: has no picture with a text file beside it; dog.jpg needs a dog.txt with its caption"
+            f"{folder}: has no image with a text file beside it; dog.jpg needs dog.txt with its caption"
         )
     return _records(folder, captions, {}, val_share)
 
@@ -239,14 +239,16 @@ def load_csv(
     image_column = next((names[name] for name in IMAGE_COLUMNS if name in names), None)
     caption_column = next((names[name] for name in CAPTION_COLUMNS if name in names), None)
     if image_column is None or caption_column is None:
-        raise DataError(f"{path}: its first row should name the columns image and caption, and maybe split")
+        raise DataError(
+            f"{path}: its first row must name the columns image, caption and, optionally, split; add it"
+        )
     captions: dict[str, list[str]] = {}
     splits: dict[str, str] = {}
     for row in rows:
         try:
             image, caption, split = _read_row(row, image_column, caption_column, names.get("split"))
             if split is not None and splits.setdefault(image, split) != split:
-                raise DataError(f"has split {split!r}; use the same in every row of a picture")
+                raise DataError(f"has split {split!r}; use one split in all rows of an image")
         except DataError as error:
             where = f"{path}: line {rows.line_num} {error}"
             if on_problem is None:
@@ -255,7 +257,7 @@ def load_csv(
         else:
             captions.setdefault(image, []).append(caption)
     if not captions:
-        raise DataError(f"{path}: has no rows; add one for each caption")
+        raise DataError(f"{path}: has no rows; add one per caption")
     return _records(Path(image_folder), captions, splits, val_share)
 
 
@@ -265,12 +267,12 @@ def _read_row(
     """Image, caption and split of a row."""
     image, caption = (row[image_column] or "").strip(), (row[caption_column] or "").strip()
     if not image or not caption:
-        raise DataError("has no image or no caption; fill it or remove it")
+        raise DataError("has no image or no caption; fill it in, or delete the row")
     if split_column is None:
         return image, caption, None
     split = (row[split_column] or "").strip()
     if split not in SPLITS:
-        raise DataError(f"has split {split!r}; use train, val or test, the same in every row of a picture")
+        raise DataError(f"has split {split!r}; use train, val or test, one split in all rows of an image")
     return image, caption, split
 
 
@@ -357,7 +359,9 @@ def load_records(
         records = load_csv(captions, image_folder, val_share, on_problem)
     chosen = [record for record in records if split in (None, record.split)]
     if not chosen:
-        raise DataError(f"{captions}: has no picture in split {split!r}; the others hold {len(records)}")
+        raise DataError(
+            f"{captions}: has no image in split {split!r}, and {len(records)} in others; choose another split"
+        )
     return chosen
 
 
@@ -403,15 +407,16 @@ def _read_text(path: Path) -> Any:
         is_json = ".json" in path.suffixes[-2:]
         found = json.loads(text) if is_json else [[line] for line in text.splitlines()]
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file; data.text names captions without pictures") from None
+        raise DataError(f"{path}: no such file; set data.text to a file of captions without images") from None
     except (OSError, EOFError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise DataError(
-            f"{path}: cannot be read ({reason}); give a .txt with a caption a line, or a .json of captions"
+            f"{path}: cannot be read ({reason}); give a .txt with one caption per line, or a .json of "
+            "captions"
         ) from None
     if not any(_groups(found)):
         raise DataError(
-            f"{path}: holds no caption; give a .txt with a caption a line, or a .json of captions"
+            f"{path}: contains no caption; give a .txt with one caption per line, or a .json of captions"
         )
     return found
 

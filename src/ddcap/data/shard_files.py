@@ -69,7 +69,7 @@ class ShardFile:
                     kind = "text" if suffix == ".txt" else "picture" if suffix.lower() in EXTENSIONS else ""
                     members.setdefault(stem, {})[kind] = (member.offset_data, member.size)
         except (tarfile.TarError, OSError) as error:
-            raise DataError(f"{path}: not a tar file, or damaged ({error}); make it again") from None
+            raise DataError(f"{path}: not a tar file, or damaged ({error}); write it again") from None
         self._places = [
             _Place(key, parts["picture"], parts["text"])
             for key, parts in members.items()
@@ -87,7 +87,7 @@ class ShardFile:
             DataError: if it is cut off or has no caption.
         """
         if number >= len(self._places):
-            raise DataError(f"{self.path}: ends before sample {number}; make or copy it again")
+            raise DataError(f"{self.path}: ends before sample {number}; write or copy it again")
         place = self._places[number]
         captions = tuple(
             line.strip()
@@ -95,7 +95,7 @@ class ShardFile:
             if line.strip()
         )
         if not captions:
-            raise DataError(f"{self.path}: {place.key}.txt is empty; make the shard again without it")
+            raise DataError(f"{self.path}: {place.key}.txt is empty; write the shard again without it")
         return Sample(place.key, self._read(place.picture), captions)
 
     def caption_counts(self) -> list[int]:
@@ -186,13 +186,13 @@ class ShardCache:
             # who finds something in the folder finds the marker too, if it is a cache: that is the first file
             if any(self.folder.iterdir()) and not (self.folder / _MARKER).exists():
                 raise DataError(
-                    f"{folder}: holds files that are not copies of shards; set data.shard_cache to a new or "
-                    "empty folder"
+                    f"{folder}: contains files that are not copies of shards; set data.shard_cache to a "
+                    "new or empty folder"
                 )
             (self.folder / _MARKER).touch()
         except OSError as error:
             raise DataError(
-                f"{folder}: cannot hold copies of shards ({error.strerror}); change data.shard_cache"
+                f"{folder}: cannot store copies of shards ({error.strerror}); change data.shard_cache"
             ) from None
         remove_unfinished(self.folder)
 
@@ -224,7 +224,7 @@ class ShardCache:
                 ValueError,
             ) as error:  # ImportError: a protocol's package is missing
                 reason = error
-        raise DataError(f"{url}: cannot be read ({reason}); check the address and your rights") from None
+        raise DataError(f"{url}: cannot be read ({reason}); check the address and your permissions") from None
 
     def make_room(self, keep: int) -> None:
         """Delete all but the `keep` copies used last; who still reads one keeps what it has open."""
@@ -304,8 +304,8 @@ def read_manifest(
         ]
     except (OSError, ImportError) as error:
         raise DataError(
-            f"{source}/{NAME}: cannot be read ({error}); write shards by 'ddcap data shard', or index a copy "
-            "of the folder on this disk"
+            f"{source}/{NAME}: cannot be read ({error}); write shards with 'ddcap data shard', or index a "
+            "copy of the folder on this machine"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{source}/{NAME}: damaged ({error}); delete it and index the folder again") from None
@@ -320,7 +320,7 @@ def write_manifest(folder: Path, counts: dict[str, list[int]], **more: Any) -> N
 def _index(folder: Path, progress: Callable[[Sequence[Path], int], Iterable[Path]]) -> list[Shard]:
     paths = sorted(folder.glob("*.tar"))
     if not paths:
-        raise DataError(f"{folder}: has no {NAME} and no tar files; write shards by 'ddcap data shard'")
+        raise DataError(f"{folder}: has no {NAME} and no tar files; write shards with 'ddcap data shard'")
     counts: dict[str, list[int]] = {}
     for path in progress(paths, len(paths)):
         shard = ShardFile(path)

@@ -252,5 +252,7 @@ class ShardData(StepData):
         if elsewhere is None:
             return None
         if self.settings.shard_cache is None:
-            raise DataError(f"{elsewhere}: not on this disk; set data.shard_cache to a folder for copies")
+            raise DataError(
+                f"{elsewhere}: not on this machine; set data.shard_cache to a folder for local copies"
+            )
         return ShardCache(self.settings.shard_cache)

@@ -37,7 +37,7 @@ class CaptionTokenizer:
         known = [end_id for end_id in end_ids if end_id is not None]
         if not known:
             raise CheckpointError(
-                f"the tokenizer has no end token ({_COMPACT_END} or {_GPT2_END}); use one made here"
+                f"the tokenizer has no end token ({_COMPACT_END} or {_GPT2_END}); use one written by ddcap"
             )
         self._backend = backend
         self.end_id: int = known[0]
@@ -101,7 +101,8 @@ class CaptionTokenizer:
         except Exception as error:  # the library raises bare Exceptions
             reason = " ".join(str(error).split())
             raise CheckpointError(
-                f"tokenizer {source!r}: not a folder, and not to be had from the Hub ({reason})"
+                f"tokenizer {source!r}: not a folder, and not available from the Hub ({reason}); check the "
+                "name"
             ) from None
 
     @classmethod
@@ -113,7 +114,7 @@ class CaptionTokenizer:
         """
         path = Path(folder) / FILE_NAME
         if not path.exists():
-            raise CheckpointError(f"{path}: no such file; a model folder needs its tokenizer")
+            raise CheckpointError(f"{path}: no such file; copy the tokenizer into the model folder")
         try:
             return cls(tokenizers.Tokenizer.from_file(str(path)))
         except CheckpointError:

@@ -144,7 +144,7 @@ class Confidence:
             pictures = KnownPictures(*(arrays[name] for name in ("centre", "directions", "spread")))
         except Exception as error:  # the library has exceptions of its own, under no common name
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CheckpointError(f"{path}: damaged ({reason}); calibrate again") from None
+            raise CheckpointError(f"{path}: damaged ({reason}); run 'ddcap calibrate' again") from None
         return cls(pictures, parts)
 
     def save(self, folder: Path) -> None:

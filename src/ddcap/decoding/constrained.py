@@ -43,12 +43,12 @@ class Frame:
         self.shortest = self._given + missing_words + 1  # the end token
         if self.shortest > longest:
             raise DDCapError(
-                f"what is asked for takes {self.shortest} tokens, and this model's longest caption has "
-                f"{longest}; ask for fewer or shorter words"
+                f"the required words take {self.shortest} tokens, but this model's longest caption has "
+                f"{longest}; require fewer or shorter words"
             )
         if constraints.max_chars is not None and self.shortest > self._most(2):
             raise DDCapError(
-                f"max_chars={constraints.max_chars}: too few for what else is asked for; allow more"
+                f"max_chars={constraints.max_chars}: too small for the other constraints; raise it"
             )
 
     def _most(self, chars: float) -> int:
@@ -62,12 +62,17 @@ class Frame:
     def check_length(self, length: int) -> None:
         """Raise `DDCapError` if no caption of `length` tokens can be like that."""
         if length > self.longest:
-            raise DDCapError(f"length {length} is over this model's longest caption, {self.longest} tokens")
+            raise DDCapError(
+                f"length {length}: this model's longest caption has {self.longest} tokens; lower it"
+            )
         if length < self.shortest:
-            raise DDCapError(f"length {length}: what is asked for takes {self.shortest} tokens, end included")
+            raise DDCapError(
+                f"length {length}: the required words take {self.shortest} tokens, end token included; "
+                "raise it"
+            )
         if length > self._most(2):
             raise DDCapError(
-                f"length {length}: does not fit max_chars={self.constraints.max_chars}; give up one of them"
+                f"length {length}: conflicts with max_chars={self.constraints.max_chars}; change one of them"
             )
 
     def lengths_near(self, length: int, count: int) -> list[int]:
@@ -136,7 +141,7 @@ def _place_surest(
         if caption.place(-start, phrase, [len(other) for other in others]):
             return phrase
     wanted = ", ".join(repr(one) for one in caption.constraints.include)
-    raise DDCapError(f"include {wanted}: cannot stand in a caption without what is banned; give up one")
+    raise DDCapError(f"include {wanted}: cannot be included without a banned word; change one of them")
 
 
 def commit_surest(
@@ -184,7 +189,9 @@ def commit_surest(
         queue = _Queue(caption, places[row], chosen[row], certainty[row], scores[row], probabilities[row])
         done = queue.commit(int(quota[row]), distinct=distinct)
         if not done:
-            raise DDCapError("what is asked for leaves no word for a blank; ban fewer words or allow more")
+            raise DDCapError(
+                "the constraints leave no word for a blank; ban fewer words, or loosen the others"
+            )
         for column, token, probability in done:
             chosen[row, column], certainty[row, column] = token, probability
             committed[row, column] = True

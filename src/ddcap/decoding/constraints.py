@@ -68,20 +68,23 @@ class Constraints:
             object.__setattr__(self, name, tuple(phrase.strip() for phrase in phrases if phrase.strip()))
         for phrase in self.banned:
             if not words_of(phrase):
-                raise DDCapError(f"ban {phrase!r}: holds no letter or digit; give words")
+                raise DDCapError(f"ban {phrase!r}: contains no letter or digit; give words")
         if len(self.include) > MOST_PHRASES:
-            raise DDCapError(f"include: {len(self.include)} phrases; at most {MOST_PHRASES} fit a caption")
+            raise DDCapError(
+                f"include: {len(self.include)} phrases, but at most {MOST_PHRASES} are allowed; remove some"
+            )
         for name, least in (("min_words", 1), ("max_chars", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise DDCapError(f"{name}={value}: at least {least}")
+                raise DDCapError(f"{name}={value}: must be at least {least}")
         for name, text in self.wanted:
             if not words_of(text):
-                raise DDCapError(f"{name} {text!r}: holds no letter or digit; give words")
+                raise DDCapError(f"{name} {text!r}: contains no letter or digit; give words")
             found = self.pattern.search(normalised(text)) if self.pattern else None
             if found:
                 raise DDCapError(
-                    f"{name} {text!r}: holds {found.group().strip()!r}, which is banned; give up one of them"
+                    f"{name} {text!r}: contains {found.group().strip()!r}, which is banned; change one of "
+                    "them"
                 )
 
     @property
@@ -323,7 +326,9 @@ class ConstrainedCaption:
         """Raise `DDCapError` if what is given holds what is banned, side by side."""
         found = self.constraints.pattern and self.constraints.pattern.search(self._text())
         if found:
-            raise DDCapError(f"what is given holds {found.group().strip()!r}, which is banned")
+            raise DDCapError(
+                f"the given words contain {found.group().strip()!r}, which is banned; change one of them"
+            )
 
     def room_for(self, size: int) -> list[int]:
         """Where `size` tokens in a row are all MASK."""

@@ -118,7 +118,7 @@ def caption_evidence(
     longest = model.config.model.max_length
     rows = [[units_of(text, tokenizer, longest) for text in texts] for texts in captions]
     if len({len(texts) for texts in rows}) != 1:
-        raise ValueError("each image has to have as many captions as the others")
+        raise ValueError("all images need the same number of captions")
     queries = [[query for one in texts for query in _queries(*one, tokenizer.mask_id)] for texts in rows]
     most = max(len(texts) for texts in queries)
     for texts in queries:
@@ -181,7 +181,7 @@ class ManyCaptions:
 def check_scores(model: Any) -> None:
     """Raise `DDCapError` if a model cannot score given captions."""
     if model.config.model.kind != "diffusion":
-        raise DDCapError("only a diffusion model scores the words of given captions")
+        raise DDCapError("an autoregressive model cannot score given captions; use a diffusion model")
 
 
 def encoded(text: str, tokenizer: CaptionTokenizer, longest: int) -> list[int]:
@@ -198,10 +198,10 @@ def encoded(text: str, tokenizer: CaptionTokenizer, longest: int) -> list[int]:
 def check_size(text: str, tokens: int, longest: int) -> None:
     """Raise `DDCapError` if a caption is empty, but for the end token, or has more tokens than `longest`."""
     if tokens == 1:
-        raise DDCapError(f"caption {text!r}: has no word that this model can read; write some")
+        raise DDCapError(f"caption {text!r}: has no word that this model knows; use other words")
     if tokens > longest:
         raise DDCapError(
-            f"caption {text!r}: has {tokens} tokens, and this model's longest caption {longest}; shorten it"
+            f"caption {text!r}: has {tokens} tokens, but this model reads at most {longest}; shorten it"
         )
 
 
@@ -306,7 +306,7 @@ def sampler_evidence(
     """
     check_scores(model)
     if settings.method != "best_first":
-        raise DDCapError(f"method={settings.method}: only best-first inference has a likelihood here")
+        raise DDCapError(f"method={settings.method}: has no likelihood here; use method=best_first")
     from ddcap.decoding.generate import concept_evidence
 
     rows = [encoded(text, tokenizer, model.config.model.max_length) for text in captions]

@@ -57,7 +57,7 @@ def choose_lengths(
     if isinstance(settings.length, int):
         if settings.length > longest:
             raise RecipeError(
-                f"length {settings.length} is over this model's longest caption, {longest} tokens; lower it"
+                f"length {settings.length}: this model's longest caption has {longest} tokens; lower it"
             )
         if settings.candidates == 1:
             return model.as_array(np.full(count, settings.length))
@@ -107,11 +107,12 @@ def decode(
     captions. `steps` are the model's denoising steps for these pictures, from who has them already.
     """
     if constrained is not None and (model.config.model.kind, settings.method) != ("diffusion", "best_first"):
-        raise DDCapError("only best-first decoding of a diffusion model can be told which words to use")
+        raise DDCapError(
+            "constraints on words need a diffusion model and method=best_first; use these, or remove them"
+        )
     if constrained is not None and settings.order != "probability":
         raise DDCapError(
-            f"order={settings.order}: not together with words that are asked for or banned; give "
-            "order=probability"
+            f"order={settings.order}: cannot be combined with constraints on words; set order=probability"
         )
     if concepts is None:
         concepts = concept_evidence(model, features, settings, captions_per_image)
@@ -144,7 +145,7 @@ def decode(
     if settings.method == "ancestral":
         if not hasattr(runtime, "schedule"):
             raise DDCapError(
-                "method=ancestral: ONNX graphs decode best-first; load the model with runtime='torch'"
+                "method=ancestral: ONNX graphs decode best-first only; load the model with runtime='torch'"
             )
         from ddcap.decoding.ancestral import decode_ancestral
 

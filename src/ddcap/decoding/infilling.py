@@ -69,13 +69,13 @@ def parse_template(text: str, tokenizer: CaptionTokenizer) -> Template:
         parts.append(tuple(tokenizer.encode_part(text[position : match.start()])))
         width = int(match.group(1)) if match.group(1) else None
         if width == 0:
-            raise DDCapError(f"template {text!r}: a blank of width 0; leave it out or write ___")
+            raise DDCapError(f"template {text!r}: has a blank of width 0; remove it, or write ___")
         parts.append(width)
         position = match.end()
     if not parts:
         raise DDCapError(
-            f"template {text!r}: has no blank; write ___ (any width) or [3] (three tokens) where words are "
-            "missing"
+            f"template {text!r}: has no blank; write ___ (any number of tokens) or [3] (three) where words "
+            "are missing"
         )
     parts.append((*tokenizer.encode_part(text[position:]), tokenizer.end_id))
     return Template(tuple(part for part in parts if part != ()))
@@ -145,9 +145,7 @@ def infill(
             caption.check_given()
         constrained = [caption for caption in every if caption.is_possible]
         if not constrained:
-            raise DDCapError(
-                "what is asked for does not fit this template; allow more or change the template"
-            )
+            raise DDCapError("the constraints do not fit this template; loosen them, or change the template")
         rows = [caption.tokens for caption in constrained]
     sizes = np.array([len(row) for row in rows])
     padded = [row + [end_id] * (int(sizes.max()) - len(row)) for row in rows]
@@ -203,7 +201,7 @@ def _widths_of_length(template: Template, length: int) -> list[tuple[int, ...]]:
         at_least = "at least " if count else ""
         raise DDCapError(
             f"length={length}: the template makes a caption of {at_least}{template.shortest} tokens, end "
-            "token included; ask for another length or change the template"
+            "token included; choose another length, or change the template"
         )
     if count == 0:
         return [tuple(blank or 1 for blank in template.blanks)]

@@ -55,7 +55,7 @@ class CaptionRequest:
         """
         longest, asked = model.model.max_length, self.settings
         if not 1 <= self.num <= longest:
-            raise DDCapError(f"num={self.num}: ask for 1 to {longest} captions")
+            raise DDCapError(f"num={self.num}: out of range; ask for 1 to {longest} captions")
         if not self.constraints.is_empty:
             Frame(self.constraints, vocabulary, longest)  # refuses what no caption can be like
         predicts_lengths = asked.length == "predicted" and model.model.length_prediction

@@ -73,7 +73,7 @@ def judge_captions(
     """
     usable = [record for record in records if len(record.captions) > 1]
     if len(usable) < 20:
-        raise DataError(f"{len(usable)} pictures with two captions or more: too few; give at least 20")
+        raise DataError(f"only {len(usable)} images have two captions or more; give at least 20")
     model = captioner.model.for_bulk() if captioner.runtime == "onnx" else captioner.model
     asked = CaptionRequest(captioner.settings(**settings))
 
@@ -164,7 +164,7 @@ def calibrate(
     """
     for name, found in (("training", training), ("unknown", unknown)):
         if len(found) < 20:
-            raise DataError(f"{len(found)} {name} pictures: too few; give at least 20")
+            raise DataError(f"only {len(found)} {name} images; give at least 20")
     vocabulary = captioner.model.vocabulary
     pictures = KnownPictures.of(np.concatenate([memory_means(one) for one in training]))
     seen = [one for split in judged for one in split.features]

@@ -56,13 +56,13 @@ class ClipScorer:
         except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise CheckpointError(
-                f"{name}: no CLIP with a tokenizer could be loaded ({reason}); give a folder or Hub id of one"
+                f"{name}: cannot load a CLIP with a tokenizer ({reason}); give a folder or Hub id of one"
             ) from None
         try:
             self.model = model.eval().to(device)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
-            raise DDCapError(f"device {device!r}: not to be had here ({reason}); use cpu") from None
+            raise DDCapError(f"device {device!r}: not available here ({reason}); use cpu") from None
         self.preprocessing = Preprocessing(model.config.vision_config.image_size, "crop", *CLIP_MEAN_STD)
 
     def score(

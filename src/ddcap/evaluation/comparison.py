@@ -111,7 +111,7 @@ def compare(first_path: str | Path, second_path: str | Path) -> Comparison:
     images = [image for image in each_first if image in each_second]
     if not images:
         raise DataError(
-            f"{first_path} and {second_path}: no image is in both; evaluate both on the same ones"
+            f"{first_path} and {second_path}: have no image in common; evaluate both on the same images"
         )
     same_images = len(images) == len(each_first) == len(each_second)
     differences: dict[str, Difference] = {}
@@ -131,7 +131,7 @@ def compare(first_path: str | Path, second_path: str | Path) -> Comparison:
 def _load(path: str | Path) -> dict[str, Any]:
     content = read_json(path, _REMEDY)
     if not isinstance(content, dict):
-        raise DataError(f"{path}: is no evaluation; {_REMEDY}")
+        raise DataError(f"{path}: is not an evaluation; {_REMEDY}")
     missing = [key for key in ("metrics", "per_image", *_SAME) if not content.get(key)]
     if missing:
         raise DataError(f"{path}: has no {missing[0]!r}, so it cannot be compared; {_REMEDY}")

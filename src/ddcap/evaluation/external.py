@@ -70,7 +70,9 @@ def meteor(captions: Mapping[str, str], references: Mapping[str, Sequence[str]])
             process.wait()
             messages.seek(0)
             reason = complaint(messages.read().decode(errors="replace"))
-            raise DDCapError(f"METEOR's Java program failed ({reason}); mend the Java installation") from None
+            raise DDCapError(
+                f"METEOR's Java program failed ({reason}); check the Java installation"
+            ) from None
         finally:
             watchdog.cancel()
             process.kill()
@@ -170,7 +172,7 @@ def spice(
         except (OSError, ValueError, KeyError, TypeError) as error:  # a file of another's making
             reason = f"{type(error).__name__}: {error}"
             raise DDCapError(
-                f"SPICE's Java program left no scores ({reason}); check the jars in {corenlp}"
+                f"SPICE's Java program wrote no scores ({reason}); check the jars in {corenlp}"
             ) from None
     return {"SPICE": MetricScore(sum(each) / len(each), each)}
 

@@ -111,13 +111,14 @@ class DocumentFrequencies:
         Raises:
             DataError: if the file is missing or something else.
         """
-        remedy = "give a file written by --save-idf"
+        remedy = "give a file written with --save-idf"
         content = read_json(path, remedy)
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise DataError(f"{path}: holds no document frequencies; {remedy}")
+            raise DataError(f"{path}: contains no document frequencies; {remedy}")
         if content.get("version") != _VERSION:
             raise DataError(
-                f"{path}: version {content.get('version')!r}, this ddcap reads {_VERSION}; write it anew"
+                f"{path}: has version {content.get('version')!r}, but this ddcap reads {_VERSION}; write "
+                "it again"
             )
         counts, images = content.get("document_frequencies"), content.get("images")
         if (
@@ -125,7 +126,7 @@ class DocumentFrequencies:
             or not isinstance(counts, dict)
             or not _whole([images, *counts.values()])
         ):
-            raise DataError(f"{path}: its counts are damaged; write it anew by --save-idf")
+            raise DataError(f"{path}: its counts are damaged; write it again with --save-idf")
         return cls(
             Counter({tuple(ngram.split(" ")): count for ngram, count in counts.items()}),
             images,
@@ -230,11 +231,12 @@ def check_covered(predictions: Mapping[str, str], references: Mapping[str, Seque
         DataError: if not.
     """
     if not predictions:
-        raise DataError("there are no predictions to score")
+        raise DataError("there are no predictions; give at least one caption to score")
     lonely = [image for image in predictions if not references.get(image)]
     if lonely:
         raise DataError(
-            f"image {lonely[0]!r} has a prediction but no reference captions; score the split it is from"
+            f"image {lonely[0]!r} has a prediction but no reference captions; score the split that it "
+            "belongs to"
         )
 
 

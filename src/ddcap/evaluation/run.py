@@ -123,7 +123,7 @@ def load_predictions(path: str | Path) -> dict[str, str]:
     remedy = 'give a list of {"image_id": ..., "caption": ...}'
     entries = read_json(path, remedy)
     if not isinstance(entries, list):
-        raise DataError(f"{path}: is no list; {remedy}")
+        raise DataError(f"{path}: is not a list; {remedy}")
     predictions: dict[str, str] = {}
     for number, entry in enumerate(entries):
         if (
@@ -200,11 +200,11 @@ def evaluate(
         MissingExtraError: if pycocoevalcap is not installed; predictions that are to be written are by then.
     """
     if predictions_path is not None and not Path(predictions_path).absolute().parent.is_dir():
-        raise DataError(f"{predictions_path}: its folder does not exist; make it, or choose another place")
+        raise DataError(f"{predictions_path}: its folder does not exist; create it, or choose another path")
     if predictions_path is None and find_spec("pycocoevalcap") is None:
         raise MissingExtraError("scoring captions", "eval")
     if limit is not None and limit < 1:
-        raise DataError(f"limit {limit}: at least one picture has to be captioned")
+        raise DataError(f"limit {limit}: too small; caption at least 1 image")
     split_records, training_captions = load_split(json_path, image_folder, split)
     wanted = split_records[:limit]
     records = wanted[processes.index :: processes.count]
@@ -225,7 +225,7 @@ def evaluate(
     predictions, failed = (_in_order(order, [part[kind] for part in everyones]) for kind in (0, 1))
     if not predictions:
         reason = next(iter(failed.values()))
-        raise DataError(f"not one of {len(wanted)} pictures could be captioned; the first: {reason}")
+        raise DataError(f"none of {len(wanted)} images could be captioned; the first: {reason}")
     if predictions_path is not None:
         write_json(
             predictions_path, [{"image_id": image, "caption": text} for image, text in predictions.items()]

@@ -139,14 +139,14 @@ def _tokenize_java(captions: Captions) -> dict[str, list[str]]:
     lines = "".join(f"{_one_line(text)}\n" for texts in captions.values() for text in texts)
     problem = java_problem()
     if problem:
-        raise DDCapError(f"tokenisation ptb-java: {problem}, or use ptb-python")
+        raise DDCapError(f"tokenization ptb-java: {problem}, or use ptb-python")
     done = subprocess.run(
         command, input=lines.encode(), capture_output=True, env=java_environment(), check=False
     )
     if done.returncode:
         reason = complaint(done.stderr.decode(errors="replace"))
         raise DDCapError(
-            f"Java's PTB tokenizer failed ({reason}); mend the Java installation or take it off the path"
+            f"Java's PTB tokenizer failed ({reason}); check the Java installation, or remove it from the path"
         )
     tokenized = iter(done.stdout.decode().split("\n"))
     return {

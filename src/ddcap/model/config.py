@@ -59,7 +59,9 @@ class ModelConfig:
             CheckpointError: if `values` are of another format, or a setting is missing, unknown or wrong.
         """
         if not isinstance(values, dict) or values.get("format") != "ddcap-1":
-            raise CheckpointError(f"{source}: not a ddcap model's config (its 'format' is not 'ddcap-1')")
+            raise CheckpointError(
+                f"{source}: not the config of a ddcap model (its 'format' is not 'ddcap-1'); check the path"
+            )
         size = values.get("vocabulary_size")
         if not isinstance(size, int) or size < 1:
             raise CheckpointError(
@@ -80,8 +82,8 @@ class ModelConfig:
             raise CheckpointError(str(error)) from None
         if sections["encoder"].concepts and not concepts:
             raise CheckpointError(
-                f"{source}: encoder.concepts={sections['encoder'].concepts}, but it does not say how many "
-                "concepts there are; copy the model again"
+                f"{source}: encoder.concepts={sections['encoder'].concepts}, but the number of "
+                "concepts is missing; copy the model again"
             )
         return cls(vocabulary_size=size, concepts=concepts, **sections)
 
@@ -103,7 +105,7 @@ def read_config(folder: str | Path) -> ModelConfig:
     config_path, weights_path = Path(folder) / CONFIG_NAME, Path(folder) / WEIGHTS_NAME
     for path in (config_path, weights_path):
         if not path.is_file():
-            raise CheckpointError(f"{path}: no such file; give a folder that ddcap saved a model in")
+            raise CheckpointError(f"{path}: no such file; give the folder of a ddcap model")
     try:
         values = json.loads(config_path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):

@@ -83,7 +83,8 @@ class EfficientNetLiteEncoder(ImageEncoder):
 
         if settings.name != "lite2":
             raise RecipeError(
-                f"encoder.name={settings.name!r}: the EfficientNet-Lite variant installed here is 'lite2'"
+                f"encoder.name={settings.name!r}: only EfficientNet-Lite 'lite2' is available; set "
+                "encoder.name=lite2"
             )
         self.preprocessing = preprocessing_of(settings)
         # stochastic depth off: it would draw random numbers in a frozen network that is in training mode
@@ -281,6 +282,6 @@ def _no_clip(settings: EncoderSettings, error: Exception) -> CheckpointError:
     first_line = (str(error).splitlines() or [type(error).__name__])[0]
     where = repr(settings.name) if settings.revision is None else f"{settings.name!r} at {settings.revision}"
     return CheckpointError(
-        f"encoder.name={where}: no CLIP vision model could be loaded ({first_line}); "
+        f"encoder.name={where}: cannot load a CLIP vision model ({first_line}); "
         "give a folder or Hub id of one"
     )

@@ -204,14 +204,15 @@ def check_exportable(model: nn.Module) -> None:
     if find_spec("onnx") is None or find_spec("onnxscript") is None:  # torch's exporter needs the second
         raise MissingExtraError("writing ONNX graphs", "onnx")
     if not isinstance(model, DDCapModel):
-        raise DDCapError("ONNX graphs are those of a diffusion model; an autoregressive one runs in PyTorch")
+        raise DDCapError("an autoregressive model cannot be exported as ONNX graphs; run it with PyTorch")
     if model.config.model.padding != "hidden":
         raise DDCapError(
-            f"model.padding={model.config.model.padding}: ONNX graphs hide padding; run this model in PyTorch"
+            f"model.padding={model.config.model.padding}: not supported by ONNX graphs, which hide "
+            "padding; run this model with PyTorch"
         )
     if model.config.model.self_conditioning:
         raise DDCapError(
-            "model.self_conditioning=true: ONNX graphs are not told predictions; run this model in PyTorch"
+            "model.self_conditioning=true: not supported by ONNX graphs; run this model with PyTorch"
         )
 
 

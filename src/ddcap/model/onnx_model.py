@@ -232,7 +232,7 @@ class _Weights:
         self.path, list_path = folder / WEIGHTS_NAME, folder / GRAPHS_NAME
         if not list_path.is_file():
             raise CheckpointError(
-                f"{folder}: has no ONNX graphs (no {GRAPHS_NAME}); write them by 'ddcap export --onnx'"
+                f"{folder}: has no ONNX graphs (no {GRAPHS_NAME}); write them with 'ddcap export --onnx'"
             )
         try:
             self.graphs = json.loads(list_path.read_text(encoding="utf-8"))
@@ -270,7 +270,7 @@ def _load_graph(folder: Path, name: str, weights: _Weights, threads: int | None)
 
     path = folder / f"{name}.onnx"
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file; write the graphs by 'ddcap export --onnx'")
+        raise CheckpointError(f"{path}: no such file; write the graphs with 'ddcap export --onnx'")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only; they come as exceptions
     options.enable_cpu_mem_arena = threads == 1  # in bulk it saves time; for one picture it only takes memory
@@ -286,4 +286,6 @@ def _load_graph(folder: Path, name: str, weights: _Weights, threads: int | None)
         return session
     except Exception as error:  # ONNX Runtime has an exception for each of its states, under no common name
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path}: damaged, or of other weights ({reason}); export again") from None
+        raise CheckpointError(
+            f"{path}: damaged, or from other weights ({reason}); export the model again"
+        ) from None

@@ -91,7 +91,7 @@ def rename_released(state: dict[str, Tensor]) -> dict[str, Tensor]:
             unknown[name] = value
     if encoder_weights:
         logger.warning(
-            "the checkpoint holds %d weights of its image encoder, which are left out; if it was trained, "
+            "skipping %d weights of the checkpoint's image encoder; if the encoder was trained, "
             "captions will be worse than the release's",
             encoder_weights,
         )
@@ -163,21 +163,21 @@ def convert(
     config = released_config(state, heads=heads, encoder=settings)
     if words.vocabulary_size != config.vocabulary_size:
         raise CheckpointError(
-            f"{checkpoint}: has {config.vocabulary_size} words, the tokenizer {words.vocabulary_size}; "
-            "give the one it was trained with (--tokenizer)"
+            f"{checkpoint}: has {config.vocabulary_size} entries, the tokenizer {words.vocabulary_size}; "
+            "give the tokenizer of its training (--tokenizer)"
         )
     model = DDCapModel(config, image_encoder)
     # a checkpoint trained without image-free training has no such memory; guidance needs one
     if "image_free_memory" not in state:
         raise CheckpointError(
-            f"{checkpoint}: has no image-free memory of the encoder's shape; is --encoder the right one?"
+            f"{checkpoint}: its image-free memory does not fit the encoder; give the right --encoder"
         )
     try:
         model.load_stored_state(state)
     except RuntimeError as error:
         raise CheckpointError(
             f"{checkpoint}: does not fit encoder {encoder} ({error}); "
-            "give the right --encoder, or a whole checkpoint"
+            "give the right --encoder, or a complete checkpoint"
         ) from None
     model.save_pretrained(output)
     words.save(output)
@@ -192,7 +192,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{path}: holds no weights by name; give a checkpoint of the release")
+        raise CheckpointError(f"{path}: contains no named weights; give a checkpoint of the release")
     return content
 
 
@@ -209,7 +209,7 @@ def _check_complete(ours: dict[str, Tensor]) -> None:
     missing = sorted(required - ours.keys())
     if missing:
         raise CheckpointError(
-            f"not a whole checkpoint of the release: the weights of our {missing[0]} are missing"
+            f"not a complete checkpoint of the release: the weights of {missing[0]} are missing"
         )
 
 

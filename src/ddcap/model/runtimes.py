@@ -36,21 +36,21 @@ def load_runtime(folder: Path, name: str, device: Any, precision: Precision, run
         runtime = "onnx" if light else "torch"
     if runtime == "onnx":
         if str(device) != "cpu":
-            raise DDCapError(f"device {str(device)!r}: ONNX graphs run on the cpu here; use runtime='torch'")
+            raise DDCapError(f"device {str(device)!r}: ONNX graphs run on the CPU only; use runtime='torch'")
         if precision == "bfloat16":
-            raise DDCapError("precision='bfloat16': is for PyTorch; ONNX graphs have float32 and int8")
+            raise DDCapError("precision='bfloat16': needs PyTorch; use float32 or int8 with ONNX graphs")
         return OnnxModel(folder, "int8" if precision == "auto" else precision)
     try:
         import torch
     except ImportError:
-        raise MissingExtraError(f"running {name!r} in PyTorch", "train") from None
+        raise MissingExtraError(f"running {name!r} with PyTorch", "train") from None
     from ddcap.model.kinds import load_model
 
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch raises either, by kind of device
         reason = str(error).splitlines()[0]
-        raise DDCapError(f"device {str(device)!r}: not to be had here ({reason}); use cpu") from None
+        raise DDCapError(f"device {str(device)!r}: not available here ({reason}); use cpu") from None
     model = load_model(folder)
     model.tokenizer = model.tokenizer or CaptionTokenizer.load(folder)
     return model.to(device)

@@ -47,11 +47,13 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise CheckpointError(f"{path}: damaged or cut short ({error}); copy the model again") from None
+        raise CheckpointError(f"{path}: damaged or truncated ({error}); copy the model again") from None
     scales = {name: shapes.pop(name) for name in list(shapes) if name.endswith(SCALE)}
     for name, shape in scales.items():
         if shape != shapes.get(name.removesuffix(SCALE), ())[:1]:
-            raise CheckpointError(f"{path}: damaged ({name} {shape} fits no weight); copy the model again")
+            raise CheckpointError(
+                f"{path}: damaged (no weight has the shape of {name}, {shape}); copy the model again"
+            )
     return shapes
 
 
@@ -89,7 +91,7 @@ def load_pickle(path: Path, remedy: str) -> Any:
         reason = "it holds more than weights, which could run code here, or none at all"
     except Exception as error:  # torch raises many kinds for damaged files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-    raise CheckpointError(f"{path}: damaged or cut short ({reason}); {remedy}")
+    raise CheckpointError(f"{path}: damaged or truncated ({reason}); {remedy}")
 
 
 # A model without weights, to compare a config with a file before anything is downloaded or allocated.
@@ -127,7 +129,7 @@ class FrozenEncoderOutline(ImageEncoder):
         }
         for name, (ours, theirs) in expected.items():
             if ours and ours != theirs:
-                raise RuntimeError(f"its encoder gives a {name} of {theirs} where the weights take {ours}")
+                raise RuntimeError(f"its encoder gives a {name} of {theirs}, the weights expect {ours}")
 
 
 class _Undrawn(TorchFunctionMode):
@@ -188,7 +190,7 @@ def check_outline(
         raise
     except Exception as error:  # sizes from strangers make the libraries raise whatever they trip over
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RuntimeError(f"no model is made like this: {reason}") from None
+        raise RuntimeError(f"these settings make no model: {reason}") from None
     check_shapes(expected, shapes)
 
 
@@ -327,7 +329,10 @@ class StoredModel(nn.Module):
         folder = Path(folder)
         config, config_path, weights_path = read_config(folder), folder / CONFIG_NAME, folder / WEIGHTS_NAME
         if config.model.kind != cls.kind:
-            raise CheckpointError(f"{config_path}: a model of kind {config.model.kind!r}, not {cls.kind!r}")
+            raise CheckpointError(
+                f"{config_path}: is a model of kind {config.model.kind!r}, not {cls.kind!r}; give one of "
+                "that kind"
+            )
         shapes = read_shapes(weights_path)
         architecture = _read_architecture(config.encoder, folder)
         try:
@@ -352,7 +357,9 @@ class StoredModel(nn.Module):
                 model = cls(config, encoder)
             model.load_stored_state(dequantise_state(load_file(weights_path)))
         except RuntimeError as error:
-            raise CheckpointError(f"{weights_path}: does not fit {config_path} ({error})") from None
+            raise CheckpointError(
+                f"{weights_path}: does not fit {config_path} ({error}); copy the model again"
+            ) from None
         if config.concepts:
             model._know_words(ConceptVocabulary.load(folder), CaptionTokenizer.load(folder))
         return model.eval()

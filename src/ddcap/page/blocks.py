@@ -184,5 +184,5 @@ def _listed(text: str | None) -> list[str] | None:
 
 def _content(picture: str) -> bytes:
     if not picture:
-        raise DDCapError("there is no picture yet; drop one, or choose a file")
+        raise DDCapError("there is no image yet; drop one here, or choose a file")
     return picture_bytes(picture, "the picture")

@@ -55,7 +55,7 @@ def add_page(app: FastAPI, limits: ServeLimits) -> None:
     try:
         import gradio as gr
     except ImportError:
-        raise MissingExtraError("the page", "web") from None
+        raise MissingExtraError("the web page", "web") from None
     from ddcap.page.blocks import build_page
     from ddcap.page.theme import page_theme
 

@@ -139,16 +139,16 @@ class Fetcher:
                     await response.aclose()
                 client.cookies.clear()
                 request.headers.pop("cookie", None)
-        raise _RefusedError(f"is redirected more than {self.limits.redirects} times; give its own address")
+        raise _RefusedError(f"redirects more than {self.limits.redirects} times; give the final URL")
 
     async def _read(self, response: httpx.Response) -> bytes:
         if response.status_code != 200:
-            raise _RefusedError(f"cannot be fetched (status {response.status_code}); check the address")
+            raise _RefusedError(f"cannot be downloaded (status {response.status_code}); check the URL")
         content = bytearray()
         async for part in response.aiter_raw():  # as it came: nothing is unpacked
             content += part
             if len(content) > self.limits.bytes:
-                raise _RefusedError(f"has more than {self.limits.bytes} bytes; send a smaller one")
+                raise _RefusedError(f"has more than {self.limits.bytes} bytes; send a smaller image")
         return bytes(content)
 
 
@@ -175,20 +175,20 @@ class _CheckedTransport(httpx.AsyncBaseTransport):
         """Send a request to one of its host's addresses, if all of them are allowed."""
         url, host = request.url, request.url.raw_host.decode("ascii")
         if url.scheme not in ("http", "https") or not host:
-            raise _RefusedError("is no http or https address; give one, or send the file instead")
+            raise _RefusedError("is not an http or https URL; give one, or send the file")
         if url.userinfo:
-            raise _RefusedError("names a user; give an address without")
+            raise _RefusedError("contains a user name; give a URL without")
         port = url.port or {"http": 80, "https": 443}[url.scheme]
         if self._ports is not None and port not in self._ports:
             ports = " and ".join(map(str, self._ports))
-            raise _RefusedError(f"is at port {port}, and only {ports} are asked; send the file instead")
+            raise _RefusedError(f"uses port {port}, but only {ports} are allowed; send the file")
         try:
             found = await self._resolve(host, port)
         except OSError:
             found = []
         # one answer for both: which names there are in a private network is nobody's business
         if not found or not all(self._is_allowed(address) for address in found):
-            raise _RefusedError("is not on a public host; check the address, or send the file instead")
+            raise _RefusedError("is not on a public host; check the URL, or send the file")
         for number, address in enumerate(found[:_TRIES], 1):
             pinned = httpx.Request(
                 request.method,

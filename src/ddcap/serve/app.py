@@ -146,7 +146,7 @@ def create_app(
         """
         body, named = await read_body(request, CaptionsBody, "images", limits)
         if len(named) != 1 or body.num != 1:
-            raise HTTPException(422, "send one picture, and ask for one caption of it")
+            raise HTTPException(422, "streaming needs one image and one caption; send one image with num=1")
         (picture,) = await pictures_of(named, "image")
         if isinstance(picture, ImageError):
             raise picture

@@ -106,10 +106,10 @@ async def read_body(
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
                 if name != field:
-                    raise HTTPException(422, f"file {name!r}: files go into {field!r}")
+                    raise HTTPException(422, f"file {name!r}: unknown field; send files as {field!r}")
                 pictures.append(await value.read())
             elif name == field:
-                raise HTTPException(422, f"{field}: is no file; send one (-F {field}=@photo.jpg)")
+                raise HTTPException(422, f"{field}: not a file; send one (-F {field}=@photo.jpg)")
             elif name in _LISTS:
                 values.setdefault(name, []).append(value)
             else:
@@ -119,17 +119,21 @@ async def read_body(
         try:
             values = json.loads(await request.body())
         except (ValueError, RecursionError):
-            raise HTTPException(422, "the body is no JSON") from None
+            raise HTTPException(422, "the body is not valid JSON; correct it") from None
     else:
-        raise HTTPException(415, "send application/json, or multipart/form-data with files")
+        raise HTTPException(
+            415, "unsupported content type; send application/json, or multipart/form-data with files"
+        )
     body = checked(kind, values)
     if content_type == "application/json":
         given = getattr(body, field)
         pictures = [_decoded(text, field) for text in (given if isinstance(given, list) else [given])]
     elif len(pictures) != 1 and field == "image":
-        raise HTTPException(422, f"{len(pictures)} files; send one, as 'image'")
+        raise HTTPException(422, f"{len(pictures)} files; send one file, as 'image'")
     if len(pictures) > limits.images:
-        raise HTTPException(413, f"{len(pictures)} images; at most {limits.images} a request")
+        raise HTTPException(
+            413, f"{len(pictures)} images, but at most {limits.images} per request; send fewer"
+        )
     return body, pictures
 
 
@@ -165,7 +169,7 @@ def picture_bytes(text: str, name: str) -> bytes:
     try:
         return base64.b64decode(text.rpartition("base64,")[2], validate=True)
     except (binascii.Error, ValueError):
-        raise ImageError(f"{name}: is no base64 of a file") from None
+        raise ImageError(f"{name}: not valid base64; encode the file again") from None
 
 
 def described(kind: type[BaseModel], field: str, limits: ServeLimits) -> dict[str, Any]:

@@ -110,7 +110,7 @@ class Engine:
 
     def too_late(self) -> TooLateError:
         """What is said of a request that takes longer than it may."""
-        return TooLateError(f"took longer than {self.settings.seconds:g} s; ask for less")
+        return TooLateError(f"took longer than {self.settings.seconds:g} s; ask for fewer images or captions")
 
     def check_room(self, pictures: int = 1) -> None:
         """Raise `BusyError` if the queue has no place for so many pictures."""

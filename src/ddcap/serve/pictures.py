@@ -30,9 +30,9 @@ def opened(content: bytes, name: str, limits: ServeLimits, preprocessing: Prepro
         ImageError: if it cannot be read, or is over a limit.
     """
     if not content:
-        raise ImageError(f"{name}: is empty; send a picture")
+        raise ImageError(f"{name}: is empty; send an image")
     # each scan of a progressive JPEG goes over the whole picture, and may have no more than a few bytes
     if content.startswith(_JPEG) and content.count(_SCAN) > MOST_SCANS:
-        raise ImageError(f"{name}: has over {MOST_SCANS} scans; save it anew")
+        raise ImageError(f"{name}: has more than {MOST_SCANS} scans; save the image again")
     with _turn:
         return preprocessing.view(load_image(EncodedImage(name, content), limits.pixels))

@@ -88,7 +88,7 @@ async def caption_events(
         except DDCapError as error:
             await queue.put(("error", {"error": str(error)}))
         except Exception:  # the status is sent, so this is the only way to say so
-            logger.exception("while a caption was streamed")
+            logger.exception("error while streaming a caption")
             await queue.put(("error", {"error": "a mistake of the service, not of the request"}))
 
     task = asyncio.create_task(compute())

@@ -82,8 +82,8 @@ def check_unchanged(before: Mapping[str, Any], recipe: Recipe, output: Path) -> 
     if wrong:
         clauses = [f"{name} was {old} and is now {new}" for name, (old, new) in wrong.items()]
         raise RecipeError(
-            f"{output}: --resume goes on with the recipe the run was started with, but "
-            f"{', '.join(clauses)}; take that back, or start another run by training.output=..."
+            f"{output}: --resume needs the recipe that started the run, but "
+            f"{', '.join(clauses)}; undo that, or start another run with training.output=..."
         )
 
 
@@ -93,7 +93,7 @@ def _flat(sections: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield f"{section}.{name}", value
 
 
-_REMEDY = "delete this folder to resume from the one before"
+_REMEDY = "delete this folder to resume from the previous checkpoint"
 _FILES = ("progress.json", "weights.safetensors", "average.safetensors", "optimizer.pt")
 
 
@@ -189,7 +189,8 @@ def load_progress(path: Path) -> Progress:
         return Progress(**json.loads((path / "progress.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
-            f"{path}: damaged or cut short ({error}); delete this folder to resume from the one before"
+            f"{path}: damaged or truncated ({error}); delete this folder to resume from the previous "
+            "checkpoint"
         ) from None
 
 
@@ -214,7 +215,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise
     except (SafetensorError, ValueError, TypeError, RuntimeError, EOFError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path}: damaged or cut short ({reason}); {_REMEDY}") from None
+        raise CheckpointError(f"{path}: damaged or truncated ({reason}); {_REMEDY}") from None
 
 
 @contextlib.contextmanager
@@ -224,14 +225,14 @@ def _told_if_full(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError, RuntimeError) as error:  # each library tells of a full disk in its way
         reason, advice = " ".join(str(error).split()), remedy(error, "make room")
         raise TrainingError(
-            f"{path}: cannot be written ({reason}); {advice}; what was written before is kept"
+            f"{path}: cannot be written ({reason}); {advice}; earlier checkpoints are kept"
         ) from None
 
 
 def _state(path: Path) -> dict[str, object]:
     state = load_pickle(path, _REMEDY)
     if not isinstance(state, dict):
-        raise CheckpointError(f"{path}: damaged or cut short (it holds no state by name); {_REMEDY}")
+        raise CheckpointError(f"{path}: damaged or truncated (contains no named state); {_REMEDY}")
     return state
 
 

@@ -104,7 +104,7 @@ class Interruption:
         self._restore()
         if self._acts_at_once:
             raise Stopped(self.signal)
-        logger.warning("%s: stopping as soon as all is saved", self.signal.name)
+        logger.warning("%s: saving, then stopping", self.signal.name)
 
     def _restore(self) -> None:
         for one, handler in self._before.items():
@@ -151,10 +151,10 @@ class DivergenceGuard:
         if self.in_a_row == MOST_IN_A_ROW:
             raise TrainingError(
                 f"step {step}: the gradient is not finite for the {MOST_IN_A_ROW}rd time in a row (pictures "
-                f"{shown}); look at these pictures, or start another run with a lower training.learning_rate "
-                "(model.init=... goes on from this one's best model)"
+                f"{shown}); check these images, or start another run with a lower training.learning_rate "
+                "(model.init=... continues from this run's best model)"
             )
-        logger.warning("step %d: left out, its gradient is not finite (pictures %s)", step, shown)
+        logger.warning("step %d: skipped, its gradient is not finite (images %s)", step, shown)
         return False
 
 
@@ -207,7 +207,7 @@ def train(recipe: Recipe, *, resume: bool = False, progress_bar: ProgressBar = i
             ) from None
     run.unreadable.report()
     if guard.skipped:
-        logger.warning("%d steps were left out, their gradients were not finite", guard.skipped)
+        logger.warning("%d steps were skipped, their gradients were not finite", guard.skipped)
     return run.best_folder
 
 

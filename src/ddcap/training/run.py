@@ -68,7 +68,7 @@ class UnreadablePictures:
             if reason not in self._reasons:
                 self._reasons.add(reason)
                 if len(self._reasons) <= _MOST_NAMED:
-                    logger.warning("left out: %s", reason)
+                    logger.warning("skipped: %s", reason)
 
     def count_step(self, *, is_blank: bool) -> None:
         """Count a step; one that is blank has no picture in any process.
@@ -80,15 +80,15 @@ class UnreadablePictures:
         if self._in_a_row == self._most:
             reason = next(filter(None, self._processes.gather(self._latest)))
             raise DataError(
-                f"{reason}; nor could any other picture of {self._most} steps in a row be read; look the "
-                "data set over with `ddcap data check`"
+                f"{reason}; no image of {self._most} steps in a row could be read; check the data set with "
+                "`ddcap data check`"
             )
 
     def report(self) -> None:
         """Say how many there were in all processes; each of them has to ask."""
         everyones = set().union(*self._processes.gather(self._reasons))
         if everyones and self._processes.index == 0:
-            logger.warning("%d pictures could not be read and were left out", len(everyones))
+            logger.warning("%d images could not be read and were skipped", len(everyones))
 
 
 # The state of a training between two steps, and how it is saved.
@@ -114,8 +114,8 @@ class Run:
         if self.accelerator.distributed_type in _OTHER_WRAPPINGS:
             kind = self.accelerator.distributed_type.value
             raise RecipeError(
-                f"accelerate was told to use {kind}, which this training does not know; launch it without, "
-                "and set training.fsdp=true to spread the weights"
+                f"accelerate: ddcap does not support {kind}; launch without it, "
+                "and set training.fsdp=true to shard the weights"
             )
         images = _images_per_step(recipe, processes.count)
         self.inputs = prepare(
@@ -134,7 +134,8 @@ class Run:
         self.warmup_steps = round(settings.warmup_epochs * per_epoch)
         if self.warmup_steps > self.total_steps:
             logger.warning(
-                "training.warmup_epochs=%g is over training.epochs=%g: the rate never reaches its peak",
+                "training.warmup_epochs=%g is over training.epochs=%g: the learning rate never reaches its "
+                "peak",
                 settings.warmup_epochs,
                 settings.epochs,
             )
@@ -159,8 +160,8 @@ class Run:
         names = [record.image_id for record in self.inputs.val_data.records]
         if self.accelerator.is_main_process and len(names) < FEWEST_TO_CHOOSE_BY:
             logger.warning(
-                "not learned from but kept for validation: %s; that is too few to choose a model by, so "
-                "best/ holds the newest",
+                "used for validation, not for training: %s; too few to choose the best model, so "
+                "best/ holds the newest one",
                 ", ".join(names),
             )
 
@@ -283,7 +284,7 @@ class Run:
         except TrainingError as error:
             if self.progress.step == self.total_steps:
                 raise
-            logger.warning("%s; the training goes on and tries again at the next checkpoint", error)
+            logger.warning("%s; training continues and tries again at the next checkpoint", error)
 
     def _start(self, *, resume: bool) -> TrainingState:
         """The model with its optimizer, from the start or from the newest checkpoint."""
@@ -297,8 +298,8 @@ class Run:
                 raise
             reason = str(error).splitlines()[0]
             raise CheckpointError(
-                f"{path}: made with other model settings ({reason}); "
-                "resume with the recipe it was started with"
+                f"{path}: written with other model settings ({reason}); "
+                "resume with the recipe that started the run"
             ) from None
         if checkpoint is not None:
             self._go_on_from(checkpoint.progress)
@@ -311,7 +312,7 @@ class Run:
         if "training.validate_images" in changed:  # a score of other pictures says nothing about the next one
             before, now = changed["training.validate_images"]
             logger.warning(
-                "training.validate_images was %s and is now %s: the best model is chosen anew", before, now
+                "training.validate_images was %s and is now %s: choosing the best model again", before, now
             )
             self.progress = dataclasses.replace(self.progress, best_score=None)
 
@@ -326,7 +327,7 @@ def _images_per_step(recipe: Recipe, processes: int) -> int:
     accumulation = recipe.training.gradient_accumulation
     if images % (processes * accumulation):
         raise RecipeError(
-            f"training.batch_size={recipe.training.batch_size} makes {images} pictures a step, which "
-            f"{processes} processes and {accumulation} accumulation parts cannot share evenly; change one"
+            f"training.batch_size={recipe.training.batch_size} makes {images} images per step, which "
+            f"{processes} processes and {accumulation} accumulation parts cannot divide evenly; change one"
         )
     return images

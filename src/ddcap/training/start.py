@@ -116,7 +116,7 @@ def _check_same(name: str, ours: Section, theirs: Section, source: str, free: tu
         wanted, has = getattr(ours, setting), getattr(theirs, setting)
         if wanted != has:
             raise RecipeError(
-                f"{name}.{setting}={wanted}: the model of {source} has {has}; leave the setting out"
+                f"{name}.{setting}={wanted}: the model in {source} has {has}; remove the setting"
             )
 
 
@@ -125,7 +125,7 @@ def _check_tokenizer(asked: TokenizerSettings, theirs: CaptionTokenizer, source:
     wrong_kind = "kind" in asked.given and asked.kind != theirs.kind
     too_large = "vocabulary_size" in asked.given and theirs.vocabulary_size > asked.vocabulary_size
     if wrong_kind or (too_large and theirs.kind == "compact"):
-        raise RecipeError(f"{source} brings its tokenizer; leave out the tokenizer section")
+        raise RecipeError(f"{source} has its own tokenizer; remove the tokenizer section")
 
 
 def _first_reason(error: ValueError) -> str:
@@ -188,10 +188,10 @@ def prepare(
     checkpoints = list_checkpoints(output)
     if checkpoints and not resume:
         raise CheckpointError(
-            f"{output}: already holds a run; add --resume to go on, or set training.output=..."
+            f"{output}: already contains a run; add --resume to continue it, or set training.output=..."
         )
     if resume and not checkpoints:
-        raise CheckpointError(f"{output}: holds no checkpoint to resume from; leave out --resume to start")
+        raise CheckpointError(f"{output}: contains no checkpoint; remove --resume to start a new run")
     if resume:
         check_unchanged(load_progress(checkpoints[-1]).recipe, recipe, output)
     train_records = [] if recipe.data.shards else _load_split(recipe.data, "train")
@@ -238,7 +238,7 @@ def prepare(
     beside_data = None
     if beside:
         if tagging is None:
-            raise RecipeError("data.beside: concepts of captions are drawn as a tagger's; set encoder.tagger")
+            raise RecipeError("data.beside: needs the concepts of a tagger; set encoder.tagger")
         tags_of_text = DrawnTags(tagging.noise, tagging.vocabulary, beside, recipe.encoder.concepts)
         beside_data = data(beside, 1, tags_of_text)
     config = ModelConfig(
@@ -269,8 +269,8 @@ def _check_same_concepts(recipe: Recipe, theirs: ConceptVocabulary | None, ours:
     """The embedding of a trained model's concepts goes by their numbers."""
     if theirs is None or theirs.words != ours.words:
         raise RecipeError(
-            f"encoder.tagger={recipe.encoder.tagger}: sees other concepts than the model of "
-            f"model.init={recipe.model.init}; leave one of them out"
+            f"encoder.tagger={recipe.encoder.tagger}: its concepts differ from those of the model in "
+            f"model.init={recipe.model.init}; remove one of them"
         )
 
 

@@ -159,9 +159,9 @@ def train_tagger(recipe: Recipe, *, progress_bar: ProgressBar = iter) -> Path:
     settings = recipe.tagger
     for name in ("concepts", "class_words"):
         if getattr(settings, name) is None:
-            raise RecipeError(f"tagger.{name} is not set; recipes/default/tagger.yaml shows what it takes")
+            raise RecipeError(f"tagger.{name} is not set; see recipes/default/tagger.yaml for an example")
     if not recipe.encoder.concepts or recipe.data.cache is None:
-        raise RecipeError("a tagger needs encoder.concepts (how many a picture keeps) and data.cache")
+        raise RecipeError("a tagger needs encoder.concepts (concepts per image) and data.cache; set both")
     assert settings.concepts and settings.class_words
     vocabulary = ConceptVocabulary.load(Path(settings.concepts).parent)
     encoder = build_image_encoder(recipe.encoder, concepts=len(vocabulary))

@@ -222,7 +222,7 @@ class StoredTags:
         row = {image: number for number, image in enumerate(images)}
         missing = next((record.image_id for record in records if record.image_id not in row), None)
         if missing is not None:
-            raise DataError(f"{path}: has no tags of picture {missing}; run ddcap tagger on the same data")
+            raise DataError(f"{path}: has no tags for image {missing}; run ddcap tagger on the same data")
         self._rows = [row[record.image_id] for record in records]
 
     def read(self, draws: Sequence[Draw]) -> ConceptTokens:

@@ -132,7 +132,7 @@ def validate(
     found = {image: text for _, theirs, _ in everyones for image, text in theirs.items()}
     unreadable = [reason for _, _, theirs in everyones for reason in theirs]
     if not totals[3]:
-        raise DataError(f"{unreadable[0]}; so is every other validation picture; check data.root")
+        raise DataError(f"{unreadable[0]}; no other validation image can be read either; check data.root")
     ids = [data.records[record].image_id for record in usable]
     captions = {image: found[image] for image in ids if image in found}
     return Validation(

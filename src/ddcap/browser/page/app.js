@@ -34,7 +34,7 @@ function ask(request) {
 function open(file) {
   if (!file) return;
   if (file.type && !file.type.startsWith("image/")) {
-    complain(`${file.name || "This"} is not a picture; choose a photograph.`);
+    complain(`${file.name || "This"} is not an image; choose a photograph.`);
     return;
   }
   if (shown) URL.revokeObjectURL(shown);
@@ -130,6 +130,6 @@ listen();
 if (await isolate(() => !hasPicture)) {
   worker = new Worker("worker.js", { type: "module" });
   worker.onmessage = ({ data }) => answers[data.kind](data);
-  worker.onerror = (event) => complain(`The model could not be started (${event.message ?? "no reason given"}); reload the page.`);
+  worker.onerror = (event) => complain(`The model did not start (${event.message ?? "no reason given"}); reload the page.`);
   worker.postMessage({ kind: "load" });
 }

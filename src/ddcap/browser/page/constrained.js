@@ -7,7 +7,7 @@ import { wordsOf } from "./tokens.js";
 /** Finds banned words and phrases in a plain text; what stands beside a MASK counts as a whole word. */
 export function patternOf(banned) {
   for (const phrase of banned) {
-    if (wordsOf(phrase).length === 0) throw new Error(`“${phrase}” holds no letter or digit; give words`);
+    if (wordsOf(phrase).length === 0) throw new Error(`“${phrase}” contains no letter or digit; give words`);
   }
   const spelled = [...new Set(banned.map((phrase) => wordsOf(phrase).join("[^a-z0-9\\0]+")))];
   if (spelled.length === 0) return null;
@@ -37,7 +37,7 @@ export class ConstrainedCaption {
     [this.pattern, this.vocabulary, this.tokens] = [pattern, vocabulary, [...tokens]];
     this.starts = new Set([0, ...starts]);
     const found = pattern?.exec(this.text());
-    if (found) throw new Error(`the given words hold “${found[0].trim()}”, which is banned`);
+    if (found) throw new Error(`the given words contain “${found[0].trim()}”, which is banned`);
   }
 
   text(position = -1, token = 0) {
@@ -88,7 +88,7 @@ export class ConstrainedCaption {
       this.tokens[best.position] = best.token;
       done.push({ position: best.position, token: best.token, certainty: best.certainty });
     }
-    if (done.length === 0) throw new Error("what is banned leaves no word for a blank; ban fewer words");
+    if (done.length === 0) throw new Error("the banned words leave no word for a blank; ban fewer words");
     return done;
   }
 

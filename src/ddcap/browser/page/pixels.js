@@ -51,13 +51,13 @@ function normalised(bytes, { size, mean, std }) {
 export function checkSize(width, height, limits) {
   const [shorter, longer] = [Math.min(width, height), Math.max(width, height)];
   if (width * height > limits.largest_area) {
-    throw new Error(`over ${Math.trunc(limits.largest_area / 1e6)} million pixels; make it smaller`);
+    throw new Error(`over ${Math.trunc(limits.largest_area / 1e6)} million pixels; shrink it`);
   }
   if (shorter < limits.smallest_side) {
     const least = limits.smallest_side;
-    throw new Error(`${width}×${height} pixels is too small to describe; give at least ${least}×${least}`);
+    throw new Error(`${width}×${height} pixels is too small; give at least ${least}×${least}`);
   }
   if (longer > limits.longest_strip * shorter) {
-    throw new Error(`${width}×${height} pixels is too narrow to describe; cut out a part`);
+    throw new Error(`${width}×${height} pixels is too narrow; crop it`);
   }
 }
