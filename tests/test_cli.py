@@ -229,9 +229,9 @@ def test_a_mistake_is_one_line_on_standard_error(arguments, words, capsys):
     ("number", "words"),
     [
         (errno.ENOENT, "check the path"),
-        (errno.EACCES, "change the permissions, or choose another place"),
-        (errno.ENOSPC, "make room"),
-        (errno.EROFS, "the disk is for reading only; choose another place"),
+        (errno.EACCES, "change the permissions, or choose another path"),
+        (errno.ENOSPC, "free disk space"),
+        (errno.EROFS, "the disk is read-only; choose another path"),
         (errno.EMFILE, "open fewer files"),
         (errno.ECONNREFUSED, "check the network"),
         (errno.ETIMEDOUT, "check the network"),
@@ -259,7 +259,9 @@ def test_a_full_disk_is_told_to_make_room(train_split, captions_json, tmp_path, 
     captions = [{"image_id": str(entry["imgid"]), "caption": "a dog"} for entry in entries[:1]]
     (tmp_path / "p.json").write_text(json.dumps(captions))
     assert main(["metrics", str(tmp_path / "p.json"), *train_split, "--fast", "--save-idf", "/dev/full"]) == 1
-    assert "/dev/full: cannot be written (No space left on device); make room" in capsys.readouterr().err
+    assert (
+        "/dev/full: cannot be written (No space left on device); free disk space" in capsys.readouterr().err
+    )
 
 
 def test_an_unknown_recipe_key_and_a_json_without_sentences(tmp_path, capsys, photos):

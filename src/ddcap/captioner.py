@@ -1,4 +1,4 @@
-"""The facade: load once, images in, captions out, and captions know how they came about."""
+"""The main class: load a model once, then caption, infill, score and rewrite."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ from ddcap.settings import DecodingSettings, dump_settings, parse_settings, pres
 
 
 class Captioner:
-    """Captions images with a trained model; make one by `from_pretrained` and keep it.
+    """Captions images with a trained model. Load one with `from_pretrained` and reuse it.
 
     Args:
-        model: in evaluation mode; of PyTorch, or the ONNX graphs of one.
-        tokenizer: of the model.
-        precision: what a model of PyTorch computes in: "float32"; "bfloat16", about twice as fast where the
-            machine has it, and with other captions where two words are nearly as likely; "auto" takes
-            bfloat16 where the machine has it. ONNX graphs have the precision that they were loaded in.
-        confidence: how sure the model is of its captions; None if it is not calibrated.
+        model: a PyTorch model in evaluation mode, or a model loaded as ONNX graphs.
+        tokenizer: the model's tokenizer.
+        precision: precision of a PyTorch model: "float32"; "bfloat16", about twice as fast if the machine
+            supports it, with other captions where two words are almost equally likely; "auto" uses bfloat16
+            if the machine supports it. ONNX graphs keep the precision that they were loaded with.
+        confidence: the model's calibration; None if it has none.
 
     Attributes:
         precision: "float32", "bfloat16" or "int8".
@@ -67,7 +67,7 @@ class Captioner:
         if self.runtime == "onnx":
             precision = model.precision
         elif precision == "int8":
-            raise DDCapError("precision='int8': needs ONNX graphs; use float32 or bfloat16 with PyTorch")
+            raise DDCapError("precision='int8': needs ONNX graphs; use float32 or bfloat16 in PyTorch")
         elif precision == "auto":
             precision = "bfloat16" if computes_bfloat16(str(model.device)) else "float32"
         self.precision: str = precision
@@ -85,17 +85,17 @@ class Captioner:
         """Load a model.
 
         Args:
-            model: "default" (shipped inside the package), a folder, or a Hub id.
-            device: where to run.
-            precision: "float32"; "bfloat16" (PyTorch); "int8" (ONNX graphs); "auto" takes the faster one.
-            runtime: "onnx" needs no PyTorch and loads at once, on the CPU, from folders that have the graphs
-                of `ddcap export --onnx`, as the default has; "torch" runs every model, on any device; "auto"
-                takes the first where it can.
+            model: "default" (part of the package), a folder, or a Hub id.
+            device: device to run on, for example "cpu" or "cuda".
+            precision: "float32"; "bfloat16" (PyTorch only); "int8" (ONNX only); "auto" takes the fastest.
+            runtime: "onnx" needs no PyTorch, runs on the CPU, and needs a folder with ONNX graphs, such as
+                the default or the output of `ddcap export --onnx`; "torch" runs every model on any device;
+                "auto" takes "onnx" if it can.
 
         Raises:
-            CheckpointError: if there is no such model, or it is damaged.
-            DDCapError: if there is no such device, precision or runtime.
-            MissingExtraError: if PyTorch is wanted and not installed.
+            CheckpointError: if the model does not exist or is damaged.
+            DDCapError: if the device, precision or runtime is not available.
+            MissingExtraError: if the model needs PyTorch and PyTorch is not installed.
         """
         folder = find_model(model)
         loaded = load_runtime(folder, str(model), device, precision, runtime)
@@ -107,14 +107,14 @@ class Captioner:
         return self.model.config.decoding
 
     def settings(self, **changes: Any) -> DecodingSettings:
-        """The model's decoding settings with `changes`; those that are None are left alone.
+        """The model's decoding settings with `changes`. A change that is None has no effect.
 
-        A length that is asked for is exact, also where the model's own settings choose among candidates of
-        several lengths. Asked for together with `candidates`, it is the middle of their lengths. `preset` is
-        "fast" or "best", see `settings.PRESETS`; what is asked for beside it wins.
+        A given `length` is exact, even if the model's own settings choose among candidates of several
+        lengths. With `candidates`, it is the middle of their lengths. `preset` is "fast" or "best" (see
+        `settings.PRESETS`); other changes override it.
 
         Raises:
-            RecipeError: if one is unknown or wrong.
+            RecipeError: if a setting is unknown or wrong.
         """
         given = {name: value for name, value in changes.items() if value is not None}
         own = dump_settings(self.decoding)
@@ -132,15 +132,15 @@ class Captioner:
         return merged
 
     def save(self, folder: str | Path, dtype: Any = None, **settings: Any) -> None:
-        """Write model and tokenizer into `folder`, with decoding settings to become the model's own.
+        """Write the model and its tokenizer into `folder`.
 
         Args:
-            folder: is made.
-            dtype: of torch, for the weights; None is float32, int8 see `model/quantization.py`.
-            settings: of decoding.
+            folder: folder to create.
+            dtype: torch dtype of the weights; None means float32. For int8, see `model/quantization.py`.
+            settings: decoding settings to store as the model's defaults.
 
         Raises:
-            DDCapError: if the model is not one of PyTorch.
+            DDCapError: if the model does not run with PyTorch.
         """
         self._need_torch("saved")
         config = replace(self.model.config, decoding=self.settings(**settings))
@@ -152,16 +152,16 @@ class Captioner:
             self.confidence.save(Path(folder))
 
     def push_to_hub(self, target: str | Path, *, private: bool | None = None, **card: Any) -> str:
-        """Write model, tokenizer and a generated model card to the Hub or into a folder; where they are now.
+        """Write model, tokenizer and model card to the Hub or a folder. Returns the URL or path.
 
         Args:
-            target: a Hub id ("owner/name"), or a folder: a `Path`, or a path that exists or begins with ".",
+            target: a Hub id ("owner/name"), or a folder: a `Path`, or a path that exists or starts with ".",
                 "/", "~" or a drive ("C:").
-            private: of a new Hub repository.
-            card: `evaluation`, `licence`, `data`, see `publishing.write_card`.
+            private: whether a new Hub repository is private.
+            card: `evaluation`, `licence` and `data`, see `publishing.write_card`.
 
         Raises:
-            CheckpointError: if the Hub cannot be reached or refuses.
+            CheckpointError: if the upload fails.
         """
         self._need_torch("pushed")
         if is_folder_name(target):
@@ -180,10 +180,10 @@ class Captioner:
 
     def _need_torch(self, what: str) -> None:
         if self.runtime != "torch":
-            raise DDCapError(f"a model loaded as ONNX graphs cannot be {what}; load it with runtime='torch'")
+            raise DDCapError(f"ONNX graphs cannot be {what}; load the model with runtime='torch'")
 
     def concepts(self, image: ImageSource) -> list[Concept]:
-        """What the model sees in an image, surest first; `concepts=` of a call changes it.
+        """The concepts that the model sees in an image, the most certain first.
 
         Raises:
             ImageError: if the image cannot be read.
@@ -198,7 +198,7 @@ class Captioner:
         return [Concept(vocabulary.words[number], share) for number, share in pairs if number != NO_CONCEPT]
 
     def features(self, images: Sequence[ImageSource]) -> ImageFeatures:
-        """Memory (I, P, C) and summary (I, S) of images, where the model computes.
+        """Memory (I, P, C) and summary (I, S) of images, on the model's device.
 
         Raises:
             ImageError: for the first image that cannot be read.
@@ -208,12 +208,12 @@ class Captioner:
         return features
 
     def pixels(self, image: ImageSource) -> np.ndarray:
-        """Pixels (3, H, W) of one image, as the encoder wants them."""
+        """Pixels (3, H, W) of one image, preprocessed for the encoder."""
         pixels: np.ndarray = self.model.preprocessing(load_image(image))
         return pixels
 
     def computing(self) -> AbstractContextManager[Any]:
-        """The context of a forward pass: autocast, where the precision is bfloat16."""
+        """The context of a forward pass: autocast if the precision is bfloat16."""
         if self.runtime == "onnx":
             return nullcontext()
         return computing(self.model.device, bfloat16=self.precision == "bfloat16")
@@ -227,24 +227,24 @@ class Captioner:
         concepts: str | Sequence[str] | None = None,
         **settings: Any,
     ) -> list[Caption]:
-        """One caption per image.
+        """Write one caption per image.
 
             captioner("photo.jpg", include=["red bicycle"], ban=["man"], max_chars=80)
 
         Args:
-            images: paths or PIL images; one or a list.
-            seed: of the decoders that draw; the same seed and batch give the same captions.
-            batch_size: images computed at once; None: what is fastest.
-            concepts: what the images show, in place of what is seen: "cat, window"; or changes: "+cat, -dog".
-            settings: decoding settings to change, see `DecodingSettings`: method, steps, guidance, length,
-                temperature, ...; or `preset`, "fast" or "best". And what every caption has to be like, see
-                `decoding.constraints.Constraints`: include, prefix, suffix, ban, min_words, max_chars; or
-                `neutral` (True, or the path of a list).
+            images: a path or PIL image, or a list of them.
+            seed: seed for sampling; the same seed and batch give the same captions.
+            batch_size: images to process at a time; None takes the fastest.
+            concepts: concepts to use instead of those seen: "cat, window"; or changes: "+cat, -dog".
+            settings: decoding settings to change (see `DecodingSettings`): method, steps, guidance, length,
+                temperature, ...; or `preset`, "fast" or "best". Also the constraints on every caption (see
+                `decoding.constraints.Constraints`): include, prefix, suffix, ban, min_words, max_chars; or
+                `neutral` (True, or the path of a word list).
 
         Raises:
-            ImageError: for the first image that cannot be read; `caption_each` goes on instead.
+            ImageError: for the first image that cannot be read; `caption_each` continues instead.
             RecipeError: if a decoding setting is unknown or wrong.
-            DDCapError: if no caption can be as it is asked to be.
+            DDCapError: if no caption can satisfy the constraints.
         """
         many: Sequence[ImageSource] = [images] if isinstance(images, ImageSource) else images
         captions = []
@@ -266,16 +266,16 @@ class Captioner:
         lengths: Sequence[int] | None = None,
         **settings: Any,
     ) -> Iterator[ImageResult]:
-        """Caption many images, one result each, in order; a bad image gives an error and the others go on.
+        """Caption many images: one result each, in order, with an error for an image that cannot be read.
 
         Args:
-            images: paths or PIL images, perhaps from a generator.
-            num: captions per image. Best-first, each says something else than those before it; by other
-                decoders, or with a temperature, each is another length or another draw.
-            seed: of the decoders that draw.
-            batch_size: images computed at once; None: what is fastest.
+            images: paths or PIL images, from any iterable.
+            num: captions per image. With best-first inference each caption differs in content from those
+                before it. With other decoders or a temperature, each has another length or is another sample.
+            seed: seed for sampling.
+            batch_size: images to process at a time; None takes the fastest.
             concepts: see `__call__`.
-            lengths: one caption of exactly each of these lengths, in this order, instead of the likeliest.
+            lengths: write one caption of exactly each of these lengths, in this order.
             settings: see `__call__`.
         """
         constraints = Constraints.take(settings)
@@ -290,18 +290,18 @@ class Captioner:
             tuple(self._edits(concepts, constraints)),
             self.confidence,
         ).checked(self.model.config, self.word_vocabulary)
-        coming = iter(images)  # of a million names, a few at a time
+        coming = iter(images)  # a few at a time, even of a million names
         parts = iter(lambda: list(itertools.islice(coming, batch_size)), [])
         is_bulk = self.runtime == "onnx" and not (isinstance(images, Sized) and len(images) <= batch_size)
         model = self.model.for_bulk() if is_bulk else self.model
 
         def caption(numbered: _Numbered, pixels: list[PixelsOrError]) -> list[ImageResult]:
             number, part = numbered
-            generator = np.random.default_rng([seed, number])  # whoever computes it, and when
+            generator = np.random.default_rng([seed, number])  # independent of the thread and the order
             with self.computing():
                 return asked.results(model, part, pixels, self.word_vocabulary, generator)
 
-        if is_bulk:  # each core computes batches of its own
+        if is_bulk:  # each core computes its own batches
             whole = ahead(lambda numbered: caption(numbered, self._read(numbered[1])), enumerate(parts))
             for _, results in whole:
                 yield from results
@@ -310,11 +310,11 @@ class Captioner:
             yield from caption(numbered, pixels)
 
     def score(self, image: ImageSource, captions: str | Sequence[str]) -> list[CaptionEvidence]:
-        """What an image says for given captions and each of their words.
+        """Score how well an image supports given captions and each of their words.
 
         Raises:
             ImageError: if the image cannot be read.
-            DDCapError: if a caption is empty or too long, or the model is an autoregressive one.
+            DDCapError: if a caption is empty or too long, or the model is autoregressive.
         """
         texts = [captions] if isinstance(captions, str) else list(captions)
         features = self.features([image])
@@ -328,7 +328,7 @@ class Captioner:
 
         Raises:
             ImageError: if the image cannot be read.
-            DDCapError: as `score`.
+            DDCapError: see `score`.
         """
         texts = [captions] if isinstance(captions, str) else list(captions)
         features, asked = self.features([image]), self.settings(**settings)
@@ -349,15 +349,15 @@ class Captioner:
 
         Args:
             image: path or PIL image.
-            caption: to be rewritten.
-            keep: words that stay.
-            seed: of the decoders that draw.
+            caption: caption to rewrite.
+            keep: words to keep.
+            seed: seed for sampling.
             concepts: see `__call__`.
             settings: see `infill`.
 
         Raises:
             ImageError: if the image cannot be read.
-            DDCapError: if the caption is empty or too long, or the model is an autoregressive one.
+            DDCapError: if the caption is empty or too long, or the model is autoregressive.
         """
         constraints = Constraints.take(settings)
         features = self.features([image])
@@ -380,11 +380,11 @@ class Captioner:
 
     @cached_property
     def word_vocabulary(self) -> Vocabulary:
-        """What the tokenizer's tokens spell."""
+        """The text of each token, for constraints on words."""
         return Vocabulary(self.tokenizer)
 
     def _edits(self, concepts: str | Sequence[str] | None, constraints: Constraints) -> list[ConceptEdits]:
-        """Changes to what is seen: those that are asked for, and those that follow from constraints."""
+        """Changes to the concepts: the given ones, and those that follow from the constraints."""
         vocabulary = self.model.vocabulary
         edits = [] if concepts is None else [ConceptEdits.parse(concepts, vocabulary)]
         return edits + constraints.edits(vocabulary)
@@ -402,29 +402,27 @@ class Captioner:
 
         Args:
             image: path or PIL image.
-            template: given words with blanks: `___` of any width, `[3]` of three tokens.
-            seed: of the decoders that draw.
+            template: words and blanks: `___` for any number of tokens, `[3]` for three.
+            seed: seed for sampling.
             concepts: see `__call__`.
-            settings: see `__call__`; `length` is that of the filled caption.
+            settings: see `__call__`; `length` is the length of the filled caption.
 
         Raises:
             ImageError: if the image cannot be read.
-            DDCapError: if the template has no blank, is too long, or cannot get the length asked for.
+            DDCapError: if the template has no blank, is too long, or does not fit the length.
             RecipeError: if a decoding setting is unknown or wrong.
         """
         constraints = Constraints.take(settings)
         if constraints.wanted:
             name, text = constraints.wanted[0]
-            raise DDCapError(
-                f"{name} {text!r}: does not apply to infilling; write these words in the template"
-            )
+            raise DDCapError(f"{name} {text!r}: does not apply to infilling; write it in the template")
         if settings.get("candidates") not in (None, 1):
             raise RecipeError(
                 f"candidates={settings['candidates']}: infilling chooses among the widths of the blanks; "
                 "remove candidates"
             )
         decoding = self.settings(**settings)
-        if settings.get("length") is None:  # the model's own length is for captions without a template
+        if settings.get("length") is None:  # the model's own length applies without a template only
             decoding = replace(decoding, exact_length=False)
         parsed = parse_template(template, self.tokenizer)
         features = self.features([image])
@@ -438,7 +436,7 @@ class Captioner:
         return build_captions(filled.result, [filled.row], self.tokenizer)[0]
 
     def _read(self, images: Sequence[ImageSource]) -> list[PixelsOrError]:
-        """Pixels of each image, or the error that there was."""
+        """Pixels of each image, or the error of reading it."""
         found: list[PixelsOrError] = []
         for image in images:
             try:

@@ -1,4 +1,4 @@
-"""The error types a user can meet: one line that names the thing, the reason and the remedy."""
+"""Errors for users. Each message is one line with the thing, the reason and the remedy."""
 
 from __future__ import annotations
 
@@ -7,43 +7,43 @@ import socket
 
 
 class DDCapError(ValueError):
-    """A mistake in what the user gave us; the command line prints its message and no traceback."""
+    """Base of all errors for users. The command line prints the message without a traceback."""
 
 
 class ImageError(DDCapError):
-    """An image that cannot be captioned: missing, unreadable, truncated, too large or too small."""
+    """An image is missing, unreadable, truncated, too large or too small."""
 
 
 class DataError(DDCapError):
-    """A data set file that is missing or does not have the layout it should have."""
+    """A file of a data set is missing or has the wrong format."""
 
 
 class RecipeError(DDCapError):
-    """A setting that is unknown, of the wrong type, or at odds with another one."""
+    """A setting is unknown, has the wrong type, or conflicts with another one."""
 
 
 class CheckpointError(DDCapError):
-    """A model or checkpoint that is missing, damaged, or made for another configuration."""
+    """A model or checkpoint is missing, damaged, or from another configuration."""
 
 
 class TrainingError(DDCapError):
-    """A training that cannot go on: it diverged, or its checkpoint cannot be written."""
+    """Training cannot continue: it diverged, or a checkpoint cannot be written."""
 
 
 class TrainingInterruptedError(DDCapError):
-    """A training that a signal ended, after it was saved; `status` is the exit status that says so."""
+    """A signal stopped the training, after its state was saved. `status` is the exit status."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
 
     def __reduce__(self) -> tuple[type[TrainingInterruptedError], tuple[str, int]]:
-        """What it is made from, for its way between processes: Python would keep the message only."""
+        """Keep `status` when the error is pickled; Python would keep the message only."""
         return type(self), (str(self), self.status)
 
 
 class MissingExtraError(DDCapError):
-    """A feature whose optional dependency is not installed."""
+    """A feature needs an optional dependency that is not installed."""
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(
@@ -52,15 +52,15 @@ class MissingExtraError(DDCapError):
         self._made_from = feature, extra
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
-        """As of `TrainingInterruptedError`."""
+        """See `TrainingInterruptedError`."""
         return type(self), self._made_from
 
 
 _REMEDIES = {
     "check the path": (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
-    "change the permissions, or choose another place": (errno.EACCES, errno.EPERM),
-    "the disk is for reading only; choose another place": (errno.EROFS,),
-    "make room": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+    "change the permissions, or choose another path": (errno.EACCES, errno.EPERM),
+    "the disk is read-only; choose another path": (errno.EROFS,),
+    "free disk space": (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
     "choose another name": (errno.EEXIST, errno.ENOTEMPTY),
     "open fewer files (data.workers, data.shards_mixed), or raise the limit (ulimit -n)": (
         errno.EMFILE,
@@ -74,11 +74,11 @@ _REMEDIES = {
 
 
 def remedy(error: BaseException, otherwise: str = "try again") -> str:
-    """What helps against an error of the operating system, by its number.
+    """The remedy for an error of the operating system, by its number.
 
     Args:
-        error: any; only an `OSError` has a number.
-        otherwise: where nothing is known of the number, or there is none.
+        error: any error; only an `OSError` has a number.
+        otherwise: remedy for an unknown number, or an error without one.
     """
     if isinstance(error, ConnectionError | TimeoutError | socket.gaierror):
         return "check the network"

@@ -46,7 +46,7 @@ class TextSource(Section):
 
 @dataclass(frozen=True, config=STRICT)
 class DataSettings(Section):
-    """Where the images and captions are, and how they form batches."""
+    """The images and captions, and how they form batches."""
 
     json: str = Field(
         default="dataset.json",
@@ -110,7 +110,7 @@ class DataSettings(Section):
 
 @dataclass(frozen=True, config=STRICT)
 class TaggerSettings(Section):
-    """How the tagger learns the concepts of images, see `ddcap tagger`."""
+    """How `ddcap tagger` learns the concepts of images."""
 
     concepts: str | None = Field(
         default=None, description="JSON of the concepts: words, and the forms captions use"
@@ -202,16 +202,16 @@ class TrainingSettings(Section):
 
     @property
     def bf16(self) -> bool:
-        """Whether forward passes run in mixed precision, those that fill the feature cache included."""
+        """Whether forward passes run in mixed precision, including those that fill the feature cache."""
         return self.mixed_precision == "bf16"
 
 
-# All sections together, and what they demand of each other.
+# All sections together, and their constraints on each other.
 
 
 @dataclass(frozen=True, config=STRICT)
 class Recipe:
-    """All sections; what a YAML file under `recipes/` holds."""
+    """All sections of a recipe, as in the YAML files under `recipes/`."""
 
     data: DataSettings = Field(default_factory=DataSettings)
     encoder: EncoderSettings = Field(default_factory=EncoderSettings)

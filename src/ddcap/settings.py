@@ -1,7 +1,4 @@
-"""All settings that belong to a trained model, in the order of the method; checked strictly.
-
-What only a training needs stands in `recipe`.
-"""
+"""Settings of a trained model, in the order of the method. `recipe` adds those of training."""
 
 from __future__ import annotations
 
@@ -25,22 +22,19 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Section:
-    """Base of the sections: tells a setting that was given from one that was left at its default.
-
-    `dataclasses.replace` gives all settings.
-    """
+    """Base of the sections. Knows which settings were given; after `dataclasses.replace`, all were."""
 
     __slots__ = ("_given",)  # beside the settings: `vars(section)` is those alone
     _given: frozenset[str]
 
     @property
     def given(self) -> frozenset[str]:
-        """Names of the settings that were given, also those that were given their default."""
+        """Names of the given settings, including those given their default."""
         return self._given
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Every way to make a section passes here: the constructor, and plain values of a file."""
+        """Called for every new section, from the constructor or from plain values of a file."""
         return core_schema.no_info_wrap_validator_function(cls._remember_given, handler(source))
 
     @classmethod
@@ -70,7 +64,7 @@ class Section:
 
 @dataclass(frozen=True, config=STRICT)
 class EncoderSettings(Section):
-    """The image encoder: pixels to memory and summary."""
+    """The image encoder. It turns pixels into a memory and a summary."""
 
     kind: Literal["efficientnet_lite", "clip"] = Field(
         default="efficientnet_lite", description="architecture of the image encoder; clip is the paper's"
@@ -109,7 +103,7 @@ class EncoderSettings(Section):
 
     @property
     def travels(self) -> bool:
-        """Whether the encoder's weights are kept in the model's own file."""
+        """Whether the model's file contains the encoder's weights."""
         return self.trainable or self.stored
 
 
@@ -118,7 +112,7 @@ class EncoderSettings(Section):
 
 @dataclass(frozen=True, config=STRICT)
 class TokenizerSettings(Section):
-    """How captions become tokens."""
+    """The tokenizer. It turns captions into tokens."""
 
     kind: Literal["compact", "gpt2"] = Field(
         default="compact",
@@ -171,7 +165,7 @@ class ModelSettings(Section):
 
     @property
     def is_open(self) -> bool:
-        """Whether settings that were not given are still to be taken over from the model of `init`."""
+        """Whether settings that were not given still have to be read from the model of `init`."""
         return self.init is not None and len(self.given) < len(dataclasses.fields(self))
 
     def __post_init__(self) -> None:
@@ -234,7 +228,7 @@ class DiffusionSettings(Section):
 
 @dataclass(frozen=True, config=STRICT)
 class DecodingSettings(Section):
-    """How a caption is made from a trained model."""
+    """How a trained model decodes a caption."""
 
     method: Literal["best_first", "ancestral", "left_to_right"] = Field(
         default="best_first", description="best_first: special design 3; left_to_right: for the twin"
@@ -320,16 +314,14 @@ class DecodingSettings(Section):
         if self.exact_length and self.length == "predicted":
             raise ValueError("exact_length=true: needs a length; set length to a number of tokens")
         if self.exact_length and self.length == 1:
-            raise ValueError(
-                "length=1: leaves no token for a word, since the end token counts; give at least 2"
-            )
+            raise ValueError("length=1: leaves room for the end token only; give at least 2")
         if self.beams > 1 and (self.method != "left_to_right" or self.temperature):
             raise ValueError(
                 f"beams={self.beams}: needs method=left_to_right and temperature=0; set these, or beams=1"
             )
 
     def check_model(self, model: ModelSettings, *, sees_concepts: bool) -> None:
-        """Raise ValueError if a model of these settings, with concepts or without, cannot decode so."""
+        """Raise ValueError if a model with these settings cannot decode like this."""
         for name in ("concept_bonus", "repeat_penalty", "concept_weight"):
             if getattr(self, name) and not sees_concepts:
                 raise ValueError(
@@ -375,14 +367,14 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "autoregressive": {"fast": {"beams": 1}, "best": {"beams": 5}},
 }
-"""Decoding settings by kind of model and name; docs/performance.md has what each gives and costs."""
+"""Decoding settings by kind of model and preset; for their speed and scores see docs/performance.md."""
 
 
 def preset_settings(name: str, kind: str) -> dict[str, Any]:
     """The settings of a preset for a kind of model.
 
     Raises:
-        RecipeError: if there is none of that name.
+        RecipeError: if there is no preset of that name.
     """
     presets = PRESETS[kind]
     if name not in presets:
@@ -390,7 +382,7 @@ def preset_settings(name: str, kind: str) -> dict[str, Any]:
     return presets[name]
 
 
-# Plain values to typed settings and back; what is wrong with them is said in one line.
+# Plain values to typed settings and back. An error is one line.
 
 RETIRED: dict[str, Any] = {
     "training.objective": "likelihood",
@@ -398,13 +390,13 @@ RETIRED: dict[str, Any] = {
     "encoder.trainable_from": 0,
     "encoder.init": None,
 }
-"""Settings of experiments that did not help, with what they were at: docs/experiments.md tells of them."""
+"""Removed settings of experiments that did not help, with their defaults; see docs/experiments.md."""
 
 
 def forget_retired(section: str, values: Any) -> Any:
-    """A section as an earlier version wrote it, without the settings that are no more."""
+    """A section written by an earlier version, without the removed settings."""
     if not isinstance(values, dict):
-        return values  # whoever parses it says what is wrong
+        return values  # the parser will say what is wrong
     return {name: value for name, value in values.items() if f"{section}.{name}" not in RETIRED}
 
 
@@ -414,10 +406,10 @@ def parse_settings(section_type: type, values: dict[str, Any], source: str) -> A
     Args:
         section_type: `Recipe` or one of its sections.
         values: nested plain values.
-        source: what the values came from, for the message.
+        source: origin of the values, for the message.
 
     Raises:
-        RecipeError: with one line for every setting that is unknown or wrong.
+        RecipeError: naming every setting that is unknown or wrong.
     """
     try:
         return TypeAdapter(section_type).validate_python(values)

@@ -106,7 +106,7 @@ def test_drawings_and_texts_are_not_known(default, drawings, photos):
     assert area_under_curve(np.array(known), np.array(strange)) > 0.85
     assert np.mean(np.array(strange) < 0.5) > 0.7
     guess = default(next(one for one in drawings if "window" in one.name))[0]
-    assert guess.why_not.startswith("not sure: no picture of a kind that this model knows")
+    assert guess.why_not.startswith("not sure: this model does not know this kind of image")
     assert default(photos[0])[0].why_not is None
 
 
@@ -114,7 +114,7 @@ def test_min_sure_leaves_captions_out_and_says_why(drawings, photos, capsys):
     window = str(next(one for one in drawings if "window" in one.name))
     assert main(["caption", str(photos[0]), window, "--format", "jsonl", "--min-sure", "0.9"]) == 0
     photo, drawing = (json.loads(line) for line in capsys.readouterr().out.splitlines())
-    assert photo["caption"] is None and photo["why"].endswith("is under 0.9") and photo["guess"]
+    assert photo["caption"] is None and photo["why"].endswith("is below 0.9") and photo["guess"]
     assert drawing["caption"] is None and drawing["why"].startswith("not sure")
     assert main(["caption", str(photos[0]), window, "--format", "jsonl"]) == 0
     photo, drawing = (json.loads(line) for line in capsys.readouterr().out.splitlines())
@@ -123,7 +123,7 @@ def test_min_sure_leaves_captions_out_and_says_why(drawings, photos, capsys):
     table = capsys.readouterr().out
     assert "a guess: " in table and "not sure" in table and "%" in table
     assert main(["caption", str(photos[0]), window, "--min-sure", "0.9"]) == 0
-    assert "is under 0.9" in capsys.readouterr().out
+    assert "is below 0.9" in capsys.readouterr().out
 
 
 def test_a_model_of_ones_own_is_calibrated(tiny_model_folder, photos, tmp_path, capsys):

@@ -161,7 +161,7 @@ def test_a_full_disk_costs_a_checkpoint_but_not_the_run(recipe_file, tmp_path, c
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     changes = ["training.epochs=4", "training.checkpoint_every=1", "training.validate_every=2"]
     recipe = load_recipe(recipe_file, changes)
-    with pytest.raises(TrainingError, match=r"step_.*: cannot be written .*make room"):
+    with pytest.raises(TrainingError, match=r"step_.*: cannot be written .*free disk space"):
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
             train(recipe)

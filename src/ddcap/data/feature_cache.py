@@ -191,5 +191,5 @@ def _write_shard(file: Path, encoder: Encoder, paths: Sequence[Path], views: int
         with replacing(file) as temporary:
             save_file(tensors, temporary, {"unreadable": json.dumps(unreadable)})
     except (OSError, SafetensorError) as error:
-        reason, advice = " ".join(str(error).split()), remedy(error, "make room")
+        reason, advice = " ".join(str(error).split()), remedy(error, "free disk space")
         raise DataError(f"{file}: cannot be written ({reason}); {advice}, or change data.cache") from None

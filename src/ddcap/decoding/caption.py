@@ -1,4 +1,4 @@
-"""What a captioner gives back: captions that know how they came about."""
+"""Results of a captioner: captions, concepts, and errors."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from ddcap.decoding.trace import DecodingResult, Trace, build_trace
 
 @dataclass(frozen=True)
 class Caption:
-    """One caption and how it came about.
+    """One caption, with its confidence and its trace.
 
     Attributes:
-        text: what a person reads.
-        tokens: printable pieces, one per token, a leading space where a word begins; the end token is "".
+        text: the caption as text.
+        tokens: printable pieces, one per token; a leading space starts a word; the end token is "".
         confidences: probability of each token when it was committed; 1 for given words.
-        length: tokens, end token included.
+        length: number of tokens, end token included.
         score: mean log-probability of the tokens, to compare captions of one image.
-        trace: what was committed when.
-        sure: probability that people would take it for one of theirs; None without a calibrated model.
-        faithful: probability that it names nothing which none of the people would have named.
-        known: probability that the picture is of a kind that the model knows.
-        doubtful: its words that people probably would not have used.
+        trace: the tokens that each step committed.
+        sure: probability that people would accept the caption as one of theirs; None if the model is not
+            calibrated.
+        faithful: probability that the caption names nothing that no person would have named.
+        known: probability that the model knows this kind of image.
+        doubtful: words that people would probably not have used.
     """
 
     text: str
@@ -44,15 +45,15 @@ class Caption:
 
     @property
     def why_not(self) -> str | None:
-        """Why it is a guess at best; None if it is not."""
+        """The reason if the caption is no more than a guess, else None."""
         if self.known is None or self.known >= 0.5:
             return None
-        return f"not sure: no picture of a kind that this model knows ({self.known:.0%})"
+        return f"not sure: this model does not know this kind of image ({self.known:.0%})"
 
 
 @dataclass(frozen=True)
 class Concept:
-    """A word for something that a model sees in an image, and the probability that a person would say it."""
+    """A concept that the model sees in an image, with the probability that a person would mention it."""
 
     word: str
     confidence: float
@@ -60,20 +61,26 @@ class Concept:
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What became of one image of a large job: its captions, or why there are none."""
+    """The result for one image: its captions or an error.
+
+    Attributes:
+        source: the image, as given.
+        captions: captions of the image; empty if there is an error.
+        error: why there are no captions; None if there are some.
+    """
 
     source: ImageSource
     captions: tuple[Caption, ...]
     error: str | None
 
     def withheld(self, min_sure: float | None) -> str | None:
-        """Why there is no caption to show; None if there is one. Without `min_sure` all are shown."""
+        """The reason to withhold the caption, or None. Without `min_sure`, only an error is one."""
         if self.error is not None:
             return self.error
         best = self.captions[0]
         if min_sure is None or best.sure is None or best.sure >= min_sure:
             return None
-        return best.why_not or f"sure {best.sure:.2f} is under {min_sure:g}"
+        return best.why_not or f"sure {best.sure:.2f} is below {min_sure:g}"
 
 
 # What programs read of results, as plain values.

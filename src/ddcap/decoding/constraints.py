@@ -34,22 +34,22 @@ _RUN = re.compile(r"[a-z0-9]+")
 
 @dataclass(frozen=True)
 class Constraints:
-    """What a caption has to be like.
+    """Constraints on the words of a caption.
 
-    Words are compared without case and accents, and whole: to ban "man" bans "man's" and "man-made", not
-    "woman". A phrase is several words in a row.
+    Whole words are compared, without case and accents: banning "man" also bans "man's" and "man-made", but
+    not "woman". A phrase is several words in a row.
 
     Attributes:
-        include: words or phrases that stand in it, anywhere and in any order.
-        prefix: what it begins with.
-        suffix: what it ends with.
-        ban: words or phrases that do not stand in it.
-        replace: words that do not stand in it, and the word to see in their place (None: none).
-        min_words: it has at least so many words.
-        max_chars: it has at most so many characters.
+        include: words or phrases to include, anywhere and in any order.
+        prefix: words at the start.
+        suffix: words at the end.
+        ban: banned words or phrases.
+        replace: banned words, each with the concept to see in its place (None: no concept).
+        min_words: smallest number of words.
+        max_chars: largest number of characters.
 
     Raises:
-        DDCapError: if they contradict each other.
+        DDCapError: if the constraints contradict each other.
     """
 
     include: tuple[str, ...] = ()

@@ -47,13 +47,13 @@ _ROWS = 512  # noised captions computed at once
 
 @dataclass(frozen=True)
 class WordEvidence:
-    """A word of a caption, and what the picture says for it.
+    """How well an image supports one word of a caption.
 
     Attributes:
-        word: as a person reads it.
-        log_probability: of its tokens, given the picture and all other words.
-        without_image: the same without the picture.
-        tokens: how many it has.
+        word: the word.
+        log_probability: log-probability of its tokens, given the image and all other words.
+        without_image: the same without the image.
+        tokens: number of its tokens.
     """
 
     word: str
@@ -63,17 +63,17 @@ class WordEvidence:
 
     @property
     def gain(self) -> float:
-        """Pointwise mutual information with the picture, in nats; below 0 the picture speaks against it."""
+        """Pointwise mutual information with the image, in nats; below 0 the image contradicts the word."""
         return self.log_probability - self.without_image
 
 
 @dataclass(frozen=True)
 class CaptionEvidence:
-    """A caption, and what the picture says for it.
+    """How well an image supports a caption.
 
     Attributes:
-        words: one each.
-        end: of the end token.
+        words: evidence of each word.
+        end: evidence of the end token.
     """
 
     words: tuple[WordEvidence, ...]
@@ -81,22 +81,22 @@ class CaptionEvidence:
 
     @cached_property
     def log_likelihood(self) -> float:
-        """Pseudo-log-likelihood of the caption, given the picture."""
+        """Pseudo-log-likelihood of the caption, given the image."""
         return sum(word.log_probability for word in (*self.words, self.end))
 
     @cached_property
     def gain(self) -> float:
-        """Pointwise mutual information of caption and picture, in nats."""
+        """Pointwise mutual information of caption and image, in nats."""
         return sum(word.gain for word in (*self.words, self.end))
 
     @property
     def tokens(self) -> int:
-        """Of the caption, end token included."""
+        """Number of tokens, end token included."""
         return sum(word.tokens for word in (*self.words, self.end))
 
     @property
     def fit(self) -> float:
-        """How well caption and picture fit: the gain for each token."""
+        """How well caption and image fit: the gain per token."""
         return self.gain / self.tokens
 
 

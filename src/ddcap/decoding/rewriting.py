@@ -1,4 +1,4 @@
-"""A caption made true: words that the picture does not support are blanked and filled anew."""
+"""Rewriting: blank the words of a caption that the image does not support, then fill the blanks."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ LEAST_GAIN = -0.05  # nats that the picture has to say for a word, at least
 
 @dataclass(frozen=True)
 class Rewriting:
-    """A caption before and after.
+    """A caption before and after rewriting.
 
     Attributes:
-        before: what the picture says for the given caption.
-        doubted: numbers of its words that the picture does not support.
+        before: evidence of the given caption.
+        doubted: indices of its words that the image does not support.
         after: the new caption; None if no word is doubted, or no other words fit better.
-        evidence: what the picture says for the new one; that of the given one, if there is none.
+        evidence: evidence of the new caption, or of the given one if there is no new one.
     """
 
     before: CaptionEvidence
@@ -44,7 +44,7 @@ class Rewriting:
 
     @property
     def template(self) -> str:
-        """The given caption with blanks; doubted words in a row are one."""
+        """The given caption with blanks; adjacent doubted words share one blank."""
         shown = [
             one.word if number not in self.doubted else "___"
             for number, one in enumerate(self.before.words)

@@ -1,4 +1,4 @@
-"""What was committed when: the record of a decoding, for programs and for people to look at."""
+"""The record of a decoding: the tokens that each step committed."""
 
 from __future__ import annotations
 
@@ -89,15 +89,15 @@ class DecodingResult:
 
 @dataclass(frozen=True)
 class TraceEvent:
-    """One token appearing (or, with replacement noise, changing) at one position.
+    """A token that one step committed (or, with replacement noise, changed) at one position.
 
     Attributes:
         step: number of the denoising step, from 0.
-        timestep: t of that step.
-        position: caption position, from 0.
-        token_id: the token.
-        token: its printable piece; "" for the end token.
-        probability: of the token, when it was chosen.
+        timestep: timestep t of that step.
+        position: position in the caption, from 0.
+        token_id: id of the token.
+        token: printable piece of the token; "" for the end token.
+        probability: probability of the token when it was committed.
     """
 
     step: int
@@ -110,11 +110,11 @@ class TraceEvent:
 
 @dataclass(frozen=True)
 class Trace:
-    """How one caption came about.
+    """How the model built one caption, step by step.
 
     Attributes:
-        events: in order of steps, the most certain first within a step.
-        frames: for every step the pieces of the whole caption after it; "▁" stands for MASK.
+        events: all tokens committed, by step, the most certain first within a step.
+        frames: pieces of the whole caption after each step; "▁" stands for MASK.
     """
 
     events: tuple[TraceEvent, ...]

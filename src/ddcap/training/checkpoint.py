@@ -223,7 +223,7 @@ def _told_if_full(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:  # each library tells of a full disk in its way
-        reason, advice = " ".join(str(error).split()), remedy(error, "make room")
+        reason, advice = " ".join(str(error).split()), remedy(error, "free disk space")
         raise TrainingError(
             f"{path}: cannot be written ({reason}); {advice}; earlier checkpoints are kept"
         ) from None
