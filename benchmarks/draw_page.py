@@ -1,4 +1,4 @@
-"""Photograph the page of `ddcap serve` in a headless Chromium, as one PNG.
+"""Save a screenshot of the page of `ddcap serve`, taken in a headless Chromium, as a PNG.
 
 pip install -c constraints-web.txt ".[dev-web]"
 python benchmarks/draw_page.py examples/animals/giraffes.jpg page.png
@@ -13,13 +13,13 @@ from ddcap import Captioner
 
 
 def main() -> None:
-    """Serve, open, drop the photograph, go to the step, photograph."""
+    """Start the service, open its page, add the photograph, choose the step, take the screenshot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("photo")
-    parser.add_argument("output")
-    parser.add_argument("--width", type=int, default=1200)
+    parser.add_argument("photo", help="image file")
+    parser.add_argument("output", help="PNG file to write")
+    parser.add_argument("--width", type=int, default=1200, help="use this page width, in pixels")
     parser.add_argument("--colours", choices=("light", "dark"), default="light")
-    parser.add_argument("--step", type=int, help="that the slider shows (default: the last)")
+    parser.add_argument("--step", type=int, help="set the slider to this step (default: the last)")
     options = parser.parse_args()
     with PagedService(Captioner.from_pretrained()) as service, chromium() as browser:
         page = browser.new_page(

@@ -1,4 +1,4 @@
-"""Ask a running `ddcap serve` for captions: one HTTP call, and nothing but Python's own library.
+"""Get captions from a running `ddcap serve` with one HTTP call and the standard library.
 
 python examples/ask_service.py photo.jpg other.jpg --address http://127.0.0.1:8000
 """
@@ -15,13 +15,13 @@ from typing import Any
 def captions(
     pictures: list[bytes], address: str = "http://127.0.0.1:8000", key: str | None = None, **asked: Any
 ) -> list[dict[str, Any]]:
-    """One answer a picture: {"caption": ..., "sure": ...}, or {"error": ...}.
+    """Return one answer per picture: {"caption": ..., "sure": ...} or {"error": ...}.
 
     Args:
-        pictures: the contents of picture files.
-        address: of the service.
-        key: where it wants one.
-        asked: options of the service, for instance include=["red bicycle"], max_chars=125.
+        pictures: contents of image files.
+        address: URL of the service.
+        key: API key, if the service needs one.
+        asked: options of the service, for example include=["red bicycle"], max_chars=125.
     """
     body = {"images": [base64.b64encode(picture).decode() for picture in pictures], **asked}
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
@@ -32,12 +32,12 @@ def captions(
 
 
 def main() -> None:
-    """Print a line for each picture."""
+    """Print one line per picture."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("pictures", nargs="+", type=Path)
-    parser.add_argument("--address", default="http://127.0.0.1:8000")
+    parser.add_argument("pictures", nargs="+", type=Path, help="image files")
+    parser.add_argument("--address", default="http://127.0.0.1:8000", help="ask the service at this URL")
     options = parser.parse_args()
     key = os.environ.get("DDCAP_KEY")
     answers = captions([path.read_bytes() for path in options.pictures], options.address, key)

@@ -1,4 +1,4 @@
-"""Caption every image of a folder into a CSV file, going on after images that cannot be read.
+"""Caption every image of a folder into a CSV file, skipping images that cannot be read.
 
 python examples/caption_folder.py examples/photos captions.csv
 """
@@ -12,13 +12,13 @@ from ddcap.data.images import find_images
 
 
 def main() -> None:
-    """Caption, write, report what could not be read."""
+    """Caption the images, write the file, and report the images that cannot be read."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder")
-    parser.add_argument("output")
-    parser.add_argument("--model", default="default")
+    parser.add_argument("folder", help="folder of images")
+    parser.add_argument("output", help="CSV file to write")
+    parser.add_argument("--model", default="default", help="load this model: 'default', a folder or a Hub id")
     options = parser.parse_args()
     captioner = Captioner.from_pretrained(options.model)
     with open(options.output, "w", newline="", encoding="utf-8") as file:

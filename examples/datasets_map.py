@@ -1,4 +1,4 @@
-"""Caption a data set of Hugging Face's `datasets` by its `map`: `caption_batch` is all that it takes.
+"""Caption a data set of Hugging Face `datasets` with `map` and the function `caption_batch`.
 
 python examples/datasets_map.py examples/photos captions.parquet
 """
@@ -15,15 +15,15 @@ from ddcap.data.images import EncodedImage
 
 @cache
 def captioner(model: str) -> Captioner:
-    """One for each process, also with `num_proc`."""
+    """Load the model once per process, also with `num_proc`."""
     return Captioner.from_pretrained(model)
 
 
 def caption_batch(batch: dict[str, list[Any]], model: str = "default") -> dict[str, list[Any]]:
-    """Captions of a batch: columns "file", "caption", "sure", "error".
+    """Caption a batch; returns the columns "file", "caption", "sure", "error".
 
     Args:
-        batch: column "image", not decoded: {"path": ..., "bytes": ...} each.
+        batch: column "image" of encoded images, each {"path": ..., "bytes": ...}.
         model: "default", a folder, or a Hub id.
     """
     pictures = [
@@ -41,14 +41,14 @@ def caption_batch(batch: dict[str, list[Any]], model: str = "default") -> dict[s
 
 
 def main() -> None:
-    """Read a folder of pictures, caption, write."""
+    """Read a folder of images, caption them, and write a Parquet file."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder")
-    parser.add_argument("output")
-    parser.add_argument("--model", default="default")
-    parser.add_argument("--cache", help="folder (default: that of datasets)")
+    parser.add_argument("folder", help="folder of images")
+    parser.add_argument("output", help="Parquet file to write")
+    parser.add_argument("--model", default="default", help="load this model: 'default', a folder or a Hub id")
+    parser.add_argument("--cache", help="cache data in this folder (default: the folder of datasets)")
     options = parser.parse_args()
     found = load_dataset("imagefolder", data_dir=options.folder, split="train", cache_dir=options.cache)
     pictures = found.select_columns("image").cast_column("image", Image(decode=False))

@@ -1,8 +1,8 @@
-"""Draw a photograph beside the way its caption came about, as one PNG.
+"""Draw a photograph and the steps that wrote its caption, as a PNG.
 
     python examples/draw_trace.py examples/photos/chelsea.jpg trace.png
 
-Every row is a step of best-first decoding; the words it committed are coloured by how sure the model was.
+Each row is a step of best-first decoding. The colour of a new word shows its probability.
 """
 
 import argparse
@@ -18,12 +18,12 @@ COLOURS = ((0.25, "#cf222e"), (0.5, "#bc4c00"), (0.75, "#9a6700"), (0.9, "#4d8b3
 
 
 def colour(probability: float) -> str:
-    """From red (guessed) to green (sure)."""
+    """The colour of a probability, from red (low) to green (high)."""
     return next(shade for limit, shade in COLOURS if probability < limit)
 
 
 def draw(photo: Image.Image, caption: Caption) -> Image.Image:
-    """The photograph on the left, the steps on the right, the caption below the steps."""
+    """Draw the photograph on the left, the steps on the right, and the caption below the steps."""
     font, bold = ImageFont.load_default(SIZE), ImageFont.load_default(SIZE + 5)
     frames = caption.trace.frames
     height = max(HEIGHT, ROW * (len(frames) + 2) + 2 * MARGIN)
@@ -55,13 +55,13 @@ def draw(photo: Image.Image, caption: Caption) -> Image.Image:
 
 
 def main() -> None:
-    """Caption, draw, save."""
+    """Caption the photograph, draw the steps, save the image."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("photo")
-    parser.add_argument("output")
-    parser.add_argument("--model", default="default")
+    parser.add_argument("photo", help="image file")
+    parser.add_argument("output", help="PNG file to write")
+    parser.add_argument("--model", default="default", help="load this model: 'default', a folder or a Hub id")
     options = parser.parse_args()
     caption = Captioner.from_pretrained(options.model)(options.photo)[0]
     draw(load_image(options.photo), caption).save(options.output)

@@ -88,7 +88,7 @@ def test_presets_are_settings_that_others_win_over(captioner, tiny_twin_folder, 
 
 
 def test_a_length_of_the_end_token_alone_is_refused(captioner, photos):
-    with pytest.raises(RecipeError, match="length=1: the end token counts"):
+    with pytest.raises(RecipeError, match="length=1: leaves room for the end token only"):
         captioner(photos[0], length=1)
 
 

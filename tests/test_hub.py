@@ -97,8 +97,8 @@ def test_an_encoder_from_elsewhere_is_announced_before_anything_is_downloaded(
         Captioner.from_pretrained(folder)
     assert "encoder.name='somebody/else'" in str(caught.value) and "\n" not in str(caught.value)
     said = [record.getMessage() for record in caplog.records if record.name == "ddcap"]
-    assert said[0].startswith(f"{folder}: its image encoder is somebody/else on the Hub, ")
-    assert (revision or "newest state") in said[0] and "asked" in said[1:]
+    assert said[0].startswith(f"{folder}: downloading its image encoder from the Hub: somebody/else, ")
+    assert (revision or "newest revision") in said[0] and "asked" in said[1:]
     asked = [path for path in hub if "somebody/else" in path]
     assert asked and all(f"/{revision or 'main'}" in path for path in asked)
 

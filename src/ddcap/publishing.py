@@ -1,4 +1,4 @@
-"""Where a model lies (the embedded default, a folder, the Hub), and how one is put there with a card."""
+"""Find a model (the default, a folder, the Hub), and publish one with a model card."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ddcap.model.config import (
     ModelConfig,
 )
 
-# Where a model lies: the embedded default, a folder, or the Hub.
+# Find a model: the default, a folder, or the Hub.
 
 DEFAULT_MODEL = "default"
 MODEL_FILES = (
@@ -81,21 +81,19 @@ def write_card(
     licence: str | None = None,
     data: str | None = None,
 ) -> Path:
-    """Write `README.md`: what the model is, how to use it, and its figures where an evaluation is given.
-
-    A card that is there already is kept: somebody has written it.
+    """Write the model card, `README.md`. An existing card is kept.
 
     Args:
-        folder: of the model.
-        config: of the model.
-        parameters: in the model's own file.
-        name: what to call it, and what to load it by; else "MODEL".
-        evaluation: what `ddcap evaluate --json` printed.
-        licence: for the card's head, for instance "mit".
-        data: one line on what it was trained on.
+        folder: folder of the model.
+        config: config of the model.
+        parameters: number of parameters in the model's file.
+        name: name of the model, also used to load it; None means "MODEL".
+        evaluation: output of `ddcap evaluate --json`.
+        licence: licence of the model, for example "mit".
+        data: the training data, in one line.
 
     Raises:
-        DataError: if the evaluation is not one.
+        DataError: if `evaluation` is not such an output.
     """
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -104,7 +102,7 @@ def write_card(
         return path
     is_diffusion = config.model.kind == "diffusion"
     tags = [*_TAGS, "discrete-diffusion"] if is_diffusion else _TAGS
-    results, figures = None, "Not evaluated yet: `ddcap evaluate` gives its figures.\n"
+    results, figures = None, "Not evaluated yet. Run `ddcap evaluate`.\n"
     if evaluation is not None:
         try:
             split, images = evaluation["split"], int(evaluation["images"])
@@ -160,7 +158,7 @@ def upload(folder: str | Path, repo_id: str, *, private: bool | None = None) -> 
 def _body(name: str, config: ModelConfig, parameters: int, figures: str, data: str | None) -> str:
     model, encoder = config.model, config.encoder
     kind = "Discrete diffusion (DDCap)" if model.kind == "diffusion" else "Autoregressive, DDCap's twin"
-    trained = "trained along, in this file" if encoder.travels else "frozen, loaded from its own source"
+    trained = "trained, in this file" if encoder.travels else "frozen, loaded from its own source"
     designs = {
         "length prediction": model.length_prediction,
         "concentrated attention mask": model.concentrated_attention,
@@ -180,7 +178,7 @@ Captions have at most {model.max_length} tokens.
     captioner = Captioner.from_pretrained("{name}")
     print(captioner("photo.jpg")[0].text)
 
-## What it is
+## Model
 
 | | |
 |---|---|
@@ -189,15 +187,15 @@ Captions have at most {model.max_length} tokens.
 | image encoder | {encoder.kind} {encoder.name}, {encoder.image_size} pixels, {trained} |
 | designs | {on} |
 | decoding by default | `{json.dumps(config.to_dict()["decoding"])}` |
-| trained on | {data or "not said"} |
+| trained on | {data or "not given"} |
 
 ## Figures
 
 {figures}
 ## Limits
 
-It knows what its training pictures show, and repeats what their annotators wrote, habits and errors
-included. It gives no reliable account of persons, numbers or writing.
+The model knows what its training images show. It repeats the biases and errors of their annotators. It
+is not reliable about people, numbers or text.
 """
 
 

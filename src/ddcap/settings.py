@@ -179,7 +179,9 @@ class ModelSettings(Section):
         if self.kind == "autoregressive":
             for name in ("length_prediction", "concentrated_attention", "length_difference"):
                 if getattr(self, name):
-                    raise ValueError(f"model.{name}=true: needs a diffusion model; set it to false")
+                    raise ValueError(
+                        f"model.{name}=true: an autoregressive model cannot have it; set model.{name}=false"
+                    )
             if self.self_conditioning:
                 raise ValueError("model.self_conditioning=true: needs a diffusion model; set it to false")
         if self.padding != "hidden" and (self.concentrated_attention or self.kind == "autoregressive"):

@@ -90,7 +90,7 @@ def test_models_that_cannot_are_refused(tiny_twin_folder, tiny_model_folder, def
     refused(["default", out, "order=margin"], ["order=margin", "order=probability"], capsys, out)
     refused(["default", out, "stepps=1"], ["stepps", "steps"], capsys, out)
     refused(["default", out, "--dtype", "int8"], ["--dtype"], capsys, out)
-    refused(["default", out, "--onnx"], ["one after the other"], capsys, out)
+    refused(["default", out, "--onnx"], ["--web", "--onnx", "one command for each"], capsys, out)
     (default_copy / "step.onnx").write_bytes(b"cut")
     refused([default_copy, out], ["step.onnx", "damaged"], capsys, out)
 

@@ -138,7 +138,7 @@ def test_what_is_no_file_of_captions_is_not_touched(tmp_path, folder, capsys):
         with pytest.raises(DataError, match="--overwrite"):
             open_output(path)
         assert path.read_text() == content
-    with pytest.raises(DataError, match=r"unknown ending; use \.jsonl"):
+    with pytest.raises(DataError, match=r"unknown file type; use \.jsonl"):
         open_output(tmp_path / "captions.docx")
     with pytest.raises(DataError, match="its folder does not exist"):
         open_output(tmp_path / "nowhere" / "captions.jsonl")

@@ -227,7 +227,7 @@ def test_predictions_are_read(tmp_path):
     [
         (None, "cannot be read"),
         ("[", "not valid JSON"),
-        ("{}", "is no list; give a list of"),
+        ("{}", "is not a list; give a list of"),
         ('[{"image_id": 1}]', "entry 0 has no image_id or no caption"),
         ('[{"image_id": 1, "caption": 7}]', "entry 0 has no image_id or no caption"),
         ('[{"image_id": 1, "caption": ""}, {"caption": "a"}]', "entry 1 has no image_id or no caption"),

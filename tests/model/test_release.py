@@ -229,7 +229,7 @@ def test_encoder_of_another_shape(released, convert_state, tmp_path):
 
 def test_tokenizer_of_another_size(released, convert_state):
     released["gpt.transformer.wte.weight"] = torch.zeros(99, WIDTH)
-    refused(lambda: convert_state(released), "99 words")
+    refused(lambda: convert_state(released), "99 entries")
 
 
 def test_heads_that_do_not_divide_the_width(released, convert_state):

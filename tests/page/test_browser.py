@@ -277,7 +277,7 @@ def test_a_key_is_asked_for(default, opened):
         check(page)
         page.get_by_label("Key").fill("wrong")
         page.keyboard.press("Enter")
-        sync_api.expect(page.get_by_role("alert")).to_have_text("This key is not known.")
+        sync_api.expect(page.get_by_role("alert")).to_have_text("Unknown key. Try again.")
         page.get_by_label("Key").fill("open sesame")
         page.keyboard.press("Enter")
         assert captioned(page) == default(PHOTO)[0].text

@@ -176,7 +176,7 @@ def test_keys_are_asked_for(default):
         assert locked.get("/config").status_code == 401
         assert told_without(locked).status_code == 401
         wrong = locked.post("/login", data={"key": "sesame"})
-        assert wrong.status_code == 401 and "This key is not known." in wrong.text
+        assert wrong.status_code == 401 and "Unknown key. Try again." in wrong.text
         assert "set-cookie" not in wrong.headers
         right = locked.post("/login", data={"key": "open sesame"}, follow_redirects=False)
         cookie = right.headers["set-cookie"]

@@ -74,7 +74,7 @@ def test_an_unknown_section_gets_a_suggestion(write):
 
 
 def test_an_unknown_section_without_near_miss_lists_the_known_ones(write):
-    assert message(write("zzz: 3")).endswith(f"unknown setting 'zzz'; known here: {', '.join(SECTIONS)}")
+    assert message(write("zzz: 3")).endswith(f"unknown setting 'zzz'; known settings: {', '.join(SECTIONS)}")
 
 
 @pytest.mark.parametrize("section", SECTIONS)

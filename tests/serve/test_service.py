@@ -98,10 +98,10 @@ def test_words(client, photos):
     [
         ("/v1/captions", {}, 422, "images: Field required"),
         ("/v1/captions", {"images": []}, 422, "images"),
-        ("/v1/captions", {"images": ["%%%"]}, 422, "images: is no base64"),
+        ("/v1/captions", {"images": ["%%%"]}, 422, "images: not valid base64"),
         ("/v1/captions", {"images": [""]}, 422, "image 1: is empty"),
         ("/v1/captions", {"images": ["aGVsbG8="]}, 422, "image 1"),
-        ("/v1/captions", {"images": ["aGVsbG8="] * 17}, 413, "17 images; at most 16"),
+        ("/v1/captions", {"images": ["aGVsbG8="] * 17}, 413, "17 images, but at most 16"),
         ("/v1/captions", {"images": ["aGVsbG8="], "colour": 1}, 422, "colour: Extra inputs"),
         ("/v1/captions", {"images": ["PHOTO"], "include": ["dog"], "ban": ["dog"]}, 422, "banned"),
         ("/v1/captions", {"images": ["PHOTO"], "preset": "great"}, 422, "preset='great'"),

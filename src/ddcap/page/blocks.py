@@ -57,7 +57,7 @@ def build_page(engine: Engine, limits: ServeLimits, count: Callable[[], None]) -
                 with gr.Column(elem_id="sentence"):
                     template = gr.Textbox(
                         label="A sentence with blanks",
-                        info="blanks are three underscores (any width), or [2] (two tokens)",
+                        info="___ is a blank of any number of tokens, [2] of two",
                         placeholder="a ___ dog on the [2]",
                         lines=1,
                     )
@@ -68,7 +68,7 @@ def build_page(engine: Engine, limits: ServeLimits, count: Callable[[], None]) -
                     ban = gr.Textbox(label="Ban these words", placeholder="man, woman", lines=1)
                 with gr.Row():
                     length = gr.Slider(
-                        0, longest, 0, step=1, label="Length", info="tokens; 0: any", buttons=[]
+                        0, longest, 0, step=1, label="Length", info="in tokens; 0: any", buttons=[]
                     )
                     steps = gr.Slider(
                         1, longest, decoding.steps, step=1, label="Steps", info="fewer are faster", buttons=[]

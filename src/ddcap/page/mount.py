@@ -101,7 +101,7 @@ def add_note(app: FastAPI, text: str) -> None:
 
 async def _take_no_file(*_: Any, **__: Any) -> str:
     """In place of Gradio's fetching of files and addresses that requests name."""
-    raise DDCapError("no file or address is taken")
+    raise DDCapError("files and URLs are not accepted; send the image itself")
 
 
 class Door:
@@ -135,14 +135,18 @@ class Door:
         if scope["path"] == "/login":
             return await self._login(Request(scope, receive))
         if not self.visitors.knows(scope["headers"]):
-            return _form() if scope["path"] == "/" else JSONResponse({"error": "give a key first, at /"}, 401)
+            return (
+                _form()
+                if scope["path"] == "/"
+                else JSONResponse({"error": "missing API key; enter one at /"}, 401)
+            )
         return Response(status_code=204) if scope["path"].startswith(_IDLE) else self.app
 
     async def _login(self, request: Request) -> Response:
         given = parse_qs((await request.body()).decode("utf-8", "replace")).get("key", [""])[0]
         cookie = self.visitors.cookie_of(given)
         if cookie is None:
-            return _form("This key is not known.")
+            return _form("Unknown key. Try again.")
         answer = RedirectResponse("/", 303)
         answer.set_cookie(
             COOKIE, cookie, httponly=True, samesite="strict", secure=request.url.scheme == "https"

@@ -1,4 +1,4 @@
-"""What the service answers, described: so that programs know what they may read."""
+"""The answers of the service, described for OpenAPI."""
 
 from __future__ import annotations
 
@@ -10,54 +10,60 @@ from ddcap.serve.limits import ServeLimits
 
 
 class Sureness(BaseModel):
-    """How sure the model is of a caption; nothing of a model that is not calibrated."""
+    """Confidence in a caption; empty if the model is not calibrated."""
 
-    sure: float | None = Field(None, ge=0, le=1, description="that people would take it for one of theirs")
-    faithful: float | None = Field(None, ge=0, le=1, description="that all it names is there")
-    known: float | None = Field(None, ge=0, le=1, description="that the model knows pictures of this kind")
-    doubtful: list[str] | None = Field(None, description="words that people would hardly have used")
+    sure: float | None = Field(
+        None, ge=0, le=1, description="probability that people would accept the caption as one of theirs"
+    )
+    faithful: float | None = Field(
+        None, ge=0, le=1, description="probability that everything it names is there"
+    )
+    known: float | None = Field(
+        None, ge=0, le=1, description="probability that the model knows this kind of image"
+    )
+    doubtful: list[str] | None = Field(None, description="words that people would probably not have used")
 
 
 class PictureAnswer(Sureness):
-    """What became of one picture: a caption, or why there is none."""
+    """The result for one image: a caption or an error."""
 
-    caption: str | None = Field(None, description="the likeliest; null: less sure than `min_sure`")
-    captions: list[str] | None = Field(None, description="all of them, if several were asked for")
-    guess: str | None = Field(None, description="the caption that is not sure enough")
-    why: str | None = Field(None, description="why it is not")
-    error: str | None = Field(None, description="why the picture has no caption")
+    caption: str | None = Field(None, description="likeliest caption; null if less sure than `min_sure`")
+    captions: list[str] | None = Field(None, description="all captions, if `num` is over 1")
+    guess: str | None = Field(None, description="caption withheld because of `min_sure`")
+    why: str | None = Field(None, description="reason for withholding it")
+    error: str | None = Field(None, description="reason for a missing caption")
 
 
 class CaptionsAnswer(BaseModel):
-    """What became of each picture, in order."""
+    """One result per image, in order."""
 
     results: list[PictureAnswer]
 
 
 class InfillAnswer(Sureness):
-    """A caption whose blanks are filled."""
+    """A caption with its blanks filled."""
 
     caption: str
     score: float = Field(description="mean log-probability of its tokens")
 
 
 class RewriteAnswer(BaseModel):
-    """A caption after its doubtful words were replaced."""
+    """A caption with its unsupported words replaced."""
 
     caption: str
-    template: str = Field(description="the given one, ___ where the picture does not support it")
-    fit: float = Field(description="what the picture says for the new one: nats a token")
+    template: str = Field(description="given caption, with ___ for words that the image does not support")
+    fit: float = Field(description="how well the new caption fits the image, in nats per token")
 
 
 class WordScore(BaseModel):
-    """What the picture says for a word: nats more than without it."""
+    """How much the image supports a word: its gain in log-probability, in nats."""
 
     word: str
     gain: float
 
 
 class CaptionScore(BaseModel):
-    """What the picture says for a caption: nats a token, and word by word."""
+    """How well a caption fits the image, in nats per token, and for each word."""
 
     caption: str
     fit: float
@@ -65,33 +71,33 @@ class CaptionScore(BaseModel):
 
 
 class ScoresAnswer(BaseModel):
-    """What the picture says for each caption, in order."""
+    """One score per caption, in order."""
 
     results: list[CaptionScore]
 
 
 class ErrorAnswer(BaseModel):
-    """What was wrong, in one line."""
+    """The reason for an error, in one line."""
 
     error: str
 
 
 class StateAnswer(BaseModel):
-    """How the service is."""
+    """The state of the service."""
 
     status: str
 
 
 _ERRORS = {
-    400: "a form that cannot be read",
-    401: "no key that is known",
-    408: "the body takes too long to come",
-    413: "too many bytes or pictures",
-    415: "neither JSON nor a form",
-    422: "an option, a picture or a demand that cannot be met; the line says which",
-    429: "too many requests are waiting",
-    500: "a mistake of the service; its log has the request's id",
-    504: "took longer than a request may",
+    400: "the form cannot be read",
+    401: "the API key is missing or unknown",
+    408: "the body takes too long to arrive",
+    413: "the request has too many bytes or images",
+    415: "the body is neither JSON nor a form",
+    422: "an option or an image is wrong; the error says which",
+    429: "too many requests are waiting; try again later",
+    500: "internal error; the log has the request's id",
+    504: "the request took too long",
 }
 
 

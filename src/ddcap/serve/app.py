@@ -165,7 +165,7 @@ def create_app(
 
     @app.post("/v1/infill", **_route("words", InfillAnswer, InfillBody, "image", limits))
     async def fill_blanks(request: Request) -> dict[str, Any]:
-        """Fill the blanks of a caption: ___ of any width, [3] of three tokens."""
+        """Fill the blanks of a caption: ___ for any number of tokens, [3] for three."""
         body, picture = await asked(request, InfillBody)
         caption = await engine.run(
             lambda captioner: captioner.infill(
@@ -266,7 +266,7 @@ async def _fetched(picture: bytes | str, name: str, fetcher: Fetcher | None) -> 
         return picture
     if fetcher is None:
         return ImageError(
-            f"{name}: no address is fetched here; send the file, or start the service with --allow-urls"
+            f"{name}: this service does not download URLs; send the file, or start it with --allow-urls"
         )
     try:
         return await fetcher.fetch(picture, name)

@@ -20,7 +20,7 @@ Picture = Annotated[str, Field(description="base64 of a picture file, a data URL
 
 
 class Options(BaseModel):
-    """What is asked of captions; each is as on the command line."""
+    """Options for captions, as on the command line."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -38,7 +38,7 @@ class Options(BaseModel):
     max_chars: int | None = Field(None, ge=1, le=1000)
 
     def asked(self) -> dict[str, Any]:
-        """As keyword arguments of a captioner."""
+        """The options as keyword arguments of a captioner."""
         return self.model_dump(exclude_none=True, exclude=_NOT_OF_CAPTIONERS)
 
 
@@ -46,14 +46,16 @@ _NOT_OF_CAPTIONERS = {"images", "image", "min_sure", "template", "caption", "kee
 
 
 class CaptionsBody(Options):
-    """Pictures to caption."""
+    """Images to caption."""
 
     images: list[Picture] = Field(min_length=1)
-    num: int = Field(1, ge=1, le=10, description="captions of each picture that say different things")
+    num: int = Field(1, ge=1, le=10, description="captions per image, each with different content")
     include: Words | None = None
     prefix: str | None = Field(None, max_length=200)
     suffix: str | None = Field(None, max_length=200)
-    min_sure: float | None = Field(None, ge=0, le=1, description="no caption where the model is less sure")
+    min_sure: float | None = Field(
+        None, ge=0, le=1, description="withhold captions that the model is less sure of"
+    )
 
 
 class InfillBody(Options):
@@ -64,15 +66,15 @@ class InfillBody(Options):
 
 
 class RewriteBody(Options):
-    """A caption to be made true."""
+    """A caption to rewrite."""
 
     image: Picture
     caption: str = Field(max_length=500, examples=["a man rides a horse"])
-    keep: Words = Field(default=[], description="words that stay")
+    keep: Words = Field(default=[], description="words to keep")
 
 
 class ScoreBody(BaseModel):
-    """Captions to be weighed against a picture."""
+    """Captions to score against an image."""
 
     model_config = ConfigDict(extra="forbid")
 

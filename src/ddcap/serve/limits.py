@@ -94,7 +94,10 @@ class Guard:
         try:
             if not (_is_open(scope) or _is_known(headers, self.limits.keys)):
                 await refuse(
-                    noted, 401, "give a key: Authorization: Bearer KEY", (b"www-authenticate", b"Bearer")
+                    noted,
+                    401,
+                    "missing or unknown API key; send the header Authorization: Bearer KEY",
+                    (b"www-authenticate", b"Bearer"),
                 )
             elif _declared(headers) > self.limits.bytes:
                 await refuse(noted, 413, f"the body has more than {self.limits.bytes} bytes")
@@ -103,12 +106,14 @@ class Guard:
         except TooLargeError:
             await refuse(noted, 413, f"the body has more than {self.limits.bytes} bytes")
         except TooSlowError:
-            await refuse(noted, 408, f"the body takes longer than {self.limits.seconds:g} s to come")
+            await refuse(
+                noted, 408, f"the body takes longer than {self.limits.seconds:g} s to arrive; send less"
+            )
         except Exception:  # of our own making: whoever asks hears of it, and finds it in the log by its id
             logger.exception(json.dumps({"id": name, "route": _route(scope)}))
             if has_begun:
                 raise  # the connection breaks, so that nobody takes half an answer for a whole one
-            await refuse(noted, 500, f"a mistake of the service, not of the request; its id is {name}")
+            await refuse(noted, 500, f"internal error; the log has details under request id {name}")
         finally:
             took = time.monotonic() - begun
             route = _route(scope)

@@ -89,7 +89,7 @@ async def caption_events(
             await queue.put(("error", {"error": str(error)}))
         except Exception:  # the status is sent, so this is the only way to say so
             logger.exception("error while streaming a caption")
-            await queue.put(("error", {"error": "a mistake of the service, not of the request"}))
+            await queue.put(("error", {"error": "internal error; see the log of the service"}))
 
     task = asyncio.create_task(compute())
     try:
