@@ -210,7 +210,7 @@ def test_messages_of_the_troubleshooting_page_are_the_real_ones(command, monkeyp
 def test_the_troubleshooting_page_names_every_extra_and_how_to_get_java():
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
     assert f"Java is not on the path; run: {INSTALL}" in page
-    assert str(MissingExtraError("running 'default' in PyTorch", "train")) in page
+    assert str(MissingExtraError("running 'default' with PyTorch", "train")) in page
     extras = set(importlib.metadata.metadata("ddcap").get_all("Provides-Extra")) - {"dev", "dev-web"}
     missing = {extra for extra in extras if f"| `{extra}` |" not in page}
     assert not missing

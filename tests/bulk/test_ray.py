@@ -139,7 +139,7 @@ def test_what_cannot_be_asked_is_refused_in_a_line(small_photos, tmp_path, capsy
         ([photo, *out, "--workers", "2"], "works with --engine ray only"),
         (["s3://bucket/x.tar", *out], "only --engine ray reads URLs"),
         (["file:///gone", *out, "--engine", "ray"], "cannot be listed"),
-        ([photo, *out, "--engine", "ray", "--min-words", "30"], "takes 31 tokens"),
+        ([photo, *out, "--engine", "ray", "--min-words", "30"], "take 31 tokens"),
     ):
         assert main(["caption", *words]) == 1
         told = capsys.readouterr().err

@@ -109,7 +109,7 @@ def test_an_epoch_has_so_many_steps(uneven, tiny_tokenizer):
     assert StepPlan(0, 56).steps_per_epoch(data) == 1
     assert len(StepPlan(0, 9).parts(data, 4, 11)) == 7
     with pytest.raises(
-        DataError, match=r"fills 56 captions, fewer than one step of 57; lower training\.batch_size"
+        DataError, match=r"has 56 captions, fewer than one step of 57; lower training\.batch_size"
     ):
         StepPlan(0, 57).steps_per_epoch(data)
 

@@ -35,7 +35,7 @@ def test_signed_words_change_it():
     [
         ("cta", "does not know 'cta'; did you mean cat"),
         ("xylophone", "use a common noun"),
-        ("+cat, dog", "'dog' beside '\\+cat'"),
+        ("+cat, dog", "'dog' has no sign but '\\+cat' has"),
     ],
 )
 def test_what_cannot_be_is_one_line(words, reason):

@@ -65,7 +65,7 @@ def test_rows_of_one_picture_are_joined(write):
 def test_a_split_column_is_used(write):
     path = write("filename,text,split\na.jpg,one,train\nb.jpg,two,test\n")
     assert [r.image_id for r in load_records(path, "", "test")] == ["b.jpg"]
-    assert "no picture in split 'val'" in message(path, "", "val")
+    assert "no image in split 'val'" in message(path, "", "val")
 
 
 def test_new_pictures_move_none_that_were_there():
@@ -85,7 +85,7 @@ def test_both_splits_have_a_picture(share):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("picture,words\na.jpg,x\n", "must name the columns image and caption"),
+        ("picture,words\na.jpg,x\n", "must name the columns image, caption and"),
         ("", "must name the columns"),
         ("image,caption\n", "has no rows"),
         ("image,caption\na.jpg,\n", "line 2 has no image or no caption"),

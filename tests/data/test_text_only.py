@@ -30,8 +30,8 @@ def test_every_layout_gives_the_same_captions(tmp_path, layout):
     ("name", "content", "reason"),
     [
         ("none.txt", None, "no such file"),
-        ("empty.txt", b"\n\n", "holds no caption"),
-        ("numbers.json", b"[1, 2]", "holds no caption"),
+        ("empty.txt", b"\n\n", "contains no caption"),
+        ("numbers.json", b"[1, 2]", "contains no caption"),
         ("broken.json", b"{", "cannot be read"),
         ("cut.json.gz", gzip.compress(b'["a dog"]', mtime=0)[:-4], "cannot be read"),
         ("picture.txt", b"\xff\xd8\xff", "cannot be read"),

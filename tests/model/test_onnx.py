@@ -128,7 +128,7 @@ def test_what_it_cannot_do_it_says(folder, tiny_model_folder, tiny_twin_folder, 
     with pytest.raises(DDCapError, match="runtime='light': use one of auto, onnx, torch"):
         Captioner.from_pretrained(folder, runtime="light")
     light = Captioner.from_pretrained(folder)
-    with pytest.raises(DDCapError, match=r"cannot be saved; load it with runtime='torch'"):
+    with pytest.raises(DDCapError, match=r"cannot be saved; load the model with runtime='torch'"):
         light.save(tmp_path / "saved")
     with pytest.raises(DDCapError, match=r"method=ancestral.*runtime='torch'"):
         light(photos[0], method="ancestral")

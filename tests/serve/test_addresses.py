@@ -229,7 +229,7 @@ def test_limits(site):
         assert "secret" not in str(refused.value)
     assert time.monotonic() - begun < 8
     assert fetch(f"{url}/packed") == b"\x1f\x8b as it came"  # nothing is unpacked
-    with pytest.raises(ImageError, match="only 80 and 443 are asked"):
+    with pytest.raises(ImageError, match="only 80 and 443 are allowed"):
         fetch(f"{url}/packed", ports=(80, 443))
     for wrong in (
         "ftp://photos.example/a",

@@ -129,7 +129,7 @@ def test_bodies_that_are_no_bodies(client, photos):
     )
     assert client.post("/v1/captions").status_code == 415
     files = [("pictures", ("a.jpg", photos[0].read_bytes()))]
-    assert "files go into 'images'" in client.post("/v1/captions", files=files).json()["error"]
+    assert "send files as 'images'" in client.post("/v1/captions", files=files).json()["error"]
     broken = {"content-type": "multipart/form-data; boundary=x"}
     assert client.post("/v1/captions", content=b"--y\r\n", headers=broken).status_code in (400, 422)
     mixed = [("images", ("a.jpg", photos[0].read_bytes())), ("images", ("b.jpg", b"no picture"))]

@@ -88,7 +88,7 @@ def test_an_encoder_can_be_trained_from_there_on(recipe_file):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ("model.width=96", r"model\.width=96: the model of model\.init=\S+ has 32"),
+        ("model.width=96", r"model\.width=96: the model in model\.init=\S+ has 32"),
         ("diffusion.steps=10", r"diffusion\.steps=10"),
         ("encoder.image_size=64", r"encoder\.image_size=64"),
         ("tokenizer.vocabulary_size=100", "has its own tokenizer"),
@@ -150,7 +150,7 @@ def unlike_the_defaults(tiny_model_folder, tmp_path):
 )
 def test_a_default_that_is_asked_for_is_refused_like_any_value(recipe_file, default):
     setting, _, value = default.partition("=")
-    with pytest.raises(RecipeError, match=rf"^{setting}={value}: the model of model\.init=\S+ has "):
+    with pytest.raises(RecipeError, match=rf"^{setting}={value}: the model in model\.init=\S+ has "):
         prepare(load_recipe(recipe_file, [default]), resume=False)
 
 

@@ -315,7 +315,7 @@ def test_mistakes_are_one_line(recipe_file, tmp_path):
         train(load_recipe(recipe_file, ["data.root=/nowhere"]))
     with pytest.raises(CheckpointError, match="contains no checkpoint"):
         train(load_recipe(recipe_file), resume=True)
-    with pytest.raises(RecipeError, match=r"training\.batch_size=6 makes 3 pictures a step"):
+    with pytest.raises(RecipeError, match=r"training\.batch_size=6 makes 3 images per step"):
         train(load_recipe(recipe_file, ["training.batch_size=6", "training.gradient_accumulation=2"]))
     train(load_recipe(recipe_file, ["training.epochs=1"]))
     with pytest.raises(CheckpointError, match="already contains a run; add --resume"):

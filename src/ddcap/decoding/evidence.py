@@ -201,7 +201,8 @@ def check_size(text: str, tokens: int, longest: int) -> None:
         raise DDCapError(f"caption {text!r}: has no word that this model knows; use other words")
     if tokens > longest:
         raise DDCapError(
-            f"caption {text!r}: has {tokens} tokens, but this model reads at most {longest}; shorten it"
+            f"caption {text!r}: has {tokens} tokens, but this model's longest caption has {longest}; "
+            "shorten it"
         )
 
 

@@ -112,7 +112,7 @@ class Fetcher:
             reason = f"took longer than {self.limits.seconds:g} s to fetch; send the file instead"
             raise ImageError(f"{name}: {reason}") from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
-            reason = "cannot be fetched; check the address, or send the file instead"
+            reason = "cannot be downloaded; check the URL, or send the file"
             raise ImageError(f"{name}: {reason}") from None
 
     async def _in_turn(self, url: str) -> bytes:
