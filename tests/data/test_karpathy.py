@@ -101,7 +101,7 @@ def test_a_broken_entry_is_named_by_its_number(broken, reason, write):
 def test_empty_and_unknown_splits(write):
     path = write(entry())
     assert "no image in split 'val'" in message(path, "val")
-    assert "no picture at all" in message(write())
+    assert "no image at all" in message(write())
     assert message(path, "valid") == "split 'valid' is unknown; use one of train, val, test"
 
 
