@@ -247,7 +247,7 @@ def test_what_cannot_be_asked_is_refused_in_a_line(shards, tmp_path, small_photo
         ([name, "--sidecar", "txt"], "need image files on this machine"),
         ([str(small_photos[0]), "--out", f"{tmp_path}/captions/"], "is not a tar file"),
         ([name, "--out", str(shards[0].parent), "--overwrite"], "contains the input"),
-        ([str(one / "00000.tar"), str(other / "00000.tar"), "--out", f"{tmp_path}/c/"], "have one name"),
+        ([str(one / "00000.tar"), str(other / "00000.tar"), "--out", f"{tmp_path}/c/"], "have the same name"),
         ([name, "--out", f"{tmp_path}/c.jsonl", "--with-pictures"], "works with tar output only"),
     ):
         assert main(["caption", *words]) == 1
