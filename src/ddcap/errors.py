@@ -47,7 +47,8 @@ class MissingExtraError(DDCapError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(
-            f"{feature} needs packages that are not installed; run: pip install 'ddcap[{extra}]'"
+            f"{feature} needs packages that are not installed; run: pip install 'ddcap[{extra}]' "
+            f"(in a clone: '.[{extra}]')"
         )
         self._made_from = feature, extra
 

@@ -30,7 +30,7 @@ def test_where_gradio_is_missing_a_line_says_what_helps(default, monkeypatch, ca
         add_page(app, ServeLimits())
     _put_page(app, ServeLimits())
     told = capsys.readouterr().err
-    assert "pip install 'ddcap[web]'; or start with --no-page" in told and told.count("\n") == 1
+    assert "'.[web]'); or start with --no-page" in told and told.count("\n") == 1
     with TestClient(app) as client:
         note = client.get("/")
         assert note.status_code == 404 and "pip install 'ddcap[web]'" in note.text

@@ -58,6 +58,7 @@ def test_it_finishes_what_it_has_accepted(start_service, photos, tmp_path):
             assert logged[name]["status"] == 200 and logged[name]["route"] == "/v1/captions"
             assert logged[name]["bytes"] > 10_000 and logged[name]["ms"] > 0
         text = "\n".join(service.lines())
+        assert f"ddcap: listening at {service.address}" in text
         assert "sesame" not in text and photos[0].name not in text
         assert answers["first"].json()["results"][0]["caption"] not in text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import sys
 from typing import Any
@@ -90,8 +91,23 @@ def _serve(options: argparse.Namespace) -> int:
     )
     if not options.no_page:
         _put_page(app, limits)
-    uvicorn.run(app, host=options.host, port=options.port, access_log=False, log_level="warning")
-    return 0
+    settings = uvicorn.Config(
+        app, host=options.host, port=options.port, access_log=False, log_level="warning"
+    )
+
+    class Server(uvicorn.Server):
+        """Says where it is to be found, as soon as it is."""
+
+        async def startup(self, sockets: Any = None) -> None:
+            await super().startup(sockets=sockets)
+            if self.started:
+                port = self.servers[0].sockets[0].getsockname()[1]
+                print(f"ddcap: listening at http://{options.host}:{port}", file=sys.stderr, flush=True)
+
+    server = Server(settings)
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when all is closed
+        server.run()
+    return 0 if server.started else 1
 
 
 def _put_page(app: Any, limits: Any) -> None:
@@ -102,7 +118,7 @@ def _put_page(app: Any, limits: Any) -> None:
         add_page(app, limits)
     except MissingExtraError as error:
         add_note(app, str(error))
-        print(f"ddcap: {error}; or start with --no-page", file=sys.stderr)
+        print(f"ddcap: without the web page: {error}; or start with --no-page", file=sys.stderr)
 
 
 def _keys(path: str | None) -> tuple[str, ...]:
