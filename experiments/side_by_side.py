@@ -73,7 +73,8 @@ def train_side_by_side(plan: Plan, jobs: int, scoring: Scoring, say: Callable[[s
             parts = sorted(parts_of(plan), key=_pictures_read, reverse=True)
             _wait((pool.submit(_train_and_score, part, scoring) for part in parts), say)
         except (BrokenProcessPool, TrainingInterruptedError):
-            if not signals:
+            if not signals:  # somebody stopped one process alone
+                _stop_all(stopping)
                 raise
         except BaseException:
             stopping.set()
@@ -116,6 +117,13 @@ def _recipes_by_data(plan: Plan) -> list[Recipe]:
     return list(found.values())
 
 
+def _stop_all(stopping: Any) -> None:
+    """Let every process save what it trains, and begin nothing more."""
+    stopping.set()
+    for child in multiprocessing.active_children():
+        child.terminate()
+
+
 @contextmanager
 def _passing_on_signals(stopping: Any) -> Iterator[list[int]]:
     """Tell the processes of a signal that only this one got; yields the numbers of those that came in."""
@@ -123,9 +131,7 @@ def _passing_on_signals(stopping: Any) -> Iterator[list[int]]:
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
         came.append(number)
-        stopping.set()
-        for child in multiprocessing.active_children():
-            child.terminate()
+        _stop_all(stopping)
 
     before = {one: signal.signal(one, pass_on) for one in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -1,4 +1,6 @@
+import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
@@ -27,6 +29,28 @@ def small_plan(plan_file):
     return path
 
 
+@pytest.fixture
+def start():
+    """Start `ddcap` with arguments; whatever a test does, nothing of it runs on."""
+    started = []
+
+    def begin(command):
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "ddcap", *command],
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        )
+        return started[-1]
+
+    yield begin
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def test_a_part_is_one_training_with_all_that_takes_it(plan_file):
     plan = load_plan(plan_file, "out")
     parts = parts_of(plan)
@@ -52,10 +76,10 @@ def test_two_at_a_time_give_the_captions_of_one_at_a_time(small_plan, finished, 
     assert json.loads(metrics.read_text())["rows"]["f"]["seeds"].keys() == {"0", "1"}
 
 
-def test_a_signal_saves_all_trainings_and_the_same_command_goes_on(small_plan, tmp_path):
+def test_a_signal_saves_all_trainings_and_the_same_command_goes_on(small_plan, tmp_path, start):
     overrides = ["training.epochs=4000", "training.validate_every=4000", "training.checkpoint_every=1000000"]
     command = ["ablate", str(small_plan), *overrides, "--output", str(tmp_path), "--fast", "--jobs", "2"]
-    process = subprocess.Popen([sys.executable, "-m", "ddcap", *command], stderr=subprocess.PIPE, text=True)
+    process = start(command)
     logs = [tmp_path / "trainings" / name / "log.jsonl" for name in ("f-seed0", "f-seed1")]
     deadline = time.monotonic() + 60
     while not all(log.exists() and log.read_text() for log in logs):
@@ -70,13 +94,13 @@ def test_a_signal_saves_all_trainings_and_the_same_command_goes_on(small_plan, t
     assert not (tmp_path / "trainings" / "g-0.5-seed0").exists()
 
 
-def test_a_signal_spares_a_process_that_has_nothing_to_do(small_plan, tmp_path):
+def test_a_signal_spares_a_process_that_has_nothing_to_do(small_plan, tmp_path, start):
     plan = yaml.safe_load(small_plan.read_text())
     long = small_plan.with_name("f.yaml").read_text().replace("extends", "training: {epochs: 4000}\nextends")
     small_plan.with_name("f_long.yaml").write_text(long)
     small_plan.write_text(yaml.safe_dump({**plan, "rows": {"f_long": [0]}}))
     command = ["ablate", str(small_plan), "--output", str(tmp_path), "--fast", "--jobs", "2"]
-    process = subprocess.Popen([sys.executable, "-m", "ddcap", *command], stderr=subprocess.PIPE, text=True)
+    process = start(command)
     deadline = time.monotonic() + 60
     while not (tmp_path / "results" / "g-0.5-seed0.json").exists():
         assert time.monotonic() < deadline, "the short training did not end"
