@@ -44,5 +44,5 @@ def test_what_cannot_be_is_one_line(words, reason):
 
 
 def test_a_model_without_concepts_says_so():
-    with pytest.raises(DDCapError, match="sees no concepts"):
+    with pytest.raises(DDCapError, match="this model sees none"):
         ConceptEdits.parse("cat", None)

@@ -231,7 +231,7 @@ def test_an_unreadable_picture_is_named_when_asked_for_and_the_others_are_there(
 
 def test_a_folder_that_cannot_be_made(encoder, pictures, tmp_path):
     (tmp_path / "cache").touch()
-    with pytest.raises(DataError, match=r"cannot be made .*; change data\.cache"):
+    with pytest.raises(DataError, match=r"cannot be created .*; change data\.cache"):
         FeatureCache(tmp_path / "cache", encoder, pictures)
 
 

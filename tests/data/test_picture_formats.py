@@ -111,7 +111,7 @@ def test_damage_is_told_from_another_format(picture):
 def test_a_decoded_picture_of_any_format_is_taken(picture, tmp_path):
     picture.save(tmp_path / "a.tga")
     opened = Image.open(tmp_path / "a.tga")
-    assert "of format TGA" in message(opened)
+    assert "its format is TGA" in message(opened)
     opened.load()  # by somebody who trusts it
     assert load_image(opened).size == (40, 30)
 

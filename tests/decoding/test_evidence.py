@@ -185,7 +185,7 @@ def test_what_cannot_be_scored(default, tiny_twin_folder, photos):
         default.score(photos[0], "...")
     with pytest.raises(DDCapError, match="longest caption"):
         default.score(photos[0], "dog " * 40)
-    with pytest.raises(DDCapError, match="only a diffusion model"):
+    with pytest.raises(DDCapError, match="use a diffusion model"):
         Captioner.from_pretrained(tiny_twin_folder).score(photos[0], "a dog")
 
 

@@ -128,8 +128,8 @@ def test_counts_that_could_not_be_are_refused(frequencies, tmp_path, changes):
     ("text", "words"),
     [
         ("{", "not valid JSON"),
-        ("[]", "holds no document frequencies; give a file written by --save-idf"),
-        ('{"format": "ddcap document frequencies", "version": 9}', "version 9, this ddcap reads 1"),
+        ("[]", "contains no document frequencies; give a file written with --save-idf"),
+        ('{"format": "ddcap document frequencies", "version": 9}', "version 9, but this ddcap reads 1"),
         ('{"format": "ddcap document frequencies", "version": 1, "images": 2}', "its counts are damaged"),
         (
             '{"format": "ddcap document frequencies", "version": 1, "images": 2, '
