@@ -140,7 +140,7 @@ def test_no_file_and_no_address_is_taken(client, path, monkeypatch):
     [
         (["", *DIALS], "there is no image yet"),
         (["data:text/plain;base64,aGVsbG8=", *DIALS], "the picture"),
-        (["data:image/png;base64,%%%", *DIALS], "no base64"),
+        (["data:image/png;base64,%%%", *DIALS], "not valid base64"),
         ([picture(), "dog", "dog", 0, 10, 1, 1], "banned"),
         ([picture(), "", "", 0, 10, 1, 1], None),
         ([picture(), None, None, 0, 10, 1, 1], None),  # dropped before the page has filled its boxes
