@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ddcap.files import replacing
 from experiments.curve_chart import draw_curves
 from experiments.figures import OURS, PAPER, TWIN, new_figure, plain
-from experiments.markdown import NAMES
+from experiments.markdown import NAMES, paper_cider
 from experiments.paper import TABLE_1, TWIN_CIDER
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ _LABELS = {
     "replacement_mass": "replacement mass",
     "drop_probability": "image dropped, p",
 }
-
-NAMES_OF_TWIN = ("twin", "twin_beams")
 
 
 def draw_charts(results: dict[str, Any]) -> dict[str, Figure]:
@@ -64,7 +62,7 @@ def to_svg(figure: Figure) -> str:
 def _draw_table_1(results: dict[str, Any]) -> Figure:
     rows = results["rows"]
     # the paper's rows and the twin; a plan's own rows are in the tables
-    names = [name for name in rows if name in TABLE_1 or name in NAMES_OF_TWIN] or list(rows)
+    names = [name for name in rows if paper_cider(name) is not None] or list(rows)
     figure = new_figure(9, 3.6)
     ours, paper = figure.subplots(1, 2)
     places = range(len(names))

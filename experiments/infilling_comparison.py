@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ddcap.evaluation.metrics import bootstrap_interval
 from ddcap.settings import DecodingSettings, dump_settings
 from experiments.difference import compare_rows
 from experiments.infilling import evaluate_infilling
+from experiments.means import mean_of, summary
 from experiments.notebook import Notebook
 from experiments.plan import Plan, Trial, training_settings
 from experiments.split import Split
-from experiments.table1 import TWIN, TWIN_BEAMS, decodings_of, mean_of
+from experiments.table1 import TWIN, TWIN_BEAMS, decodings_of
 from experiments.trainings import trained
 
 
@@ -32,7 +32,7 @@ def compare_infilling(
         scored = {name: _mean([parts[name, seed] for seed in seeds]) for name in ("g", TWIN, TWIN_BEAMS)}
         content[f"{share:g}"] = {
             "seeds": len(seeds),
-            **{name: _without_images(scores) for name, scores in scored.items()},
+            **scored,
             "g - twin": _paired(parts, seeds, TWIN),
             "g - twin_beams": _paired(parts, seeds, TWIN_BEAMS),
         }
@@ -66,24 +66,11 @@ def fill_blanks(
 
 
 def _mean(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Every score picture by picture, as a mean over seeds, with its interval over pictures."""
-    mean = {}
-    for name, score in scores[0].items():
-        if isinstance(score, dict):
-            values = mean_of([one[name]["per_image"] for one in scores])
-            mean[name] = {
-                "per_image": values,
-                "mean": sum(values) / len(values),
-                "interval_95": bootstrap_interval(values),
-            }
-    return mean
-
-
-def _without_images(scores: dict[str, Any]) -> dict[str, Any]:
+    """Every score as a mean over seeds and pictures, with its interval over pictures."""
     return {
-        name: {"mean": score["mean"], "interval_95": score["interval_95"]}
-        for name, score in scores.items()
-        if isinstance(score, dict)
+        name: summary(mean_of([one[name]["per_image"] for one in scores]))
+        for name, score in scores[0].items()
+        if isinstance(score, dict)  # not what the notebook adds
     }
 
 

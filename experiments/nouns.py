@@ -114,11 +114,6 @@ def add_nouns(
     }
 
 
-def summary(values: Sequence[float]) -> dict[str, Any]:
-    """Mean over images and its interval."""
-    return {"mean": sum(values) / len(values), "interval_95": list(bootstrap_interval(values))}
-
-
 @cache
 def _tagger() -> Any:
     try:

@@ -13,8 +13,9 @@ from ddcap.evaluation.run import ScoringSettings, score_predictions
 from ddcap.recipe import Recipe
 from ddcap.settings import DecodingSettings, dump_settings, parse_settings
 from experiments.difference import compare_rows
+from experiments.means import mean_of, summary
 from experiments.notebook import Notebook
-from experiments.nouns import KINDS, known, nouns_of_row, summary
+from experiments.nouns import KINDS, known, nouns_of_row
 from experiments.paper import CLAIMS
 from experiments.plan import Plan, Trial, training_settings
 from experiments.split import Split, caption_split
@@ -79,15 +80,14 @@ def score_row(
 
 def score_humans(split: Split, notebook: Notebook, *, fast: bool = False) -> dict[str, Any]:
     """Human leave-one-out on the split, see `evaluation.human`."""
+    held_out, rest = leave_one_out(split.references)
 
     def compute() -> dict[str, Any]:
-        held_out, _ = leave_one_out(split.references)
         human = score_predictions(held_out, split.records, ScoringSettings(fast=fast)).human
         return {} if human is None else human.to_dict()
 
     made_from = ["human", split.name, len(split.records), fast]
     content = notebook.part("human", made_from, compute)
-    held_out, rest = leave_one_out(split.references)
     if not held_out:
         return content
     nouns = nouns_of_row("human", held_out, rest, notebook)
@@ -133,16 +133,9 @@ def _mean_per_image(contents: Sequence[dict[str, Any]]) -> list[float]:
     return mean_of([content["per_image"]["CIDEr"] for content in contents])
 
 
-def mean_of(columns: Sequence[Sequence[float]]) -> list[float]:
-    """The mean over seeds, for every image."""
-    return [sum(values) / len(values) for values in zip(*columns, strict=True)]
-
-
 def check_claims(rows: Scored, plan: Plan) -> list[dict[str, Any]]:
     """Each claim of the paper and of the plan against our paired difference; `verdict.settle` judges it."""
-    outputs = {(one.name, one.seed): one.recipe.training.output for one in plan.rows}
-    for one in plan.named(TWIN):
-        outputs[TWIN_BEAMS, one.seed] = one.recipe.training.output
+    outputs = {row: trial.recipe.training.output for row, (trial, _) in decodings_of(plan).items()}
     checked = []
     for better, worse, what in claims_of(plan):
         seeds = [

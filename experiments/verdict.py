@@ -10,6 +10,7 @@ of freedom.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -29,57 +30,30 @@ def settle(results: dict[str, Any]) -> dict[str, Any]:
     """The same results, every comparison with its `verdict`.
 
     Claims are one family for Holm's correction, the differences of all learning curves another, those of
-    infilling a third. Made anew
-    whenever results are read, so that those of an earlier version are judged, too.
+    infilling a third. Made anew whenever results are read, so that those of an earlier version are judged,
+    too.
 
     Args:
         results: what `ablate` wrote.
     """
     claims = [_as_before(claim, results) for claim in results["claims"] if "p" not in claim]
     claims += _judged([claim for claim in results["claims"] if "p" in claim])
-    settled = {**results, "claims": claims}
-    curves = results.get("curves") or {}
-    leads = {
-        (share, row): lead
-        for share, content in curves.items()
-        for row, lead in content["differences"].items()
-        if "p" in lead
-    }
-    if leads:
-        judged = dict(zip(leads, _judged(list(leads.values())), strict=True))
-        settled["curves"] = {
-            share: {
-                **content,
-                "differences": {
-                    row: judged.get((share, row), lead) for row, lead in content["differences"].items()
-                },
-            }
-            for share, content in curves.items()
-        }
-    return {**settled, "infilling": _judged_infilling(results.get("infilling") or {})}
-
-
-def _judged_infilling(infilling: dict[str, Any]) -> dict[str, Any]:
-    """Its differences, all shares and scores of them one family."""
-    leads = {
-        (share, system, score): lead
-        for share, systems in infilling.items()
+    settled = copy.deepcopy({**results, "claims": claims})
+    curves = [
+        lead for content in (settled.get("curves") or {}).values() for lead in content["differences"].values()
+    ]
+    infilling = [
+        lead
+        for systems in settled["infilling"].values()
         for system, scores in systems.items()
         if " - " in system
-        for score, lead in scores.items()
-        if "p" in lead
-    }
-    judged = dict(zip(leads, _judged(list(leads.values())), strict=True))
-
-    def of(share: str, system: str, scores: Any) -> Any:
-        if " - " not in system:
-            return scores
-        return {score: judged.get((share, system, score), lead) for score, lead in scores.items()}
-
-    return {
-        share: {system: of(share, system, scores) for system, scores in systems.items()}
-        for share, systems in infilling.items()
-    }
+        for lead in scores.values()
+    ]
+    for family in (curves, infilling):
+        tested = [lead for lead in family if "p" in lead]
+        for lead, judged in zip(tested, _judged(tested), strict=True):
+            lead.update(judged)
+    return settled
 
 
 def _judged(comparisons: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

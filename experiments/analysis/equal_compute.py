@@ -8,17 +8,18 @@ its addition; attention's own products are not seen). The image encoder is not p
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddcap.captioner import Captioner
-from ddcap.evaluation.metrics import bootstrap_interval, score_captions
+from ddcap.evaluation.metrics import score_captions
 from ddcap.evaluation.result import diagnose
 from ddcap.settings import DecodingSettings, dump_settings, parse_settings
 from experiments.analysis.candidates import CANDIDATES, candidates_of
+from experiments.means import summary
 from experiments.notebook import Notebook
 from experiments.split import Split, caption_split
 
@@ -86,7 +87,7 @@ def equal_compute(
     for points in found.values():
         for point in points:
             paired = [own - other for own, other in zip(point.pop("per_image"), greedy, strict=True)]
-            point["minus_greedy_twin"] = _mean(paired)
+            point["minus_greedy_twin"] = summary(paired)
             point.pop("made_from")
     return {"pictures": len(split.records), "counted_on": min(COUNTED, len(split.records)), "groups": found}
 
@@ -160,7 +161,3 @@ def work_of(
         "positions": sum(sizes) / pictures,
         "operations": counter.get_total_flops() / pictures,
     }
-
-
-def _mean(values: Sequence[float]) -> dict[str, Any]:
-    return {"mean": sum(values) / len(values), "interval_95": list(bootstrap_interval(values))}

@@ -28,8 +28,8 @@ from torch import Tensor
 from ddcap.captioner import Captioner
 from ddcap.decoding.best_first import share_left
 from ddcap.decoding.guidance import Predictor
-from ddcap.evaluation.metrics import bootstrap_interval
 from ddcap.model.features import ImageFeatures
+from experiments.means import summary
 from experiments.split import Split
 
 ORDERS = ("random", "left_to_right", "best_first")
@@ -148,10 +148,10 @@ def loss_by_mask(captioners: dict[str, Captioner], split: Split) -> dict[str, An
         "too_long": sum(len(record.captions) for record in split.records) - len(found),
         "tokens_of_a_caption": sum(len(one.losses["twin"]) for one in found) / len(found),
         "by_share": {name: [_bin(found, name, number) for number in range(BINS)] for name in names},
-        "nats_of_a_caption": {name: _mean(values) for name, values in whole.items()},
-        "nats_of_its_length": _mean(of_length),
+        "nats_of_a_caption": {name: summary(values) for name, values in whole.items()},
+        "nats_of_its_length": summary(of_length),
         "minus_twin": {
-            name: _mean([a - b for a, b in zip(values, whole["twin"], strict=True)])
+            name: summary([a - b for a, b in zip(values, whole["twin"], strict=True)])
             for name, values in with_length.items()
             if name != "twin"
         },
@@ -171,7 +171,7 @@ def _bin(found: Sequence[Chain], name: str, number: int) -> dict[str, Any]:
         if bin_of(known, len(one.losses[name])) == number
     ]
     own = {"unknown": [number / BINS, (number + 1) / BINS], "tokens": len(pairs)}
-    return own | (_mean(_by_picture(pairs)) if pairs else {"mean": None, "interval_95": None})
+    return own | (summary(_by_picture(pairs)) if pairs else {"mean": None, "interval_95": None})
 
 
 def _by_picture(pairs: Any) -> list[float]:
@@ -180,7 +180,3 @@ def _by_picture(pairs: Any) -> list[float]:
     for row, value in pairs:
         values[row].append(value)
     return [sum(own) / len(own) for _, own in sorted(values.items())]
-
-
-def _mean(values: Sequence[float]) -> dict[str, Any]:
-    return {"mean": sum(values) / len(values), "interval_95": list(bootstrap_interval(values))}

@@ -19,6 +19,7 @@ from ddcap.evaluation.result import diagnose
 from ddcap.settings import DecodingSettings, dump_settings
 from experiments.analysis.candidates import Candidates, candidates_of
 from experiments.analysis.loss_by_mask import twin_losses
+from experiments.means import summary
 from experiments.notebook import Notebook
 from experiments.split import IMAGES_AT_ONCE, Split
 
@@ -110,10 +111,7 @@ def _judged(texts: list[list[str]], scores: Scores, split: Split) -> dict[str, A
         found[name] = {
             "CIDEr": float(picked.mean()),
             "interval_95": list(bootstrap_interval(picked.tolist())),
-            "minus_likeliest_length": {
-                "mean": float(np.mean(paired)),
-                "interval_95": list(bootstrap_interval(paired)),
-            },
+            "minus_likeliest_length": summary(paired),
             "repeated_word": looked_at.repeated_word,
             "words": looked_at.mean_length,
         }

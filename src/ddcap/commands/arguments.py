@@ -24,15 +24,20 @@ def progress_bar(items: Iterable[Any], total: int, what: str = "images") -> Iter
 def model_arguments() -> argparse.ArgumentParser:
     """--model, --device, --precision, --runtime, --seed."""
     model = argparse.ArgumentParser(add_help=False)
-    model.add_argument(
+    add_model(model)
+    add_precision(model)
+    model.add_argument("--seed", type=int, default=0, help="seed the random numbers of sampling (default: 0)")
+    return model
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """--model and --device."""
+    parser.add_argument(
         "--model",
         default="default",
         help="load this model: 'default', a folder or a Hub id (default: default)",
     )
-    model.add_argument("--device", default="cpu", help="run on this device, for example cuda (default: cpu)")
-    add_precision(model)
-    model.add_argument("--seed", type=int, default=0, help="seed the random numbers of sampling (default: 0)")
-    return model
+    parser.add_argument("--device", default="cpu", help="run on this device, for example cuda (default: cpu)")
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:

@@ -8,19 +8,14 @@ import logging
 import sys
 from typing import Any
 
-from ddcap.commands.arguments import add_precision, load_captioner
+from ddcap.commands.arguments import add_model, add_precision, load_captioner
 from ddcap.errors import DataError, MissingExtraError
 
 
 def add_parsers(commands: Any) -> None:
     """Add the command to an argparse subparsers object."""
     serve = commands.add_parser("serve", help="serve captions over HTTP")
-    serve.add_argument(
-        "--model",
-        default="default",
-        help="load this model: 'default', a folder or a Hub id (default: default)",
-    )
-    serve.add_argument("--device", default="cpu", help="run on this device, for example cuda (default: cpu)")
+    add_model(serve)
     add_precision(serve)
     serve.add_argument(
         "--host", default="127.0.0.1", help="listen on this address (default: 127.0.0.1, this machine only)"
