@@ -119,6 +119,46 @@ def test_constraints_are_pins_that_the_requirements_allow(project):
         assert specifier is None or specifier.contains(pin.version), requirement
 
 
+# what .ci/run installs, by the constraints it is installed with
+INSTALLED_BY_CI = {"constraints.txt": "dev", "constraints-web.txt": "dev-web"}
+
+
+def install_lines():
+    """Where a document installs the package, with the constraints and the extras it names."""
+    for name in ("README.md", "CONTRIBUTING.md", "Dockerfile", "mkdocs.yml"):
+        yield from lines_of(ROOT / name)
+    for page in sorted((ROOT / "docs").rglob("*.md")):
+        yield from lines_of(page)
+
+
+def lines_of(page):
+    for line in re.findall(r"(?<!uv )pip install [^`#&|\n]+", page.read_text(encoding="utf-8")):
+        if "'ddcap[" in line:  # a message of the program, quoted: of one who has no clone
+            continue
+        found = re.search(r'-c (\S+) (?:-e )?(?:"\.\[(\S+)\]"|"?\.")?', line)
+        assert found is not None, f"{page.name}: '{line}' has no constraints"
+        yield f"{page.name}: {line}", found[1], (found[2] or "").split(",") if found[2] else []
+
+
+def test_every_install_line_of_the_documents_is_part_of_what_ci_installs(project):
+    lines = list(install_lines())
+    assert len(lines) > 12 and {constraints for _, constraints, _ in lines} == set(INSTALLED_BY_CI)
+    for line, constraints, extras in lines:
+        tested = {canonicalize_name(one.name) for one in requirements(project, INSTALLED_BY_CI[constraints])}
+        asked = {canonicalize_name(one.name) for one in requirements(project, *extras)}
+        assert asked <= tested, f"{line}: {sorted(asked - tested)} are not tested with {constraints}"
+
+
+def test_ci_resolves_every_install_line_of_the_documents():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for constraints, extra in INSTALLED_BY_CI.items():
+        assert f'install -c {constraints} ".[{extra}]"' in script + (ROOT / "README.md").read_text()
+    (pattern,) = re.findall(r"grep -ohE '(pip install .+)' \\$", script, re.M)
+    for line, constraints, _ in install_lines():
+        assert re.search(pattern, line), f"{line}: .ci/run does not see it"
+        assert (ROOT / constraints).is_file()
+
+
 def test_without_the_repository_the_experiments_say_where_they_are(tmp_path):
     shutil.copytree(ROOT / "src" / "ddcap", tmp_path / "ddcap", ignore=shutil.ignore_patterns("pretrained"))
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}

@@ -193,8 +193,8 @@ def test_logits(reference, model):
     logits_are_close(reference, model)
 
 
-# V, D, layers, heads, P, T, L, positions. Where the slow implementation rounds the timestep's angles in another
-# order than the release, a tenth of the logits of the last of these differ by more than 1e-4 of the largest
+# V, D, layers, heads, P, T, L, positions. Where the slow implementation rounds the timestep's angles in
+# another order than the release, a tenth of the last one's logits differ by more than 1e-4 of the largest
 OTHER_SIZES = [
     (83, 64, 2, 4, 9, 20, 12, 32),
     (17, 32, 3, 4, 7, 50, 20, 32),
