@@ -17,7 +17,7 @@ import torch
 
 from ddcap.captioner import Captioner
 from ddcap.data.tokenizer import CaptionTokenizer
-from ddcap.decoding.generate import decode
+from ddcap.decoding.sampler import Drafts, Sampler
 from ddcap.evaluation.metrics import bootstrap_interval, score_captions
 from ddcap.model.features import ImageFeatures
 from ddcap.settings import DecodingSettings
@@ -166,7 +166,7 @@ def _fill(
     longest = int(lengths.max())
     rows = [caption.masked(model.mask_id) for caption in captions]
     tokens = torch.tensor([row + [end_id] * (longest - len(row)) for row in rows], device=model.device)
-    generator = np.random.default_rng(0)
-    result = decode(model, features, tokens, lengths, settings, end_id, may_end=False, generator=generator)
+    sampler = Sampler(model, features, settings, end_id, generator=np.random.default_rng(0))
+    result = sampler.fill(Drafts(tokens, lengths, may_end=False))
     filled: list[list[int]] = result.tokens.tolist()
     return filled

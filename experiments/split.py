@@ -16,7 +16,8 @@ from torch import Tensor
 from ddcap.captioner import Captioner
 from ddcap.data.feature_cache import FeatureCache
 from ddcap.data.records import CaptionedImage, load_karpathy
-from ddcap.decoding.generate import decode, generate, start_tokens
+from ddcap.decoding.generate import generate, start_tokens
+from ddcap.decoding.sampler import Drafts, Sampler
 from ddcap.errors import RecipeError
 from ddcap.model.encoders import build_image_encoder
 from ddcap.model.features import ImageFeatures
@@ -114,7 +115,8 @@ def caption_split(
             lengths = _first_lengths(captioner, records)
             tokens = start_tokens(lengths, captioner.model.mask_id)
             end_id = captioner.tokenizer.end_id
-            result = decode(captioner.model, features, tokens, lengths, settings, end_id, generator=generator)
+            sampler = Sampler(captioner.model, features, settings, end_id, generator=generator)
+            result = sampler.fill(Drafts(tokens, lengths))
         else:
             result = generate(
                 captioner.model, features, settings, captioner.tokenizer.end_id, generator=generator

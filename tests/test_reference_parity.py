@@ -12,8 +12,9 @@ import pytest
 import slow_release
 import torch
 
-from ddcap.decoding.best_first import decode_best_first, plan_steps
+from ddcap.decoding.best_first import BestFirstScheduler
 from ddcap.decoding.guidance import Predictor
+from ddcap.decoding.sampler import Drafts, denoise
 from ddcap.diffusion import linear_schedule, marginal, posterior
 from ddcap.model.ddcap import DDCapModel, TorchSteps
 from ddcap.model.encoders import ImageEncoder
@@ -236,6 +237,6 @@ def test_decoded_tokens(reference, model, sizes):
     steps = TorchSteps(model, keys_values, with_image_free=True)
     predictor = Predictor(steps, lengths, float(reference["guidance_scale"]))
     tokens = torch.where(is_padding, 0, sizes["vocabulary"])
-    plan = plan_steps(lengths, lengths, sizes["steps"], schedule="released")
-    decoded = decode_best_first(predictor, tokens, lengths, plan, sizes["vocabulary"]).tokens
+    scheduler = BestFirstScheduler(sizes["steps"], sizes["vocabulary"], schedule="released")
+    decoded = denoise(predictor, Drafts(tokens, lengths), scheduler).tokens
     assert torch.equal(decoded.masked_fill(is_padding, -1), reference["decoded"])

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ddcap import Caption, Captioner
 from ddcap.decoding.caption import build_captions
-from ddcap.decoding.generate import concept_evidence, generate
+from ddcap.decoding.generate import generate
 from ddcap.decoding.guidance import Predictor
+from ddcap.decoding.sampler import concept_evidence
 from ddcap.decoding.trace import DecodingResult
 from ddcap.diffusion import q_sample
 from ddcap.model.features import ImageFeatures
@@ -77,7 +78,7 @@ class Decoded:
         for step in range(self.steps):
             before, after = self.result.history[step], self.result.history[step + 1]
             places = torch.arange(before.shape[1]).unsqueeze(0)
-            chosen, log_probability = self.predictor.choose(before, self.result.timesteps[step], places)
+            chosen, log_probability = self.predictor.likeliest(before, self.result.timesteps[step], places)
             is_blank = before == self.model.mask_id
             texts = self.words(torch.where(is_blank, chosen, before)[0])
             rows.append(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -13,16 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from ddcap.arrays import to_host
+from ddcap.arrays import Array, to_host
 from ddcap.data.concepts import NO_CONCEPT, ConceptEdits
 from ddcap.data.images import ImageSource, load_image
 from ddcap.data.tokenizer import CaptionTokenizer
-from ddcap.decoding.caption import Caption, Concept, ImageResult, build_captions
+from ddcap.decoding.caption import Caption, Concept, ImageResult
 from ddcap.decoding.confidence import Confidence
 from ddcap.decoding.constraints import Constraints, Vocabulary
 from ddcap.decoding.evidence import CaptionEvidence, caption_evidence, sampler_evidence
+from ddcap.decoding.finishing import Confident, finish
 from ddcap.decoding.infilling import infill, parse_template
-from ddcap.decoding.request import CaptionRequest, PixelsOrError
+from ddcap.decoding.request import CaptionRequest, PixelsOrError, read_each
 from ddcap.decoding.rewriting import Rewriting, rewrite
 from ddcap.errors import CheckpointError, DDCapError, ImageError, RecipeError
 from ddcap.files import is_folder_name
@@ -43,6 +44,7 @@ class Captioner:
             supports it, with other captions where two words are almost equally likely; "auto" uses bfloat16
             if the machine supports it. ONNX graphs keep the precision that they were loaded with.
         confidence: the model's calibration; None if it has none.
+        watch: is told captions (B, L) before each step of `caption_each`, MASK where there is no word yet.
 
     Attributes:
         precision: "float32", "bfloat16" or "int8".
@@ -55,6 +57,7 @@ class Captioner:
         tokenizer: CaptionTokenizer,
         precision: Precision = "auto",
         confidence: Confidence | None = None,
+        watch: Callable[[Array], None] | None = None,
     ) -> None:
         check_choice("precision", precision, Precision)
         if tokenizer.vocabulary_size != model.config.vocabulary_size:
@@ -62,7 +65,7 @@ class Captioner:
                 f"the tokenizer has {tokenizer.vocabulary_size} entries, the model "
                 f"{model.config.vocabulary_size}; use the tokenizer and model of one training"
             )
-        self.model, self.tokenizer, self.confidence = model, tokenizer, confidence
+        self.model, self.tokenizer, self.confidence, self._watch = model, tokenizer, confidence, watch
         self.runtime: str = getattr(model, "runtime", "torch")
         if self.runtime == "onnx":
             precision = model.precision
@@ -278,7 +281,7 @@ class Captioner:
             lengths: write one caption of exactly each of these lengths, in this order.
             settings: see `__call__`.
         """
-        constraints = Constraints.take(settings)
+        constraints, settings = Constraints.take(settings)
         batch_size = _FASTEST_BATCH[self.runtime] if batch_size is None else batch_size
         if batch_size < 1:
             raise DDCapError(f"batch_size={batch_size}: process at least 1 image at a time")
@@ -289,6 +292,7 @@ class Captioner:
             None if lengths is None else tuple(lengths),
             tuple(self._edits(concepts, constraints)),
             self.confidence,
+            self._watch,
         ).checked(self.model.config, self.word_vocabulary)
         coming = iter(images)  # a few at a time, even of a million names
         parts = iter(lambda: list(itertools.islice(coming, batch_size)), [])
@@ -302,11 +306,15 @@ class Captioner:
                 return asked.results(model, part, pixels, self.word_vocabulary, generator)
 
         if is_bulk:  # each core computes its own batches
-            whole = ahead(lambda numbered: caption(numbered, self._read(numbered[1])), enumerate(parts))
+            whole = ahead(
+                lambda numbered: caption(numbered, read_each(numbered[1], self.pixels)), enumerate(parts)
+            )
             for _, results in whole:
                 yield from results
             return
-        for numbered, pixels in ahead(lambda one: self._read(one[1]), enumerate(parts), workers=1):
+        for numbered, pixels in ahead(
+            lambda one: read_each(one[1], self.pixels), enumerate(parts), workers=1
+        ):
             yield from caption(numbered, pixels)
 
     def score(self, image: ImageSource, captions: str | Sequence[str]) -> list[CaptionEvidence]:
@@ -359,8 +367,8 @@ class Captioner:
             ImageError: if the image cannot be read.
             DDCapError: if the caption is empty or too long, or the model is autoregressive.
         """
-        constraints = Constraints.take(settings)
-        features = self.features([image])
+        constraints, settings = Constraints.take(settings)
+        seen = features = self.features([image])
         for edit in self._edits(concepts, constraints):
             features = features.edited(edit)
         decoding = replace(self.settings(**settings), exact_length=False)
@@ -376,6 +384,7 @@ class Captioner:
                 keep=keep,
                 words=words,
                 generator=generator,
+                confident=Confident.of(self.confidence, seen, self.model),
             )
 
     @cached_property
@@ -412,7 +421,7 @@ class Captioner:
             DDCapError: if the template has no blank, is too long, or does not fit the length.
             RecipeError: if a decoding setting is unknown or wrong.
         """
-        constraints = Constraints.take(settings)
+        constraints, settings = Constraints.take(settings)
         if constraints.wanted:
             name, text = constraints.wanted[0]
             raise DDCapError(f"{name} {text!r}: does not apply to infilling; write it in the template")
@@ -425,25 +434,15 @@ class Captioner:
         if settings.get("length") is None:  # the model's own length applies without a template only
             decoding = replace(decoding, exact_length=False)
         parsed = parse_template(template, self.tokenizer)
-        features = self.features([image])
+        seen = features = self.features([image])
         for edit in self._edits(concepts, constraints):
             features = features.edited(edit)
         generator = np.random.default_rng(seed)
         words = None if constraints.is_empty else (constraints, self.word_vocabulary)
+        confident, own = Confident.of(self.confidence, seen, self.model), self.tokenizer
         with self.computing():
-            end_id, own = self.tokenizer.end_id, self.tokenizer
-            filled = infill(self.model, features, parsed, decoding, end_id, generator, words, own)
-        return build_captions(filled.result, [filled.row], self.tokenizer)[0]
-
-    def _read(self, images: Sequence[ImageSource]) -> list[PixelsOrError]:
-        """Pixels of each image, or the error of reading it."""
-        found: list[PixelsOrError] = []
-        for image in images:
-            try:
-                found.append(self.pixels(image))
-            except ImageError as error:
-                found.append(error)
-        return found
+            filled = infill(self.model, features, parsed, decoding, own.end_id, generator, words, own)
+        return finish([filled], own, confident=confident)[0][0]
 
 
 _Numbered = tuple[int, Sequence[ImageSource]]

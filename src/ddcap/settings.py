@@ -245,9 +245,10 @@ class DecodingSettings(Section):
         "repeated words when steps are few",
     )
     order: Literal["probability", "margin"] = Field(
-        default="probability",
-        description="commit the likeliest tokens, or those furthest ahead of the second likeliest (Kim et "
-        "al. 2025, Train for the Worst, Plan for the Best; not in the paper)",
+        default="probability", description="commit the likeliest tokens, or those most ahead of the second"
+    )
+    block: int | None = Field(
+        default=None, ge=1, description="tokens of a block; blocks are filled from left to right; null: none"
     )
     guidance: float = Field(default=1.17, ge=0, description="s of equation 8; 1 switches it off")
     length: int | str = Field(
@@ -257,8 +258,7 @@ class DecodingSettings(Section):
     )
     exact_length: bool = Field(
         default=False,
-        description="the end token comes last and nowhere else; false: a caption may end early, or not at "
-        "all. A length that you ask a captioner for is always exact",
+        description="the end token comes last and nowhere else; else a caption may end early, or not at all",
     )
     length_rule: Literal["argmax", "expected"] = Field(
         default="argmax", description="predicted length: the likeliest class or the rounded mean"
@@ -302,10 +302,12 @@ class DecodingSettings(Section):
             raise ValueError(
                 f"length={self.length!r}: not a length; give a number of tokens, at least 1, or 'predicted'"
             )
-        if self.distinct and (self.method != "best_first" or self.schedule == "released"):
-            raise ValueError(
-                "distinct=true: needs method=best_first and schedule=per_caption; set these, or remove it"
-            )
+        for name in ("distinct", "block"):
+            if getattr(self, name) and (self.method != "best_first" or self.schedule == "released"):
+                raise ValueError(
+                    f"{name}={str(getattr(self, name)).lower()}: needs method=best_first and "
+                    "schedule=per_caption; set these, or remove it"
+                )
         if self.order != "probability" and self.method != "best_first":
             raise ValueError(f"order={self.order}: needs method=best_first; change one of them")
         if self.exact_length and self.candidates > 1:

@@ -8,9 +8,10 @@ from safetensors.numpy import save
 
 from ddcap import Captioner
 from ddcap.data.concepts import ConceptSpelling
-from ddcap.decoding.best_first import decode_best_first, plan_steps
+from ddcap.decoding.best_first import BestFirstScheduler
 from ddcap.decoding.constraints import Constraints, Vocabulary, normalised, words_of
 from ddcap.decoding.guidance import ConceptEvidence, Predictor
+from ddcap.decoding.sampler import Drafts, denoise
 from ddcap.decoding.words import words_in
 from ddcap.model.quantization import quantise, quantise_state
 
@@ -155,7 +156,7 @@ def test_best_first_steps_on_recorded_numbers(node, captioner, photos, steps, di
     recorded, asked = [], []
 
     class Recorder:
-        vocabulary_size = own.vocabulary_size
+        vocabulary_size, self_conditions = own.vocabulary_size, False
 
         def likeliest(self, tokens, timestep, lengths, positions, added, scale):
             chosen, log_probability = own.likeliest(tokens, timestep, lengths, positions, added, scale)
@@ -168,17 +169,8 @@ def test_best_first_steps_on_recorded_numbers(node, captioner, photos, steps, di
     lengths = np.array([11, 12, 10, 13, 9])
     tokens = np.where(np.arange(13) < lengths[:, None], model.mask_id, 0)
     tokens[2, 3] = captioner.tokenizer.encode_part("dog")[0]
-    blanks = (tokens == model.mask_id).sum(axis=1)
-    plan = plan_steps(blanks, lengths, model.config.diffusion.steps, steps)
-    result = decode_best_first(
-        Predictor(Recorder(), lengths),
-        tokens,
-        lengths,
-        plan,
-        model.mask_id,
-        captions_per_image=5,
-        distinct=distinct,
-    )
+    scheduler = BestFirstScheduler(model.config.diffusion.steps, model.mask_id, distinct=distinct)
+    result = denoise(Predictor(Recorder(), lengths), Drafts(tokens, lengths, 5), scheduler, steps)
     found = node(
         STEPS,
         mask=model.mask_id,

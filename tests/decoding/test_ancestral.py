@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ddcap.decoding.ancestral import decode_ancestral
+from ddcap.decoding.ancestral import AncestralScheduler
+from ddcap.decoding.guidance import Predictor
+from ddcap.decoding.sampler import Drafts, denoise
 from ddcap.diffusion import linear_schedule, posterior
 from ddcap.settings import DiffusionSettings
 
@@ -22,6 +24,22 @@ BLANK = torch.tensor([[MASK] * 6, [MASK] * 4 + [0, 0]])
 @pytest.fixture(params=SETTINGS)
 def schedule(request):
     return linear_schedule(SETTINGS[request.param], V)
+
+
+class Told(Predictor):
+    """Predicts what a function of tokens and timesteps says."""
+
+    def __init__(self, predict):
+        self.predict = predict
+
+    def logits(self, tokens, timestep, positions):
+        assert (positions == torch.arange(tokens.shape[1])).all()
+        return self.predict(tokens, timestep)
+
+
+def decode(predict, tokens, lengths, schedule, steps=None, temperature=1.0, generator=None):
+    scheduler = AncestralScheduler(schedule, temperature)
+    return denoise(Told(predict), Drafts(tokens, lengths), scheduler, steps, generator)
 
 
 def always(caption):
@@ -47,7 +65,7 @@ def undecided(distribution):
 def test_the_chain_ends_at_a_caption_predicted_all_along(schedule, steps, temperature):
     caption = torch.tensor([[1, 4, 0, 2, 3, 3], [2, 2, 1, 0, 0, 0]])
     generator = np.random.default_rng(0)
-    result = decode_ancestral(always(caption), BLANK, LENGTHS, schedule, steps, temperature, generator)
+    result = decode(always(caption), BLANK, LENGTHS, schedule, steps, temperature, generator)
     assert torch.equal(result.tokens, caption)
     assert len(result.timesteps) == min(steps or T, T)
 
@@ -57,7 +75,7 @@ def test_nothing_is_mask_at_the_end(schedule, steps):
     distribution = torch.tensor([0.3, 0.3, 0.2, 0.1, 0.1])
     generator = np.random.default_rng(steps)
     tokens = torch.full((200, 6), MASK)
-    result = decode_ancestral(
+    result = decode(
         undecided(distribution), tokens, torch.full((200,), 6), schedule, steps, generator=generator
     )
     assert (result.tokens != MASK).all()
@@ -69,7 +87,7 @@ def test_nothing_is_mask_at_the_end(schedule, steps):
 def test_nothing_is_mask_at_the_end_however_hot(schedule):
     generator = np.random.default_rng(0)
     predict = undecided(torch.full((V,), 1 / V))
-    result = decode_ancestral(predict, BLANK, LENGTHS, schedule, temperature=100.0, generator=generator)
+    result = decode(predict, BLANK, LENGTHS, schedule, temperature=100.0, generator=generator)
     assert (result.tokens != MASK).all()
 
 
@@ -78,7 +96,7 @@ def test_one_token_captions_follow_the_chain(steps):
     schedule = linear_schedule(SETTINGS["replacement"], V)
     distribution = torch.tensor([0.4, 0.3, 0.15, 0.1, 0.05])
     draws = 40_000
-    result = decode_ancestral(
+    result = decode(
         undecided(distribution),
         torch.full((draws, 1), MASK),
         torch.ones(draws, dtype=torch.long),
@@ -101,7 +119,7 @@ def test_one_token_captions_follow_the_chain(steps):
 
 def test_words_are_revised_only_with_replacement():
     def revisions(name):
-        result = decode_ancestral(
+        result = decode(
             undecided(torch.full((V,), 1 / V)),
             torch.full((300, 4), MASK),
             torch.full((300,), 4),
@@ -120,7 +138,7 @@ def test_steps_are_spread_evenly_from_the_noisiest_on():
     caption = torch.zeros(2, 6, dtype=torch.long)
 
     def times(steps):
-        return decode_ancestral(always(caption), BLANK, LENGTHS, schedule, steps).timesteps[:, 0].tolist()
+        return decode(always(caption), BLANK, LENGTHS, schedule, steps).timesteps[:, 0].tolist()
 
     assert times(None) == [7, 6, 5, 4, 3, 2, 1, 0]
     assert times(4) == [7, 5, 3, 1]
@@ -129,7 +147,7 @@ def test_steps_are_spread_evenly_from_the_noisiest_on():
 
 def test_given_words_and_padding_stay(schedule):
     tokens = torch.tensor([[MASK, 3, MASK, 1, MASK, 4], [2, MASK, MASK, 0, 4, 4]])
-    result = decode_ancestral(
+    result = decode(
         undecided(torch.full((V,), 1 / V)),
         tokens,
         LENGTHS,
@@ -149,7 +167,7 @@ def test_a_confidence_is_what_the_model_gave_the_word_when_it_came():
     def predict(tokens, timestep):
         return table[timestep].log().unsqueeze(1).expand(*tokens.shape, V)
 
-    result = decode_ancestral(
+    result = decode(
         predict,
         torch.full((50, 4), MASK),
         torch.full((50,), 4),
@@ -170,7 +188,7 @@ def test_same_seed_same_captions(schedule):
     def draw(seed):
         predict = undecided(torch.full((V,), 1 / V))
         generator = np.random.default_rng(seed)
-        return decode_ancestral(predict, BLANK, LENGTHS, schedule, generator=generator).tokens
+        return decode(predict, BLANK, LENGTHS, schedule, generator=generator).tokens
 
     assert torch.equal(draw(5), draw(5))
     assert not torch.equal(draw(5), draw(6))

@@ -6,14 +6,9 @@ import pytest
 import torch
 
 from ddcap.arrays import like, to_host
-from ddcap.decoding.best_first import (
-    decode_best_first,
-    first_of_each,
-    most_certain,
-    plan_steps,
-    running_captions,
-)
+from ddcap.decoding.best_first import BestFirstScheduler, first_of_each, most_certain, plan_steps
 from ddcap.decoding.guidance import Predictor, choose_tokens
+from ddcap.decoding.sampler import Drafts, denoise, running_captions
 
 T, V = 20, 7
 MASK = V
@@ -165,13 +160,18 @@ class Scripted(Predictor):
         shown = to_host((tokens * (tokens != MASK)).sum(1) + timestep) % (V + 1)
         return like(self.table[shown[:, None], to_host(positions)], tokens)
 
-    def choose(self, tokens, timestep, positions, temperature=0.0, generator=None):
-        return choose_tokens(self.logits(tokens, timestep, positions), temperature, generator)
+    def likeliest(self, tokens, timestep, positions):
+        return choose_tokens(self.logits(tokens, timestep, positions))
 
     def select(self, rows):
         part = Scripted(self.seed, self.lengths[rows])
         part.told = self.told
         return part
+
+
+def decode(predictor, tokens, lengths, steps=None, generator=None, per_image=1, **settings):
+    scheduler = BestFirstScheduler(T, MASK, **settings)
+    return denoise(predictor, Drafts(tokens, lengths, per_image), scheduler, steps, generator)
 
 
 @pytest.mark.parametrize("steps", [None, *range(1, 10)])
@@ -185,15 +185,14 @@ def test_loop_fills_all_and_takes_nothing_back(steps, temperature):
     tokens = torch.where(is_blank, MASK, given)
     plan = plan_steps(is_blank.sum(dim=1), lengths, T, steps)
     result, in_numpy = (
-        decode_best_first(
+        decode(
             Scripted(5, kind(lengths)),
             kind(tokens),
             kind(lengths),
-            plan,
-            MASK,
-            temperature,
+            steps,
             np.random.default_rng(6),
-            captions_per_image=4,
+            per_image=4,
+            temperature=temperature,
         )
         for kind in (torch.as_tensor, np.asarray)
     )
@@ -213,9 +212,8 @@ def test_loop_fills_all_and_takes_nothing_back(steps, temperature):
 
 def test_confidence_is_that_of_the_step_of_the_commit():
     lengths = torch.tensor([6])
-    plan = plan_steps(lengths, lengths, T)
-    result = decode_best_first(Scripted(6, lengths), torch.full((1, 6), MASK), lengths, plan, MASK)
-    again = decode_best_first(Scripted(6, lengths), torch.full((1, 6), MASK), lengths, plan, MASK)
+    result = decode(Scripted(6, lengths), torch.full((1, 6), MASK), lengths)
+    again = decode(Scripted(6, lengths), torch.full((1, 6), MASK), lengths)
     assert torch.equal(result.history, again.history)  # nothing is drawn unless asked for
     for position in range(6):
         step = (result.history[:, 0, position] == MASK).sum() - 1
@@ -226,7 +224,7 @@ def test_predictor_is_told_the_timesteps_of_the_plan():
     lengths = torch.tensor([5, 3])
     plan, predictor = plan_steps(lengths, lengths, T), Scripted(7, lengths)
     tokens = torch.tensor([[MASK] * 5, [MASK] * 3 + [0, 0]])
-    result = decode_best_first(predictor, tokens, lengths, plan, MASK)  # each is an image of its own
+    result = decode(predictor, tokens, lengths)  # each is an image of its own
     assert np.array_equal(np.stack([timestep for _, timestep, _ in predictor.told]), plan.timesteps)
     assert np.array_equal(result.timesteps, plan.timesteps)
 
@@ -235,17 +233,11 @@ def test_predictor_is_told_the_timesteps_of_the_plan():
 def test_distinct_commits_no_word_twice_in_a_step_and_ends(steps):
     lengths = torch.tensor([9, 7, 4, 1])
     tokens = torch.where(torch.arange(9) < lengths.unsqueeze(1), MASK, 0)
-    plan, predictor = plan_steps(lengths, lengths, T, steps), Scripted(9, lengths)
-    together = decode_best_first(predictor, tokens, lengths, plan, MASK, distinct=True, captions_per_image=4)
+    together = decode(Scripted(9, lengths), tokens, lengths, steps, per_image=4, distinct=True)
     for row in range(4):
         own = slice(row, row + 1)
-        alone = decode_best_first(
-            Scripted(9, lengths[own]),
-            tokens[own, : lengths[row]],
-            lengths[own],
-            plan_steps(lengths[own], lengths[own], T, steps),
-            MASK,
-            distinct=True,
+        alone = decode(
+            Scripted(9, lengths[own]), tokens[own, : lengths[row]], lengths[own], steps, distinct=True
         )
         assert torch.equal(alone.tokens[0], together.tokens[row, : lengths[row]])
         history = alone.history[:, 0].tolist()
@@ -254,7 +246,7 @@ def test_distinct_commits_no_word_twice_in_a_step_and_ends(steps):
             came = [word for old, word in zip(before, after, strict=True) if old != word]
             assert len(set(came)) == len(came) > 0
             assert alone.timesteps[step, 0] == min(before.count(MASK) * T // int(lengths[row]), T - 1)
-    plain = decode_best_first(Scripted(9, lengths), tokens, lengths, plan, MASK, captions_per_image=4)
+    plain = decode(Scripted(9, lengths), tokens, lengths, steps, per_image=4)
     if steps is None:  # one word a step: there is nothing to be distinct from
         assert torch.equal(plain.history, together.history)
     if steps == 1:
@@ -263,9 +255,9 @@ def test_distinct_commits_no_word_twice_in_a_step_and_ends(steps):
 
 def test_only_what_can_change_a_caption_is_computed():
     lengths = torch.tensor([6, 4, 2] * 2)
-    plan, predictor = plan_steps(lengths, lengths, T), Scripted(8, lengths)
+    predictor = Scripted(8, lengths)
     tokens = torch.where(torch.arange(6) < lengths.unsqueeze(1), MASK, 0)
-    decode_best_first(predictor, tokens, lengths, plan, MASK, captions_per_image=3)
+    decode(predictor, tokens, lengths, per_image=3)
     shapes = [(*shown.shape, positions.shape[1]) for shown, _, positions in predictor.told]
     # captions that are done are gone, and of the others only MASK positions are asked for
     assert shapes == [(6, 6, 6), (6, 6, 5), (4, 6, 4), (4, 6, 3), (2, 6, 2), (2, 6, 1)]

@@ -17,7 +17,8 @@ from ddcap.decoding.constraints import (
     fits,
     neutral_words,
 )
-from ddcap.decoding.generate import generate_constrained
+from ddcap.decoding.generate import constrained_captions
+from ddcap.decoding.sampler import Sampler
 from ddcap.errors import DDCapError
 
 WORDS = [
@@ -110,6 +111,7 @@ ways = st.fixed_dictionaries(
         "guidance": st.just(1.2),
         "length": st.integers(1, 20),
         "concept_bonus": st.just(0.0),
+        "block": st.integers(1, 5),
     },
 )
 
@@ -140,13 +142,11 @@ def stands_in(phrase, text):
 
 @given(demands, ways)
 def test_no_caption_breaks_what_was_asked(default, seen, vocabulary, asked, way):
-    asked = dict(asked)
     try:
-        constraints = Constraints.take(asked)
-        decoding = default.settings(**way)
-        result = generate_constrained(
-            default.model, seen, decoding, constraints, vocabulary, generator=np.random.default_rng(0)
-        ).on_host()
+        constraints, _ = Constraints.take(asked)
+        decoding, generator = default.settings(**way), np.random.default_rng(0)
+        sampler = Sampler(default.model, seen, decoding, vocabulary.end_id, generator=generator)
+        result = constrained_captions(sampler, constraints, vocabulary).best().on_host()
     except DDCapError as error:
         assert "\n" not in str(error) and str(error)
         return
@@ -168,6 +168,15 @@ def test_no_caption_breaks_what_was_asked(default, seen, vocabulary, asked, way)
         assert constraints.broken_by(text) == []
 
 
+def test_reading_constraints_leaves_the_settings_alone():
+    given = {"include": ["dog"], "neutral": True, "ban": None, "steps": 3}
+    before = dict(given)
+    constraints, others = Constraints.take(given)
+    assert given == before
+    assert others == {"steps": 3}
+    assert constraints.include == ("dog",) and constraints.replace == neutral_words()
+
+
 def test_a_refusal_is_rare_and_says_why(default, photos):
     """Of what people plausibly ask, nothing is refused."""
     for asked in (
@@ -178,7 +187,7 @@ def test_a_refusal_is_rare_and_says_why(default, photos):
         {"min_words": 15},
         {"neutral": True},
     ):
-        constraints, (caption,) = Constraints.take(dict(asked)), default(photos[0], **asked)
+        (constraints, _), (caption,) = Constraints.take(asked), default(photos[0], **asked)
         assert constraints.broken_by(caption.text) == []
         assert (
             constraints.broken_by("" if "min_words" in asked else "man " * 30) != []

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ddcap.decoding.generate import choose_lengths, decode, generate, nearest_lengths
+from ddcap.decoding.generate import choose_lengths, generate, nearest_lengths
+from ddcap.decoding.sampler import Drafts, Sampler
 from ddcap.errors import RecipeError
 from ddcap.model.features import ImageFeatures
 from ddcap.settings import DecodingSettings
@@ -240,9 +241,8 @@ def test_the_end_token_fills_a_blank_only_where_it_may(tiny_model, features, met
         tokens, lengths = torch.full((3, 6), tiny_model.mask_id), torch.full((3,), 6)
         chosen = settings(method=method)
         with torch.no_grad():
-            result = decode(
-                tiny_model, features, tokens, lengths, chosen, end_id, generator=seeded(), **changes
-            )
+            sampler = Sampler(tiny_model, features, chosen, end_id, generator=seeded())
+            result = sampler.fill(Drafts(tokens, lengths, **changes))
         assert result.confidences.isfinite().all()
         return result.tokens
 
@@ -259,9 +259,8 @@ def test_decode_keeps_given_words(tiny_model, features, method):
     tokens = torch.tensor([[mask, 5, mask, 7], [9, mask, 3, 3], [mask, mask, mask, 8]])
     lengths = torch.tensor([4, 3, 4])
     with torch.no_grad():
-        result = decode(
-            tiny_model, features, tokens, lengths, settings(method=method), END, generator=seeded()
-        )
+        sampler = Sampler(tiny_model, features, settings(method=method), END, generator=seeded())
+        result = sampler.fill(Drafts(tokens, lengths))
     given = tokens != mask
     assert torch.equal(result.tokens[given], tokens[given])
     assert (result.tokens != mask).all()

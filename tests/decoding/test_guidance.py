@@ -112,7 +112,7 @@ def test_the_choice_is_the_likeliest_of_the_distribution(tiny_model, features, t
     positions = torch.tensor([[1, 3], [0, 1], [2, 4]])
     steps = TorchSteps(tiny_model, keys_values_of(tiny_model, features), with_image_free=scale != 1)
     predictor = Predictor(steps, LENGTHS, scale, barred=7)
-    chosen, log_probability = predictor.choose(tokens, TIMESTEP, positions)
+    chosen, log_probability = predictor.likeliest(tokens, TIMESTEP, positions)
     whole = predictor.log_probabilities(tokens, TIMESTEP).gather(
         1, positions.unsqueeze(2).expand(-1, -1, tiny_model.mask_id)
     )

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ddcap.data.tokenizer import CaptionTokenizer
-from ddcap.decoding.generate import decode
 from ddcap.decoding.infilling import MOST_CANDIDATES, WIDEST_BLANK, Template, infill, parse_template
+from ddcap.decoding.sampler import Drafts, Sampler
 from ddcap.errors import DDCapError
 from ddcap.model.features import ImageFeatures
 from ddcap.settings import DecodingSettings
@@ -112,15 +112,8 @@ def test_open_blank_takes_the_best_scored_width(tiny_model, tiny_tokenizer, feat
     for width in range(1, WIDEST_BLANK + 1):
         row = template.fill_widths([blank or width for blank in template.blanks], tiny_model.mask_id)
         with torch.no_grad():
-            result = decode(
-                tiny_model,
-                image,
-                torch.tensor([row]),
-                torch.tensor([len(row)]),
-                SETTINGS,
-                tiny_tokenizer.end_id,
-                may_end=False,
-            )
+            sampler = Sampler(tiny_model, image, SETTINGS, tiny_tokenizer.end_id)
+            result = sampler.fill(Drafts(torch.tensor([row]), torch.tensor([len(row)]), may_end=False))
             length_logits = tiny_model.length_logits(image).log_softmax(dim=1)[0]
         blanks = [i for i, token in enumerate(row) if token == tiny_model.mask_id]
         mean = result.confidences[0, blanks].log().mean() + length_logits[len(row) - 1]

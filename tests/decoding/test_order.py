@@ -8,9 +8,10 @@ import torch
 
 from ddcap.arrays import like, to_host
 from ddcap.captioner import Captioner
-from ddcap.decoding.best_first import decode_best_first, margin, plan_steps
+from ddcap.decoding.best_first import BestFirstScheduler, margin
 from ddcap.decoding.generate import generate
 from ddcap.decoding.guidance import Predictor, choose_tokens
+from ddcap.decoding.sampler import Drafts, denoise
 from ddcap.errors import DDCapError, RecipeError
 from ddcap.settings import DecodingSettings
 
@@ -29,8 +30,8 @@ class Fixed(Predictor):
     def logits(self, tokens, _, positions):
         return like(np.log(PROBABILITIES).astype(np.float32)[to_host(positions)], tokens)
 
-    def choose(self, tokens, timestep, positions, temperature=0.0, generator=None):
-        return choose_tokens(self.logits(tokens, timestep, positions), temperature, generator)
+    def likeliest(self, tokens, timestep, positions):
+        return choose_tokens(self.logits(tokens, timestep, positions))
 
 
 @KINDS
@@ -47,7 +48,7 @@ def test_margin_is_the_lead_over_the_second(kind):
 def test_they_choose_differently(kind, order, places):
     lengths = kind(np.array([3]))
     tokens = kind(np.full((1, 3), MASK))
-    result = decode_best_first(Fixed(), tokens, lengths, plan_steps(lengths, lengths, 8), MASK, order=order)
+    result = denoise(Fixed(), Drafts(tokens, lengths), BestFirstScheduler(8, MASK, order=order))
     history = to_host(result.history)[:, 0]
     found = [
         int(np.flatnonzero((now == MASK) & (after != MASK))[0]) for now, after in itertools.pairwise(history)
@@ -60,8 +61,8 @@ def test_they_choose_differently(kind, order, places):
 @KINDS
 def test_with_distinct_the_largest_margin_gets_the_word(kind):
     lengths, tokens = kind(np.array([3])), kind(np.full((1, 3), MASK))
-    plan = plan_steps(lengths, lengths, 8, 1)
-    result = decode_best_first(Fixed(), tokens, lengths, plan, MASK, distinct=True, order="margin")
+    scheduler = BestFirstScheduler(8, MASK, distinct=True, order="margin")
+    result = denoise(Fixed(), Drafts(tokens, lengths), scheduler, 1)
     assert to_host(result.history)[1, 0].tolist() == [0, 2, MASK]
 
 

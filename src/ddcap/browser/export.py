@@ -129,6 +129,7 @@ def _settings(settings: DecodingSettings) -> dict[str, Any]:
         ("schedule", "per_caption"),
         ("temperature", 0.0),
         ("order", "probability"),
+        ("block", None),
     ):
         value = getattr(settings, name)
         if value != only:

@@ -1,6 +1,6 @@
 """Best-first inference (special design 3): each step commits the most certain tokens for good.
 
-Shapes: B captions, L positions, n of them still MASK, S steps, V words (the id V is MASK).
+Shapes: B captions, B' of them running, L positions, n of them asked for, S steps, V words (the id V is MASK).
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ import numpy as np
 
 from ddcap.arrays import Array, array_namespace, device, like, log_sum_exp, to_host
 from ddcap.decoding.constrained import commit_surest
-from ddcap.decoding.constraints import ConstrainedCaption
-from ddcap.decoding.guidance import Predictor, choose_tokens
-from ddcap.decoding.trace import DecodingResult
+from ddcap.decoding.guidance import choose_tokens
+from ddcap.decoding.scheduler import AllowedTokens, ModelOutput, SchedulerOutput
 
 
 @dataclass(frozen=True)
@@ -39,17 +38,22 @@ class BestFirstPlan:
         """(B,) MASK positions of each caption at the start."""
         return np.asarray(self.quotas.sum(axis=0))
 
-    def at(self, step: int, blanks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(B,) t and quota of a step, where each caption still has `blanks` (B,) MASK positions.
+    def timestep(self, step: int, blanks: np.ndarray) -> np.ndarray:
+        """(B,) t of a step, where each caption still has `blanks` (B,) MASK positions.
 
         A caption that is as far as planned follows the plan. One that is behind runs at the t of what it has
-        left, and makes up for it; after the last planned step it is to commit all.
+        left.
         """
-        planned, after = self.quotas[step:].sum(axis=0), self.quotas[step + 1 :].sum(axis=0)
+        planned = self.quotas[step:].sum(axis=0)
         timesteps = share_left(blanks, self.lengths, self.diffusion_steps)
         if step < len(self.quotas):
             timesteps = np.where(blanks > planned, timesteps, self.timesteps[step])
-        return timesteps, blanks - after
+        return timesteps
+
+    def quota(self, step: int, blanks: np.ndarray) -> np.ndarray:
+        """(B,) positions to commit in a step. A caption that is behind makes up for it."""
+        after: np.ndarray = self.quotas[step + 1 :].sum(axis=0)
+        return blanks - after
 
 
 def plan_steps(
@@ -131,114 +135,131 @@ def margin(logits: Array) -> Array:
     return xp.exp(two[0] - total) - xp.exp(two[1] - total)
 
 
-def decode_best_first(
-    predictor: Predictor,
-    tokens: Array,
-    lengths: Array,
-    plan: BestFirstPlan,
-    mask_id: int,
-    temperature: float = 0.0,
-    generator: np.random.Generator | None = None,
-    captions_per_image: int = 1,
-    distinct: bool = False,
-    constrained: Sequence[ConstrainedCaption] | None = None,
-    order: Literal["probability", "margin"] = "probability",
-) -> DecodingResult:
-    """Run a plan: predict, commit, repeat.
-
-    Nothing is computed that cannot change a caption: words are predicted at MASK positions only, and
-    captions that are done are left out, as far as every image has as many of them left.
+class BestFirstScheduler:
+    """Commit the surest tokens first, as many a step as `plan_steps` says.
 
     Args:
-        predictor: for these captions.
-        tokens: (B, L) MASK where words are wanted; given words stay; padding is any word.
-        lengths: (B,).
-        plan: of `plan_steps`.
+        diffusion_steps: T.
         mask_id: V.
+        schedule: see `plan_steps`.
         temperature: 0 chooses the likeliest token; above, tokens are drawn from p^(1/temperature).
-        generator: source of randomness, read only if the temperature is not 0.
-        captions_per_image: B is a multiple of it.
         distinct: a step commits no word twice in a caption, see `first_of_each`; a caption may take more
             steps than planned. Not in the paper.
-        constrained: the same B captions where only some tokens are allowed; they are written to. Their order
-            is always that of the probability.
         order: "probability" commits the likeliest tokens. "margin" commits those furthest ahead of the second
-            likeliest (Kim et al. 2025), `margin` in place of the probability; not in the paper.
+            likeliest (Kim et al. 2025), `margin` in place of the probability; not in the paper. Where only
+            some tokens are allowed, the order is always that of the probability.
     """
-    xp, on = array_namespace(tokens), device(tokens)
-    history, step_confidences = [tokens], []
-    told: list[np.ndarray] = []  # the t of each step
-    confidences = xp.ones(tuple(tokens.shape), dtype=xp.float32, device=on)
-    blanks, part = plan.blanks, predictor
-    rows, places = np.arange(len(blanks)), like(np.arange(len(blanks)), tokens)
-    while len(told) < len(plan.quotas) or blanks.any():
-        timesteps, quotas = plan.at(len(told), blanks)
-        kept = running_captions(blanks > 0, captions_per_image)
-        if len(kept) < len(rows):
-            rows, places = kept, like(kept, tokens)
-            part = predictor.select(places)
-        longest = int(plan.lengths[rows].max())
-        now = tokens[places, :longest]  # (B', L')
-        is_mask = now == mask_id
-        # MASK positions first, as many as the caption with most of them has: no look at the tokens is needed
-        asked = xp.argsort(xp.astype(is_mask, xp.int8), axis=1, descending=True, stable=True)
-        asked = asked[:, : max(1, int(blanks[rows].max()))]  # (B', n)
-        timestep = like(timesteps[rows], tokens)
-        certainty = xp.zeros(tuple(now.shape), dtype=xp.float32, device=on)
-        words = xp.zeros_like(now)
-        row = xp.arange(now.shape[0], device=on)[:, None]
-        if constrained is None:
-            score = certainty
-            if order == "margin":
-                logits = part.logits(now, timestep, asked)
-                chosen, log_probability = choose_tokens(logits, temperature, generator)
-                score = xp.zeros_like(certainty)
-                score[row, asked] = margin(logits)
-            else:
-                chosen, log_probability = part.choose(now, timestep, asked, temperature, generator)
-            certainty[row, asked] = xp.exp(log_probability)
+
+    plan: BestFirstPlan
+
+    def __init__(
+        self,
+        diffusion_steps: int,
+        mask_id: int,
+        *,
+        schedule: Literal["per_caption", "released"] = "per_caption",
+        temperature: float = 0.0,
+        distinct: bool = False,
+        order: Literal["probability", "margin"] = "probability",
+    ) -> None:
+        self.diffusion_steps, self.mask_id, self.schedule = diffusion_steps, mask_id, schedule
+        self.temperature, self.distinct, self.order = temperature, distinct, order
+        self.reads_logits = bool(temperature) or order == "margin"
+
+    def set_timesteps(self, num_inference_steps: int | None, sample: Array, lengths: Array) -> None:
+        """See `Scheduler`."""
+        blanks = to_host(array_namespace(sample).sum(sample == self.mask_id, axis=1))
+        self.plan = plan_steps(blanks, lengths, self.diffusion_steps, num_inference_steps, self.schedule)
+        self.timesteps = self.plan.timesteps
+        self.left, self._index = blanks, 0  # (B,) MASK positions of each caption; steps taken
+
+    @property
+    def is_done(self) -> bool:
+        """See `Scheduler`."""
+        return self._index >= len(self.plan.quotas) and not self.left.any()
+
+    @property
+    def running(self) -> np.ndarray:
+        """(B,) True for captions with MASK positions."""
+        is_running: np.ndarray = self.left > 0
+        return is_running
+
+    def timestep(self) -> np.ndarray:
+        """(B,) t of the next step, see `BestFirstPlan.timestep`."""
+        return self.plan.timestep(self._index, self.left)
+
+    def positions(self, sample: Array, rows: np.ndarray) -> Array:
+        """(B', n) open positions first, as many as the caption with most of them has."""
+        xp = array_namespace(sample)
+        is_open = self._open(sample, rows)
+        # how many there are is known: no look at the tokens is needed, for which a GPU would wait
+        order = xp.argsort(xp.astype(is_open, xp.int8), axis=1, descending=True, stable=True)
+        return order[:, : max(1, int(self._open_counts()[rows].max()))]
+
+    def step(
+        self,
+        model_output: ModelOutput,
+        timestep: np.ndarray,  # noqa: ARG002 (the plan has said which positions are committed at it)
+        sample: Array,
+        rows: np.ndarray,
+        *,
+        generator: np.random.Generator | None = None,
+        allowed: Sequence[AllowedTokens] | None = None,
+    ) -> SchedulerOutput:
+        """See `Scheduler`."""
+        xp, on, asked = array_namespace(sample), device(sample), model_output.positions
+        quotas = np.minimum(self.plan.quota(self._index, self.left), self._open_counts())
+        is_open = self._open(sample, rows)
+        row = xp.arange(sample.shape[0], device=on)[:, None]
+        probability = xp.zeros(tuple(sample.shape), dtype=xp.float32, device=on)
+        words = xp.zeros_like(sample)
+        if allowed is None:
+            chosen, log_probability = self._chosen(model_output, generator)
+            probability[row, asked] = xp.exp(log_probability)
             words[row, asked] = chosen
-            committed = most_certain(is_mask, score, like(quotas[rows], tokens))
-            if distinct:
-                committed = first_of_each(committed, words, score)
+            certainty = probability
+            if self.order == "margin":
+                certainty = xp.zeros_like(probability)
+                certainty[row, asked] = margin(model_output.logits)
+            committed = most_certain(is_open, certainty, like(quotas[rows], sample))
+            if self.distinct:
+                committed = first_of_each(committed, words, certainty)
         else:
             found = commit_surest(
-                [constrained[number] for number in rows.tolist()],
-                part.logits(now, timestep, asked),
+                allowed,
+                model_output.logits,
                 asked,
+                to_host(is_open[row, asked]),
                 quotas[rows],
-                temperature=temperature,
+                temperature=self.temperature,
                 generator=generator,
-                distinct=distinct,
+                distinct=self.distinct,
             )
-            chosen, sure, is_committed = (like(part_of, tokens) for part_of in found)
-            certainty[row, asked], words[row, asked] = sure, chosen
-            committed = xp.zeros_like(is_mask)
+            chosen, sure, is_committed = (like(part, sample) for part in found)
+            probability[row, asked], words[row, asked] = sure, chosen
+            committed = xp.zeros_like(is_open)
             committed[row, asked] = is_committed
-        if distinct:
+        if self.distinct or allowed is not None:
             quotas[rows] = to_host(xp.sum(xp.astype(committed, xp.int64), axis=1))
-        blanks = blanks - quotas
-        tokens, confidences = xp.asarray(tokens, copy=True), xp.asarray(confidences, copy=True)
-        tokens[places, :longest] = xp.where(committed, words, now)
-        confidences[places, :longest] = xp.where(committed, certainty, confidences[places, :longest])
-        everywhere = xp.zeros_like(confidences)
-        everywhere[places, :longest] = certainty
-        history.append(tokens)
-        step_confidences.append(everywhere)
-        told.append(timesteps)
-    return DecodingResult.of_steps(
-        lengths, confidences, history, step_confidences, like(np.stack(told), tokens)
-    )
+        self._count(quotas)
+        return SchedulerOutput(xp.where(committed, words, sample), probability)
 
+    def _chosen(
+        self, model_output: ModelOutput, generator: np.random.Generator | None
+    ) -> tuple[Array, Array]:
+        """Tokens (B', n) and their log-probabilities."""
+        if model_output.logits is None:
+            return model_output.tokens, model_output.log_probability
+        return choose_tokens(model_output.logits, self.temperature, generator)
 
-def running_captions(is_running: np.ndarray, captions_per_image: int) -> np.ndarray:
-    """(B',) captions to go on with: those that are running, and as many of each image as of the others.
+    def _open(self, sample: Array, rows: np.ndarray) -> Array:  # noqa: ARG002 (other schedulers read it)
+        """(B', L) True where the next step may commit a token."""
+        return sample == self.mask_id
 
-    Args:
-        is_running: (B,) grouped by image.
-        captions_per_image: B is a multiple of it.
-    """
-    running = is_running.reshape(-1, captions_per_image)
-    most = max(1, int(running.sum(axis=1).max()))
-    kept = np.sort(np.argsort(~running, axis=1, kind="stable")[:, :most], axis=1)  # (I, K')
-    return (kept + np.arange(len(running))[:, None] * captions_per_image).reshape(-1)
+    def _open_counts(self) -> np.ndarray:
+        """(B,) how many positions are open."""
+        return self.left
+
+    def _count(self, committed: np.ndarray) -> None:
+        """Count a step that committed (B,) tokens."""
+        self.left, self._index = self.left - committed, self._index + 1

@@ -128,7 +128,7 @@ def build_captions(result: DecodingResult, rows: Sequence[int], tokenizer: Capti
                 confidences=tuple(confidences),
                 length=length,
                 score=sum(math.log(max(value, 1e-30)) for value in confidences) / length,
-                trace=build_trace(result, row, pieces_of),
+                trace=build_trace(result, row, pieces_of, tokenizer.mask_id),
             )
         )
     return captions

@@ -17,7 +17,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -164,7 +163,12 @@ class Confidence:
         return self.parts["known"].probability(known_inputs(features, self.pictures))
 
     def judge(
-        self, caption: Caption, features: ImageFeatures, image: int, known: float, vocabulary: Any
+        self,
+        caption: Caption,
+        features: ImageFeatures,
+        image: int,
+        known: float,
+        vocabulary: ConceptVocabulary | None,
     ) -> Caption:
         """The caption with its confidence.
 
@@ -178,7 +182,7 @@ class Confidence:
         inputs = caption_inputs(caption, features, image, vocabulary)[None]
         sure, faithful = (float(self.parts[name].probability(inputs)[0]) for name in ("sure", "faithful"))
         doubtful: list[str] = []
-        if "word" in self.parts:
+        if "word" in self.parts and vocabulary is not None:
             named = word_inputs(caption, features, image, vocabulary)
             if named:
                 chances = self.parts["word"].probability(np.array([*named.values()]))

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ddcap.arrays import Array, draw_uniform, like, log_sum_exp, to_host
+from ddcap.arrays import Array, like, log_sum_exp, to_host
 from ddcap.decoding.constraints import ConstrainedCaption, Constraints, Vocabulary
-from ddcap.decoding.guidance import Predictor
+from ddcap.decoding.guidance import Predictor, gumbel_scores
+from ddcap.decoding.scheduler import AllowedTokens
 from ddcap.errors import DDCapError
 
 _CHARS = 5.2  # of a token in captions, its space included
@@ -145,9 +146,10 @@ def _place_surest(
 
 
 def commit_surest(
-    captions: Sequence[ConstrainedCaption],
+    captions: Sequence[AllowedTokens],
     logits: Array,
     asked: Array,
+    is_open: np.ndarray,
     quota: np.ndarray,
     *,
     temperature: float = 0.0,
@@ -157,11 +159,12 @@ def commit_surest(
     """Commit the surest tokens that are allowed; of a position whose token is refused, its next one competes.
 
     Args:
-        captions: B of them; the tokens are committed to them.
+        captions: what is allowed in each of B captions; they are told of what is committed.
         logits: (B, n, V).
-        asked: (B, n) their positions; those that are not MASK are left alone.
+        asked: (B, n) their positions.
+        is_open: (B, n) False at positions that are left alone.
         quota: (B,) tokens to commit in each caption.
-        temperature: see `guidance.choose_tokens`.
+        temperature: see `guidance.gumbel_scores`.
         generator: source of randomness.
         distinct: no token twice in a caption; then fewer than `quota` may be committed.
 
@@ -171,23 +174,25 @@ def commit_surest(
     Raises:
         DDCapError: if no token is allowed at any position of a caption.
     """
-    usable = captions[0].vocabulary.usable
     values = to_host(logits).astype(np.float32)
-    values[..., ~usable] = -np.inf
+    values[..., ~captions[0].usable] = -np.inf
     probabilities = values - log_sum_exp(values)[..., None]
-    scores = probabilities
-    if temperature:
-        uniform = np.clip(draw_uniform(generator, values.shape, values), 1e-20, 1 - 1e-7)
-        scores = probabilities / temperature - np.log(-np.log(uniform))
+    scores = gumbel_scores(probabilities, temperature, generator)
     chosen = scores.argmax(axis=2)
     certainty = np.exp(np.take_along_axis(probabilities, chosen[..., None], axis=2)[..., 0])
     committed = np.zeros(chosen.shape, dtype=bool)
     places = to_host(asked)
     for row, caption in enumerate(captions):
-        if not caption.masks:
+        columns = np.flatnonzero(is_open[row]).tolist()
+        if not columns or not quota[row]:
             continue
-        queue = _Queue(caption, places[row], chosen[row], certainty[row], scores[row], probabilities[row])
-        done = queue.commit(int(quota[row]), distinct=distinct)
+        surest = [
+            (-float(certainty[row, column]), int(places[row, column]), column, int(chosen[row, column]))
+            for column in columns
+        ]
+        done = _Queue(caption, surest, scores[row], probabilities[row]).commit(
+            int(quota[row]), distinct=distinct
+        )
         if not done:
             raise DDCapError(
                 "the constraints leave no word for a blank; ban fewer words, or loosen the others"
@@ -199,25 +204,24 @@ def commit_surest(
 
 
 class _Queue:
-    """Positions of one caption, each with its likeliest token that is not refused yet, the surest first."""
+    """Positions of one caption, each with its likeliest token that is not refused yet, the surest first.
+
+    Args:
+        caption: what is allowed in it.
+        surest: for each position -probability, position, column, token.
+        scores: (n, V) by which tokens of a position are tried.
+        probabilities: (n, V) logarithms.
+    """
 
     def __init__(
         self,
-        caption: ConstrainedCaption,
-        places: np.ndarray,
-        chosen: np.ndarray,
-        certainty: np.ndarray,
+        caption: AllowedTokens,
+        surest: list[tuple[float, int, int, int]],
         scores: np.ndarray,
         probabilities: np.ndarray,
     ) -> None:
-        self.caption, self.places = caption, places.tolist()
-        self.scores, self.probabilities = scores, probabilities
-        mask = caption.vocabulary.mask_id
-        self.heap = [
-            (-float(certainty[column]), place, column, int(chosen[column]))
-            for column, place in enumerate(self.places)
-            if place < len(caption.tokens) and caption.tokens[place] == mask
-        ]
+        self.caption, self.scores, self.probabilities = caption, scores, probabilities
+        self.heap = surest
         heapq.heapify(self.heap)
         self._others: dict[int, Iterator[int]] = {}  # of columns whose likeliest token was refused
 

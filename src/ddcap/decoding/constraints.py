@@ -117,17 +117,17 @@ class Constraints:
         return self == Constraints()
 
     @classmethod
-    def take(cls, settings: dict[str, Any]) -> Constraints:
-        """Those among keyword arguments, which are taken out of `settings`; `neutral` is one of them.
+    def take(cls, settings: Mapping[str, Any]) -> tuple[Constraints, dict[str, Any]]:
+        """Those among keyword arguments, and the arguments that are none; `neutral` is one of them.
 
         `neutral` True stands for the list that is shipped, a path for a list of one's own.
         """
-        given = {one.name: settings.pop(one.name) for one in fields(cls) if one.name in settings}
-        neutral = settings.pop("neutral", None)
-        given = {name: value for name, value in given.items() if value is not None}
-        if neutral:
-            given["replace"] = {**neutral_words(neutral), **given.get("replace", {})}
-        return cls(**given)
+        names = {one.name for one in fields(cls)}
+        given = {name: value for name, value in settings.items() if name in names and value is not None}
+        if settings.get("neutral"):
+            given["replace"] = {**neutral_words(settings["neutral"]), **given.get("replace", {})}
+        others = {name: value for name, value in settings.items() if name not in {*names, "neutral"}}
+        return cls(**given), others
 
     def edits(self, vocabulary: ConceptVocabulary | None) -> list[ConceptEdits]:
         """What follows for the concepts that a model sees: what is wanted is there, what is banned is not."""
@@ -309,6 +309,17 @@ class ConstrainedCaption:
         self._masks -= 1
         self._chars += len(self.vocabulary.pieces[token])
         self._words += self.vocabulary.counts_as_word(token)
+
+    def hide(self, positions: Iterable[int]) -> None:
+        """Make positions MASK again."""
+        for position in positions:
+            self.tokens[position] = self.vocabulary.mask_id
+        self._count()
+
+    @property
+    def usable(self) -> np.ndarray:
+        """(V,) False for tokens that are never allowed, see `Vocabulary.usable`."""
+        return self.vocabulary.usable
 
     @property
     def masks(self) -> int:

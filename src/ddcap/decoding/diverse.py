@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.decoding.finishing import Candidates
 from ddcap.decoding.trace import DecodingResult
 from ddcap.decoding.words import content_tokens
 
@@ -21,12 +22,12 @@ _TRIES = 4  # until captions that say the same have to part
 
 
 def diverse_captions(
-    decode_with: Callable[[np.ndarray], DecodingResult], images: int, count: int, tokenizer: CaptionTokenizer
-) -> list[DecodingResult]:
-    """`count` results of one caption for each image; no two of an image have the same content words.
+    decode_with: Callable[[np.ndarray], Candidates], images: int, count: int, tokenizer: CaptionTokenizer
+) -> list[Candidates]:
+    """`count` decodings; the best captions of an image in any two differ in their content words.
 
     Args:
-        decode_with: makes a caption of each image, with (I, V) added to the logits of all positions.
+        decode_with: makes candidates for each image, with (I, V) added to the logits of all positions.
         images: I.
         count: captions of each image.
         tokenizer: of the model.
@@ -36,8 +37,9 @@ def diverse_captions(
     results = []
     for _ in range(count):
         for attempt in range(_TRIES):
-            result = decode_with(added)
-            words = [_content(result, image, tokenizer) for image in range(images)]
+            found = decode_with(added)
+            best = found.best()
+            words = [_content(best, image, tokenizer) for image in range(images)]
             repeats = [image for image in range(images) if frozenset(words[image]) in used[image]]
             if not repeats or attempt == _TRIES - 1:
                 break
@@ -46,7 +48,7 @@ def diverse_captions(
         for image in range(images):
             used[image].add(frozenset(words[image]))
             _take(added[image], words[image], PENALTY)
-        results.append(result)
+        results.append(found)
     return results
 
 

@@ -39,6 +39,7 @@ from ddcap.decoding.guidance import Predictor
 from ddcap.decoding.words import words_in
 from ddcap.errors import DDCapError
 from ddcap.model.features import ImageFeatures
+from ddcap.model.protocol import CaptioningModel, DenoisingModel
 from ddcap.settings import DecodingSettings
 
 _PHRASE = re.compile(r"(\[[^\[\]]*\])")
@@ -101,7 +102,10 @@ class CaptionEvidence:
 
 
 def caption_evidence(
-    model: Any, features: ImageFeatures, captions: Sequence[Sequence[str]], tokenizer: CaptionTokenizer
+    model: DenoisingModel,
+    features: ImageFeatures,
+    captions: Sequence[Sequence[str]],
+    tokenizer: CaptionTokenizer,
 ) -> list[list[CaptionEvidence]]:
     """What I pictures say for captions, as many of each picture.
 
@@ -130,7 +134,10 @@ def caption_evidence(
 
 
 def pseudo_log_likelihoods(
-    model: Any, features: ImageFeatures, captions: Sequence[Sequence[int]], tokenizer: CaptionTokenizer
+    model: DenoisingModel,
+    features: ImageFeatures,
+    captions: Sequence[Sequence[int]],
+    tokenizer: CaptionTokenizer,
 ) -> np.ndarray:
     """(C,) pseudo-log-likelihood of captions of one picture, as token ids with the end token last."""
     queries = [_queries(ids, words_in(ids, tokenizer), tokenizer.mask_id) for ids in captions]
@@ -152,7 +159,7 @@ class ManyCaptions:
         DDCapError: as `caption_evidence`.
     """
 
-    def __init__(self, model: Any, captions: Sequence[str], tokenizer: CaptionTokenizer) -> None:
+    def __init__(self, model: DenoisingModel, captions: Sequence[str], tokenizer: CaptionTokenizer) -> None:
         check_scores(model)
         self.model = model
         rows = [units_of(text, tokenizer, model.config.model.max_length) for text in captions]
@@ -178,7 +185,7 @@ class ManyCaptions:
         return gains
 
 
-def check_scores(model: Any) -> None:
+def check_scores(model: CaptioningModel) -> None:
     """Raise `DDCapError` if a model cannot score given captions."""
     if model.config.model.kind != "diffusion":
         raise DDCapError("an autoregressive model cannot score given captions; use a diffusion model")
@@ -244,7 +251,7 @@ def _queries(ids: Sequence[int], units: Units, mask_id: int) -> list[_Query]:
 
 
 def _log_probabilities(
-    model: Any,
+    model: DenoisingModel,
     features: ImageFeatures,
     queries: list[list[_Query]],
     *,
@@ -291,7 +298,7 @@ def _gathered(
 
 
 def sampler_evidence(
-    model: Any,
+    model: DenoisingModel,
     features: ImageFeatures,
     captions: Sequence[str],
     settings: DecodingSettings,
@@ -308,7 +315,7 @@ def sampler_evidence(
     check_scores(model)
     if settings.method != "best_first":
         raise DDCapError(f"method={settings.method}: has no likelihood here; use method=best_first")
-    from ddcap.decoding.generate import concept_evidence
+    from ddcap.decoding.sampler import concept_evidence
 
     rows = [encoded(text, tokenizer, model.config.model.max_length) for text in captions]
     sizes = np.array([len(ids) for ids in rows])
@@ -353,7 +360,7 @@ def sampler_log_likelihood(
     total = xp.zeros(tokens.shape[0], dtype=xp.float32, device=on)
     blanks, step = plan.blanks, 0
     while step < len(plan.quotas) or blanks.any():
-        timesteps, quotas = plan.at(step, blanks)
+        timesteps, quotas = plan.timestep(step, blanks), plan.quota(step, blanks)
         now = xp.where(is_mask, mask_id, tokens)
         log_probabilities = predictor.log_probabilities(now, like(timesteps, tokens))  # (B, L, V)
         likeliest = xp.max(log_probabilities, axis=2)

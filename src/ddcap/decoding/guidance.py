@@ -6,15 +6,17 @@ words.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 
 from ddcap.arrays import Array, array_namespace, device, draw_uniform, like, log_sum_exp, raise_at
 from ddcap.data.concepts import ConceptSpelling, ConceptTokens
+from ddcap.decoding.scheduler import ModelOutput
 from ddcap.model.image_free import guide
+from ddcap.model.protocol import DenoisingSteps
 
 # What is seen in the picture has a say in what is written: concepts as evidence while a caption is decoded. A
 # tagger knows rare words better than a captioner that has read them a few times. Not in the paper; it needs a
@@ -105,33 +107,6 @@ class ConceptEvidence:
 # What a decoder asks at every step.
 
 
-class DenoisingSteps(Protocol):
-    """A denoiser at work on captions of I images; the two runtimes have one each.
-
-    Those of a model with `model.self_conditioning` have `self_conditions` True, and take one more argument,
-    last: `guess` (B, L), the words predicted before, -1 for none.
-    """
-
-    vocabulary_size: int  # V
-
-    def logits(
-        self, tokens: Array, timestep: Array, lengths: Array, positions: Array, *guess: Array
-    ) -> tuple[Array, Array | None]:
-        """Logits (B, n, V) at `positions`, with the image and, if it was asked for, without."""
-
-    def likeliest(
-        self,
-        tokens: Array,
-        timestep: Array,
-        lengths: Array,
-        positions: Array,
-        added: Array | None = None,
-        scale: float = 1.0,
-        *guess: Array,
-    ) -> tuple[Array, Array]:
-        """The likeliest token (B, n) and its log-probability, guided and with (B, V) added to the logits."""
-
-
 class Guesses:
     """What was predicted at the step before, for a model that self-conditions.
 
@@ -172,6 +147,7 @@ class Predictor:
         concepts: of the B captions, if they are to have a say.
         barred: a token that is not to be chosen.
         bias: (B, V) that is added to the logits of every position.
+        watch: is told the captions (B, L) before each step, MASK where there is no word yet.
         guesses: of the batch, for a model that self-conditions; None begins anew.
         rows: (B,) which captions of the batch these are; None for all.
     """
@@ -184,12 +160,13 @@ class Predictor:
         concepts: ConceptEvidence | None = None,
         barred: int | None = None,
         bias: Array | None = None,
+        watch: Callable[[Array], None] | None = None,
         guesses: Guesses | None = None,
         rows: Array | None = None,
     ) -> None:
-        self.bias, self.rows = bias, rows
+        self.bias, self.watch, self.rows = bias, watch, rows
         self.guesses = guesses
-        if guesses is None and getattr(steps, "self_conditions", False):
+        if guesses is None and steps.self_conditions:
             self.guesses = Guesses(len(lengths))
         self.steps, self.lengths, self.scale = steps, lengths, scale
         self.concepts = concepts if concepts is not None and concepts.has_a_say else None
@@ -203,7 +180,7 @@ class Predictor:
             timestep: (B,) t.
             positions: (B, n).
         """
-        guess = self._guess(tokens)
+        guess = self._told(tokens)
         logits, image_free = self.steps.logits(tokens, timestep, self.lengths, positions, *guess)
         if image_free is not None:
             logits = guide(logits, image_free, self.scale)
@@ -219,23 +196,22 @@ class Predictor:
         logits = self.logits(tokens, timestep, like(everywhere, tokens))
         return logits - log_sum_exp(logits)[..., None]
 
-    def choose(
-        self,
-        tokens: Array,
-        timestep: Array,
-        positions: Array,
-        temperature: float = 0.0,
-        generator: np.random.Generator | None = None,
-    ) -> tuple[Array, Array]:
-        """The likeliest token (B, n) at each position, or a draw, and its log-probability."""
-        if temperature == 0:
-            added, guess = self._added(tokens), self._guess(tokens)
-            found = self.steps.likeliest(tokens, timestep, self.lengths, positions, added, self.scale, *guess)
-            if self.guesses is not None:
-                self.guesses.note(self.rows, positions, found[0])
-            return found
-        logits = self.logits(tokens, timestep, positions)
-        return choose_tokens(logits, temperature, generator)
+    def likeliest(self, tokens: Array, timestep: Array, positions: Array) -> tuple[Array, Array]:
+        """The likeliest token (B, n) at each position, and its log-probability."""
+        added, guess = self._added(tokens), self._told(tokens)
+        found = self.steps.likeliest(tokens, timestep, self.lengths, positions, added, self.scale, *guess)
+        if self.guesses is not None:
+            self.guesses.note(self.rows, positions, found[0])
+        return found
+
+    def output(
+        self, tokens: Array, timestep: Array, positions: Array, *, with_logits: bool = False
+    ) -> ModelOutput:
+        """The prediction for a scheduler: the likeliest tokens, or the logits."""
+        if with_logits:
+            return ModelOutput(positions, logits=self.logits(tokens, timestep, positions))
+        chosen, log_probability = self.likeliest(tokens, timestep, positions)
+        return ModelOutput(positions, chosen, log_probability)
 
     def select(self, rows: Array) -> Predictor:
         """The same for captions `rows` (B',), as many of each image."""
@@ -243,11 +219,21 @@ class Predictor:
         bias = None if self.bias is None else self.bias[rows]
         places = rows if self.rows is None else self.rows[rows]
         return Predictor(
-            self.steps, self.lengths[rows], self.scale, concepts, self.barred, bias, self.guesses, places
+            self.steps,
+            self.lengths[rows],
+            self.scale,
+            concepts,
+            self.barred,
+            bias,
+            self.watch,
+            self.guesses,
+            places,
         )
 
-    def _guess(self, tokens: Array) -> tuple[Array, ...]:
+    def _told(self, tokens: Array) -> tuple[Array, ...]:
         """What steps are told beyond the rest: nothing, unless their model self-conditions."""
+        if self.watch is not None:
+            self.watch(tokens)
         return () if self.guesses is None else (self.guesses.of(self.rows, tokens),)
 
     def _added(self, tokens: Array) -> Array | None:
@@ -271,13 +257,24 @@ def choose_tokens(
 ) -> tuple[Array, Array]:
     """(B, n, V) to (B, n): the likeliest token, or a draw from p^(1/temperature), and its log-probability.
 
-    Draws are by the Gumbel-max trick. The log-probability is that of p, whatever the temperature.
+    The log-probability is that of p, whatever the temperature.
     """
-    xp, scores = array_namespace(logits), logits
-    if temperature:
-        uniform = xp.clip(draw_uniform(generator, tuple(logits.shape), logits), 1e-20, 1 - 1e-7)
-        # -log u is exponential; u is kept over 0, and so is -log u, whose logarithm is taken next
-        scores = logits / temperature - xp.log(-xp.log(uniform))
-    chosen = xp.argmax(scores, axis=-1)
+    xp = array_namespace(logits)
+    chosen = xp.argmax(gumbel_scores(logits, temperature, generator), axis=-1)
     own = xp.take_along_axis(logits, chosen[..., None], axis=-1)[..., 0]
     return chosen, own - log_sum_exp(logits)
+
+
+def gumbel_scores(
+    logits: Array, temperature: float = 0.0, generator: np.random.Generator | None = None
+) -> Array:
+    """Logits (..., V) to scores of which the highest is a draw from p^(1/temperature); at 0 the logits.
+
+    That is the Gumbel-max trick: the highest of `logits / temperature` and noise.
+    """
+    if not temperature:
+        return logits
+    xp = array_namespace(logits)
+    uniform = xp.clip(draw_uniform(generator, tuple(logits.shape), logits), 1e-20, 1 - 1e-7)
+    # -log u is exponential; u is kept over 0, and so is -log u, whose logarithm is taken next
+    return logits / temperature - xp.log(-xp.log(uniform))

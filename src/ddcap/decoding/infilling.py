@@ -9,6 +9,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
@@ -16,10 +17,11 @@ from ddcap.arrays import Array, array_namespace, to_host
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.constraints import ConstrainedCaption, Constraints, Vocabulary
 from ddcap.decoding.evidence import pseudo_log_likelihoods
-from ddcap.decoding.generate import CaptioningModel, decode
-from ddcap.decoding.trace import DecodingResult
+from ddcap.decoding.finishing import Candidates, Judge, judged
+from ddcap.decoding.sampler import Drafts, Sampler
 from ddcap.errors import DDCapError
 from ddcap.model.features import ImageFeatures
+from ddcap.model.protocol import CaptioningModel, DenoisingModel
 from ddcap.settings import DecodingSettings
 
 WIDEST_BLANK = 4  # tokens tried for a blank of unknown width
@@ -81,19 +83,6 @@ def parse_template(text: str, tokenizer: CaptionTokenizer) -> Template:
     return Template(tuple(part for part in parts if part != ()))
 
 
-@dataclass(frozen=True)
-class Infilling:
-    """The best filling of a template.
-
-    Attributes:
-        result: the decoded batch of all tried widths.
-        row: the best row of it.
-    """
-
-    result: DecodingResult
-    row: int
-
-
 def infill(
     model: CaptioningModel,
     features: ImageFeatures,
@@ -103,7 +92,8 @@ def infill(
     generator: np.random.Generator | None = None,
     words: tuple[Constraints, Vocabulary] | None = None,
     tokenizer: CaptionTokenizer | None = None,
-) -> Infilling:
+    judge: Judge | None = None,
+) -> Candidates:
     """Fill a template for one image.
 
     Blanks of unknown width are tried at 1 to WIDEST_BLANK tokens, all combinations in one batch; where the
@@ -121,6 +111,10 @@ def infill(
         generator: source of randomness.
         words: what the caption has to be like, and the vocabulary of the tokenizer.
         tokenizer: of the model.
+        judge: a second opinion on the widths, see `finishing.judged`.
+
+    Returns:
+        All widths that were tried, with their scores.
 
     Raises:
         DDCapError: if the caption would be too long, or cannot have the length asked for or be as asked.
@@ -150,31 +144,26 @@ def infill(
     sizes = np.array([len(row) for row in rows])
     padded = [row + [end_id] * (int(sizes.max()) - len(row)) for row in rows]
     tokens, lengths = model.as_array(np.array(padded)), model.as_array(sizes)
-    result = decode(
-        model,
-        features,
-        tokens,
-        lengths,
-        settings,
-        end_id,
-        may_end=False,
-        generator=generator,
-        captions_per_image=len(rows),
-        constrained=constrained,
-    )
+    sampler = Sampler(model, features, settings, end_id, generator=generator)
+    result = sampler.fill(Drafts(tokens, lengths, len(rows), may_end=False, allowed=constrained))
     score = _fill_score(tokens == model.mask_id, result.confidences)
     length_logits = model.length_logits(features)
     if length_logits is not None:
         score = score + length_logits[0, lengths - 1]  # what normalises them is the same for all widths
+    score = judged(score, result, features, judge, 1.0)
     if tokenizer is None or len(rows) == 1 or model.config.model.kind != "diffusion":
-        return Infilling(result, int(to_host(score).argmax()))
+        return Candidates(result, len(rows), score)
     best = np.argsort(-to_host(score), kind="stable")[:MOST_COMPARED]
-    found = to_host(result.tokens)
-    captions = [found[row, : sizes[row]].tolist() for row in best]
-    evidence = pseudo_log_likelihoods(model, features, captions, tokenizer)
+    compared = result.select(model.as_array(best))
+    captions = [
+        row[: sizes[number]].tolist() for row, number in zip(to_host(compared.tokens), best, strict=True)
+    ]
+    evidence = pseudo_log_likelihoods(cast(DenoisingModel, model), features, captions, tokenizer)
     if length_logits is not None:
         evidence = evidence + to_host(length_logits)[0, sizes[best] - 1]
-    return Infilling(result, int(best[evidence.argmax()]))
+    scores = np.full(len(rows), -np.inf, dtype=evidence.dtype)
+    scores[best] = to_host(judged(model.as_array(evidence), compared, features, judge, 0.0))
+    return Candidates(result, len(rows), model.as_array(scores))
 
 
 def behind_given(tokens: Sequence[int], mask_id: int) -> list[int]:

@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
+from ddcap.arrays import Array
 from ddcap.data.concepts import ConceptEdits
 from ddcap.data.images import ImageSource
-from ddcap.decoding.caption import Caption, ImageResult, build_captions
+from ddcap.decoding.caption import Caption, ImageResult
 from ddcap.decoding.confidence import Confidence
 from ddcap.decoding.constrained import Frame
 from ddcap.decoding.constraints import Constraints, Vocabulary
 from ddcap.decoding.diverse import diverse_captions
-from ddcap.decoding.generate import generate, generate_constrained
-from ddcap.decoding.trace import DecodingResult
+from ddcap.decoding.finishing import Candidates, Confident, finish
+from ddcap.decoding.generate import constrained_captions, whole_captions
+from ddcap.decoding.sampler import Sampler
 from ddcap.errors import DDCapError, ImageError
 from ddcap.model.config import ModelConfig
 from ddcap.model.features import ImageFeatures
+from ddcap.model.protocol import CaptioningModel
 from ddcap.settings import DecodingSettings
 
 PixelsOrError = np.ndarray | ImageError
 """A picture that was read, or why it was not."""
+
+
+def read_each(
+    images: Sequence[ImageSource], pixels: Callable[[ImageSource], np.ndarray]
+) -> list[PixelsOrError]:
+    """Read images by `pixels`; an image that cannot be read gives its error."""
+    found: list[PixelsOrError] = []
+    for image in images:
+        try:
+            found.append(pixels(image))
+        except ImageError as error:
+            found.append(error)
+    return found
 
 
 @dataclass(frozen=True)
@@ -38,6 +53,8 @@ class CaptionRequest:
         lengths: one caption of each of these lengths, instead of `num`.
         edits: changes to the concepts that are seen.
         confidence: of the model, if it is calibrated.
+        watch: is told the captions (B, L) before each step of a diffusion model, MASK where there is no word
+            yet.
     """
 
     settings: DecodingSettings
@@ -46,6 +63,7 @@ class CaptionRequest:
     lengths: tuple[int, ...] | None = None
     edits: tuple[ConceptEdits, ...] = ()
     confidence: Confidence | None = None
+    watch: Callable[[Array], None] | None = None
 
     def checked(self, model: ModelConfig, vocabulary: Vocabulary) -> CaptionRequest:
         """The same request, if a model can meet it: several captions of one length have to be drawn.
@@ -66,7 +84,7 @@ class CaptionRequest:
 
     def results(
         self,
-        model: Any,
+        model: CaptioningModel,
         images: Sequence[ImageSource],
         pixels: Sequence[PixelsOrError],
         vocabulary: Vocabulary,
@@ -87,8 +105,8 @@ class CaptionRequest:
             seen = features = model.encode(np.stack(read))
             for edit in self.edits:
                 features = features.edited(edit)
-            found = self.captions(model, features, vocabulary, generator)
-            left = iter(found if self.confidence is None else _judged(found, seen, self.confidence, model))
+            found = self.captions(model, features, vocabulary, generator, seen)
+            left = iter(found)
         return [
             ImageResult(image, next(left), None)
             if isinstance(one, np.ndarray)
@@ -97,7 +115,12 @@ class CaptionRequest:
         ]
 
     def captions(
-        self, model: Any, features: ImageFeatures, vocabulary: Vocabulary, generator: np.random.Generator
+        self,
+        model: CaptioningModel,
+        features: ImageFeatures,
+        vocabulary: Vocabulary,
+        generator: np.random.Generator,
+        seen: ImageFeatures | None = None,
     ) -> list[tuple[Caption, ...]]:
         """The captions of each picture.
 
@@ -106,45 +129,34 @@ class CaptionRequest:
             features: of I images.
             vocabulary: of the model's tokenizer.
             generator: of the decoders that draw.
+            seen: the features as the model sees them, if a person has changed the concepts.
         """
         tokenizer = vocabulary.tokenizer
+        sampler = Sampler(
+            model, features, self.settings, tokenizer.end_id, generator=generator, watch=self.watch
+        )
 
-        def once(bias: np.ndarray | None = None, num: int = 1) -> DecodingResult:
-            shared: dict[str, Any] = {"generator": generator, "captions_per_image": num, "bias": bias}
+        def once(bias: np.ndarray | None = None, num: int = 1) -> Candidates:
             if self.lengths is None and self.constraints.is_empty:
-                return generate(model, features, self.settings, tokenizer.end_id, **shared)
-            return generate_constrained(
-                model, features, self.settings, self.constraints, vocabulary, lengths=self.lengths, **shared
+                return whole_captions(sampler, num, bias)
+            return constrained_captions(
+                sampler, self.constraints, vocabulary, lengths=self.lengths, wanted=num, bias=bias
             )
 
-        if self.num == 1 or not self._varies_words(model.config):
-            batches = [once(num=self.num)]
+        num = self.num
+        if num == 1 or not self._varies_words(model.config):
+            found = [once(num=num)]
         else:
-            batches = diverse_captions(once, features.images, self.num, tokenizer)
-        parts = [build_captions(batch, range(len(batch.tokens)), tokenizer) for batch in batches]
-        return [
-            tuple(caption for part in parts for caption in _share(part, image, features.images))
-            for image in range(features.images)
-        ]
+            found, num = diverse_captions(once, features.images, num, tokenizer), 1
+        return finish(
+            found,
+            tokenizer,
+            wanted=num,
+            images=features.images,
+            confident=Confident.of(self.confidence, seen or features, model),
+        )
 
     def _varies_words(self, model: ModelConfig) -> bool:
         """Whether several captions are made to differ in words; else in lengths, or by drawing."""
         is_best_first = (model.model.kind, self.settings.method) == ("diffusion", "best_first")
         return is_best_first and not self.settings.temperature and self.lengths is None
-
-
-def _judged(
-    captions: Sequence[tuple[Caption, ...]], features: ImageFeatures, confidence: Confidence, model: Any
-) -> list[tuple[Caption, ...]]:
-    """Captions of each image, with how sure the model is."""
-    known = confidence.known(features).tolist()
-    return [
-        tuple(confidence.judge(one, features, image, known[image], model.vocabulary) for one in several)
-        for image, several in enumerate(captions)
-    ]
-
-
-def _share(captions: Sequence[Caption], image: int, images: int) -> Sequence[Caption]:
-    """Those of one of the images by which they are grouped."""
-    each = len(captions) // images
-    return captions[image * each : (image + 1) * each]

@@ -5,17 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ddcap.data.tokenizer import CaptionTokenizer
-from ddcap.decoding.caption import Caption, build_captions
+from ddcap.decoding.caption import Caption
 from ddcap.decoding.constraints import Constraints, Vocabulary, words_of
 from ddcap.decoding.evidence import CaptionEvidence, Units, WordEvidence, caption_evidence, units_of
+from ddcap.decoding.finishing import Confident, finish
 from ddcap.decoding.infilling import Template, infill
 from ddcap.decoding.words import FUNCTION_WORDS
 from ddcap.model.features import ImageFeatures
+from ddcap.model.protocol import DenoisingModel
 from ddcap.settings import DecodingSettings
 
 LEAST_GAIN = -0.05  # nats that the picture has to say for a word, at least
@@ -69,7 +70,7 @@ def doubtful(words: Sequence[WordEvidence], keep: Collection[str] = ()) -> list[
 
 
 def rewrite(
-    model: Any,
+    model: DenoisingModel,
     features: ImageFeatures,
     text: str,
     settings: DecodingSettings,
@@ -78,6 +79,7 @@ def rewrite(
     keep: Collection[str] = (),
     words: tuple[Constraints, Vocabulary] | None = None,
     generator: np.random.Generator | None = None,
+    confident: Confident | None = None,
 ) -> Rewriting:
     """Blank what one picture does not support in a caption, and fill it anew.
 
@@ -93,6 +95,7 @@ def rewrite(
         keep: words that stay, whatever the picture says.
         words: what the new caption has to be like, and the vocabulary of the tokenizer.
         generator: of the decoders that draw.
+        confident: of a calibrated model.
 
     Raises:
         DDCapError: if the caption is empty or too long, or cannot be as it is asked to be.
@@ -116,7 +119,7 @@ def rewrite(
         words,
         tokenizer,
     )
-    after = build_captions(filled.result, [filled.row], tokenizer)[0]
+    ((after,),) = finish([filled], tokenizer, confident=confident)
     ((evidence,),) = caption_evidence(model, features, [[after.text]], tokenizer)
     is_better = evidence.log_likelihood / evidence.tokens > before.log_likelihood / before.tokens
     if not is_better and pattern is None:

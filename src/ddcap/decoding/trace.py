@@ -86,6 +86,40 @@ class DecodingResult:
             timesteps=self.timesteps[:, rows],
         )
 
+    def continued(self, again: DecodingResult, hidden: Array) -> DecodingResult:
+        """The record of these captions and of what followed: they were decoded `again`, with words hidden.
+
+        Args:
+            again: begins with these captions, MASK where they are hidden.
+            hidden: (B, L).
+        """
+        xp = array_namespace(self.tokens)
+        hiding = xp.zeros_like(self.step_confidences[:1])  # the step that hides them commits nothing
+        return DecodingResult(
+            tokens=again.tokens,
+            lengths=self.lengths,
+            confidences=xp.where(hidden, again.confidences, self.confidences),
+            history=xp.concat([self.history, again.history]),
+            step_confidences=xp.concat([self.step_confidences, hiding, again.step_confidences]),
+            timesteps=xp.concat([self.timesteps, again.timesteps[:1], again.timesteps]),
+        )
+
+    def where(self, is_other: Array, other: DecodingResult) -> DecodingResult:
+        """Take the captions `is_other` (B,) from `other`, which `continued` made; the rest stays as it is."""
+        xp, steps = array_namespace(self.tokens), len(self.step_confidences)
+        after, nothing = other.history[steps + 1 :], xp.zeros_like(other.step_confidences[steps:])
+        rows = is_other[:, None]
+        return DecodingResult(
+            tokens=xp.where(rows, other.tokens, self.tokens),
+            lengths=self.lengths,
+            confidences=xp.where(rows, other.confidences, self.confidences),
+            history=xp.concat([self.history, xp.where(rows, after, self.tokens)]),
+            step_confidences=xp.concat(
+                [self.step_confidences, xp.where(rows, other.step_confidences[steps:], nothing)]
+            ),
+            timesteps=other.timesteps,
+        )
+
 
 @dataclass(frozen=True)
 class TraceEvent:
@@ -121,13 +155,16 @@ class Trace:
     frames: tuple[tuple[str, ...], ...]
 
 
-def build_trace(result: DecodingResult, row: int, pieces_of: dict[int, str]) -> Trace:
+def build_trace(
+    result: DecodingResult, row: int, pieces_of: dict[int, str], mask_id: int | None = None
+) -> Trace:
     """The trace of caption `row` of a decoded batch.
 
     Args:
         result: the decoded batch.
         row: which caption.
         pieces_of: printable piece of every token id that occurs, MASK included.
+        mask_id: MASK; a step that hides tokens again has a frame, but no events.
     """
     length = int(result.lengths[row])
     history = result.history[:, row, :length].tolist()
@@ -148,6 +185,7 @@ def build_trace(result: DecodingResult, row: int, pieces_of: dict[int, str]) -> 
                 probability=probabilities[step][position],
             )
             for position in sorted(changed, key=lambda position: -probabilities[step][position])
+            if after[position] != mask_id
         )
         frames.append(tuple(pieces_of[token] for token in after))
     return Trace(tuple(events), tuple(frames))

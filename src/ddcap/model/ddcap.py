@@ -113,7 +113,7 @@ class DDCapModel(StoredModel):
 
     @torch.no_grad()  # not inference_mode: autocast would cast all weights anew at every step
     def denoising_steps(self, features: ImageFeatures, *, with_image_free: bool) -> TorchSteps:
-        """The denoiser at work on captions of these pictures, see `decoding.guidance.DenoisingSteps`."""
+        """The denoiser at work on captions of these pictures, see `model.protocol.DenoisingSteps`."""
         return TorchSteps(self, self.project_memory(features), with_image_free=with_image_free)
 
     def keys_values(
@@ -190,7 +190,7 @@ class TorchSteps:
         positions: Tensor,
         guess: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """See `decoding.guidance.DenoisingSteps`."""
+        """See `model.protocol.DenoisingSteps`."""
         if self.with_image_free:
             tokens, positions = tokens.repeat(2, 1), positions.repeat(2, 1)
             timestep, lengths = timestep.repeat(2), lengths.repeat(2)
@@ -215,7 +215,7 @@ class TorchSteps:
         scale: float = 1.0,
         guess: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """See `decoding.guidance.DenoisingSteps`."""
+        """See `model.protocol.DenoisingSteps`."""
         logits, image_free = self.logits(tokens, timestep, lengths, positions, guess)
         if image_free is not None:
             logits = guide(logits, image_free, scale)

@@ -105,7 +105,7 @@ class OnnxModel:
         return np.asarray(logits)
 
     def denoising_steps(self, features: ImageFeatures, *, with_image_free: bool) -> OnnxSteps:
-        """The denoiser at work on captions of these pictures, see `decoding.guidance.DenoisingSteps`."""
+        """The denoiser at work on captions of these pictures, see `model.protocol.DenoisingSteps`."""
         return OnnxSteps(self, features, with_image_free)
 
     def step_logits(
@@ -132,7 +132,7 @@ class OnnxModel:
         image_free: np.ndarray | None = None,
         scale: float = 1.0,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The likeliest token (B, n) and its log-probability, see `decoding.guidance.DenoisingSteps`."""
+        """The likeliest token (B, n) and its log-probability, see `model.protocol.DenoisingSteps`."""
         if added is None:
             added = np.zeros((len(logits), self.mask_id), dtype=np.float32)
         arrays = {"logits": logits, "added": added}
@@ -145,19 +145,21 @@ class OnnxModel:
 
 
 class OnnxSteps:
-    """A denoiser at work on captions of I images; see `decoding.guidance.DenoisingSteps`.
+    """A denoiser at work on captions of I images; see `model.protocol.DenoisingSteps`.
 
     The image-free branch of one picture runs in the call of the other branch, which reads the weights once.
     That of several is a call of its own: they all share one small memory, and captions that are alike, as all
     are before the first step, are computed once.
 
     Args:
-        model: whose graphs run; it may run them otherwise than `OnnxModel`.
+        model: whose graphs run.
         features: of I images.
         with_image_free: whether logits without the image are wanted too.
     """
 
-    def __init__(self, model: Any, features: ImageFeatures, with_image_free: bool) -> None:
+    self_conditions = False  # graphs are written of models that do not
+
+    def __init__(self, model: OnnxModel, features: ImageFeatures, with_image_free: bool) -> None:
         self._model, self.vocabulary_size = model, model.mask_id
         self._images = features.images
         memory = model.graph("memory")
@@ -176,7 +178,12 @@ class OnnxSteps:
                 self._memory = {name: _joined(part, self._free[name]) for name, part in self._memory.items()}
 
     def logits(
-        self, tokens: np.ndarray, timestep: np.ndarray, lengths: np.ndarray, positions: np.ndarray
+        self,
+        tokens: np.ndarray,
+        timestep: np.ndarray,
+        lengths: np.ndarray,
+        positions: np.ndarray,
+        guess: np.ndarray | None = None,  # noqa: ARG002 (there is none, see `self_conditions`)
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Logits (B, n, V) with the image and, if it was asked for, without."""
         asked = (tokens, timestep, lengths, positions)
@@ -200,8 +207,9 @@ class OnnxSteps:
         positions: np.ndarray,
         added: np.ndarray | None = None,
         scale: float = 1.0,
+        guess: np.ndarray | None = None,  # noqa: ARG002 (there is none, see `self_conditions`)
     ) -> tuple[np.ndarray, np.ndarray]:
-        """See `decoding.guidance.DenoisingSteps`."""
+        """See `model.protocol.DenoisingSteps`."""
         logits, image_free = self.logits(tokens, timestep, lengths, positions)
         return self._model.choose(logits, added, image_free, scale)
 

@@ -18,12 +18,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
-from ddcap.model.features import ImageFeatures
-from ddcap.model.onnx_model import OnnxModel, OnnxSteps
+from ddcap.model.onnx_model import OnnxModel
 
 _Result = TypeVar("_Result")
 PATIENCE = 0.001  # seconds that a step waits for those that are between two of their own
@@ -50,8 +49,8 @@ class _Asked:
         return self.arrays[0].size
 
 
-class JointModel:
-    """A model of ONNX graphs that many threads decode with, joined at every step; else like the model itself.
+class JointModel(OnnxModel):
+    """A model of ONNX graphs that many threads decode with, joined at every step.
 
     Args:
         model: computes the steps.
@@ -59,7 +58,8 @@ class JointModel:
     """
 
     def __init__(self, model: OnnxModel, rows: int = ROWS) -> None:
-        self._model, self._rows = model, rows
+        vars(self).update(vars(model))  # it shares the graphs; nothing is loaded again
+        self._rows = rows
         self._condition = threading.Condition()
         self._waiting: list[_Asked] = []
         self.jobs = 0
@@ -68,9 +68,6 @@ class JointModel:
         self._stacked: tuple[list[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] = ([], {})
         self._thread = threading.Thread(target=self._run, name="joint decoding", daemon=True)
         self._thread.start()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
 
     def job(self, work: Callable[[], _Result]) -> _Result:
         """Run `work`, which decodes with this model; call it in a thread of its own."""
@@ -82,10 +79,6 @@ class JointModel:
             with self._condition:
                 self.jobs -= 1
                 self._condition.notify()
-
-    def denoising_steps(self, features: ImageFeatures, *, with_image_free: bool) -> OnnxSteps:
-        """See `OnnxModel.denoising_steps`; its steps are run with those of others."""
-        return OnnxSteps(self, features, with_image_free)
 
     def step_logits(
         self, asked: Sequence[np.ndarray], images: int, memory: Mapping[str, np.ndarray]
@@ -151,11 +144,11 @@ class JointModel:
         self.steps_run += 1
         self.requests_in_steps += len(taken)
         if len(taken) == 1:
-            return [self._model.step_logits(taken[0].arrays, taken[0].images, taken[0].memory)]
+            return [super().step_logits(taken[0].arrays, taken[0].images, taken[0].memory)]
         parts = zip(*(one.arrays for one in taken), strict=True)
         arrays = [np.concatenate(_as_wide(part) if part[0].ndim > 1 else part) for part in parts]
         images = sum(one.images for one in taken)
-        logits = self._model.step_logits(arrays, images, self._memory([one.memory for one in taken]))
+        logits = super().step_logits(arrays, images, self._memory([one.memory for one in taken]))
         answers, begin = [], 0
         for one in taken:
             captions, asked = one.arrays[3].shape

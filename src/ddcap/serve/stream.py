@@ -12,48 +12,9 @@ from ddcap.arrays import Array, to_host
 from ddcap.captioner import Captioner
 from ddcap.decoding.caption import ImageResult
 from ddcap.errors import DDCapError
-from ddcap.model.features import ImageFeatures
 from ddcap.serve.engine import Engine
 
 logger = logging.getLogger("ddcap.serve")
-
-
-class WatchedModel:
-    """A model whose decoding is watched; else like the model itself.
-
-    Args:
-        model: any that decodes in steps.
-        watch: told the captions (B, L) before each step, MASK where there is no word yet.
-    """
-
-    def __init__(self, model: Any, watch: Callable[[Array], None]) -> None:
-        self._model, self._watch = model, watch
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def denoising_steps(self, features: ImageFeatures, *, with_image_free: bool) -> Any:
-        """See `OnnxModel.denoising_steps`."""
-        steps = self._model.denoising_steps(features, with_image_free=with_image_free)
-        return _WatchedSteps(steps, self._watch)
-
-
-class _WatchedSteps:
-    def __init__(self, steps: Any, watch: Callable[[Array], None]) -> None:
-        self._steps, self._watch = steps, watch
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._steps, name)
-
-    def likeliest(self, tokens: Array, *rest: Any) -> tuple[Array, Array]:
-        self._watch(tokens)
-        found: tuple[Array, Array] = self._steps.likeliest(tokens, *rest)
-        return found
-
-    def logits(self, tokens: Array, *rest: Any) -> tuple[Array, Array | None]:
-        self._watch(tokens)
-        found: tuple[Array, Array | None] = self._steps.logits(tokens, *rest)
-        return found
 
 
 async def caption_events(
@@ -78,8 +39,8 @@ async def caption_events(
         loop.call_soon_threadsafe(queue.put_nowait, ("step", {"tokens": pieces}))
 
     def watched(captioner: Captioner) -> ImageResult:
-        model = WatchedModel(captioner.model, watch)
-        return work(Captioner(model, captioner.tokenizer, confidence=captioner.confidence))
+        shared = (captioner.model, captioner.tokenizer, captioner.precision, captioner.confidence)
+        return work(Captioner(*shared, watch))
 
     async def compute() -> None:
         try:
