@@ -73,7 +73,7 @@ class Captioner:
             raise DDCapError("precision='int8': needs ONNX graphs; use float32 or bfloat16 in PyTorch")
         elif precision == "auto":
             precision = "bfloat16" if computes_bfloat16(str(model.device)) else "float32"
-        self.precision: str = precision
+        self.precision: Precision = precision
         if self.runtime == "torch":
             model.eval()
 

@@ -88,7 +88,7 @@ def test_links_out_of_the_docs_lead_to_copies_of_the_files(site):
     assert "repository/src/ddcap/pretrained/default/README.md" in copies
     assert "repository/src/ddcap/decoding/best_first.py.md" in copies
     text = (site / "repository" / "src" / "ddcap" / "decoding" / "best_first.py" / "index.html").read_text()
-    assert "decode_best_first" in text
+    assert "BestFirstScheduler" in text
 
 
 def test_links_are_led_from_where_a_page_is_to_where_its_target_is():

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ddcap.arrays import like, log_sum_exp
-from ddcap.decoding.guidance import choose_tokens
+from ddcap.arrays import like
+from ddcap.decoding.guidance import choose_tokens, log_normalised
 from ddcap.decoding.scheduler import AllowedTokens, ModelOutput, SchedulerOutput
 from ddcap.diffusion import Schedule, posterior
 
@@ -78,8 +78,7 @@ class AncestralScheduler:
         """See `Scheduler`; all tokens have to be allowed, since a word may come back as another one."""
         if allowed is not None:
             raise ValueError("the reverse process cannot keep to allowed tokens")
-        logits: Tensor = model_output.logits
-        log_p_x0 = logits - log_sum_exp(logits)[..., None]  # (B, L, V)
+        log_p_x0: Tensor = log_normalised(model_output.logits)  # (B, L, V)
         self._index += 1
         now = like(timestep, sample)
         earlier = int(self._grid[self._index])

@@ -351,8 +351,8 @@ def sampler_log_likelihood(
         tokens: (B, L) the captions; padding is any word.
         plan: of `plan_steps` for captions that are all MASK at the start.
         mask_id: V.
-        distinct: see `decode_best_first`.
-        order: see `decode_best_first`.
+        distinct: see `BestFirstScheduler`.
+        order: see `BestFirstScheduler`.
     """
     xp, on = array_namespace(tokens), device(tokens)
     places = xp.arange(tokens.shape[1], device=on)

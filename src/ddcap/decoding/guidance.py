@@ -193,8 +193,7 @@ class Predictor:
     def log_probabilities(self, tokens: Array, timestep: Array) -> Array:
         """Log p(x_0 | x_t, y) (B, L, V) at all positions."""
         everywhere = np.broadcast_to(np.arange(tokens.shape[1]), tuple(tokens.shape))
-        logits = self.logits(tokens, timestep, like(everywhere, tokens))
-        return logits - log_sum_exp(logits)[..., None]
+        return log_normalised(self.logits(tokens, timestep, like(everywhere, tokens)))
 
     def likeliest(self, tokens: Array, timestep: Array, positions: Array) -> tuple[Array, Array]:
         """The likeliest token (B, n) at each position, and its log-probability."""
@@ -250,6 +249,11 @@ class Predictor:
         if self.barred is not None:
             added[:, self.barred] = -np.inf
         return added
+
+
+def log_normalised(logits: Array) -> Array:
+    """Logits (..., V) to log-probabilities."""
+    return logits - log_sum_exp(logits)[..., None]
 
 
 def choose_tokens(

@@ -60,7 +60,8 @@ class DecodingState:
         xp = array_namespace(tokens)
         self.tokens, self.lengths = tokens, lengths
         self.confidences = xp.ones(tuple(tokens.shape), dtype=xp.float32, device=device(tokens))
-        self._history, self._step_confidences = [tokens], []
+        self._history = [tokens]
+        self._step_confidences: list[Array] = []
         self._timesteps: list[np.ndarray] = []
 
     def advance(self, places: Array, found: SchedulerOutput, timesteps: np.ndarray) -> None:
