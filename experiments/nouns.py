@@ -12,7 +12,8 @@ without such a noun are left out, for every row alike.
 
     python -m experiments.nouns dataset.json results/g-seed0.json results/twin-seed0.json
 
-prints both for results of `ddcap ablate` or `ddcap evaluate --output`, and the differences to the first.
+prints both for results of `python -m experiments ablate` or `ddcap evaluate --output`, and the differences
+to the first.
 """
 
 from __future__ import annotations

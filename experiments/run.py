@@ -52,8 +52,8 @@ def ablate(
         jobs: trainings at a time, each in a process of its own.
 
     Returns:
-        The path of `metrics.json`, which `ablation.markdown` and `ddcap report` read; None in all processes
-        but the first.
+        The path of `metrics.json`, which `markdown.py` and `report.py` read; None in all processes but the
+        first.
 
     Raises:
         DDCapError: if data, plan or a checkpoint are not usable.
@@ -125,7 +125,11 @@ def load_ablation(folder: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise DataError(f"{path}: no ablation's results; run `ddcap ablate` with --output {folder}") from None
+        raise DataError(
+            f"{path}: no ablation's results; run `python -m experiments ablate` with --output {folder}"
+        ) from None
     if not isinstance(content, dict) or content.get("format") != "ddcap-ablation-1":
-        raise DataError(f"{path}: not an ablation's results; run `ddcap ablate` with --output {folder}")
+        raise DataError(
+            f"{path}: not an ablation's results; run `python -m experiments ablate` with --output {folder}"
+        )
     return settle(content)

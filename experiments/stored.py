@@ -11,7 +11,10 @@ from ddcap.errors import DataError
 from ddcap.evaluation.run import references_digest
 from ddcap.files import read_json
 
-_REMEDY = "give a file of the `results/` of `ddcap ablate`, or one written by `ddcap evaluate --output`"
+_REMEDY = (
+    "give a file of the `results/` of `python -m experiments ablate`, or one written by "
+    "`ddcap evaluate --output`"
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def load_stored(paths: Sequence[str | Path], json_path: str | Path, folder: str 
     """Read scored rows; they have to be of the same pictures.
 
     Args:
-        paths: JSON files of `ddcap ablate` (in its `results/`) or `ddcap evaluate --output`.
+        paths: JSON files of `python -m experiments ablate` (in its `results/`) or `ddcap evaluate --output`.
         json_path: the data that they were scored on.
         folder: of its pictures, which are not opened.
 
@@ -54,7 +57,7 @@ def load_stored(paths: Sequence[str | Path], json_path: str | Path, folder: str 
             raise DataError(f"{path}: holds no predictions; {_REMEDY}")
         whole = [record for record in everything if record.split == content.get("split")]
         records = [record for record in whole if record.image_id in captions]
-        # `ddcap ablate --limit` tells only of the first pictures, `ddcap evaluate --limit` of the whole split
+        # `ablate --limit` tells only of the first pictures, `ddcap evaluate --limit` of the whole split
         digests = [
             references_digest({one.image_id: one.captions for one in part}) for part in (whole, records)
         ]

@@ -1,6 +1,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,27 @@ def test_only_the_one_helper_writes_whole_files(source):
             name = ast.unparse(node.func)
             assert node.func.attr not in ("write_text", "write_bytes", "rename"), f"{source}:{node.lineno}"
             assert name not in ("os.replace", "temporary.replace"), f"{source}:{node.lineno}"
+
+
+def module_name(source):
+    parts = source.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_no_files_import_each_other():
+    """Not even inside of functions."""
+    modules = {module_name(source): source for source in SOURCES}
+    graph = {name: set() for name in modules}
+    for name, source in modules.items():
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                found = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+                graph[name] |= (found & modules.keys()) - {name, "ddcap"}
+    TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_nobody_edits_the_path_of_modules():
+    assert [source_name(source) for source in SOURCES if "sys.path" in source.read_text("utf-8")] == []
 
 
 def test_no_drawers():

@@ -27,11 +27,17 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 
 
 def commands():
-    """Every command once, without its comment; those that docs/finetune.md's own test runs left out."""
+    """Every command once, without its comment; those that docs/finetune.md's own test runs left out.
+
+    `python -m experiments` has the parsers of `ddcap ablate` and `ddcap report`.
+    """
     pages = {}
     launcher = r"\s*(?:torchrun .* -m |accelerate launch .* -m |pip install .* && )?"
     for page in PAGES:
         text = page.read_text().replace("\\\n", " ")
+        text = re.sub(
+            r"python -m experiments (?=ablate|report)|(?<=-m )experiments (?=ablate)", "ddcap ", text
+        )
         text = re.sub(r"<!-- (tutorial|csv|encoder) -->.*<!-- end of \1 -->", "", text, flags=re.S)
         for line in text.splitlines():
             found = re.match(launcher + r"(ddcap .+?)(?:\s+#.*)?$", line)

@@ -168,7 +168,8 @@ def test_without_the_repository_the_experiments_say_where_they_are(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith(
-        "ddcap: the experiments are not part of the installed package; clone the rep"
+        "ddcap: the experiments are not part of the installed package; clone the repository and run there: "
+        "python -m experiments report"
     )
     assert done.stderr.count("\n") == 1
 

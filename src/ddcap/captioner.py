@@ -29,6 +29,7 @@ from ddcap.errors import CheckpointError, DDCapError, ImageError, RecipeError
 from ddcap.files import is_folder_name
 from ddcap.machine import ahead, computes_bfloat16, computing
 from ddcap.model.features import ImageFeatures
+from ddcap.model.protocol import CaptioningModel
 from ddcap.model.runtimes import Precision, Runtime, check_choice, load_runtime
 from ddcap.publishing import DEFAULT_MODEL, find_model, upload, write_card
 from ddcap.settings import DecodingSettings, dump_settings, parse_settings, preset_settings
@@ -53,7 +54,7 @@ class Captioner:
 
     def __init__(
         self,
-        model: Any,
+        model: CaptioningModel,
         tokenizer: CaptionTokenizer,
         precision: Precision = "auto",
         confidence: Confidence | None = None,
@@ -65,17 +66,18 @@ class Captioner:
                 f"the tokenizer has {tokenizer.vocabulary_size} entries, the model "
                 f"{model.config.vocabulary_size}; use the tokenizer and model of one training"
             )
-        self.model, self.tokenizer, self.confidence, self._watch = model, tokenizer, confidence, watch
+        loaded: Any = model  # of either runtime, each with more than both have
+        self.model, self.tokenizer, self.confidence, self._watch = loaded, tokenizer, confidence, watch
         self.runtime: str = getattr(model, "runtime", "torch")
         if self.runtime == "onnx":
-            precision = model.precision
+            precision = self.model.precision
         elif precision == "int8":
             raise DDCapError("precision='int8': needs ONNX graphs; use float32 or bfloat16 in PyTorch")
         elif precision == "auto":
             precision = "bfloat16" if computes_bfloat16(str(model.device)) else "float32"
         self.precision: Precision = precision
         if self.runtime == "torch":
-            model.eval()
+            self.model.eval()
 
     @classmethod
     def from_pretrained(
@@ -212,8 +214,7 @@ class Captioner:
 
     def pixels(self, image: ImageSource) -> np.ndarray:
         """Pixels (3, H, W) of one image, preprocessed for the encoder."""
-        pixels: np.ndarray = self.model.preprocessing(load_image(image))
-        return pixels
+        return self.model.preprocessing(load_image(image))
 
     def computing(self) -> AbstractContextManager[Any]:
         """The context of a forward pass: autocast if the precision is bfloat16."""

@@ -66,7 +66,7 @@ def test_the_command_writes_the_page(finished, tmp_path, capsys):
     assert capsys.readouterr().out.strip() == str(page)
     assert page.is_file()
     assert main(["report", str(tmp_path)]) == 1
-    assert "run `ddcap ablate`" in capsys.readouterr().err
+    assert "run `python -m experiments ablate`" in capsys.readouterr().err
     with pytest.raises(DataError, match="cannot be written"):
         write_report(finished[0], tmp_path / "none" / "page.html", photos=0)
 

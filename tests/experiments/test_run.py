@@ -123,7 +123,7 @@ def test_the_command_prints_the_tables_and_leaves_them(finished, plan_file, caps
 
 
 def test_no_results_is_one_line(tmp_path):
-    with pytest.raises(DataError, match="run `ddcap ablate`"):
+    with pytest.raises(DataError, match="run `python -m experiments ablate`"):
         load_ablation(tmp_path)
     Path(tmp_path / METRICS_NAME).write_text("[]")
     with pytest.raises(DataError, match="not an ablation's results"):

@@ -13,9 +13,16 @@ from ddcap.errors import DDCapError, MissingExtraError, TrainingInterruptedError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 success, 1 a reported error, 128 + n signal n."""
+    """Run one command and return its exit status, see `run_command`."""
+    return run_command(build_parser(), arguments)
+
+
+def run_command(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 success, 1 a reported error, 128 + n signal n.
+
+    Errors that a user can mend take one line on standard error.
+    """
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
-    parser = build_parser()
     if not (sys.argv[1:] if arguments is None else arguments):
         parser.print_help(sys.stderr)
         return 2
@@ -24,25 +31,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.run(options)
         return status
     except TrainingInterruptedError as error:
-        print(f"ddcap: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {error}", file=sys.stderr)
         return error.status
     except DDCapError as error:
-        print(f"ddcap: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "accelerate", "efficientnet_lite_pytorch"):
             raise
-        print(f"ddcap: {MissingExtraError('this command', 'train')}", file=sys.stderr)
+        print(f"{parser.prog}: {MissingExtraError('this command', 'train')}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         sys.stderr.close()  # nobody reads the output any more; Python would complain at exit
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"ddcap: {where}{error.strerror or error}; {remedy(error)}", file=sys.stderr)
+        print(f"{parser.prog}: {where}{error.strerror or error}; {remedy(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("ddcap: interrupted", file=sys.stderr)
+        print(f"{parser.prog}: interrupted", file=sys.stderr)
         return 130
 
 

@@ -1,11 +1,7 @@
-"""`ddcap ablate` and `ddcap report`: run the paper's comparisons on a data set and report them."""
+"""`ddcap ablate` and `ddcap report`: the parsers of `python -m experiments`, the repository's comparisons."""
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
-import sys
-from pathlib import Path
 from typing import Any
 
 from ddcap.errors import DDCapError
@@ -34,10 +30,10 @@ def add_parsers(commands: Any) -> None:
         default=1,
         help="train this many models at a time, each in its own process (default: 1)",
     )
-    ablate.set_defaults(run=_ablate)
+    ablate.set_defaults(run=lambda options: _experiments("ablate").ablate_command(options))
 
     report = commands.add_parser("report", help="write an HTML page about an ablation")
-    report.add_argument("folder", help="output folder of `ddcap ablate`, or its metrics.json")
+    report.add_argument("folder", help="output folder of `ablate`, or its metrics.json")
     report.add_argument(
         "--output",
         default="report.html",
@@ -46,68 +42,22 @@ def add_parsers(commands: Any) -> None:
     report.add_argument(
         "--photos", type=int, default=24, help="show this many test photographs (default: 24)"
     )
-    report.set_defaults(run=_report)
+    report.set_defaults(run=lambda options: _experiments("report").report_command(options))
 
 
-def _find_experiments() -> None:
-    """Make `experiments/` importable, from the checkout of the package or the current folder.
+def _experiments(name: str) -> Any:
+    """The repository's `experiments.command`, which the wheel does not hold.
 
     Raises:
-        DDCapError: if there is no checkout; the wheel holds the library only.
+        DDCapError: if it cannot be imported: `ddcap` runs outside the repository.
     """
-    if importlib.util.find_spec("experiments") is not None:
-        return
-    own = Path(__file__).resolve().parents[3]
-    for folder in (own, Path.cwd(), *Path.cwd().parents):
-        if (folder / "experiments" / "plan.py").is_file() and (folder / "src" / "ddcap").is_dir():
-            sys.path.insert(0, str(folder))
-            return
-    raise DDCapError(
-        "the experiments are not part of the installed package; clone the repository and run this command "
-        "inside it"
-    )
-
-
-def _ablate(options: argparse.Namespace) -> int:
-    if options.jobs < 1:
-        raise DDCapError(f"--jobs {options.jobs}: train at least 1 model at a time")
-    _find_experiments()
-    from ddcap.files import write_text
-    from ddcap.machine import join_processes, leave, own_device
-    from experiments.charts import save_charts
-    from experiments.markdown import to_markdown
-    from experiments.plan import load_plan
-    from experiments.run import ablate, load_ablation
-
-    plan = load_plan(options.plan, options.output, options.overrides)
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    processes, device = join_processes(), own_device(options.device)
-    written = ablate(
-        plan,
-        options.output,
-        limit=options.limit,
-        fast=options.fast,
-        say=say,
-        device=device,
-        processes=processes,
-        jobs=options.jobs,
-    )
-    if written is None:
-        return leave(0)
-    results = load_ablation(options.output)
-    table = to_markdown(results)
-    write_text(Path(options.output) / "results.md", table)
-    save_charts(results, options.output)
-    print(table)
-    return leave(0)
-
-
-def _report(options: argparse.Namespace) -> int:
-    _find_experiments()
-    from experiments.report import write_report
-
-    print(write_report(options.folder, options.output, photos=options.photos))
-    return 0
+    try:
+        from experiments import command
+    except ImportError as error:
+        if error.name not in ("experiments", "experiments.command"):
+            raise
+        raise DDCapError(
+            "the experiments are not part of the installed package; clone the repository and run there: "
+            f"python -m experiments {name}"
+        ) from None
+    return command

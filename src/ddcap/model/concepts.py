@@ -1,5 +1,7 @@
 """Concepts in the model: the tagger that sees them in a picture, and their positions in the memory.
 
+The encoder that holds a tagger is `TaggingEncoder` in `model/encoders.py`.
+
 Shapes: B pictures, E numbers of evidence, N concepts known, K concepts of a picture, M names of classes, P
 image positions, C channels, D width.
 """
@@ -7,16 +9,14 @@ image positions, C channels, D width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddcap.data.concepts import NO_CONCEPT, ConceptTokens
-from ddcap.model.encoders import EfficientNetLiteEncoder, digest
 from ddcap.model.features import ImageFeatures
-from ddcap.settings import EncoderSettings
 
 # Evidence about a picture to the probability of every concept that a person would name it.
 
@@ -100,52 +100,6 @@ def strongest(probabilities: Tensor, count: int) -> ConceptTokens:
     return ConceptTokens(ids.masked_fill(is_faint, NO_CONCEPT), confidences.masked_fill(is_faint, 0.0))
 
 
-# An image encoder that also says which concepts it sees: EfficientNet-Lite with a tagger.
-
-
-class TaggingEncoder(EfficientNetLiteEncoder):
-    """EfficientNet-Lite's positions as the memory; concepts from its features and its ImageNet classes.
-
-    The summary is the tagger's evidence: the mean feature and the log-probabilities of the classes.
-
-    Args:
-        settings: the recipe's encoder section.
-        concepts: N.
-        pretrained: whether EfficientNet gets its published weights. The tagger comes from a checkpoint.
-    """
-
-    def __init__(self, settings: EncoderSettings, concepts: int, *, pretrained: bool = True) -> None:
-        super().__init__(settings, pretrained=pretrained, classifier=True)
-        self.kept = settings.concepts
-        self.summary_width = self.memory_width + IMAGENET_CLASSES
-        self.tagger = Tagger(self.summary_width, concepts, classes_at=self.memory_width)
-
-    @property
-    def cache_key(self) -> str:
-        """Of what memory and evidence depend on; the tagger is computed anew, whatever the cache holds."""
-        return f"{type(self).__name__}-{digest(self.network)}"
-
-    def forward(self, pixels: Tensor) -> ImageFeatures:
-        """Encode `pixels` (B, 3, H, W)."""
-        features = super().forward(pixels)
-        assert features.memory is not None and features.summary is not None
-        classes = self.network._fc(features.summary).float().log_softmax(dim=1)
-        evidence = torch.cat([features.summary.float(), classes], dim=1)
-        return self.with_concepts(ImageFeatures(features.memory, evidence))
-
-    def with_concepts(self, features: ImageFeatures) -> ImageFeatures:
-        """The K likeliest concepts, from the evidence in the summary."""
-        assert features.summary is not None
-        return ImageFeatures(
-            features.memory, features.summary, self.tagger.strongest(features.summary, self.kept)
-        )
-
-    def _keep_frozen(self) -> None:
-        """The tagger is trained by `ddcap tagger` only."""
-        for part in (self.tagger, self.network._fc):
-            part.requires_grad_(False)
-
-
 # Concepts seen in a picture, as positions of the memory: a word each, with the confidence that it is there.
 
 _LONGEST = 4  # tokens of a concept's word
@@ -200,13 +154,29 @@ class ConceptEmbedding(nn.Module):
         return self.from_tokens(words) + confidence, there
 
 
+class Remembering(Protocol):
+    """A model whose memory may hold concepts."""
+
+    @property
+    def memory_projection(self) -> nn.Module:
+        """Image positions (I, P, C) to (I, P, D)."""
+
+    @property
+    def image_free_memory(self) -> Tensor:
+        """(F, D)."""
+
+    @property
+    def concept_embedding(self) -> ConceptEmbedding | None:
+        """Concepts to memory positions; None in a model without concepts."""
+
+
 def memory_with_concepts(
-    model: Any, features: Any, token_embedding: Tensor, use_image: Tensor | None = None
+    model: Remembering, features: ImageFeatures, token_embedding: Tensor, use_image: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """The memory of pictures, of their concepts, or of both.
 
     Args:
-        model: has `memory_projection`, `image_free_memory` (F, D) and `concept_embedding`.
+        model: of concepts.
         features: of I images, see `ImageFeatures`.
         token_embedding: (V, D).
         use_image: (I,) False hides a picture's positions, not its concepts; None: all are seen.
@@ -222,7 +192,7 @@ def memory_with_concepts(
         parts.append(model.memory_projection(features.memory))
         seen = torch.ones(images, dtype=torch.bool, device=device) if use_image is None else use_image
         visible.append(seen.unsqueeze(1).expand(-1, parts[-1].shape[1]))
-    if features.concepts is not None:
+    if features.concepts is not None and model.concept_embedding is not None:
         embedded, there = model.concept_embedding(features.concepts, token_embedding)
         parts.append(embedded)
         visible.append(there)

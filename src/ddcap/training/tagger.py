@@ -22,8 +22,8 @@ from ddcap.data.feature_cache import FeatureCache
 from ddcap.data.records import CaptionedImage, load_records
 from ddcap.errors import RecipeError
 from ddcap.files import replacing
-from ddcap.model.concepts import Tagger, TaggingEncoder, strongest
-from ddcap.model.encoders import build_image_encoder
+from ddcap.model.concepts import Tagger, strongest
+from ddcap.model.encoders import TaggingEncoder, build_image_encoder
 from ddcap.recipe import Recipe, TaggerSettings
 from ddcap.training.start import ProgressBar
 from ddcap.training.tags import ENCODER_NAME, TAGS_NAME, ConceptNoise
