@@ -33,6 +33,11 @@ def scoring_arguments() -> argparse.ArgumentParser:
     group.add_argument(
         "--clip", metavar="MODEL", help="add CLIPScore and RefCLIPScore, with a CLIP from a folder or the Hub"
     )
+    group.add_argument(
+        "--objects",
+        metavar="FILE",
+        help='count objects from this JSON file as seen, for CHAIR: {"image id": ["person", "dog"], ...}',
+    )
     group.add_argument("--device", default="cpu", help="run on this device, for example cuda (default: cpu)")
     group.add_argument(
         "--idf",
@@ -60,6 +65,7 @@ def scoring_settings(options: argparse.Namespace) -> Any:
     for path in filter(None, (options.output, options.save_idf)):
         if not Path(path).absolute().parent.is_dir():
             raise DataError(f"{path}: its folder does not exist; create it, or choose another path")
+    from ddcap.evaluation.hallucination import load_objects
     from ddcap.evaluation.metrics import DocumentFrequencies
     from ddcap.evaluation.run import ScoringSettings
 
@@ -74,6 +80,7 @@ def scoring_settings(options: argparse.Namespace) -> Any:
         fast=options.fast,
         corenlp=Path(options.corenlp) if options.corenlp else None,
         clip=clip,
+        objects=load_objects(options.objects) if options.objects else None,
     )
 
 

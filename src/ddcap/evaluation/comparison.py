@@ -6,13 +6,13 @@ intervals side by side.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ddcap.errors import DataError
-from ddcap.evaluation.metrics import bootstrap_interval
+from ddcap.evaluation.metrics import percentile_interval, resampled_means
 from ddcap.files import read_json
 
 _REMEDY = "give a file written by `ddcap evaluate --output` or `ddcap metrics --output`"
@@ -107,12 +107,16 @@ def compare(first_path: str | Path, second_path: str | Path) -> Comparison:
             f"{first_path} and {second_path}: different CLIPs ({first['clip']}, {second['clip']}), so their "
             "scores cannot be compared; evaluate both alike"
         )
-    each_first, each_second = _by_image(first), _by_image(second)
+    each_first, each_second = (_by_image(each["per_image"]) for each in (first, second))
     images = [image for image in each_first if image in each_second]
     if not images:
         raise DataError(
             f"{first_path} and {second_path}: have no image in common; evaluate both on the same images"
         )
+    weights_first, weights_second = (
+        _by_image({**each.get("weights", {}), "image_ids": each["per_image"]["image_ids"]})
+        for each in (first, second)
+    )
     same_images = len(images) == len(each_first) == len(each_second)
     differences: dict[str, Difference] = {}
     for name in first["metrics"]:
@@ -121,8 +125,11 @@ def compare(first_path: str | Path, second_path: str | Path) -> Comparison:
         if all(name in each[images[0]] for each in (each_first, each_second)):
             ones = [each_first[image][name] for image in images]
             others = [each_second[image][name] for image in images]
-            interval = bootstrap_interval([b - a for a, b in zip(ones, others, strict=True)])
-            differences[name] = Difference(sum(ones) / len(ones), sum(others) / len(others), interval)
+            weighs = [
+                [each[image][name] for image in images] if name in each[images[0]] else None
+                for each in (weights_first, weights_second)
+            ]
+            differences[name] = _difference(ones, others, *weighs)
         elif same_images:
             differences[name] = Difference(first["metrics"][name], second["metrics"][name], None)
     return Comparison(len(images), differences)
@@ -136,8 +143,9 @@ def _load(path: str | Path) -> dict[str, Any]:
     if missing:
         raise DataError(f"{path}: has no {missing[0]!r}, so it cannot be compared; {_REMEDY}")
     metrics, per_image, idf = content["metrics"], content["per_image"], content["idf"]
+    weights = content.get("weights", {})
     is_whole = (
-        all(isinstance(part, dict) for part in (metrics, per_image, idf))
+        all(isinstance(part, dict) for part in (metrics, per_image, idf, weights))
         and "digest" in idf
         and isinstance(per_image.get("image_ids"), list)
         and _numbers(metrics.values())
@@ -145,7 +153,7 @@ def _load(path: str | Path) -> dict[str, Any]:
             isinstance(column, list)
             and len(column) == len(per_image["image_ids"])
             and (name == "image_ids" or _numbers(column))
-            for name, column in per_image.items()
+            for name, column in (*per_image.items(), *weights.items())
         )
     )
     if not is_whole:
@@ -157,13 +165,31 @@ def _numbers(values: Any) -> bool:
     return all(isinstance(value, (int, float)) for value in values)
 
 
-def _by_image(evaluation: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Image id to its scores by name."""
-    columns = {name: values for name, values in evaluation["per_image"].items() if name != "image_ids"}
+def _by_image(columns: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Image id to its values by name."""
     return {
-        image: {name: values[row] for name, values in columns.items()}
-        for row, image in enumerate(evaluation["per_image"]["image_ids"])
+        image: {name: values[row] for name, values in columns.items() if name != "image_ids"}
+        for row, image in enumerate(columns["image_ids"])
     }
+
+
+def _difference(
+    ones: Sequence[float],
+    others: Sequence[float],
+    weights: Sequence[float] | None,
+    other_weights: Sequence[float] | None,
+) -> Difference:
+    """Of two means over the same images, weighted ones where there are weights."""
+    if weights is None or other_weights is None:
+        means = resampled_means([b - a for a, b in zip(ones, others, strict=True)])
+        first, second = sum(ones) / len(ones), sum(others) / len(others)
+    else:
+        means = resampled_means(others, other_weights) - resampled_means(ones, weights)
+        first, second = (
+            sum(value * weight for value, weight in zip(values, heavy, strict=True)) / max(sum(heavy), 1)
+            for values, heavy in ((ones, weights), (others, other_weights))
+        )
+    return Difference(first, second, percentile_interval(means))
 
 
 def _identity(value: Any) -> Any:

@@ -21,23 +21,51 @@ from ddcap.files import read_json, write_json
 SAMPLES = 2000
 
 
-def bootstrap_interval(values: Sequence[float], level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(
+    values: Sequence[float],
+    level: float = 0.95,
+    seed: int = 0,
+    *,
+    weights: Sequence[float] | None = None,
+) -> tuple[float, float]:
     """Interval of the mean of `values` when images are drawn with replacement.
 
     Args:
         values: one score per image.
         level: share of the resampled means inside the interval.
         seed: of the resampling.
+        weights: one per image, for a weighted mean.
 
     Returns:
         Lower and upper end.
     """
+    return percentile_interval(resampled_means(values, weights, seed), level)
+
+
+def percentile_interval(resampled: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Ends between which the share `level` of resampled values lies."""
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def resampled_means(
+    values: Sequence[float], weights: Sequence[float] | None = None, seed: int = 0
+) -> np.ndarray:
+    """Means of `SAMPLES` draws with replacement, the same draws for as many images and the same seed.
+
+    Args:
+        values: one score per image.
+        weights: one per image, for a weighted mean; a draw of no weight has mean 0.
+        seed: of the resampling.
+    """
     scores = np.asarray(values, dtype=np.float64)
     generator = np.random.default_rng(seed)
     drawn = generator.integers(len(scores), size=(SAMPLES, len(scores)))
-    means = scores[drawn].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    if weights is None:
+        return scores[drawn].mean(axis=1)
+    heavy = np.asarray(weights, dtype=np.float64)
+    sums, totals = (scores * heavy)[drawn].sum(axis=1), heavy[drawn].sum(axis=1)
+    return np.divide(sums, totals, out=np.zeros_like(sums), where=totals > 0)
 
 
 # In how many images' references each n-gram occurs: what CIDEr weighs n-grams by, kept in a file of its own.
@@ -145,10 +173,12 @@ class MetricScore:
     Attributes:
         value: of the whole.
         per_image: in the order of the captions; None if `value` is not their mean.
+        weights: of the images, where `value` is a weighted mean.
     """
 
     value: float
     per_image: list[float] | None = None
+    weights: list[float] | None = None
 
 
 Metric = Callable[[Mapping[str, str], Mapping[str, Sequence[str]]], dict[str, MetricScore]]
@@ -167,6 +197,7 @@ class Scores:
         tokenization: which tokenisation was used.
         document_frequencies: what CIDEr weighed n-grams by.
         not_run: name of a metric to the reason why it has no score.
+        weights: name to the weight of every image, of the metrics that are a weighted mean.
     """
 
     metrics: dict[str, float]
@@ -175,11 +206,15 @@ class Scores:
     tokenization: Tokenization
     document_frequencies: DocumentFrequencies
     not_run: dict[str, str] = field(default_factory=dict)
+    weights: dict[str, list[float]] = field(default_factory=dict)
 
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """95 % bootstrap interval over images, of the metrics that are a mean over images."""
-        return {name: bootstrap_interval(values) for name, values in self.per_image.items()}
+        return {
+            name: bootstrap_interval(values, weights=self.weights.get(name))
+            for name, values in self.per_image.items()
+        }
 
     def rounded(self) -> dict[str, float]:
         """The metrics as they are written to JSON."""
@@ -280,6 +315,7 @@ def score_tokenized(
         tokenization=tokenization,
         document_frequencies=frequencies,
         not_run=not_run,
+        weights={name: score.weights for name, score in found.items() if score.weights is not None},
     )
 
 

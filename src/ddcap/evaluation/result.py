@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from ddcap.evaluation.hallucination import Inventions
 from ddcap.evaluation.metrics import Scores
 from ddcap.evaluation.tokenization import tokenize
 from ddcap.files import write_json
@@ -117,12 +118,14 @@ class HumanComparison:
         model: of the model's captions against the same references; without the slow metrics.
         references: fewest and most references that an image kept.
         diagnostics: of the human captions.
+        inventions: of the human captions held out.
     """
 
     scores: Scores
     model: Scores
     references: tuple[int, int]
     diagnostics: Diagnostics
+    inventions: Inventions
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -134,6 +137,7 @@ class HumanComparison:
             "images": len(self.scores.image_ids),
             "not_run": self.scores.not_run,
             "diagnostics": self.diagnostics.to_dict(),
+            "inventions": self.inventions.to_dict(),
         }
 
 
@@ -172,6 +176,7 @@ class Evaluation:
         split_images: number of images of the whole split.
         references_digest: the same for the same references of the split.
         diagnostics: of the predictions.
+        inventions: what the predictions name that nobody sees.
         human: people under the same metrics; None if not asked for, or no image has two references.
         clip: folder or Hub id of the CLIP behind CLIPScore, if one was given.
         failed: image id to the reason there is no caption.
@@ -184,6 +189,7 @@ class Evaluation:
     split_images: int
     references_digest: str
     diagnostics: Diagnostics
+    inventions: Inventions
     human: HumanComparison | None = None
     clip: str | None = None
     failed: dict[str, str] = field(default_factory=dict)
@@ -197,6 +203,7 @@ class Evaluation:
             "not_run": self.scores.not_run,
             "human": None if self.human is None else self.human.to_dict(),
             "diagnostics": self.diagnostics.to_dict(),
+            "inventions": self.inventions.to_dict(),
             "images": len(self.predictions),
             "failed": self.failed,
             "split": self.split,
@@ -211,7 +218,12 @@ class Evaluation:
     def to_record(self) -> dict[str, Any]:
         """What `--output` keeps: also the scores of every image and the predictions."""
         per_image = {"image_ids": self.scores.image_ids, **self.scores.per_image}
-        return {**self.to_dict(), "per_image": per_image, "predictions": self.predictions}
+        return {
+            **self.to_dict(),
+            "per_image": per_image,
+            "weights": self.scores.weights,
+            "predictions": self.predictions,
+        }
 
     def to_text(self) -> str:
         """What people read."""
@@ -244,6 +256,7 @@ class Evaluation:
         lines.append(f"captions: {self.diagnostics.to_text()}")
         if human:
             lines.append(f"human:    {human.diagnostics.to_text()}")
+        lines.append(self.inventions.to_text(human.inventions if human else None))
         lines.extend(f"not captioned: {reason}" for reason in self.failed.values())
         return "\n".join(lines)
 

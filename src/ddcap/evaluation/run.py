@@ -15,6 +15,7 @@ from ddcap.captioner import Captioner
 from ddcap.data.records import CaptionedImage, load_records
 from ddcap.errors import DataError, MissingExtraError
 from ddcap.evaluation.external import meteor, spice
+from ddcap.evaluation.hallucination import find_inventions
 from ddcap.evaluation.metrics import DocumentFrequencies, Metric, check_covered, score_tokenized
 from ddcap.evaluation.result import Evaluation, HumanComparison, diagnose, leave_one_out
 from ddcap.evaluation.tokenization import Tokenization, tokenize_with_references
@@ -42,6 +43,7 @@ class ScoringSettings:
         corenlp: folder of CoreNLP 3.6.0's jars, for SPICE.
         clip: for CLIPScore and RefCLIPScore.
         human: also score human captions of the same images.
+        objects: image id to names of objects that are there, for CHAIR; of as many images as are known.
     """
 
     tokenization: Tokenization | None = None
@@ -50,6 +52,7 @@ class ScoringSettings:
     corenlp: Path | None = None
     clip: ClipScorer | None = None
     human: bool = True
+    objects: Mapping[str, Sequence[str]] | None = None
 
 
 def score_predictions(
@@ -85,7 +88,9 @@ def score_predictions(
         truth, f"all {len(records)} images of split {split}"
     )
     score = partial(score_tokenized, tokenization=used, document_frequencies=frequencies)
-    scores = score(captions, truth, others=_others(settings, predictions, references, images))
+    inventions = find_inventions(captions, truth, settings.objects)
+    others = {"CHAIR": inventions.metric, **_others(settings, predictions, references, images)}
+    scores = score(captions, truth, others=others)
 
     human = None
     held_out, rest = leave_one_out(references) if settings.human else ({}, {})
@@ -93,12 +98,18 @@ def score_predictions(
     if held_out:
         words, words_of_rest = leave_one_out(truth)
         words = {image: words[image] for image in held_out}
+        alike = {image: captions[image] for image in held_out}
         counts = [len(rest[image]) for image in held_out]
+        peoples, models = (
+            find_inventions(texts, words_of_rest, settings.objects) for texts in (words, alike)
+        )
+        others = {"CHAIR": peoples.metric, **_others(settings, held_out, rest, images)}
         human = HumanComparison(
-            scores=score(words, words_of_rest, others=_others(settings, held_out, rest, images)),
-            model=score({image: captions[image] for image in held_out}, words_of_rest),
+            scores=score(words, words_of_rest, others=others),
+            model=score(alike, words_of_rest, others={"CHAIR": models.metric}),
             references=(min(counts), max(counts)),
             diagnostics=diagnose(held_out.values(), training_captions),
+            inventions=peoples,
         )
     return Evaluation(
         scores=scores,
@@ -107,6 +118,7 @@ def score_predictions(
         split_images=len(records),
         references_digest=references_digest(references),
         diagnostics=diagnose(predictions.values(), training_captions),
+        inventions=inventions,
         human=human,
         clip=None if settings.clip is None else settings.clip.name,
         failed=dict(failed or {}),
