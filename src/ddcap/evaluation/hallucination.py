@@ -105,7 +105,7 @@ class ThingWords:
         return [mention for _, mention in found]
 
     def shown(self, caption: str) -> set[str]:
-        """The things that a tokenised human caption shows to be there, named or implied ("tennis": a ball)."""
+        """The things that a tokenised human caption shows, named or implied ("tennis": a ball)."""
         words = _GAP.split(caption.strip().lower())
         implied = self._phrases(words, self._implied)
         return {
@@ -259,12 +259,12 @@ class Inventions:
                 f"{f'[{low:.1f}, {high:.1f}]':>15} {100 * row.per_caption:8.1f}"
             )
             lines.append(line + (f" {100 * human.row(kind).per_mention:7.1f}" if human else ""))
-        for flags, peoples, what in (
-            (self.given_persons, human and human.given_persons, "images without a person given one"),
-            (self.lost_persons, human and human.lost_persons, "images of persons that lost them"),
+        for flags, what in (
+            ("given_persons", "images without a person given one"),
+            ("lost_persons", "images of persons that lost them"),
         ):
-            beside = f"; human {_of(peoples)}" if peoples is not None else ""
-            lines.append(f"{what}: {_of(flags)}{beside}")
+            beside = f"; human {_of(getattr(human, flags))}" if human else ""
+            lines.append(f"{what}: {_of(getattr(self, flags))}{beside}")
         known = f"; object labels of {self.labelled} images count too" if self.labelled else ""
         return "\n".join([*lines, f"invented: named by none of the image's references{known}"])
 
