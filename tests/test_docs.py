@@ -89,6 +89,7 @@ def workplace(tmp_path_factory, small_photos, captions_json, tiny_model_folder):
         if image["split"] == "test"
     ]
     (here / "predictions.json").write_text(json.dumps(said))
+    (here / "objects.json").write_text(json.dumps({"123": ["person", "dining table"]}))
     for name in ("one.json", "other.json", "default.json", "test.json"):
         scored = [
             "metrics",
