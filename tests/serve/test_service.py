@@ -89,6 +89,7 @@ def test_words(client, photos):
     assert filled["caption"].startswith("a ") and filled["caption"].endswith(" dog")
     rewritten = client.post("/v1/rewrite", json={"image": image, "caption": "a bus on the moon"}).json()
     assert "___" in rewritten["template"]
+    assert 0 < filled["sure"] < 1 and filled["doubtful"] is not None and 0 < rewritten["sure"] < 1
     scored = client.post("/v1/score", json={"image": image, "captions": ["a dog", "a boat"]}).json()
     assert [one["word"] for one in scored["results"][0]["words"]] == ["a", "dog"]
 

@@ -47,8 +47,8 @@ class InfillAnswer(Sureness):
     score: float = Field(description="mean log-probability of its tokens")
 
 
-class RewriteAnswer(BaseModel):
-    """A caption with its unsupported words replaced."""
+class RewriteAnswer(Sureness):
+    """A caption with its unsupported words replaced; the confidence is empty if it stays as it was given."""
 
     caption: str
     template: str = Field(description="given caption, with ___ for words that the image does not support")

@@ -183,7 +183,9 @@ def create_app(
                 opened(picture, "image", limits, sizes), body.caption, keep=body.keep, **body.asked()
             )
         )
-        return {"caption": result.text, "template": result.template, "fit": round(result.evidence.fit, 4)}
+        sure = {} if result.after is None else confidence_of(result.after)
+        fit = round(result.evidence.fit, 4)
+        return {"caption": result.text, "template": result.template, "fit": fit, **sure}
 
     @app.post("/v1/score", **_route("words", ScoresAnswer, ScoreBody, "image", limits))
     async def score_captions(request: Request) -> dict[str, Any]:
