@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from ddcap.commands import main
+from ddcap.commands import build_parser, main
 from ddcap.errors import remedy
 
 
@@ -27,11 +27,13 @@ def test_caption_prints_a_table(model, photos, capsys):
 def test_caption_prints_one_json_object_per_image(model, photos, capsys):
     arguments = ["--format", "jsonl", "--num", "3", "--steps", "4", "--guidance", "1.5"]
     assert main(["caption", *model, *arguments, str(photos[0].parent)]) == 0
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    told = capsys.readouterr()
+    lines = [json.loads(line) for line in told.out.splitlines()]
     assert [line["image"] for line in lines] == [str(photo) for photo in photos]
-    assert all(
-        len(line["captions"]) == 3 and line["caption"] == line["captions"][0]["caption"] for line in lines
-    )
+    texts = [[one["caption"] for one in line["captions"]] for line in lines]
+    assert [line["caption"] for line in lines] == [row[0] for row in texts]
+    assert all(len(row) == len(set(row)) <= 3 for row in texts)
+    assert told.err.count("of 3 captions: no other one fits") == sum(len(row) < 3 for row in texts)
     assert "trace" not in lines[0]
 
 
@@ -39,10 +41,95 @@ def test_a_bad_image_gives_its_error_and_exit_status_1(model, photos, tmp_path, 
     renamed = tmp_path / "letter.jpg"
     renamed.write_text("Dear Sir or Madam")
     assert main(["caption", *model, "--format", "jsonl", str(renamed), str(photos[0])]) == 1
-    first, second = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    told = capsys.readouterr()
+    first, second = (json.loads(line) for line in told.out.splitlines())
     assert first.keys() == {"image", "error"} and "letter.jpg" in first["error"]
     assert second["caption"]
-    assert main(["caption", *model, str(renamed), str(photos[0])]) == 1
+    assert told.err == first["error"] + "\n"
+
+
+@pytest.mark.parametrize("options", [[], ["--trace"], ["--num", "2"]])
+def test_a_table_has_captions_only(model, photos, tmp_path, capsys, options):
+    """What cannot be read is told on standard error, a line each, in the order of the pictures."""
+    broken = tmp_path / "broken\nname.jpg"
+    broken.write_bytes(photos[0].read_bytes()[:2000])
+    pictures = [tmp_path / "gone.jpg", photos[0], broken]
+    assert main(["caption", *model, *options, *map(str, pictures)]) == 1
+    told = capsys.readouterr()
+    assert photos[0].name in told.out and "gone" not in told.out and "broken" not in told.out
+    first, second = told.err.splitlines()
+    assert first == f"{tmp_path / 'gone.jpg'}: no such file; check the path"
+    assert second.startswith(f"{tmp_path}/broken\\nname.jpg: damaged or truncated")
+    assert main(["caption", *model, *options, str(pictures[0])]) == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_concepts_and_pairs_tell_of_pictures_likewise(photos, tmp_path, capsys):
+    gone = tmp_path / "gone.jpg"
+    assert main(["concepts", str(photos[0]), str(gone), "--format", "jsonl"]) == 1
+    told = capsys.readouterr()
+    assert json.loads(told.out.splitlines()[1]) == {"image": str(gone), "error": told.err.strip()}
+    (tmp_path / photos[0].name).write_bytes(photos[0].read_bytes())
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text(f"image,caption\n{photos[0].name},a woman\n{photos[0].name},a 猫\ngone.jpg,a dog\n")
+    scored = ["score", "--pairs", str(pairs), "--images", str(tmp_path)]
+    assert main(scored) == 1
+    told = capsys.readouterr()
+    assert told.out.count("\n") == 1 and "a woman" in told.out
+    assert told.err.count("\n") == 2 and "cannot spell '猫'" in told.err and "gone.jpg: no such" in told.err
+    assert main([*scored, "--format", "jsonl"]) == 1
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert ["error" in row for row in rows] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "RECIPE", "training.epochs=1", "--resume", "training.seed=1"],
+        ["train", "--resume", "RECIPE", "training.epochs=1", "training.seed=1"],
+        ["train", "RECIPE", "--resume", "training.epochs=1", "training.seed=1"],
+    ],
+)
+def test_options_stand_anywhere_among_the_arguments(arguments):
+    options = build_parser().parse_args(arguments)
+    assert (options.recipe, options.resume) == ("RECIPE", True)
+    assert options.more == ["training.epochs=1", "training.seed=1"]
+    shown = build_parser().parse_args(["caption", "a.jpg", "--num", "2", "b.jpg", "--ban", "man", "c.jpg"])
+    assert (shown.images, shown.num, shown.ban) == (["a.jpg", "b.jpg", "c.jpg"], 2, ["man"])
+    score = build_parser().parse_args(["score", "a.jpg", "--format", "jsonl", "a dog", "a cat"])
+    assert (score.image, score.captions) == ("a.jpg", ["a dog", "a cat"])
+    data = build_parser().parse_args(["data", "check", "--images", "there", "captions.json"])
+    assert (data.captions, data.images) == ("captions.json", "there")
+
+
+def test_an_unknown_option_is_still_refused(capsys):
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["caption", "a.jpg", "--nun", "2", "b.jpg"])
+    assert "unrecognized arguments: --nun" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--port", "80000"], "--port=80000: must be at most 65535"),
+        (["--port", "-1"], "--port=-1: must be at least 0"),
+        (["--together", "0"], "--together=0: must be at least 1"),
+        (["--queue", "-1"], "--queue=-1: must be at least 0"),
+        (["--max-bytes", "0"], "--max-bytes=0: must be at least 1"),
+        (["--seconds", "nan"], "--seconds=nan: must be above 0"),
+        (["--seconds", "0"], "--seconds=0.0: must be above 0"),
+    ],
+)
+def test_a_service_refuses_numbers_that_are_none(options, words, capsys):
+    pytest.importorskip("fastapi")
+    assert main(["serve", *options]) == 1
+    assert capsys.readouterr().err == f"ddcap: {words}\n"
+
+
+def test_a_word_to_keep_that_is_not_there_is_named(photos, capsys):
+    assert main(["rewrite", str(photos[0]), "a dog on a table", "--keep", "zebra"]) == 1
+    told = capsys.readouterr().err
+    assert "keep 'zebra': the caption does not have 'zebra'" in told and told.count("\n") == 1
 
 
 def test_trace_shows_every_step(model, photos, capsys):

@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -178,6 +179,8 @@ def test_the_python_of_a_page_runs_from_its_first_block_to_its_last(blocks, work
     known = {"captioner": Captioner.from_pretrained()}
     with Image.open("photo.jpg") as picture:
         known["pil_image"] = picture.convert("RGB")
+        known["pixel_array"] = np.asarray(known["pil_image"])
+    known["jpeg_bytes"] = Path("photo.jpg").read_bytes()
     for block in blocks:
         if "webdataset" in block:
             continue  # tests/bulk reads the tars with it

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
@@ -15,7 +14,8 @@ import numpy as np
 
 from ddcap.arrays import Array, to_host
 from ddcap.data.concepts import NO_CONCEPT, ConceptEdits
-from ddcap.data.images import ImageSource, load_image
+from ddcap.data.images import load_image
+from ddcap.data.sources import ImageSource
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.caption import Caption, Concept, ImageResult
 from ddcap.decoding.confidence import Confidence
@@ -23,16 +23,20 @@ from ddcap.decoding.constraints import Constraints, Vocabulary
 from ddcap.decoding.evidence import CaptionEvidence, caption_evidence, sampler_evidence
 from ddcap.decoding.finishing import Confident, finish
 from ddcap.decoding.infilling import infill, parse_template
-from ddcap.decoding.request import CaptionRequest, PixelsOrError, read_each
+from ddcap.decoding.overrides import overridden
+from ddcap.decoding.request import CaptionRequest
 from ddcap.decoding.rewriting import Rewriting, rewrite
+from ddcap.decoding.stream import caption_stream
+from ddcap.decoding.words import straight
 from ddcap.errors import CheckpointError, DDCapError, ImageError, RecipeError
 from ddcap.files import is_folder_name
-from ddcap.machine import ahead, computes_bfloat16, computing
+from ddcap.machine import computes_bfloat16, computing
 from ddcap.model.features import ImageFeatures
 from ddcap.model.protocol import CaptioningModel
 from ddcap.model.runtimes import Precision, Runtime, check_choice, load_runtime
 from ddcap.publishing import DEFAULT_MODEL, find_model, upload, write_card
-from ddcap.settings import DecodingSettings, dump_settings, parse_settings, preset_settings
+from ddcap.settings import DecodingSettings
+from ddcap.values import as_text, as_texts, as_whole, as_wholes
 
 
 class Captioner:
@@ -112,29 +116,14 @@ class Captioner:
         return self.model.config.decoding
 
     def settings(self, **changes: Any) -> DecodingSettings:
-        """The model's decoding settings with `changes`. A change that is None has no effect.
+        """The model's decoding settings with `changes`, see `decoding.overrides.overridden`.
 
-        A given `length` is exact, even if the model's own settings choose among candidates of several
-        lengths. With `candidates`, it is the middle of their lengths. `preset` is "fast" or "best" (see
-        `settings.PRESETS`); other changes override it.
+        `preset` is "fast" or "best" (see `settings.PRESETS`); other changes override it.
 
         Raises:
             RecipeError: if a setting is unknown or wrong.
         """
-        given = {name: value for name, value in changes.items() if value is not None}
-        own = dump_settings(self.decoding)
-        if "preset" in given:
-            own.update(preset_settings(given.pop("preset"), self.model.config.model.kind))
-        if given.get("length", "predicted") != "predicted" and given.get("candidates", 1) == 1:
-            own.update(exact_length=True, candidates=1)
-        elif "length" in given or given.get("candidates", 1) != 1:
-            own.update(exact_length=False)
-        merged: DecodingSettings = parse_settings(DecodingSettings, {**own, **given}, "decoding settings")
-        try:
-            merged.check_model(self.model.config.model, sees_concepts=self.model.config.concepts > 0)
-        except ValueError as error:
-            raise RecipeError(str(error)) from None
-        return merged
+        return overridden(self.model.config, changes)
 
     def save(self, folder: str | Path, dtype: Any = None, **settings: Any) -> None:
         """Write the model and its tokenizer into `folder`.
@@ -212,9 +201,9 @@ class Captioner:
             features: ImageFeatures = self.model.encode(np.stack([self.pixels(image) for image in images]))
         return features
 
-    def pixels(self, image: ImageSource) -> np.ndarray:
-        """Pixels (3, H, W) of one image, preprocessed for the encoder."""
-        return self.model.preprocessing(load_image(image))
+    def pixels(self, image: ImageSource, unnamed: str = "image") -> np.ndarray:
+        """Pixels (3, H, W) of one image, preprocessed for the encoder; see `data.images.load_image`."""
+        return self.model.preprocessing(load_image(image, unnamed=unnamed))
 
     def computing(self) -> AbstractContextManager[Any]:
         """The context of a forward pass: autocast if the precision is bfloat16."""
@@ -231,12 +220,13 @@ class Captioner:
         concepts: str | Sequence[str] | None = None,
         **settings: Any,
     ) -> list[Caption]:
-        """Write one caption per image.
+        """Write one caption per image; for several see `caption_each`.
 
             captioner("photo.jpg", include=["red bicycle"], ban=["man"], max_chars=80)
 
         Args:
-            images: a path or PIL image, or a list of them.
+            images: an image, or several: paths, PIL images, bytes of image files, files opened with mode
+                "rb", arrays of uint8 (height, width, 3); a list of them, or an array (I, height, width, 3).
             seed: seed for sampling; the same seed and batch give the same captions.
             batch_size: images to process at a time; None takes the fastest.
             concepts: concepts to use instead of those seen: "cat, window"; or changes: "+cat, -dog".
@@ -248,11 +238,15 @@ class Captioner:
         Raises:
             ImageError: for the first image that cannot be read; `caption_each` continues instead.
             RecipeError: if a decoding setting is unknown or wrong.
-            DDCapError: if no caption can satisfy the constraints.
+            DDCapError: if an argument is wrong, or no caption can satisfy the constraints.
         """
-        many: Sequence[ImageSource] = [images] if isinstance(images, ImageSource) else images
+        for name in ("num", "lengths"):
+            value = settings.pop(name, None)
+            if value is not None and (name == "lengths" or as_whole(name, value, 1) > 1):
+                several = f"caption_each(images, {name}={value}) and the captions of its results"
+                raise DDCapError(f"{name}={value}: a call returns one caption per image; use {several}")
         captions = []
-        results = self.caption_each(many, seed=seed, batch_size=batch_size, concepts=concepts, **settings)
+        results = self.caption_each(images, seed=seed, batch_size=batch_size, concepts=concepts, **settings)
         for result in results:
             if result.error is not None:
                 raise ImageError(result.error)
@@ -261,7 +255,7 @@ class Captioner:
 
     def caption_each(
         self,
-        images: Iterable[ImageSource],
+        images: ImageSource | Iterable[ImageSource],
         *,
         num: int = 1,
         seed: int = 0,
@@ -273,62 +267,53 @@ class Captioner:
         """Caption many images: one result each, in order, with an error for an image that cannot be read.
 
         Args:
-            images: paths or PIL images, from any iterable.
+            images: as in `__call__`, or from any iterable.
             num: captions per image. With best-first inference each caption differs in content from those
                 before it. With other decoders or a temperature, each has another length or is another sample.
+                Where the constraints leave fewer different captions, there are fewer.
             seed: seed for sampling.
             batch_size: images to process at a time; None takes the fastest.
             concepts: see `__call__`.
             lengths: write one caption of exactly each of these lengths, in this order.
             settings: see `__call__`.
+
+        Raises:
+            RecipeError: if a decoding setting is unknown or wrong.
+            DDCapError: if an argument is wrong, or no caption can satisfy the constraints.
         """
-        constraints, settings = Constraints.take(settings)
-        batch_size = _FASTEST_BATCH[self.runtime] if batch_size is None else batch_size
-        if batch_size < 1:
-            raise DDCapError(f"batch_size={batch_size}: process at least 1 image at a time")
+        constraints, settings = self._constraints(settings)
         asked = CaptionRequest(
             self.settings(**settings),
-            num,
+            as_whole("num", num, 1),
             constraints,
-            None if lengths is None else tuple(lengths),
+            None if lengths is None else tuple(as_wholes("lengths", lengths, 1)),
             tuple(self._edits(concepts, constraints)),
             self.confidence,
             self._watch,
         ).checked(self.model.config, self.word_vocabulary)
-        coming = iter(images)  # a few at a time, even of a million names
-        parts = iter(lambda: list(itertools.islice(coming, batch_size)), [])
-        is_bulk = self.runtime == "onnx" and not (isinstance(images, Sized) and len(images) <= batch_size)
-        model = self.model.for_bulk() if is_bulk else self.model
-
-        def caption(numbered: _Numbered, pixels: list[PixelsOrError]) -> list[ImageResult]:
-            number, part = numbered
-            generator = np.random.default_rng([seed, number])  # independent of the thread and the order
-            with self.computing():
-                return asked.results(model, part, pixels, self.word_vocabulary, generator)
-
-        if is_bulk:  # each core computes its own batches
-            whole = ahead(
-                lambda numbered: caption(numbered, read_each(numbered[1], self.pixels)), enumerate(parts)
-            )
-            for _, results in whole:
-                yield from results
-            return
-        for numbered, pixels in ahead(
-            lambda one: read_each(one[1], self.pixels), enumerate(parts), workers=1
-        ):
-            yield from caption(numbered, pixels)
+        yield from caption_stream(
+            asked,
+            self.model,
+            images,
+            self.pixels,
+            self.computing,
+            self.word_vocabulary,
+            batch_size=batch_size,
+            seed=seed,
+        )
 
     def score(self, image: ImageSource, captions: str | Sequence[str]) -> list[CaptionEvidence]:
         """Score how well an image supports given captions and each of their words.
 
         Raises:
             ImageError: if the image cannot be read.
-            DDCapError: if a caption is empty or too long, or the model is autoregressive.
+            DDCapError: if there is no caption, one is empty, too long or cannot be spelled, or the model is
+                autoregressive.
         """
-        texts = [captions] if isinstance(captions, str) else list(captions)
+        given = self._captions(captions)
         features = self.features([image])
         with self.computing():
-            return caption_evidence(self.model, features, [texts], self.tokenizer)[0]
+            return caption_evidence(self.model, features, [given], self.tokenizer)[0]
 
     def log_likelihood(
         self, image: ImageSource, captions: str | Sequence[str], **settings: Any
@@ -339,10 +324,10 @@ class Captioner:
             ImageError: if the image cannot be read.
             DDCapError: see `score`.
         """
-        texts = [captions] if isinstance(captions, str) else list(captions)
+        given = self._captions(captions)
         features, asked = self.features([image]), self.settings(**settings)
         with self.computing():
-            return sampler_evidence(self.model, features, texts, asked, self.tokenizer).tolist()
+            return sampler_evidence(self.model, features, given, asked, self.tokenizer).tolist()
 
     def rewrite(
         self,
@@ -357,24 +342,28 @@ class Captioner:
         """Replace the words of a caption that an image does not support.
 
         Args:
-            image: path or PIL image.
+            image: see `__call__`.
             caption: caption to rewrite.
-            keep: words to keep.
+            keep: words of the caption to keep.
             seed: seed for sampling.
             concepts: see `__call__`.
             settings: see `infill`.
 
         Raises:
             ImageError: if the image cannot be read.
-            DDCapError: if the caption is empty or too long, or the model is autoregressive.
+            DDCapError: if the caption is empty, too long or cannot be spelled, does not have the words to
+                keep, or these are banned; or if the model is autoregressive.
         """
-        constraints, settings = Constraints.take(settings)
+        constraints, settings = self._constraints(settings)
+        (caption,) = self._captions(as_text("caption", caption))
+        kept = as_texts("keep", keep)
+        constraints.check_kept(kept, caption)
         seen = features = self.features([image])
         for edit in self._edits(concepts, constraints):
             features = features.edited(edit)
         decoding = replace(self.settings(**settings), exact_length=False)
         words = None if constraints.is_empty else (constraints, self.word_vocabulary)
-        generator = np.random.default_rng(seed)
+        generator = np.random.default_rng(as_whole("seed", seed, 0))
         with self.computing():
             return rewrite(
                 self.model,
@@ -382,7 +371,7 @@ class Captioner:
                 caption,
                 decoding,
                 self.tokenizer,
-                keep=keep,
+                keep=kept,
                 words=words,
                 generator=generator,
                 confident=Confident.of(self.confidence, seen, self.model),
@@ -399,6 +388,21 @@ class Captioner:
         edits = [] if concepts is None else [ConceptEdits.parse(concepts, vocabulary)]
         return edits + constraints.edits(vocabulary)
 
+    def _constraints(self, settings: dict[str, Any]) -> tuple[Constraints, dict[str, Any]]:
+        """The constraints among keyword arguments, which this model can spell, and the other arguments."""
+        constraints, others = Constraints.take(settings)
+        constraints.check_spelling(self.tokenizer)
+        return constraints, others
+
+    def _captions(self, captions: Any) -> list[str]:
+        """Given captions, at least one, all of which this model can spell."""
+        given = [straight(caption) for caption in as_texts("captions", captions)]
+        if not given:
+            raise DDCapError("captions: is empty; give at least one caption")
+        for caption in given:
+            self.tokenizer.check_spelling(f"caption {caption!r}", caption)
+        return given
+
     def infill(
         self,
         image: ImageSource,
@@ -411,8 +415,8 @@ class Captioner:
         """Fill the blanks of a caption.
 
         Args:
-            image: path or PIL image.
-            template: words and blanks: `___` for any number of tokens, `[3]` for three.
+            image: see `__call__`.
+            template: words and blanks: `___` for one to four tokens, more where needed; `[3]` for three.
             seed: seed for sampling.
             concepts: see `__call__`.
             settings: see `__call__`; `length` is the length of the filled caption.
@@ -422,7 +426,7 @@ class Captioner:
             DDCapError: if the template has no blank, is too long, or does not fit the length.
             RecipeError: if a decoding setting is unknown or wrong.
         """
-        constraints, settings = Constraints.take(settings)
+        constraints, settings = self._constraints(settings)
         if constraints.wanted:
             name, text = constraints.wanted[0]
             raise DDCapError(f"{name} {text!r}: does not apply to infilling; write it in the template")
@@ -434,17 +438,13 @@ class Captioner:
         decoding = self.settings(**settings)
         if settings.get("length") is None:  # the model's own length applies without a template only
             decoding = replace(decoding, exact_length=False)
-        parsed = parse_template(template, self.tokenizer)
+        parsed = parse_template(straight(as_text("template", template)), self.tokenizer)
         seen = features = self.features([image])
         for edit in self._edits(concepts, constraints):
             features = features.edited(edit)
-        generator = np.random.default_rng(seed)
+        generator = np.random.default_rng(as_whole("seed", seed, 0))
         words = None if constraints.is_empty else (constraints, self.word_vocabulary)
         confident, own = Confident.of(self.confidence, seen, self.model), self.tokenizer
         with self.computing():
             filled = infill(self.model, features, parsed, decoding, own.end_id, generator, words, own)
         return finish([filled], own, confident=confident)[0][0]
-
-
-_Numbered = tuple[int, Sequence[ImageSource]]
-_FASTEST_BATCH = {"onnx": 4, "torch": 16}

@@ -32,8 +32,9 @@ def confidence_style(probability: float) -> str:
 def caption_table(results: list[ImageResult], min_sure: float | None = None) -> Table:
     """One row per caption: image, caption coloured by confidence, how sure the model was.
 
-    Doubtful words have a question mark. Of a picture of a kind that the model does not know, the caption is a
-    guess; under `min_sure` there is none.
+    A result without captions has no row: its error belongs on standard error. Doubtful words have a question
+    mark. Of a picture of a kind that the model does not know, the caption is a guess; under `min_sure` there
+    is none.
     """
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
     table.add_column("image", overflow="fold", style="cyan")
@@ -41,7 +42,6 @@ def caption_table(results: list[ImageResult], min_sure: float | None = None) -> 
     table.add_column("sure", justify="right")
     for result in results:
         if result.error is not None:
-            table.add_row(str(result.source), Text(_without_name(result), style="red"), "")
             continue
         why = result.withheld(min_sure)
         for number, caption in enumerate(result.captions):
@@ -54,6 +54,14 @@ def caption_table(results: list[ImageResult], min_sure: float | None = None) -> 
                 sure = caption.sure if caption.sure is not None else math.exp(caption.score)
                 table.add_row(name, coloured(caption), f"{sure:.0%}")
     return table
+
+
+def fewer_captions(result: ImageResult) -> str:
+    """Why a picture has fewer captions than were asked for."""
+    return (
+        f"{result.source!s}: {len(result.captions)} of {result.asked} captions: no other one fits what was "
+        "asked; require and ban fewer words, or ask for fewer captions"
+    )
 
 
 def concept_line(name: str, concepts: Sequence[Concept]) -> Text:
@@ -91,9 +99,9 @@ def rewriting_lines(result: Rewriting) -> list[Text]:
     after = Text.assemble(("after   ", "dim"), result.text)
     fits = f"fit {result.before.fit:+.2f} before, {result.evidence.fit:+.2f} after"
     if not result.doubted:
-        fits = "nothing is doubted"
+        fits = "no word is doubtful"
     elif result.after is None:
-        fits = "nothing fits better"
+        fits = "no other words fit better"
     return [before, after, Text(fits, style="dim")]
 
 
@@ -146,8 +154,3 @@ def _piece(piece: str, fresh: float | None) -> tuple[str, str]:
         return f" {_BLANK}", "dim"
     shown = piece or " ■"  # the end token
     return shown, "" if fresh is None else f"reverse {confidence_style(fresh)}"
-
-
-def _without_name(result: ImageResult) -> str:
-    error = result.error or ""
-    return error.removeprefix(f"{result.source}: ")

@@ -120,6 +120,48 @@ def test_what_is_wrong_is_said_in_one_line(client, photos, path, body, status, r
     assert "\n" not in answer.json()["error"]
 
 
+def test_an_empty_field_of_a_form_asks_for_nothing(client, default, photos):
+    """Pages send the fields that nobody has filled in, too."""
+    names = (
+        "neutral",
+        "num",
+        "max_chars",
+        "seed",
+        "include",
+        "ban",
+        "prefix",
+        "preset",
+        "min_sure",
+        "concepts",
+    )
+    files = [("images", ("a.jpg", photos[0].read_bytes()))]
+    answer = client.post("/v1/captions", files=files, data=dict.fromkeys(names, ""))
+    assert answer.status_code == 200
+    assert answer.json()["results"][0]["caption"] == default(photos[0])[0].text
+    one = [("image", files[0][1])]
+    wrong = client.post("/v1/infill", files=one, data={"template": "", "neutral": ""})
+    assert wrong.status_code == 422 and "has no blank" in wrong.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "path, body",
+    [
+        ("/v1/captions", {"include": ["dog 猫"]}),
+        ("/v1/captions", {"prefix": "猫"}),
+        ("/v1/captions", {"suffix": "a 猫"}),
+        ("/v1/captions", {"ban": ["猫"]}),
+        ("/v1/infill", {"template": "___ 猫 on a table"}),
+        ("/v1/infill", {"template": "a ___", "ban": ["猫"]}),
+        ("/v1/rewrite", {"caption": "a 猫"}),
+        ("/v1/score", {"captions": ["a dog", "a 猫"]}),
+    ],
+)
+def test_words_that_cannot_be_spelled_are_named(client, photos, path, body):
+    picture = {"images": [as_text(photos[0])]} if path == "/v1/captions" else {"image": as_text(photos[0])}
+    answer = client.post(path, json={**picture, **body})
+    assert answer.status_code == 422 and "this model cannot spell '猫'" in answer.json()["error"]
+
+
 def test_bodies_that_are_no_bodies(client, photos):
     assert (
         client.post("/v1/captions", content=b"{", headers={"content-type": "application/json"}).status_code

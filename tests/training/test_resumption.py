@@ -4,10 +4,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from ddcap.data.records import load_records
 from ddcap.errors import RecipeError
 from ddcap.recipe import load_recipe
 from ddcap.settings import dump_settings
-from ddcap.training.checkpoint import MAY_CHANGE, changes, check_unchanged, list_checkpoints
+from ddcap.training.checkpoint import (
+    MAY_CHANGE,
+    caption_digest,
+    changes,
+    check_same_captions,
+    check_unchanged,
+    list_checkpoints,
+    load_progress,
+)
 from ddcap.training.loop import train
 
 
@@ -40,6 +49,30 @@ def test_a_changed_recipe_is_refused_with_both_values(begun, tmp_path, change, b
     assert both in str(caught.value) and "\n" not in str(caught.value)
     assert "epochs" not in str(caught.value)
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_changed_captions_are_refused(recipe_file, captions_json, tmp_path):
+    """Be it one caption of one picture; a copy with the same captions would do."""
+    own, asked = tmp_path / "own.json", ["training.epochs=1"]
+    own.write_text(captions_json.read_text())
+    train(load_recipe(recipe_file, [f"data.json={own}", *asked]))
+    records = [one for split in ("train", "val") for one in load_records(captions_json, "elsewhere", split)]
+    assert load_progress(list_checkpoints(tmp_path / "run")[-1]).captions == caption_digest(records)
+    for split in ("train", "val"):
+        entries = json.loads(captions_json.read_text())
+        changed = next(entry for entry in entries["images"] if entry["split"] == split)
+        changed["sentences"][0]["raw"] += " again"
+        own.write_text(json.dumps(entries))
+        with pytest.raises(
+            RecipeError, match=r"--resume needs the captions .*, but data\.json=.*own\.json has"
+        ):
+            train(load_recipe(recipe_file, [f"data.json={own}", "training.epochs=2"]), resume=True)
+
+
+def test_a_run_of_an_earlier_version_knows_no_captions(tmp_path):
+    check_same_captions(None, "abc", tmp_path, "data.json=x")
+    with pytest.raises(RecipeError, match=r"data\.json=x has others now; undo that"):
+        check_same_captions("abd", "abc", tmp_path, "data.json=x")
 
 
 def test_all_changes_are_named_at_once(begun):

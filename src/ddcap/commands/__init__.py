@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from ddcap import __version__
 from ddcap.commands import calibrate, caption, data, evaluate, experiments, export, score, serve, train
+from ddcap.commands.parser import CommandParser
 from ddcap.errors import DDCapError, MissingExtraError, TrainingInterruptedError, remedy
 
 
@@ -57,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     parser = argparse.ArgumentParser(prog="ddcap", description="Caption images by discrete diffusion.")
     parser.add_argument("--version", action="version", version=f"ddcap {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="command")
+    commands = parser.add_subparsers(required=True, metavar="command", parser_class=CommandParser)
     for command in (caption, score, data, train, evaluate, calibrate, serve, experiments, export):
         command.add_parsers(commands)
     return parser

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+
+from ddcap.errors import DDCapError
 
 if TYPE_CHECKING:
     from ddcap.captioner import Captioner
@@ -19,6 +22,12 @@ def progress_bar(items: Iterable[Any], total: int, what: str = "images") -> Iter
     if total < 8 or not console.is_terminal:
         return items
     return track(items, description=what, total=total, console=console, transient=True)
+
+
+def tell(message: str) -> None:
+    """Print a line on standard error, line breaks of file names escaped."""
+    line = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in message)
+    print(line, file=sys.stderr, flush=True)
 
 
 def model_arguments() -> argparse.ArgumentParser:
@@ -156,6 +165,16 @@ def word_changes(options: argparse.Namespace) -> dict[str, Any]:
         banned += banned_in(options.ban_file)
     changes["ban"] = tuple(banned) or None
     return {name: value for name, value in changes.items() if value is not None}
+
+
+def share_argument(text: str) -> float:
+    """A number from 0 to 1."""
+    from ddcap.values import as_share
+
+    try:
+        return as_share("", text)
+    except DDCapError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1") from None
 
 
 def lengths_argument(text: str) -> list[int]:

@@ -15,6 +15,8 @@ from ddcap.commands.arguments import (
     model_arguments,
     output_arguments,
     progress_bar,
+    share_argument,
+    tell,
     word_arguments,
     word_changes,
 )
@@ -38,7 +40,7 @@ def add_parsers(commands: Any) -> None:
     )
     caption.add_argument(
         "--min-sure",
-        type=float,
+        type=share_argument,
         metavar="P",
         help="withhold captions that the model is less sure of than P (0 to 1), and say why",
     )
@@ -61,7 +63,11 @@ def add_parsers(commands: Any) -> None:
         "infill", parents=[*shared, word_arguments(everywhere=False)], help="fill the blanks of a caption"
     )
     infill.add_argument("image", help="image file")
-    infill.add_argument("template", help="caption with blanks: ___ for any number of tokens, [3] for three")
+    infill.add_argument(
+        "template",
+        help="caption with blanks: ___ for one to four tokens, or more if --min-words or --length needs "
+        "them; [3] for three",
+    )
     infill.set_defaults(run=_infill)
 
 
@@ -71,7 +77,7 @@ def _caption(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from ddcap.data.images import find_images
-    from ddcap.display import caption_table, print_trace
+    from ddcap.display import caption_table, fewer_captions, print_trace
 
     images = find_images(options.images)
     captioner = load_captioner(options)
@@ -82,19 +88,22 @@ def _caption(options: argparse.Namespace) -> int:
     failed, shown, min_sure = False, [], options.min_sure
     check_min_sure(captioner, min_sure)
     for result in progress_bar(results, len(images)):
-        failed |= result.error is not None
+        if result.error is not None:
+            failed = True
+            tell(result.error)
+        elif len(result.captions) < result.asked:
+            tell(fewer_captions(result))
         if options.format == "jsonl":
             print(json.dumps(_json_line(result, options.trace, min_sure), ensure_ascii=False), flush=True)
-        else:
+        elif result.error is None:
             shown.append(result)
-    if options.format == "table":
+    if options.format == "table" and shown:
         console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
         if options.trace:
             for result in shown:
                 for caption in result.captions:
                     print_trace(console, str(result.source), caption)
-            shown = [result for result in shown if result.error is not None]
-        if shown:
+        else:
             console.print(caption_table(shown, min_sure))
     return int(failed)
 
@@ -112,10 +121,9 @@ def _concepts(options: argparse.Namespace) -> int:
             seen = captioner.concepts(image)
         except ImageError as error:
             failed = True
+            tell(str(error))
             if options.format == "jsonl":
                 print(json.dumps({"image": str(image), "error": str(error)}, ensure_ascii=False), flush=True)
-            else:
-                print(error, file=sys.stderr)
             continue
         if options.format == "jsonl":
             pairs = {concept.word: round(concept.confidence, 4) for concept in seen}
@@ -156,7 +164,7 @@ def _json_line(result: Any, with_trace: bool, min_sure: float | None) -> dict[st
     if result.error is not None:
         return {**line, "error": result.error}
     line.update(_json_caption(result.captions[0], with_trace), **withheld_of(result, min_sure))
-    if len(result.captions) > 1:
+    if result.asked > 1:
         line["captions"] = [_json_caption(caption, with_trace) for caption in result.captions]
     return line
 

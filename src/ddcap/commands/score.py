@@ -13,10 +13,11 @@ from ddcap.commands.arguments import (
     model_arguments,
     output_arguments,
     progress_bar,
+    tell,
     word_arguments,
     word_changes,
 )
-from ddcap.errors import DDCapError
+from ddcap.errors import DDCapError, ImageError
 
 
 def add_parsers(commands: Any) -> None:
@@ -94,33 +95,44 @@ def _score(options: argparse.Namespace) -> int:
 
 def _score_pairs(options: argparse.Namespace) -> int:
     from ddcap.data.records import load_records
+    from ddcap.decoding.evidence import check_scores
     from ddcap.machine import ahead
 
     if options.image is not None:
         raise DDCapError(f"{options.image!r} cannot be combined with --pairs; give one of them")
     records = load_records(options.pairs, options.images, options.split)
     captioner = load_captioner(options)
+    check_scores(captioner.model)
     scored, failed = [], False
 
-    def found_of(record: Any) -> Any:
+    def found_of(record: Any) -> list[Any]:
+        """The evidence of each caption, or why there is none; of all together if nothing is wrong."""
         try:
-            return captioner.score(record.path, record.captions)
+            return list(captioner.score(record.path, record.captions))
+        except ImageError as error:
+            return [error]
+        except DDCapError as error:
+            return [error] if len(record.captions) == 1 else [alone(record, text) for text in record.captions]
+
+    def alone(record: Any, text: str) -> Any:
+        try:
+            return captioner.score(record.path, text)[0]
         except DDCapError as error:
             return error
 
     for record, found in progress_bar(ahead(found_of, records, workers=1), len(records), "pairs"):
-        if isinstance(found, DDCapError):
-            failed = True
-            scored.append((float("-inf"), {"image": str(record.path), "error": str(found)}))
-            continue
-        for text, evidence in zip(record.captions, found, strict=True):
-            scored.append((evidence.fit, {"image": str(record.path), **evidence_json(text, evidence)}))
+        for text, evidence in zip(record.captions, found, strict=False):
+            line = {"image": str(record.path)}
+            if isinstance(evidence, DDCapError):
+                failed = True
+                tell(str(evidence))
+                scored.append((float("-inf"), {**line, "error": str(evidence)}))
+            else:
+                scored.append((evidence.fit, {**line, **evidence_json(text, evidence)}))
     for fit, line in sorted(scored, key=lambda one: one[0]):
         if options.format == "jsonl":
             print(json.dumps(line, ensure_ascii=False))
-        elif "error" in line:
-            print(f"error   {line['error']}")
-        else:
+        elif "error" not in line:
             print(f"{fit:+.3f}  {line['image']}  {line['caption']}")
     return 1 if failed else 0
 

@@ -9,7 +9,8 @@ import sys
 from typing import Any
 
 from ddcap.commands.arguments import add_model, add_precision, load_captioner
-from ddcap.errors import DataError, MissingExtraError
+from ddcap.errors import DataError, DDCapError, MissingExtraError
+from ddcap.values import as_whole
 
 
 def add_parsers(commands: Any) -> None:
@@ -75,6 +76,7 @@ def _serve(options: argparse.Namespace) -> int:
     from ddcap.serve.engine import EngineSettings
     from ddcap.serve.limits import ServeLimits
 
+    _check(options)
     keys = _keys(options.keys)
     logging.getLogger("ddcap.serve").setLevel(logging.INFO)
     limits = ServeLimits(options.max_bytes, options.max_images, options.max_pixels, options.seconds, keys)
@@ -103,6 +105,16 @@ def _serve(options: argparse.Namespace) -> int:
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when all is closed
         server.run()
     return 0 if server.started else 1
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise `DDCapError` if a number is out of range, before the model is loaded."""
+    as_whole("--port", options.port, 0, 65_535)
+    as_whole("--queue", options.queue, 0)
+    for name in ("together", "max_bytes", "max_images", "max_pixels"):
+        as_whole(f"--{name.replace('_', '-')}", getattr(options, name), 1)
+    if not 0 < options.seconds < float("inf"):
+        raise DDCapError(f"--seconds={options.seconds}: must be above 0")
 
 
 def _put_page(app: Any, limits: Any) -> None:

@@ -20,6 +20,7 @@ from ddcap.arrays import Array, array_namespace, device, like, to_host
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError, DDCapError
 from ddcap.files import write_text
+from ddcap.values import as_texts
 
 # Concepts: the words for what can be seen, and which of them a picture or its captions show.
 
@@ -151,7 +152,7 @@ class ConceptEdits:
         """
         if vocabulary is None:
             raise DDCapError("concepts: this model sees none; remove them, or use a model with a tagger")
-        listed = words.split(",") if isinstance(words, str) else list(words)
+        listed = words.split(",") if isinstance(words, str) else as_texts("concepts", words)
         listed = [word.strip() for word in listed if word.strip()]
         signed = [word for word in listed if word[0] in "+-"]
         if signed and len(signed) < len(listed):

@@ -6,6 +6,7 @@ import io
 import logging
 import math
 import random
+import struct
 import threading
 import warnings
 from collections.abc import Iterator
@@ -18,6 +19,9 @@ from typing import BinaryIO, Literal
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from ddcap.data.sources import EncodedImage as EncodedImage
+from ddcap.data.sources import ImageSource as ImageSource
+from ddcap.data.sources import taken
 from ddcap.errors import ImageError, remedy
 from ddcap.settings import EncoderSettings
 
@@ -116,7 +120,7 @@ def _name_format(head: bytes) -> str | None:
         try:
             if accept is not None and accept(head[:16]):
                 return name
-        except (IndexError, ValueError, TypeError):
+        except (IndexError, ValueError, TypeError, struct.error):
             continue  # too short for it
     return None
 
@@ -126,18 +130,6 @@ def _name_format(head: bytes) -> str | None:
 logger = logging.getLogger("ddcap")
 
 
-@dataclass(frozen=True)
-class EncodedImage:
-    """The bytes of an image file that is no file here (of a shard, an upload); `name` is for messages."""
-
-    name: str
-    content: bytes
-
-    def __str__(self) -> str:
-        return self.name
-
-
-ImageSource = str | Path | Image.Image | EncodedImage
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels of the picture."""
 
@@ -217,7 +209,7 @@ def preprocessing_of(encoder: EncoderSettings) -> Preprocessing:
     return Preprocessing(encoder.image_size, encoder.fit, mean, std)
 
 
-def load_image(source: ImageSource, most_pixels: int = LARGEST_AREA) -> Image.Image:
+def load_image(source: ImageSource, most_pixels: int = LARGEST_AREA, unnamed: str = "image") -> Image.Image:
     """Open `source` as an upright 8-bit RGB image.
 
     EXIF orientation is applied; palette, grey, CMYK, 16-bit and alpha images are converted (alpha on white).
@@ -225,27 +217,27 @@ def load_image(source: ImageSource, most_pixels: int = LARGEST_AREA) -> Image.Im
     `picture_formats` are opened, whoever sent the file.
 
     Args:
-        source: a path, a PIL image, or a file's content.
+        source: see `sources.ImageSource`.
         most_pixels: of it; one with more is not decoded.
+        unnamed: what to call it in messages, where it has no name of its own.
 
     Raises:
         ImageError: one line with the file, the reason and the remedy.
     """
+    picture = taken(source, unnamed)
     with _without_remarks():
-        if isinstance(source, Image.Image):
-            name = str(getattr(source, "filename", "") or "image")
-        elif isinstance(source, EncodedImage):
-            name = source.name
+        if isinstance(picture, Image.Image):
+            name = str(getattr(picture, "filename", "") or unnamed)
         else:
-            name = str(source)
+            name = str(picture)
         try:
-            if isinstance(source, Image.Image):
-                check_open_picture(source, name)
-                return _to_rgb(source, name, most_pixels)
-            if isinstance(source, EncodedImage):
-                with open_picture(io.BytesIO(source.content), name) as image:
+            if isinstance(picture, Image.Image):
+                check_open_picture(picture, name)
+                return _to_rgb(picture, name, most_pixels)
+            if isinstance(picture, EncodedImage):
+                with open_picture(io.BytesIO(picture.content), name) as image:
                     return _to_rgb(image, name, most_pixels)
-            return _read_file(Path(source), most_pixels)
+            return _read_file(picture, most_pixels)
         except (ImageError, MemoryError):
             raise
         except Image.DecompressionBombError:

@@ -6,6 +6,7 @@ Both are stored as one `tokenizer.json` of the `tokenizers` library.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ from typing import Literal
 import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
-from ddcap.errors import CheckpointError, MissingExtraError
+from ddcap.errors import CheckpointError, DDCapError, MissingExtraError
 from ddcap.files import write_text
 from ddcap.settings import TokenizerSettings
 
@@ -147,6 +148,28 @@ class CaptionTokenizer:
         encodings = self._backend.encode_batch(texts, add_special_tokens=False)
         return [[*encoding.ids, self.end_id] for encoding in encodings]
 
+    def check_spelling(self, name: str, text: str) -> None:
+        """See that nothing of a text is lost when it is written in tokens, but for punctuation and accents.
+
+        Args:
+            name: what the text is, for the message.
+            text: words.
+
+        Raises:
+            DDCapError: naming the words that cannot be spelled: a compact tokenizer makes "straße" "stra e".
+        """
+        if self.spells(text):
+            return
+        lost = ", ".join(repr(word) for word in text.split() if not self.spells(word)) or "it"
+        remedy = "; use the letters a to z and digits" if self.kind == "compact" else "; use other words"
+        raise DDCapError(f"{name}: this model cannot spell {lost}{remedy}")
+
+    def spells(self, text: str) -> bool:
+        """Whether nothing of a text is lost, see `check_spelling`."""
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            return False  # half a character
+        return _letters(self.decode(self.encode_part(text))) == _letters(text)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids` up to the first end token; MASK and padding are left out."""
         text: str = self._backend.decode(self._words_only(ids), skip_special_tokens=True)
@@ -192,6 +215,20 @@ def build_tokenizer(settings: TokenizerSettings, captions: Iterable[str]) -> Cap
     if settings.kind == "gpt2":
         return CaptionTokenizer.gpt2(settings.source)
     return CaptionTokenizer.train_compact(captions, settings.vocabulary_size)
+
+
+_LOST = frozenset({"Mn", "Pc", "Pd", "Pe", "Pf", "Pi", "Ps"})
+"""Unicode categories of what no caption needs: accents, dashes, brackets and quotes."""
+
+
+def _letters(text: str) -> list[str]:
+    """What has to be spelled of a text, without case: all but accents, spaces and common punctuation."""
+    plain = unicodedata.normalize("NFKD", text).lower()
+    return [
+        letter
+        for letter in plain
+        if not (letter.isspace() or unicodedata.category(letter) in _LOST or letter in ".,;:!?\"'")
+    ]
 
 
 def _gpt2_backend(vocabulary: Path, merges: Path) -> tokenizers.Tokenizer:

@@ -12,6 +12,7 @@ import numpy as np
 from ddcap.data.images import ImageSource
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.trace import DecodingResult, Trace, build_trace
+from ddcap.values import as_share
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,10 @@ class Caption:
         length: number of tokens, end token included.
         score: mean log-probability of the tokens, to compare captions of one image.
         trace: the tokens that each step committed.
-        sure: probability that people would accept the caption as one of theirs; None if the model is not
-            calibrated.
+        sure: probability that a person would accept this caption; None if the model is not calibrated.
         faithful: probability that the caption names nothing that no person would have named.
         known: probability that the model knows this kind of image.
-        doubtful: words that people would probably not have used.
+        doubtful: words that a person would probably not use.
     """
 
     text: str
@@ -48,7 +48,7 @@ class Caption:
         """The reason if the caption is no more than a guess, else None."""
         if self.known is None or self.known >= 0.5:
             return None
-        return f"not sure: this model does not know this kind of image ({self.known:.0%})"
+        return "only a guess: the model has not seen pictures like this"
 
 
 @dataclass(frozen=True)
@@ -67,17 +67,24 @@ class ImageResult:
         source: the image, as given.
         captions: captions of the image; empty if there is an error.
         error: why there are no captions; None if there are some.
+        asked: how many captions were asked for; there are fewer where fewer different ones fit.
     """
 
     source: ImageSource
     captions: tuple[Caption, ...]
     error: str | None
+    asked: int = 1
 
     def withheld(self, min_sure: float | None) -> str | None:
-        """The reason to withhold the caption, or None. Without `min_sure`, only an error is one."""
+        """The reason to withhold the caption, or None. Without `min_sure`, only an error is one.
+
+        Raises:
+            DDCapError: if `min_sure` is no number from 0 to 1.
+        """
         if self.error is not None:
             return self.error
         best = self.captions[0]
+        min_sure = None if min_sure is None else as_share("min_sure", min_sure)
         if min_sure is None or best.sure is None or best.sure >= min_sure:
             return None
         return best.why_not or f"sure {best.sure:.2f} is below {min_sure:g}"
@@ -92,7 +99,7 @@ def answer_of(result: ImageResult, min_sure: float | None = None) -> dict[str, A
         return {"error": result.error}
     best = result.captions[0]
     answer = {"caption": best.text, **confidence_of(best), **withheld_of(result, min_sure)}
-    if len(result.captions) > 1:
+    if result.asked > 1:
         answer["captions"] = [caption.text for caption in result.captions]
     return answer
 

@@ -35,7 +35,7 @@ class Frame:
         self.constraints, self.vocabulary, self.longest = constraints, vocabulary, longest
         encode = vocabulary.tokenizer.encode_part
         self.prefix, self.suffix = encode(constraints.prefix), encode(constraints.suffix)
-        self.phrases = [tuple(encode(phrase)) for phrase in constraints.include]
+        self.phrases = [tuple(encode(phrase)) for phrase in constraints.unplaced]
         given = [*self.prefix, *self.suffix, *itertools.chain(*self.phrases)]
         self._given = len(given)
         self._chars = sum(len(vocabulary.pieces[token]) for token in given)

@@ -24,12 +24,16 @@ import numpy as np
 
 from ddcap.data.concepts import ConceptEdits, ConceptVocabulary
 from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.decoding.words import straight
 from ddcap.errors import DDCapError
 from ddcap.files import listed_lines, read_text
+from ddcap.values import as_text, as_texts, as_whole
 
 MOST_PHRASES = 8  # of one caption; each is placed by a pass of its own
 _MASK = "\0"  # stands for a MASK in a text
-_RUN = re.compile(r"[a-z0-9]+")
+_LETTER = r"[^\W_]"  # or a digit, of any script
+_RUN = re.compile(rf"{_LETTER}+")
+_APART = rf"(?:(?!{_LETTER}|\0)[\s\S])+"  # between two words of a phrase
 
 
 @dataclass(frozen=True)
@@ -63,9 +67,10 @@ class Constraints:
     def __post_init__(self) -> None:
         """Read single phrases as several, and refuse what cannot be."""
         for name in ("include", "ban"):
-            given = getattr(self, name)
-            phrases = [given] if isinstance(given, str) else list(given)
-            object.__setattr__(self, name, tuple(phrase.strip() for phrase in phrases if phrase.strip()))
+            phrases = [straight(phrase).strip() for phrase in as_texts(name, getattr(self, name))]
+            object.__setattr__(self, name, tuple(filter(None, phrases)))
+        for name in ("prefix", "suffix"):
+            object.__setattr__(self, name, straight(as_text(name, getattr(self, name))))
         for phrase in self.banned:
             if not words_of(phrase):
                 raise DDCapError(f"ban {phrase!r}: contains no letter or digit; give words")
@@ -73,25 +78,56 @@ class Constraints:
             raise DDCapError(
                 f"include: {len(self.include)} phrases, but at most {MOST_PHRASES} are allowed; remove some"
             )
-        for name, least in (("min_words", 1), ("max_chars", 1)):
+        for name in ("min_words", "max_chars"):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise DDCapError(f"{name}={value}: must be at least {least}")
-        for name, text in self.wanted:
-            if not words_of(text):
-                raise DDCapError(f"{name} {text!r}: contains no letter or digit; give words")
-            found = self.pattern.search(normalised(text)) if self.pattern else None
-            if found:
-                raise DDCapError(
-                    f"{name} {text!r}: contains {found.group().strip()!r}, which is banned; change one of "
-                    "them"
-                )
+            if value is not None:
+                object.__setattr__(self, name, as_whole(name, value, 1))
+        for name, phrase in self.wanted:
+            if not words_of(phrase):
+                raise DDCapError(f"{name} {phrase!r}: contains no letter or digit; give words")
+            self._check_not_banned(name, phrase)
+
+    def _check_not_banned(self, name: str, phrase: str) -> None:
+        found = self.pattern.search(normalised(phrase)) if self.pattern else None
+        if found:
+            raise DDCapError(
+                f"{name} {phrase!r}: contains {found.group().strip()!r}, which is banned; change one of them"
+            )
+
+    def check_spelling(self, tokenizer: CaptionTokenizer) -> None:
+        """Raise `DDCapError` if a tokenizer cannot spell a word that is wanted or banned."""
+        for name, phrase in self.wanted:
+            tokenizer.check_spelling(f"{name} {phrase!r}", phrase)
+        for name, phrases in (("ban", self.ban), ("neutral", tuple(self.replace or ()))):
+            for phrase in phrases if not tokenizer.spells(" ".join(phrases)) else ():
+                tokenizer.check_spelling(f"{name} {phrase!r}", phrase)
+
+    def check_kept(self, keep: Sequence[str], caption: str) -> None:
+        """Raise `DDCapError` if a caption lacks words that are to be kept, or they are banned."""
+        words = set(words_of(caption))
+        for phrase in keep:
+            missing = [word for word in words_of(phrase) if word not in words]
+            if missing or not words_of(phrase):
+                lacks = ", ".join(map(repr, missing)) or "it"
+                raise DDCapError(f"keep {phrase!r}: the caption does not have {lacks}; correct or remove it")
+            self._check_not_banned("keep", phrase)
 
     @property
     def wanted(self) -> list[tuple[str, str]]:
         """What is given, by name: prefix, suffix and what is to be included."""
         ends = [(name, getattr(self, name).strip()) for name in ("prefix", "suffix")]
         return [*(end for end in ends if end[1]), *(("include", phrase) for phrase in self.include)]
+
+    @property
+    def unplaced(self) -> list[str]:
+        """What is to be included and does not stand in the prefix, the suffix or another such phrase."""
+        left: list[str] = []
+        others = [words_of(self.prefix), words_of(self.suffix)]
+        for phrase in sorted(self.include, key=lambda one: -len(words_of(one))):
+            if not any(holds(other, words_of(phrase)) for other in others):
+                others.append(words_of(phrase))
+                left.append(phrase)
+        return sorted(left, key=self.include.index)
 
     @property
     def banned(self) -> tuple[str, ...]:
@@ -105,11 +141,11 @@ class Constraints:
         What stands beside a MASK counts as a whole word. It might still become another one, but only with a
         token that goes on with it, and then that token would be forced.
         """
-        spelled = {r"[^a-z0-9\0]+".join(words_of(phrase)) for phrase in self.banned}
+        spelled = {_APART.join(words_of(phrase)) for phrase in self.banned}
         if not spelled:
             return None
         longest_first = sorted(spelled, key=lambda one: (-len(one), one))
-        return re.compile(rf"(?<![a-z0-9])(?:{'|'.join(longest_first)})(?![a-z0-9])")
+        return re.compile(rf"(?<!{_LETTER})(?:{'|'.join(longest_first)})(?!{_LETTER})")
 
     @property
     def is_empty(self) -> bool:
@@ -136,26 +172,6 @@ class Constraints:
         wanted = [text for _, text in self.wanted]
         replaced = self.replace or {}
         return [ConceptEdits.following(vocabulary, wanted=wanted, banned=self.ban, replaced=replaced)]
-
-    def broken_by(self, caption: str) -> list[str]:
-        """Which of them a finished caption breaks, each in a few words; none should ever be."""
-        text, broken = normalised(caption), []
-        if self.pattern and self.pattern.search(text):
-            broken.append(f"holds {self.pattern.search(text).group()!r}")  # type: ignore[union-attr]
-        words = words_of(caption)
-        for phrase in self.include:
-            if not holds(words, words_of(phrase)):
-                broken.append(f"lacks {phrase!r}")
-        first, last = words_of(self.prefix), words_of(self.suffix)
-        if words[: len(first)] != first:
-            broken.append(f"does not begin with {self.prefix!r}")
-        if last and words[-len(last) :] != last:
-            broken.append(f"does not end with {self.suffix!r}")
-        if self.min_words and len(caption.split()) < self.min_words:
-            broken.append(f"has fewer than {self.min_words} words")
-        if self.max_chars and len(caption) > self.max_chars:
-            broken.append(f"has more than {self.max_chars} characters")
-        return broken
 
 
 def neutral_words(source: bool | str | Path = True) -> dict[str, str | None]:

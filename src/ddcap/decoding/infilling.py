@@ -63,8 +63,9 @@ def parse_template(text: str, tokenizer: CaptionTokenizer) -> Template:
     """Read `a ___ dog [2] the beach`; the end token is added as a given one.
 
     Raises:
-        DDCapError: if there is no blank, or one of width 0.
+        DDCapError: if there is no blank, one of width 0, or a word that the tokenizer cannot spell.
     """
+    tokenizer.check_spelling(f"template {text!r}", _BLANK.sub(" ", text))
     parts: list[tuple[int, ...] | int | None] = []
     position = 0
     for match in _BLANK.finditer(text):
@@ -76,7 +77,7 @@ def parse_template(text: str, tokenizer: CaptionTokenizer) -> Template:
         position = match.end()
     if not parts:
         raise DDCapError(
-            f"template {text!r}: has no blank; write ___ (any number of tokens) or [3] (three) where words "
+            f"template {text!r}: has no blank; write ___ (one to four tokens) or [3] (three) where words "
             "are missing"
         )
     parts.append((*tokenizer.encode_part(text[position:]), tokenizer.end_id))
@@ -96,8 +97,9 @@ def infill(
 ) -> Candidates:
     """Fill a template for one image.
 
-    Blanks of unknown width are tried at 1 to WIDEST_BLANK tokens, all combinations in one batch; where the
-    settings ask for an exact length, at all widths that give it. The best has the highest mean
+    Blanks of unknown width are tried at 1 to WIDEST_BLANK tokens, all combinations in one batch; wider where
+    none of these can be as it is asked to be; where the settings ask for an exact length, at all widths that
+    give it. The best has the highest mean
     log-probability of its filled tokens plus log-probability of its length (where the model predicts one).
     With a tokenizer, a diffusion model looks again at the `MOST_COMPARED` best: of these, the one with the
     highest pseudo-likelihood wins, which finds a person's width more often (docs/confidence.md).
@@ -134,10 +136,9 @@ def infill(
     rows = [row for row in rows if len(row) <= longest]
     constrained = None
     if words is not None:
-        every = [ConstrainedCaption(*words, row, behind_given(row, model.mask_id)) for row in rows]
-        for caption in every:
-            caption.check_given()
-        constrained = [caption for caption in every if caption.is_possible]
+        constrained = _possible(rows, words, model.mask_id)
+        if not constrained and not settings.exact_length:
+            constrained = _wider(template, words, model.mask_id, longest)
         if not constrained:
             raise DDCapError("the constraints do not fit this template; loosen them, or change the template")
         rows = [caption.tokens for caption in constrained]
@@ -164,6 +165,33 @@ def infill(
     scores = np.full(len(rows), -np.inf, dtype=evidence.dtype)
     scores[best] = to_host(judged(model.as_array(evidence), compared, features, judge, 0.0))
     return Candidates(result, len(rows), model.as_array(scores))
+
+
+def _possible(
+    rows: Sequence[Sequence[int]], words: tuple[Constraints, Vocabulary], mask_id: int
+) -> list[ConstrainedCaption]:
+    """Those of the rows with blanks that can be filled so that they are as asked."""
+    every = [ConstrainedCaption(*words, row, behind_given(row, mask_id)) for row in rows]
+    for caption in every:
+        caption.check_given()
+    return [caption for caption in every if caption.is_possible]
+
+
+def _wider(
+    template: Template, words: tuple[Constraints, Vocabulary], mask_id: int, longest: int
+) -> list[ConstrainedCaption]:
+    """The same of the WIDEST_BLANK shortest lengths at which there are any, up to the longest caption."""
+    found: list[ConstrainedCaption] = []
+    lengths = range(template.shortest, longest + 1) if None in template.blanks else ()
+    tried = 0
+    for length in lengths:
+        combinations = _widths_of_length(template, length)
+        rows = [template.fill_widths(widths, mask_id) for widths in combinations]
+        possible = _possible(rows, words, mask_id)
+        found, tried = [*found, *possible], tried + bool(possible)
+        if tried == WIDEST_BLANK:
+            break
+    return found[:MOST_CANDIDATES]
 
 
 def behind_given(tokens: Sequence[int], mask_id: int) -> list[int]:

@@ -28,27 +28,15 @@ PixelsOrError = np.ndarray | ImageError
 """A picture that was read, or why it was not."""
 
 
-def read_each(
-    images: Sequence[ImageSource], pixels: Callable[[ImageSource], np.ndarray]
-) -> list[PixelsOrError]:
-    """Read images by `pixels`; an image that cannot be read gives its error."""
-    found: list[PixelsOrError] = []
-    for image in images:
-        try:
-            found.append(pixels(image))
-        except ImageError as error:
-            found.append(error)
-    return found
-
-
 @dataclass(frozen=True)
 class CaptionRequest:
     """How many captions of each picture, made how, and like what.
 
     Attributes:
         settings: of the decoder.
-        num: captions of each picture. Best-first, each says something else than those before it; by other
-            decoders, or with a temperature, each is another length or another draw.
+        num: captions of each picture. Best-first, each says something else than those before it, and there
+            are fewer where no other one is left; by other decoders, or with a temperature, each is another
+            length or another draw.
         constraints: what every caption has to be like.
         lengths: one caption of each of these lengths, instead of `num`.
         edits: changes to the concepts that are seen.
@@ -105,12 +93,12 @@ class CaptionRequest:
             seen = features = model.encode(np.stack(read))
             for edit in self.edits:
                 features = features.edited(edit)
-            found = self.captions(model, features, vocabulary, generator, seen)
-            left = iter(found)
+            left = iter(self.captions(model, features, vocabulary, generator, seen))
+        asked = self.num if self.lengths is None else len(self.lengths)
         return [
-            ImageResult(image, next(left), None)
+            ImageResult(image, next(left), None, asked)
             if isinstance(one, np.ndarray)
-            else ImageResult(image, (), str(one))
+            else ImageResult(image, (), str(one), asked)
             for image, one in zip(images, pixels, strict=True)
         ]
 
@@ -122,7 +110,7 @@ class CaptionRequest:
         generator: np.random.Generator,
         seen: ImageFeatures | None = None,
     ) -> list[tuple[Caption, ...]]:
-        """The captions of each picture.
+        """The captions of each picture; fewer than `num`, if what is asked leaves fewer that differ.
 
         Args:
             model: in evaluation mode.
@@ -143,20 +131,29 @@ class CaptionRequest:
                 sampler, self.constraints, vocabulary, lengths=self.lengths, wanted=num, bias=bias
             )
 
-        num = self.num
-        if num == 1 or not self._varies_words(model.config):
-            found = [once(num=num)]
+        is_diverse = self.num > 1 and self._varies_words(model.config)
+        if is_diverse:
+            found = diverse_captions(once, features.images, self.num, tokenizer)
         else:
-            found, num = diverse_captions(once, features.images, num, tokenizer), 1
-        return finish(
+            found = [once(num=self.num)]
+        captions = finish(
             found,
             tokenizer,
-            wanted=num,
+            wanted=1 if is_diverse else self.num,
             images=features.images,
             confident=Confident.of(self.confidence, seen or features, model),
         )
+        return [_different(several) for several in captions] if is_diverse else captions
 
     def _varies_words(self, model: ModelConfig) -> bool:
         """Whether several captions are made to differ in words; else in lengths, or by drawing."""
         is_best_first = (model.model.kind, self.settings.method) == ("diffusion", "best_first")
         return is_best_first and not self.settings.temperature and self.lengths is None
+
+
+def _different(captions: Sequence[Caption]) -> tuple[Caption, ...]:
+    """The first of those with the same text."""
+    found: dict[str, Caption] = {}
+    for caption in captions:
+        found.setdefault(caption.text, caption)
+    return tuple(found.values())

@@ -310,7 +310,8 @@ def scheduler_of(model: CaptioningModel, settings: DecodingSettings) -> Schedule
         diffusion = getattr(model, "schedule", None)
         if diffusion is None:
             raise DDCapError(
-                "method=ancestral: ONNX graphs decode best-first only; load the model with runtime='torch'"
+                "method=ancestral: ONNX graphs decode best-first only; load the model with PyTorch "
+                "(--runtime torch, or runtime='torch')"
             )
         from ddcap.decoding.ancestral import AncestralScheduler
 

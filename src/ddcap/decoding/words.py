@@ -19,6 +19,11 @@ FUNCTION_WORDS = frozenset(
 """Words that say little of what is in a picture."""
 
 
+def straight(text: str) -> str:
+    """A text with the apostrophe of the keyboard, which tokenizers know, in place of the typographic one."""
+    return text.replace("\u2019", "'")
+
+
 def words_in(ids: Sequence[int], tokenizer: CaptionTokenizer) -> list[list[int]]:
     """Positions of each word of a caption, the end token as a word of its own."""
     words: list[list[int]] = []

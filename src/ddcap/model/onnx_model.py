@@ -50,6 +50,10 @@ class OnnxModel:
         for name in [*needed, "length"] if self.config.model.length_prediction else needed:
             self.graph(name)
 
+    def __reduce__(self) -> tuple[type[OnnxModel], tuple[Path, str, int | None]]:
+        """Load it again from its folder where it is unpickled; sessions cannot be sent to other processes."""
+        return type(self), (self.folder.absolute(), self.precision, self.threads)
+
     def graph(self, name: str) -> Any:
         """The session of a graph, of the precision if it comes in several."""
         if name not in self._graphs:

@@ -13,7 +13,7 @@ class Sureness(BaseModel):
     """Confidence in a caption; empty if the model is not calibrated."""
 
     sure: float | None = Field(
-        None, ge=0, le=1, description="probability that people would accept the caption as one of theirs"
+        None, ge=0, le=1, description="probability that a person would accept this caption"
     )
     faithful: float | None = Field(
         None, ge=0, le=1, description="probability that everything it names is there"
@@ -21,14 +21,16 @@ class Sureness(BaseModel):
     known: float | None = Field(
         None, ge=0, le=1, description="probability that the model knows this kind of image"
     )
-    doubtful: list[str] | None = Field(None, description="words that people would probably not have used")
+    doubtful: list[str] | None = Field(None, description="words that a person would probably not use")
 
 
 class PictureAnswer(Sureness):
     """The result for one image: a caption or an error."""
 
     caption: str | None = Field(None, description="likeliest caption; null if less sure than `min_sure`")
-    captions: list[str] | None = Field(None, description="all captions, if `num` is over 1")
+    captions: list[str] | None = Field(
+        None, description="all captions, if `num` is over 1; fewer where fewer different ones fit"
+    )
     guess: str | None = Field(None, description="caption withheld because of `min_sure`")
     why: str | None = Field(None, description="reason for withholding it")
     error: str | None = Field(None, description="reason for a missing caption")

@@ -165,7 +165,7 @@ def create_app(
 
     @app.post("/v1/infill", **_route("words", InfillAnswer, InfillBody, "image", limits))
     async def fill_blanks(request: Request) -> dict[str, Any]:
-        """Fill the blanks of a caption: ___ for any number of tokens, [3] for three."""
+        """Fill the blanks of a caption: ___ for one to four tokens, [3] for three."""
         body, picture = await asked(request, InfillBody)
         caption = await engine.run(
             lambda captioner: captioner.infill(

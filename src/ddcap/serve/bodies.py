@@ -112,6 +112,8 @@ async def read_body(
                 pictures.append(await value.read())
             elif name == field:
                 raise HTTPException(422, f"{field}: not a file; send one (-F {field}=@photo.jpg)")
+            elif value == "" and name not in _NEVER_EMPTY:
+                continue  # a form sends an empty field for what was not filled in
             elif name in _LISTS:
                 values.setdefault(name, []).append(value)
             else:
@@ -140,6 +142,7 @@ async def read_body(
 
 
 _LISTS = ("ban", "include", "keep", "captions")
+_NEVER_EMPTY = ("caption", "captions", "template")
 
 
 def checked(kind: type[Any], values: Any) -> Any:

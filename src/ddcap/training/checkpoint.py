@@ -8,9 +8,10 @@ recipe it was started with.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ddcap.data.records import CaptionedImage
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError, RecipeError, TrainingError, remedy
 from ddcap.files import remove_unfinished, replacing_folder, write_text
@@ -87,6 +89,37 @@ def check_unchanged(before: Mapping[str, Any], recipe: Recipe, output: Path) -> 
         )
 
 
+def caption_digest(records: Iterable[CaptionedImage]) -> str:
+    """A short text that changes with what a training learns from: images by name, captions, their order.
+
+    Args:
+        records: of all splits; where their files lie does not count.
+    """
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(repr((record.image_id, record.path.name, record.split, record.captions)).encode())
+    return digest.hexdigest()[:16]
+
+
+def check_same_captions(before: str | None, now: str, output: Path, source: str) -> None:
+    """See that a run goes on with the captions that it started with.
+
+    Args:
+        before: `caption_digest` of its newest checkpoint; None of a run of an earlier version.
+        now: of the data that it is to go on with.
+        output: the run's folder, for the message.
+        source: where the captions are from, for the message.
+
+    Raises:
+        RecipeError: if they differ.
+    """
+    if before not in (None, now):
+        raise RecipeError(
+            f"{output}: --resume needs the captions that started the run, but {source} has others now; "
+            "undo that, or start another run with training.output=..."
+        )
+
+
 def _flat(sections: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for section, settings in sections.items():
         for name, value in settings.items():
@@ -108,6 +141,7 @@ class Progress:
         best_step: the step of the model that is kept as the best.
         recipe: the recipe as plain values.
         validated_step: the step of the last validation that was finished.
+        captions: `caption_digest` of the data; None of a run of an earlier version.
     """
 
     step: int
@@ -115,6 +149,7 @@ class Progress:
     best_step: int | None
     recipe: dict[str, object]
     validated_step: int | None = None
+    captions: str | None = None
 
 
 @dataclass(frozen=True)

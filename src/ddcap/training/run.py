@@ -143,7 +143,7 @@ class Run:
         self._validate_at = {max(1, round(epoch * per_epoch)) for epoch in settings.validate_at}
         self.unreadable = UnreadablePictures(per_epoch, processes)
         self._tell_of_few_pictures()
-        self.progress = Progress(0, None, None, dump_settings(recipe))
+        self.progress = Progress(0, None, None, dump_settings(recipe), captions=self.inputs.captions)
         self.saved: int | None = None
         self.state = self._start(resume=resume)
         self.journal = Journal(
@@ -307,7 +307,9 @@ class Run:
 
     def _go_on_from(self, progress: Progress) -> None:
         changed = changes(progress.recipe, self.recipe)
-        self.progress = dataclasses.replace(progress, recipe=dump_settings(self.recipe))
+        self.progress = dataclasses.replace(
+            progress, recipe=dump_settings(self.recipe), captions=self.inputs.captions
+        )
         self.saved = progress.step
         if "training.validate_images" in changed:  # a score of other pictures says nothing about the next one
             before, now = changed["training.validate_images"]

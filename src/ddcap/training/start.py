@@ -33,7 +33,13 @@ from ddcap.model.layers import recompute_blocks
 from ddcap.publishing import find_model
 from ddcap.recipe import DataSettings, Recipe
 from ddcap.settings import EncoderSettings, Section, TokenizerSettings
-from ddcap.training.checkpoint import check_unchanged, list_checkpoints, load_progress
+from ddcap.training.checkpoint import (
+    caption_digest,
+    check_same_captions,
+    check_unchanged,
+    list_checkpoints,
+    load_progress,
+)
 from ddcap.training.tags import DrawnTags, StoredTags, load_tagging
 
 # Training that starts from a trained model (`model.init`). The architecture is taken over, and the tokenizer.
@@ -148,6 +154,7 @@ class TrainingInputs:
         train_data: the training split.
         val_data: the validation split, plain views.
         output: the run's folder.
+        captions: `checkpoint.caption_digest` of the data.
         beside_data: captions without pictures, read beside them.
     """
 
@@ -157,6 +164,7 @@ class TrainingInputs:
     train_data: CaptionData | ShardData
     val_data: CaptionData
     output: Path
+    captions: str
     beside_data: CaptionData | None = None
 
 
@@ -192,8 +200,9 @@ def prepare(
         )
     if resume and not checkpoints:
         raise CheckpointError(f"{output}: contains no checkpoint; remove --resume to start a new run")
-    if resume:
-        check_unchanged(load_progress(checkpoints[-1]).recipe, recipe, output)
+    before = load_progress(checkpoints[-1]) if resume else None
+    if before is not None:
+        check_unchanged(before.recipe, recipe, output)
     train_records = [] if recipe.data.shards else _load_split(recipe.data, "train")
     val_records = _load_split(recipe.data, "val")
     if recipe.data.text is not None:
@@ -203,6 +212,9 @@ def prepare(
         for source in recipe.data.beside
         for record in load_text_groups(Path(recipe.data.root) / source.path) * source.weight
     ]
+    digest = caption_digest([*train_records, *val_records, *beside])
+    if before is not None:
+        check_same_captions(before.captions, digest, output, f"data.json={recipe.data.json}")
     output.mkdir(parents=True, exist_ok=True)
     if resume:
         tokenizer = CaptionTokenizer.load(output)
@@ -262,7 +274,7 @@ def prepare(
     _freeze_unused(model, recipe)
     if recipe.training.gradient_checkpointing:
         recompute_blocks(model)
-    return TrainingInputs(recipe, model, tokenizer, train_data, val_data, output, beside_data)
+    return TrainingInputs(recipe, model, tokenizer, train_data, val_data, output, digest, beside_data)
 
 
 def _check_same_concepts(recipe: Recipe, theirs: ConceptVocabulary | None, ours: ConceptVocabulary) -> None:

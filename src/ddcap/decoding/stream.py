@@ -1,0 +1,86 @@
+"""Many pictures through a model: read ahead, a few at a time, on all cores."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from ddcap.data.sources import ImageSource, is_one_picture, taken
+from ddcap.decoding.caption import ImageResult
+from ddcap.decoding.constraints import Vocabulary
+from ddcap.decoding.request import CaptionRequest, PixelsOrError
+from ddcap.errors import ImageError
+from ddcap.machine import ahead
+from ddcap.values import as_whole
+
+_Numbered = tuple[int, Sequence[ImageSource]]
+
+
+def caption_stream(
+    asked: CaptionRequest,
+    model: Any,
+    images: ImageSource | Iterable[ImageSource],
+    pixels: Callable[[ImageSource, str], np.ndarray],
+    computing: Callable[[], AbstractContextManager[Any]],
+    vocabulary: Vocabulary,
+    *,
+    batch_size: int | None,
+    seed: int,
+) -> Iterator[ImageResult]:
+    """One result for each picture, in order; of pictures from any iterable, a few are held at a time.
+
+    Args:
+        asked: of every picture.
+        model: in evaluation mode; ONNX graphs compute several batches side by side.
+        images: the pictures, or one.
+        pixels: reads one, which has the given name where it has none of its own.
+        computing: makes the context of a forward pass.
+        vocabulary: of the model's tokenizer.
+        batch_size: pictures of a batch; None takes the fastest.
+        seed: of the decoders that draw.
+
+    Raises:
+        DDCapError: if a number is wrong.
+        ImageError: if `images` are neither pictures nor one picture.
+    """
+    is_onnx = getattr(model, "runtime", "torch") == "onnx"
+    fastest = 4 if is_onnx else 16
+    size = fastest if batch_size is None else as_whole("batch_size", batch_size, 1)
+    seed = as_whole("seed", seed, 0)
+    pictures: Iterable[Any] = [images] if is_one_picture(images) else images  # type: ignore[assignment]
+    if not isinstance(pictures, Iterable):
+        taken(pictures)  # says what is wrong with it
+    count = len(pictures) if isinstance(pictures, Sized) else None
+    coming = iter(pictures)  # a few at a time, even of a million names
+    parts = iter(lambda: list(itertools.islice(coming, size)), [])
+    is_bulk = is_onnx and not (count is not None and count <= size)
+    model = model.for_bulk() if is_bulk else model
+
+    def read(numbered: _Numbered) -> list[PixelsOrError]:
+        first = size * numbered[0] + 1
+        names = ["image"] if count == 1 else [f"image {first + at}" for at in range(len(numbered[1]))]
+        return [_read(image, name, pixels) for image, name in zip(numbered[1], names, strict=True)]
+
+    def caption(numbered: _Numbered, found: list[PixelsOrError]) -> list[ImageResult]:
+        number, part = numbered
+        generator = np.random.default_rng([seed, number])  # independent of the thread and the order
+        with computing():
+            return asked.results(model, part, found, vocabulary, generator)
+
+    if is_bulk:  # each core computes its own batches
+        for _, results in ahead(lambda numbered: caption(numbered, read(numbered)), enumerate(parts)):
+            yield from results
+        return
+    for numbered, found in ahead(read, enumerate(parts), workers=1):
+        yield from caption(numbered, found)
+
+
+def _read(image: ImageSource, name: str, pixels: Callable[[ImageSource, str], np.ndarray]) -> PixelsOrError:
+    try:
+        return pixels(image, name)
+    except ImageError as error:
+        return error
