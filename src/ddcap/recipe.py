@@ -94,6 +94,24 @@ class DataSettings(Section):
         le=1,
         description="share of the training images to use; a smaller share is part of every larger one",
     )
+    folds: int = Field(
+        default=1,
+        ge=1,
+        description="folds of the training images, by a digest of their names; see `held_out`",
+    )
+    held_out: int | None = Field(
+        default=None,
+        ge=0,
+        description="fold, from 0, that is not trained on; `ddcap distill` lets the model caption it",
+    )
+    distilled: str | None = Field(
+        default=None,
+        description="captions that a teacher wrote (`ddcap distill`), relative to `root`; images of the "
+        "training split that `json` lacks are trained on, too",
+    )
+    distilled_share: float = Field(
+        default=0.5, ge=0, le=1, description="share of the captions that are drawn from `distilled`"
+    )
     views: int = Field(
         default=1,
         ge=1,
@@ -167,6 +185,15 @@ class TrainingSettings(Section):
     image_free_probability: float = Field(
         default=0.2, ge=0, le=1, description="p of special design 4; 0: off"
     )
+    judge_share: float = Field(
+        default=0.25,
+        ge=0,
+        le=1,
+        description="share of the captions that a shared judge (model.judge) reads instead of denoising them",
+    )
+    judge_only: bool = Field(
+        default=False, description="train an own judge (model.judge) and leave all else as it is"
+    )
     length_loss_weight: float = Field(
         default=1.0, ge=0, description="weight of the length head's loss; that of the words has 1"
     )
@@ -230,6 +257,11 @@ class Recipe:
                 "data.cache=null"
             )
         self._check_shards()
+        if self.data.held_out is not None and self.data.held_out >= self.data.folds:
+            raise ValueError(
+                f"data.held_out={self.data.held_out}: data.folds={self.data.folds} has no such fold; they "
+                "count from 0"
+            )
         if not self.model.is_open:
             self.decoding.check_model(self.model, sees_concepts=self.encoder.concepts > 0)
         predicts_length = self.model.length_prediction and not self.model.is_open
@@ -238,6 +270,8 @@ class Recipe:
                 "data.learn_padding=true: every caption has max_length tokens, so there is no length to "
                 "predict; set model.length_prediction=false"
             )
+        if self.training.judge_only and not self.model.is_open and self.model.judge != "own":
+            raise ValueError(f"training.judge_only=true: model.judge={self.model.judge}; set model.judge=own")
         drops = self.training.image_free_probability
         if self.model.kind == "autoregressive" and drops and not self.encoder.concepts:
             raise ValueError(
@@ -257,6 +291,8 @@ class Recipe:
             "data.text": self.data.text is not None,
             "data.cache": self.data.cache is not None,
             "data.train_share": self.data.train_share < 1,
+            "data.held_out": self.data.held_out is not None,
+            "data.distilled": self.data.distilled is not None,
             "data.long_captions=drop": self.data.long_captions == "drop",
         }
         for setting, is_set in needs_records.items():

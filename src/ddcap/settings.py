@@ -162,6 +162,12 @@ class ModelSettings(Section):
         description="MASK positions also see their prediction of the step before (Chen et al. 2022, Analog "
         "Bits; not in the paper). Excludes ONNX graphs",
     )
+    judge: Literal["none", "shared", "own"] = Field(
+        default="none",
+        description="what reads finished captions from left to right, for decoding.judge_weight (not in the "
+        "paper). shared: the denoiser's own blocks under a causal mask; own: a few causal blocks beside it",
+    )
+    judge_layers: int = Field(default=2, ge=1, description="blocks of an own judge")
 
     @property
     def is_open(self) -> bool:
@@ -184,6 +190,14 @@ class ModelSettings(Section):
                     )
             if self.self_conditioning:
                 raise ValueError("model.self_conditioning=true: needs a diffusion model; set it to false")
+            if self.judge != "none":
+                raise ValueError(
+                    f"model.judge={self.judge}: an autoregressive model is its own judge; set it to none"
+                )
+        if self.judge == "shared" and self.padding != "hidden":
+            raise ValueError(
+                f"model.judge=shared: needs hidden padding, not model.padding={self.padding}; change one"
+            )
         if self.padding != "hidden" and (self.concentrated_attention or self.kind == "autoregressive"):
             raise ValueError(
                 f"model.padding={self.padding}: needs a diffusion model without special design 2; set "

@@ -1,4 +1,4 @@
-"""`ddcap train` and `ddcap tagger`: train models from recipes."""
+"""`ddcap train`, `ddcap tagger`, `ddcap distill`: from recipes to models and to captions to learn from."""
 
 from __future__ import annotations
 
@@ -31,9 +31,66 @@ def _tagger(options: argparse.Namespace) -> int:
     return 0
 
 
+def _add_distill(commands: Any) -> None:
+    distill = commands.add_parser(
+        "distill",
+        help="let trained autoregressive models caption the training images, for a diffusion model to learn",
+        usage="ddcap distill RECIPE [section.key=value ...] --teacher MODEL [MODEL ...] --output FILE",
+    )
+    distill.add_argument("recipe", help="YAML file; its sections data and encoder are read")
+    distill.add_argument("changes", nargs="*", metavar="section.key=value", help="settings to change")
+    distill.add_argument(
+        "--teacher",
+        nargs="+",
+        required=True,
+        metavar="MODEL",
+        help="autoregressive models; with data.folds=N, each captions the fold it was not trained on "
+        "(data.held_out=0, 1, ... in this order)",
+    )
+    distill.add_argument("--beams", type=int, default=5, help="follow this many beams (default: 5)")
+    distill.add_argument(
+        "--keep",
+        type=int,
+        default=3,
+        help="keep this many captions per image, those that agree best with people's (default: 3)",
+    )
+    distill.add_argument("--output", required=True, help="write the captions to this Karpathy JSON")
+    distill.set_defaults(run=_distill)
+
+
+def _distill(options: argparse.Namespace) -> int:
+    from ddcap.errors import DataError, RecipeError
+    from ddcap.files import write_json
+    from ddcap.recipe import load_recipe
+    from ddcap.training.distillation import distill, load_teachers
+
+    recipe = load_recipe(options.recipe, options.changes)
+    if not 1 <= options.keep <= options.beams:
+        raise RecipeError(f"--keep {options.keep}: choose between 1 and --beams {options.beams}")
+    if not Path(options.output).absolute().parent.is_dir():
+        raise DataError(f"{options.output}: its folder does not exist; create it, or choose another path")
+    teachers = load_teachers(options.teacher, recipe.data.folds)
+    images = distill(
+        recipe,
+        teachers,
+        beams=options.beams,
+        keep=options.keep,
+        progress=lambda work, count: progress_bar(work, count, "captions"),
+    )
+    write_json(options.output, {"images": images, "teachers": options.teacher, "beams": options.beams})
+    first = [image["sentences"][0]["cider"] for image in images]
+    print(
+        f"{len(images)} images, CIDEr of the best caption {sum(first) / len(first):.1f} against people's",
+        file=sys.stderr,
+    )
+    print(options.output)
+    return 0
+
+
 def add_parsers(commands: Any) -> None:
     """Add the commands to an argparse subparsers object."""
     _add_tagger(commands)
+    _add_distill(commands)
     train = commands.add_parser(
         "train",
         help="train a model from a recipe, or from several recipes in turn",

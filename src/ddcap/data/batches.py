@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from ddcap.data.concepts import ConceptTokens
 from ddcap.data.feature_cache import FeatureCache, view_pixels
 from ddcap.data.images import Preprocessing
-from ddcap.data.records import CaptionedImage
+from ddcap.data.records import CaptionedImage, fold_of
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import DataError, ImageError
 from ddcap.recipe import DataSettings
@@ -121,9 +121,10 @@ def collate(
 
     `places` are needed where images are missing from the part.
     """
-    lengths = torch.tensor([len(row) for row in rows])
-    longest = int(lengths.max())
-    tokens = torch.tensor([[*row, *[padding_id] * (longest - len(row))] for row in rows])
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)
+    longest = max(map(len, rows), default=0)  # draws of images alone have no captions
+    padded = [[*row, *[padding_id] * (longest - len(row))] for row in rows]
+    tokens = torch.tensor(padded, dtype=torch.long).view(len(rows), longest)
     real = torch.arange(longest) < lengths.unsqueeze(1)  # (B, L)
     memory, summary = zip(*features, strict=True) if features is not None else (None, None)
     return CaptionBatch(
@@ -297,6 +298,11 @@ class CaptionData(StepData):
         settings: the recipe's data section.
         max_length: longest caption in tokens.
         concepts: what the pictures show, where the encoder is not asked.
+        distilled: captions that a teacher wrote for each record, of which `settings.distilled_share` of all
+            captions are drawn (sequence-level distillation, Kim and Rush 2016); None: none.
+
+    With `settings.held_out` the records of that fold are never drawn. Their features stay in one cache with
+    the others', so that all folds share it.
 
     Raises:
         DataError: if no caption is short enough.
@@ -310,45 +316,80 @@ class CaptionData(StepData):
         settings: DataSettings,
         max_length: int,
         concepts: ConceptSource | None = None,
+        distilled: Sequence[Sequence[str]] | None = None,
     ) -> None:
         self.records = records
         self.concepts = concepts
         self.source = source
         self.settings = settings
         self.padding_id = tokenizer.padding_id
-        flat = iter(tokenizer.encode_batch([caption for record in records for caption in record.captions]))
-        self.captions = [[next(flat) for _ in record.captions] for record in records]
-        if settings.long_captions == "drop":
-            self.captions = [
-                [ids for ids in captions if len(ids) <= max_length] for captions in self.captions
-            ]
-        fit = partial(
-            fit_length,
-            max_length=max_length,
-            end_id=tokenizer.end_id,
-            padding_id=tokenizer.padding_id,
-            learn_padding=settings.learn_padding,
-        )
-        self.captions = [[fit(ids) for ids in captions] for captions in self.captions]
-        if not any(self.captions):
+        written: Sequence[Sequence[str]] = [record.captions for record in records]
+        self.captions = self._encoded(written, tokenizer, max_length)
+        self.distilled = None if distilled is None else self._encoded(distilled, tokenizer, max_length)
+        if settings.held_out is not None:
+            for number, record in enumerate(records):
+                if fold_of(record, settings.folds) == settings.held_out:
+                    self.captions[number] = []
+                    if self.distilled is not None:
+                        self.distilled[number] = []
+        if not any(self.captions) and not any(self.distilled or ()):
             raise DataError(
                 f"no caption has at most {max_length} tokens; "
                 "raise model.max_length or set data.long_captions=truncate"
             )
 
+    def _encoded(
+        self, texts: Sequence[Sequence[str]], tokenizer: CaptionTokenizer, max_length: int
+    ) -> list[list[list[int]]]:
+        """Token ids of each record's captions, those that are too long dropped or cut."""
+        flat = iter(tokenizer.encode_batch([caption for captions in texts for caption in captions]))
+        encoded = [[next(flat) for _ in captions] for captions in texts]
+        if self.settings.long_captions == "drop":
+            encoded = [[ids for ids in captions if len(ids) <= max_length] for captions in encoded]
+        fit = partial(
+            fit_length,
+            max_length=max_length,
+            end_id=tokenizer.end_id,
+            padding_id=tokenizer.padding_id,
+            learn_padding=self.settings.learn_padding,
+        )
+        return [[fit(ids) for ids in captions] for captions in encoded]
+
     def draws(self, seed: int, epoch: int, views: int) -> list[Draw]:
-        """Every caption of the split once, in a random order; the last group of an image is filled up."""
+        """Every caption of the split once, in a random order; the last group of an image is filled up.
+
+        Where a teacher's captions are mixed in, each takes the place of one of people's with a probability of
+        `distilled_share`: an epoch has as many captions with them as without, and draws the same views. A
+        draw's number of a caption counts people's first, then the teacher's.
+        """
         generator = random.Random(f"{seed}/{epoch}")
+        mixing = random.Random(f"{seed}/{epoch}/distilled")
         size = self.settings.captions_per_image
         draws = []
         for record, captions in enumerate(self.captions):
-            order = generator.sample(range(len(captions)), len(captions))
+            taught = self.distilled[record] if self.distilled is not None else []
+            own = range(len(captions) or len(taught))
+            order = generator.sample(own, len(own))
             for start in range(0, len(order), size):
                 group = order[start : start + size]
                 group += generator.choices(order, k=size - len(group))
+                if taught:
+                    share = self.settings.distilled_share if captions else 1.0
+                    group = [
+                        len(captions) + mixing.randrange(len(taught)) if mixing.random() < share else one
+                        for one in group
+                    ]
                 draws.append(Draw(record, tuple(group), generator.randrange(views), epoch))
         generator.shuffle(draws)
         return draws
+
+    def _caption(self, record: int, number: int) -> list[int]:
+        """Token ids of a caption that a draw counts."""
+        own = self.captions[record]
+        if number < len(own):
+            return own[number]
+        assert self.distilled is not None
+        return self.distilled[record][number - len(own)]
 
     def __getitem__(self, part: Part) -> CaptionBatch:
         """Read and pad one part, without the pictures that cannot be read; a blank one if none can."""
@@ -359,7 +400,7 @@ class CaptionData(StepData):
             pictures, places = {name: [self.source.blank()] for name in pictures}, [0]
         draws = [part[place] for place in places]
         return collate(
-            [self.captions[draw.record][caption] for draw in draws for caption in draw.captions],
+            [self._caption(draw.record, caption) for draw in draws for caption in draw.captions],
             [self.records[draw.record].image_id for draw in draws],
             padding_id=self.padding_id,
             places=places,

@@ -300,6 +300,11 @@ def take_share(records: Sequence[CaptionedImage], share: float) -> list[Captione
     return kept or [records[places.index(min(places))]]
 
 
+def fold_of(record: CaptionedImage, folds: int) -> int:
+    """Fold of an image, from 0 to `folds` - 1, by a digest of its name: other images do not change it."""
+    return int(_place(record.path.name) * folds)
+
+
 def _place(name: str) -> float:
     """A number in [0, 1) that a name always has."""
     return int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 16**8

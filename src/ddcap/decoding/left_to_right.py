@@ -31,6 +31,7 @@ def decode_left_to_right(
     generator: np.random.Generator | None = None,
     concepts: ConceptEvidence | None = None,
     concept_weight: float = 0.0,
+    keep: int = 1,
 ) -> DecodingResult:
     """Fill every MASK of `tokens`, from left to right; given words are kept where they are.
 
@@ -50,10 +51,11 @@ def decode_left_to_right(
         generator: source of randomness.
         concepts: of R captions, what is seen in their pictures; has a say at every step.
         concept_weight: what a concept named counts when the best of the beams is chosen.
+        keep: of each caption's K beams so many are returned, at most K.
 
     Returns:
-        The captions, each with its length; their history tells of the best beam, one token a step. There is
-        no timestep: it is 0.
+        R * `keep` captions, those of one row side by side and the best first, each with its length; their
+        history tells of one token a step. There is no timestep: it is 0.
     """
     keys_values = model.project_memory(features)
     rows, longest = tokens.shape
@@ -101,9 +103,11 @@ def decode_left_to_right(
     evidence = scores / sizes**length_penalty
     if followed is not None:
         evidence = evidence + concept_weight * followed.said(words.flatten(0, 1)).view(rows, beams)
-    best = evidence.argmax(dim=1)  # (R,)
-    row = torch.arange(rows, device=device)
-    return _result(words[row, best], confidences[row, best], sizes[row, best].long(), tokens, model.mask_id)
+    best = evidence.topk(keep, dim=1).indices.flatten()  # (R * keep,)
+    row = torch.arange(rows, device=device).repeat_interleave(keep)
+    return _result(
+        words[row, best], confidences[row, best], sizes[row, best].long(), tokens[row], model.mask_id
+    )
 
 
 def _allow(

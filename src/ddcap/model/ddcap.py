@@ -19,6 +19,7 @@ from ddcap.model.denoiser import Denoiser
 from ddcap.model.encoders import ImageEncoder
 from ddcap.model.features import ImageFeatures
 from ddcap.model.image_free import guide
+from ddcap.model.judge import CausalJudge, causal_mask
 from ddcap.model.layers import LengthHead, Packing, TanhMLP, may_attend
 from ddcap.model.storage import StoredModel
 
@@ -46,6 +47,7 @@ class DDCapModel(StoredModel):
             ConceptEmbedding(config.concepts, settings.width) if config.concepts else None
         )
         self.denoiser = Denoiser(settings, config.vocabulary_size, config.diffusion.steps)
+        self.judge = CausalJudge(settings) if settings.judge == "own" else None
         self.length_head = (
             LengthHead(self.encoder.summary_width, settings.length_hidden, settings.max_length)
             if settings.length_prediction
@@ -65,6 +67,7 @@ class DDCapModel(StoredModel):
         keys_values: MemoryKeysValues,
         modulations: Tensor | None = None,
         guess: Tensor | None = None,
+        is_read: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (B, L, D) of noised captions, which `denoiser.logits` turns into p(x_0 | x_t, y).
 
@@ -77,6 +80,8 @@ class DDCapModel(StoredModel):
             modulations: of `Denoiser.modulations`, where they are known.
             guess: (B, L' <= L) for models with `model.self_conditioning`, words that were predicted before;
                 -1 is none.
+            is_read: (B,) captions that a shared judge reads: `noised_tokens` are those of `shifted`, and
+                every position sees only itself and those before it.
         """
         positions = torch.arange(noised_tokens.shape[1], device=noised_tokens.device)
         is_padding = positions >= lengths.unsqueeze(1)  # (B, L)
@@ -89,6 +94,9 @@ class DDCapModel(StoredModel):
             is_padding=is_padding,
             concentrated=self.config.model.concentrated_attention,
         )
+        if is_read is not None:
+            causal = causal_mask(noised_tokens.shape[1], noised_tokens.device)
+            allowed = torch.where(is_read.view(-1, 1, 1), causal, allowed)
         following = None
         if self.config.model.length_difference:
             following = (lengths.unsqueeze(1) - 1 - positions).clamp(min=0)  # (B, L)
@@ -98,9 +106,32 @@ class DDCapModel(StoredModel):
             Packing(is_padding) if self.training else None
         )  # captions decoded together are about as long
         states: Tensor = self.denoiser(
-            noised_tokens, timestep, keys_values, allowed, following, packing, modulations, guess
+            noised_tokens, timestep, keys_values, allowed, following, packing, modulations, guess, is_read
         )
         return states
+
+    def shifted(self, tokens: Tensor) -> Tensor:
+        """What a reader of `tokens` (B, L) sees at each position: the token before it, at first MASK."""
+        return torch.nn.functional.pad(tokens[:, :-1], (1, 0), value=self.mask_id)
+
+    def read(self, tokens: Tensor, features: ImageFeatures, use_image: Tensor | None = None) -> Tensor:
+        """Hidden states (B, L, D) of the own judge; `denoiser.logits` makes p(word | words before) of them.
+
+        Args:
+            tokens: (B, L) whole captions.
+            features: of I images; the B captions are grouped by image.
+            use_image: see `keys_values`.
+        """
+        assert self.judge is not None
+        hidden: Tensor = self.judge(
+            tokens, self.denoiser.token_embedding.weight, *self.memory(features, use_image)
+        )
+        return hidden
+
+    @torch.no_grad()
+    def caption_judge(self, features: ImageFeatures) -> TorchJudge | None:
+        """A judge of captions of these images; None for a model without one."""
+        return None if self.config.model.judge == "none" else TorchJudge(self, features)
 
     def extended(self, tokens: Tensor, lengths: Tensor, filler: int | Tensor) -> Tensor:
         """Tokens (B, L), where words attend to padding (B, max_length) with `filler` behind each caption."""
@@ -127,17 +158,20 @@ class DDCapModel(StoredModel):
             return self.image_free_keys_values()
         return self.project_memory(features, use_image)
 
-    def project_memory(self, features: ImageFeatures, use_image: Tensor | None = None) -> MemoryKeysValues:
-        """Cross-attention keys and values of I images; see `keys_values`."""
+    def memory(
+        self, features: ImageFeatures, use_image: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What captions of I images attend to: (I, P, D), and (I, P) where there is something; None: all."""
         if self.concept_embedding is not None:
-            memory, visible = memory_with_concepts(
-                self, features, self.denoiser.token_embedding.weight, use_image
-            )
-            return self.denoiser.project_memory(memory, visible)
+            return memory_with_concepts(self, features, self.denoiser.token_embedding.weight, use_image)
         memory = self.memory_projection(features.memory)  # (I, P, D)
         if use_image is not None:
             memory = torch.where(use_image.view(-1, 1, 1), memory, self.image_free_memory.to(memory.dtype))
-        return self.denoiser.project_memory(memory)
+        return memory, None
+
+    def project_memory(self, features: ImageFeatures, use_image: Tensor | None = None) -> MemoryKeysValues:
+        """Cross-attention keys and values of I images; see `keys_values`."""
+        return self.denoiser.project_memory(*self.memory(features, use_image))
 
     def image_free_keys_values(self) -> MemoryKeysValues:
         """Cross-attention keys and values of the learned image-free memory, as one image."""
@@ -154,6 +188,41 @@ class DDCapModel(StoredModel):
             return None
         logits: Tensor = self.length_head(features.summary.detach())
         return logits
+
+
+class TorchJudge:
+    """Reads finished captions of I images from left to right, see `decoding.guidance.Judge`.
+
+    Args:
+        model: in evaluation mode, with a judge.
+        features: of I images.
+    """
+
+    def __init__(self, model: DDCapModel, features: ImageFeatures) -> None:
+        self.model, self.features = model, features
+
+    @torch.no_grad()
+    def log_probabilities(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """(B, L) log p(token | tokens before it, image) of captions grouped by image; 0 behind their ends.
+
+        Args:
+            tokens: (B, L), end tokens included.
+            lengths: (B,).
+        """
+        model = self.model
+        if model.judge is not None:
+            hidden = model.read(tokens, self.features)
+        else:
+            zeros = torch.zeros_like(lengths)
+            keys_values = model.project_memory(self.features)
+            seen = model.shifted(tokens)
+            hidden = model(
+                seen, zeros, lengths, keys_values, is_read=torch.ones_like(zeros, dtype=torch.bool)
+            )
+        log_probabilities = model.denoiser.logits(hidden).float().log_softmax(dim=2)
+        of_tokens = log_probabilities.gather(2, tokens.unsqueeze(2)).squeeze(2)
+        is_real = torch.arange(tokens.shape[1], device=tokens.device) < lengths.unsqueeze(1)
+        return torch.where(is_real, of_tokens, 0.0)
 
 
 class TorchSteps:

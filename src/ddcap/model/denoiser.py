@@ -42,6 +42,8 @@ class Denoiser(BlockStack):
         self.guess_projection = (
             nn.Parameter(torch.zeros(width, width)) if settings.self_conditioning else None
         )
+        # tells a causal reading from denoising; 0 at first, and nothing is drawn for it
+        self.reading_embedding = nn.Parameter(torch.zeros(width)) if settings.judge == "shared" else None
         self._add_blocks(settings, reads_time=True)
         nn.init.normal_(self.mask_embedding, std=0.02)
         for block in self.each_block():  # the adaptive norms start as plain layer norms
@@ -59,6 +61,7 @@ class Denoiser(BlockStack):
         packing: Packing | None = None,
         modulations: Tensor | None = None,
         guess: Tensor | None = None,
+        is_read: Tensor | None = None,
     ) -> Tensor:
         """Hidden states of every caption position; `logits` turns them into a prediction.
 
@@ -73,6 +76,8 @@ class Denoiser(BlockStack):
             modulations: of `modulations`, where they are known.
             guess: (B, L) for models with `self_conditioning`, words that were predicted before, -1 for none;
                 only those at MASK are read.
+            is_read: (B,) captions that are read from left to right, for models with a shared judge. They are
+                not told how many tokens follow.
 
         Returns:
             (B, L, D).
@@ -84,7 +89,13 @@ class Denoiser(BlockStack):
             told = F.linear(self.token_embedding(guess.clamp(min=0)), self.guess_projection)
             embedded = embedded + torch.where(is_told, told, 0)
         if self.difference_embedding is not None:
-            embedded = embedded + self.difference_embedding(following)
+            difference = self.difference_embedding(following)
+            if is_read is not None:
+                difference = difference.masked_fill(is_read.view(-1, 1, 1), 0.0)
+            embedded = embedded + difference
+        if is_read is not None:
+            assert self.reading_embedding is not None
+            embedded = embedded + is_read.view(-1, 1, 1) * self.reading_embedding
         if self.training and torch.is_autocast_enabled(embedded.device.type):
             # the residual stream too: half the bytes to move, which is what a step on a CPU waits for
             embedded = embedded.to(torch.get_autocast_dtype(embedded.device.type))

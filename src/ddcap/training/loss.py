@@ -45,6 +45,7 @@ class Noise:
         words: (I, n, L), see `noise_tokens`.
         is_told: (I, n) whether a caption is told a first prediction (`model.self_conditioning`); None for
             models that are told none.
+        is_read: (I, n) whether a shared judge reads the caption (`model.judge`); None without one.
     """
 
     image: Tensor
@@ -52,12 +53,13 @@ class Noise:
     fate: Tensor
     words: Tensor
     is_told: Tensor | None = None
+    is_read: Tensor | None = None
 
     def of(self, images: Sequence[int], device: torch.device) -> Noise:
         """The numbers of some of the images, in that order, on `device`."""
         rows = torch.tensor(images)
-        drawn = (numbers for numbers in vars(self).values() if numbers is not None)
-        return Noise(*(numbers[rows].to(device, non_blocking=True) for numbers in drawn))
+        drawn = {name: numbers for name, numbers in vars(self).items() if numbers is not None}
+        return Noise(**{name: one[rows].to(device, non_blocking=True) for name, one in drawn.items()})
 
     def add_to(self, tokens: Tensor, schedule: Schedule) -> Tensor:
         """x_t (B, L') of x_0 `tokens` (B, L'), L' at most L."""
@@ -74,6 +76,7 @@ def draw_noise(
     captions_per_image: int,
     length: int,
     self_conditioning: bool = False,
+    judge_share: float = 0.0,
 ) -> Noise:
     """Draw for whole images.
 
@@ -85,6 +88,8 @@ def draw_noise(
         length: L, the longest a caption can be.
         self_conditioning: whether half the captions are told a first prediction; drawn last, so that all else
             is the same with it and without.
+        judge_share: share of the captions that a shared judge reads; 0 for models without one. Drawn last of
+            all.
     """
     captions = (images, captions_per_image)
     return Noise(
@@ -93,6 +98,7 @@ def draw_noise(
         fate=torch.rand((*captions, length), generator=generator),
         words=torch.randint(schedule.vocabulary_size, (*captions, length), generator=generator),
         is_told=torch.rand(captions, generator=generator) < 0.5 if self_conditioning else None,
+        is_read=torch.rand(captions, generator=generator) < judge_share if judge_share else None,
     )
 
 
@@ -188,6 +194,7 @@ def caption_loss(
     *,
     image_free_probability: float = 0.0,
     label_smoothing: float = 0.0,
+    judge_only: bool = False,
 ) -> Losses:
     """Noise a batch, predict it, score the prediction.
 
@@ -198,6 +205,7 @@ def caption_loss(
         noise: of the batch's images; an autoregressive model needs none.
         image_free_probability: p of special design 4.
         label_smoothing: share of the target spread over the vocabulary.
+        judge_only: score the reading of the model's own judge, and no denoising.
     """
     length_logits = None
     use_image = None
@@ -206,6 +214,9 @@ def caption_loss(
     if isinstance(model, AutoregressiveModel):
         hidden = model(batch.tokens, features, use_image)  # (B, L, D)
         weight = model.decoder.token_embedding.weight
+    elif judge_only:
+        assert features is not None
+        hidden, weight = model.read(batch.tokens, features, use_image), model.denoiser.token_embedding.weight
     else:
         assert noise is not None
         longest, end = batch.tokens.shape[1], batch.tokens[0, batch.lengths[0] - 1]
@@ -215,7 +226,14 @@ def caption_loss(
         guess = None
         if noise.is_told is not None:
             guess = first_guess(model, batch, noised, timestep, keys_values, noise.is_told.flatten())
-        hidden = model(noised, timestep, batch.lengths, keys_values, guess=guess)[:, :longest]  # (B, L, D)
+        is_read = None
+        if noise.is_read is not None:
+            is_read = noise.is_read.flatten()
+            noised = torch.where(is_read.unsqueeze(1), model.shifted(tokens), noised)
+            timestep = torch.where(is_read, 0, timestep)
+        hidden = model(noised, timestep, batch.lengths, keys_values, guess=guess, is_read=is_read)[
+            :, :longest
+        ]  # (B, L, D)
         weight = model.denoiser.token_embedding.weight
         length_logits = None if features is None else model.length_logits(features)
     hidden = hidden.flatten(0, 1)[batch.positions]  # (N, D): the head is the widest layer, spare it padding
@@ -340,4 +358,5 @@ class Objective(nn.Module):
             noise,
             image_free_probability=self._settings.image_free_probability,
             label_smoothing=self._settings.label_smoothing,
+            judge_only=self._settings.judge_only,
         )

@@ -185,6 +185,7 @@ class Run:
             captions_per_image=data.captions_per_image,
             length=model.config.model.max_length,
             self_conditioning=model.config.model.self_conditioning,
+            judge_share=self.recipe.training.judge_share if model.config.model.judge == "shared" else 0.0,
         )
 
     def first_image(self, part: int) -> int:
@@ -233,6 +234,7 @@ class Run:
                 device=self.accelerator.device,
                 processes=self.processes,
                 between=between,
+                judge_only=settings.judge_only,
             )
             if self.accelerator.is_main_process:
                 self.unreadable.note(result.unreadable)

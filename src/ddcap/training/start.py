@@ -45,6 +45,7 @@ from ddcap.training.tags import DrawnTags, StoredTags, load_tagging
 # Training that starts from a trained model (`model.init`). The architecture is taken over, and the tokenizer.
 
 _TRAINING_OF_ENCODER = ("trainable", "tagger")
+_JUDGE = ("judge", "judge_layers")  # may be added to a trained model
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,14 @@ def load_initial(recipe: Recipe) -> Initial:
     source, folder = f"model.init={init}", find_model(init)
     model, tokenizer = load_model(folder), CaptionTokenizer.load(folder)
     theirs = model.config
-    _check_same("model", recipe.model, theirs.model, source, free=("init", "dropout"))
+    _check_same("model", recipe.model, theirs.model, source, free=("init", "dropout", *_JUDGE))
     _check_same("diffusion", recipe.diffusion, theirs.diffusion, source)
     _check_tokenizer(recipe.tokenizer, tokenizer, source)
     encoder = _fit_encoder(recipe.encoder, model, source)
     fitted: Recipe = _changed(
         recipe,
         source,
-        model=dataclasses.replace(theirs.model, init=init, **_given(recipe.model, "dropout")),
+        model=dataclasses.replace(theirs.model, init=init, **_given(recipe.model, "dropout", *_JUDGE)),
         encoder=encoder,
         diffusion=theirs.diffusion,
         decoding=_changed(theirs.decoding, source, **_given(recipe.decoding, *recipe.decoding.given)),
@@ -205,6 +206,9 @@ def prepare(
         check_unchanged(before.recipe, recipe, output)
     train_records = [] if recipe.data.shards else _load_split(recipe.data, "train")
     val_records = _load_split(recipe.data, "val")
+    distilled = None
+    if recipe.data.distilled is not None:
+        train_records, distilled = add_distilled(recipe.data, train_records)
     if recipe.data.text is not None:
         train_records += load_texts(Path(recipe.data.root) / recipe.data.text)
     beside = [
@@ -234,18 +238,20 @@ def prepare(
         records: list[CaptionedImage],
         views: int,
         concepts: ConceptSource | None = None,
+        distilled: Sequence[Sequence[str]] | None = None,
     ) -> CaptionData:
         source = None
         if recipe.data.text is None and not isinstance(concepts, DrawnTags):
             source = _source(recipe, encoder, records, views, progress, processes)
-        return CaptionData(records, tokenizer, source, recipe.data, recipe.model.max_length, concepts)
+        settings = recipe.data if records is train_records else replace(recipe.data, held_out=None)
+        return CaptionData(records, tokenizer, source, settings, recipe.model.max_length, concepts, distilled)
 
     train_data: CaptionData | ShardData
     if recipe.data.shards:
         train_data = ShardData(recipe.data, tokenizer, encoder.preprocessing, recipe.model.max_length)
     else:
         tags = StoredTags(tagging.tags_path, train_records) if tagging is not None else None
-        train_data = data(train_records, recipe.data.views, tags)
+        train_data = data(train_records, recipe.data.views, tags, distilled)
     val_data = data(val_records, 1)
     beside_data = None
     if beside:
@@ -268,13 +274,18 @@ def prepare(
         if tagging is not None:  # an encoder with a tagger that the recipe names replaces the model's own
             _check_same_concepts(recipe, initial.model.vocabulary, tagging.vocabulary)
             weights.update({f"encoder.{name}": value for name, value in encoder.state_dict().items()})
-        model.load_state_dict(weights)
+        new = {name: value for name, value in model.state_dict().items() if _is_of_judge(name)}
+        model.load_state_dict({**new, **weights})
     if vocabulary is not None:
         model.set_vocabulary(vocabulary, tokenizer)
     _freeze_unused(model, recipe)
     if recipe.training.gradient_checkpointing:
         recompute_blocks(model)
     return TrainingInputs(recipe, model, tokenizer, train_data, val_data, output, digest, beside_data)
+
+
+def _is_of_judge(name: str) -> bool:
+    return name.startswith("judge.") or name == "denoiser.reading_embedding"
 
 
 def _check_same_concepts(recipe: Recipe, theirs: ConceptVocabulary | None, ours: ConceptVocabulary) -> None:
@@ -288,6 +299,10 @@ def _check_same_concepts(recipe: Recipe, theirs: ConceptVocabulary | None, ours:
 
 def _freeze_unused(model: CaptioningModel, recipe: Recipe) -> None:
     """Take the gradient from what this training never uses: several processes would wait for it."""
+    if recipe.training.judge_only and isinstance(model, DDCapModel) and model.judge is not None:
+        model.requires_grad_(False)
+        model.judge.requires_grad_(True)
+        return
     sees = recipe.data.text is None
     if not sees:
         model.memory_projection.requires_grad_(False)
@@ -313,6 +328,46 @@ def _load_split(settings: DataSettings, split: str) -> list[CaptionedImage]:
     if settings.text is None:
         check_folders(record.path for record in records)
     return records
+
+
+def load_training_images(recipe: Recipe, tokenizer: CaptionTokenizer) -> CaptionData:
+    """All images of the training split, with people's captions and what a training sees of the images.
+
+    Raises:
+        DataError: if the data cannot be used.
+        RecipeError: if the recipe trains on shards.
+    """
+    if recipe.data.shards:
+        raise RecipeError("data.shards: cannot be distilled; set data.json to the images and captions")
+    records = _load_split(recipe.data, "train")
+    tags = None
+    if recipe.encoder.tagger is not None:
+        tagging = load_tagging(recipe.encoder.tagger)
+        encoder: ImageEncoder = tagging.encoder(recipe.encoder)
+        tags = StoredTags(tagging.tags_path, records)
+    else:
+        encoder = build_image_encoder(recipe.encoder)
+    source = _source(recipe, encoder, records, recipe.data.views, iter, ALONE)
+    settings = replace(recipe.data, held_out=None, distilled=None)
+    return CaptionData(records, tokenizer, source, settings, recipe.model.max_length, tags)
+
+
+def add_distilled(
+    settings: DataSettings, records: list[CaptionedImage]
+) -> tuple[list[CaptionedImage], list[tuple[str, ...]]]:
+    """The records and each one's captions by a teacher; images that only a teacher captioned come last.
+
+    Raises:
+        DataError: if the file cannot be used, or has no image of the training split.
+    """
+    root = Path(settings.root)
+    assert settings.distilled is not None
+    taught = load_records(root / settings.distilled, root / settings.images, "train", settings.val_share)
+    of_path = {record.path: record.captions for record in taught}
+    known = {record.path for record in records}
+    new = [replace(record, captions=()) for record in taught if record.path not in known]
+    check_folders(record.path for record in new)
+    return [*records, *new], [of_path.get(record.path, ()) for record in [*records, *new]]
 
 
 def build_feature_cache(

@@ -71,6 +71,7 @@ def validate(
     device: torch.device,
     processes: Processes = ALONE,
     between: Callable[[], None] = lambda: None,
+    judge_only: bool = False,
 ) -> Validation:
     """Validate `model` (in evaluation mode) on the first pictures of `data`, always with the same noise.
 
@@ -86,6 +87,7 @@ def validate(
         device: where the model is.
         processes: this one and the others.
         between: is called before every batch of pictures, by all processes as often.
+        judge_only: the loss is that of the model's own judge.
 
     Raises:
         DataError: if none of the pictures can be read.
@@ -116,7 +118,7 @@ def validate(
                 self_conditioning=model.config.model.self_conditioning,
             )
             noise = drawn.of(batch.places, device)
-        losses = caption_loss(model, batch, features, noise)
+        losses = caption_loss(model, batch, features, noise, judge_only=judge_only)
         tokens, count = len(batch.positions), len(batch.lengths)
         totals += torch.tensor(
             [losses.token * tokens, tokens, losses.length * count, count], dtype=torch.float64

@@ -1,0 +1,184 @@
+"""Sequence-level distillation: an autoregressive teacher captions the training images (`ddcap distill`).
+
+A denoising step predicts its positions independently of each other, and five people's captions of an image
+mix in it. A teacher's beams write in one voice: a student that learns from them has fewer captions to
+confuse. Source: Kim and Rush 2016 (Sequence-Level Knowledge Distillation); Gu et al. 2018 and Ghazvininejad
+et al. 2019 for models that fill in many words at once.
+
+Shapes: I images, K beams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ddcap.data.batches import CaptionData, Draw
+from ddcap.data.records import CaptionedImage, fold_of
+from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.decoding.generate import concept_evidence, start_tokens
+from ddcap.decoding.left_to_right import decode_left_to_right
+from ddcap.errors import DataError, RecipeError
+from ddcap.evaluation.metrics import DocumentFrequencies, score_cider
+from ddcap.evaluation.tokenization import tokenize
+from ddcap.model.kinds import load_model
+from ddcap.model.twin import AutoregressiveModel
+from ddcap.publishing import find_model
+from ddcap.recipe import Recipe
+from ddcap.training.loss import batch_features
+from ddcap.training.start import load_training_images
+
+_IMAGES_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A trained autoregressive model.
+
+    Attributes:
+        model: in evaluation mode.
+        tokenizer: of the model.
+        fold: the fold of the training images that it has not seen, and captions; None: it captions all.
+    """
+
+    model: AutoregressiveModel
+    tokenizer: CaptionTokenizer
+    fold: int | None = None
+
+
+def load_teachers(folders: Sequence[str], folds: int) -> list[Teacher]:
+    """Load the teachers; with several folds, teacher i has not seen fold i modulo `folds`.
+
+    Raises:
+        CheckpointError: if there is no such model.
+        RecipeError: if one is not autoregressive, or a fold has no teacher.
+    """
+    if len(folders) % folds:
+        raise RecipeError(
+            f"data.folds={folds}: needs as many teachers, or a multiple of that; {len(folders)} are given: "
+            "name one for each fold, in the order of the folds"
+        )
+    teachers = []
+    for number, name in enumerate(folders):
+        folder = find_model(name)
+        model = load_model(folder)
+        if not isinstance(model, AutoregressiveModel):
+            raise RecipeError(
+                f"{name}: is no autoregressive model, and only beams are distilled; train one with "
+                "model.kind=autoregressive"
+            )
+        fold = number % folds if folds > 1 else None
+        teachers.append(Teacher(model.eval(), CaptionTokenizer.load(folder), fold))
+    return teachers
+
+
+def distill(
+    recipe: Recipe,
+    teachers: Sequence[Teacher],
+    *,
+    beams: int,
+    keep: int,
+    progress: Callable[[Iterable[Any], int], Iterable[Any]] = lambda items, _: items,
+) -> list[dict[str, Any]]:
+    """Caption the training images, each by the teachers that have not seen it.
+
+    Of all beams of an image's teachers the `keep` that agree best with its human captions (CIDEr-D) stay.
+
+    Args:
+        recipe: its sections `data` and `encoder` say which images, and how they are seen: in view 0.
+        teachers: from `load_teachers`.
+        beams: K.
+        keep: captions per image, at most.
+        progress: wraps the batches and their number.
+
+    Returns:
+        Entries of a Karpathy JSON, in the order of the images; each sentence has its CIDEr beside it.
+
+    Raises:
+        DataError: if the data cannot be used.
+        MissingExtraError: if pycocoevalcap is not installed.
+    """
+    data = load_training_images(recipe, teachers[0].tokenizer)
+    records = data.records
+    found: list[list[str]] = [[] for _ in records]
+    work = []
+    for teacher in teachers:
+        own = [
+            number
+            for number, record in enumerate(records)
+            if teacher.fold is None or fold_of(record, recipe.data.folds) == teacher.fold
+        ]
+        work += [
+            (teacher, own[start : start + _IMAGES_AT_ONCE]) for start in range(0, len(own), _IMAGES_AT_ONCE)
+        ]
+    for teacher, numbers in progress(work, len(work)):
+        for number, texts in _beams_of(teacher, data, numbers, beams).items():
+            found[number] += [text for text in texts if text and text not in found[number]]
+    scores = _agreement(records, found)
+    root = Path(recipe.data.root) / recipe.data.images
+    entries = []
+    for record, texts, values in zip(records, found, scores, strict=True):
+        if not texts:
+            continue  # the image cannot be read
+        best = sorted(range(len(texts)), key=lambda place: -values[place])[:keep]
+        entries.append(
+            {
+                "filename": record.path.name,
+                "filepath": record.path.parent.relative_to(root).as_posix(),
+                "split": "train",
+                "sentences": [
+                    {"raw": texts[place], "cider": round(100 * values[place], 1)} for place in best
+                ],
+            }
+        )
+    if not entries:
+        raise DataError(f"none of {len(records)} training images could be captioned; check data.root")
+    return entries
+
+
+@torch.no_grad()
+def _beams_of(
+    teacher: Teacher, data: CaptionData, numbers: Sequence[int], beams: int
+) -> dict[int, list[str]]:
+    """All K beams of each image that can be read, the likeliest first."""
+    model, tokenizer = teacher.model, teacher.tokenizer
+    batch = data[tuple(Draw(number, (), view=0, epoch=0) for number in numbers)]
+    if batch.is_blank:
+        return {}
+    features = batch_features(model, batch)
+    assert features is not None
+    lengths = torch.full((len(batch.places),), model.config.model.max_length)
+    settings = model.config.decoding
+    result = decode_left_to_right(
+        model,
+        features,
+        start_tokens(lengths, model.mask_id),
+        lengths,
+        tokenizer.end_id,
+        may_end=True,
+        beams=beams,
+        length_penalty=settings.length_penalty,
+        concepts=concept_evidence(model, features, settings, 1),
+        concept_weight=settings.concept_weight,
+        keep=beams,
+    )
+    texts = [tokenizer.decode(row) for row in result.until(tokenizer.end_id).tolist()]
+    return {numbers[place]: texts[row * beams : (row + 1) * beams] for row, place in enumerate(batch.places)}
+
+
+def _agreement(records: Sequence[CaptionedImage], found: Sequence[Sequence[str]]) -> list[list[float]]:
+    """CIDEr-D of each image's captions against its human ones, whose n-grams it counts."""
+    human, _ = tokenize({str(n): record.captions for n, record in enumerate(records)}, "ptb-python")
+    written, _ = tokenize({str(n): texts for n, texts in enumerate(found)}, "ptb-python")
+    frequencies = DocumentFrequencies.count(human, f"{len(records)} training images")
+    truth: dict[str, Sequence[str]] = {}
+    guess: dict[str, Sequence[str]] = {}
+    for number, texts in written.items():
+        for place, text in enumerate(texts):
+            truth[f"{number}/{place}"], guess[f"{number}/{place}"] = human[number], [text]
+    each = iter(score_cider(truth, guess, frequencies).per_image or ())
+    return [[next(each) for _ in texts] for texts in found]
