@@ -114,18 +114,24 @@ class DDCapModel(StoredModel):
         """What a reader of `tokens` (B, L) sees at each position: the token before it, at first MASK."""
         return torch.nn.functional.pad(tokens[:, :-1], (1, 0), value=self.mask_id)
 
-    def read(self, tokens: Tensor, features: ImageFeatures, use_image: Tensor | None = None) -> Tensor:
+    def read(
+        self,
+        tokens: Tensor,
+        features: ImageFeatures,
+        use_image: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
         """Hidden states (B, L, D) of the own judge; `denoiser.logits` makes p(word | words before) of them.
 
         Args:
             tokens: (B, L) whole captions.
             features: of I images; the B captions are grouped by image.
             use_image: see `keys_values`.
+            lengths: (B,) leaves out what lies behind the captions' ends.
         """
         assert self.judge is not None
-        hidden: Tensor = self.judge(
-            tokens, self.denoiser.token_embedding.weight, *self.memory(features, use_image)
-        )
+        words = self.denoiser.token_embedding.weight
+        hidden: Tensor = self.judge(tokens, words, *self.memory(features, use_image), lengths)
         return hidden
 
     @torch.no_grad()

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ddcap.model.blocks import Block, gpt2_initialise
-from ddcap.model.layers import RecomputingBlocks
+from ddcap.model.denoiser import Denoiser
+from ddcap.model.layers import Packing, RecomputingBlocks
 from ddcap.settings import ModelSettings
 
 
@@ -41,7 +42,32 @@ class CausalJudge(RecomputingBlocks):
         """The blocks, from the words on."""
         return cast("Iterator[Block]", iter(self.blocks))
 
-    def forward(self, tokens: Tensor, words: Tensor, memory: Tensor, visible: Tensor | None = None) -> Tensor:
+    @torch.no_grad()
+    def start_from(self, denoiser: Denoiser) -> None:
+        """Take over the first blocks of a trained denoiser, with its norms as they are at t = 0.
+
+        They read words and memory already; only the causal mask is new to them.
+        """
+        rows = self.position_embedding.num_embeddings
+        self.position_embedding.weight.copy_(denoiser.position_embedding.weight[:rows])
+        self.start_embedding.copy_(denoiser.mask_embedding)
+        at_start = denoiser.modulations()[:, :, 0]  # (layers, 6, D)
+        for ours, theirs, norms in zip(self.each_block(), denoiser.each_block(), at_start, strict=False):
+            for part in ("self_attention", "cross_attention", "mlp"):
+                getattr(ours, part).load_state_dict(getattr(theirs, part).state_dict())
+            for place, norm in enumerate((ours.norm_self, ours.norm_cross, ours.norm_mlp)):
+                norm.weight.copy_(norms[place])
+                norm.bias.copy_(norms[3 + place])
+        self.final_norm.load_state_dict(denoiser.final_norm.state_dict())
+
+    def forward(
+        self,
+        tokens: Tensor,
+        words: Tensor,
+        memory: Tensor,
+        visible: Tensor | None = None,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
         """Hidden states (B, L, D); times `words` they are the logits of every token given those before it.
 
         Args:
@@ -49,18 +75,24 @@ class CausalJudge(RecomputingBlocks):
             words: (V, D) the token embedding.
             memory: (I, P, D).
             visible: (I, P) True where there is something to see; None: everywhere.
+            lengths: (B,) tokens of each caption; then nothing is computed for what lies behind, and its
+                states are 0.
         """
         length = tokens.shape[1]
         start = self.start_embedding.to(words.dtype).expand(len(tokens), 1, -1)
         embedded = torch.cat([start, words[tokens[:, :-1]]], dim=1) + self.position_embedding.weight[:length]
+        packing = None
+        if lengths is not None:
+            packing = Packing(torch.arange(length, device=tokens.device) >= lengths.unsqueeze(1))
+            embedded = packing.pack(embedded)
         hidden = self.dropout(embedded)
         causal = causal_mask(length, tokens.device)
         may_see = None if visible is None else visible[:, None, None]
         for block in self.each_block():
             keys_values = block.cross_attention.keys_values(memory)
-            hidden, _ = self.run_block(block, hidden, keys_values, causal, may_see)
+            hidden, _ = self.run_block(block, hidden, keys_values, causal, may_see, packing=packing)
         normed: Tensor = self.final_norm(hidden)
-        return normed
+        return normed if packing is None else packing.unpack(normed)
 
 
 def causal_mask(length: int, device: torch.device) -> Tensor:

@@ -216,7 +216,8 @@ def caption_loss(
         weight = model.decoder.token_embedding.weight
     elif judge_only:
         assert features is not None
-        hidden, weight = model.read(batch.tokens, features, use_image), model.denoiser.token_embedding.weight
+        hidden = model.read(batch.tokens, features, use_image, batch.lengths)
+        weight = model.denoiser.token_embedding.weight
     else:
         assert noise is not None
         longest, end = batch.tokens.shape[1], batch.tokens[0, batch.lengths[0] - 1]

@@ -271,6 +271,9 @@ def prepare(
     model = build_model(config, encoder).cpu()
     if initial.model is not None:
         weights = initial.model.state_dict()
+        judge, theirs = getattr(model, "judge", None), initial.model
+        if judge is not None and isinstance(theirs, DDCapModel) and theirs.judge is None:
+            judge.start_from(theirs.denoiser)
         if tagging is not None:  # an encoder with a tagger that the recipe names replaces the model's own
             _check_same_concepts(recipe, initial.model.vocabulary, tagging.vocabulary)
             weights.update({f"encoder.{name}": value for name, value in encoder.state_dict().items()})
