@@ -307,6 +307,20 @@ class DecodingSettings(Section):
         description="for each concept that a candidate or beam names, its confidence times this is added to "
         "the score",
     )
+    judge_weight: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of the judge's log-probability (model.judge) in the score of candidates; the rest is "
+        "the sampler's",
+    )
+    edit_rounds: int = Field(
+        default=0,
+        ge=0,
+        le=20,
+        description="how often the words that the judge finds least likely are hidden and filled again; a new "
+        "version stays if its score is higher",
+    )
     temperature: float = Field(default=0.0, ge=0, description="0 takes the likeliest token, 1 samples")
     beams: int = Field(default=1, ge=1, le=1000, description="beam width of left_to_right; 1 is greedy")
 
@@ -340,6 +354,12 @@ class DecodingSettings(Section):
 
     def check_model(self, model: ModelSettings, *, sees_concepts: bool) -> None:
         """Raise ValueError if a model with these settings cannot decode like this."""
+        for name in ("judge_weight", "edit_rounds"):
+            if getattr(self, name) and model.judge == "none":
+                raise ValueError(
+                    f"{name}={getattr(self, name)}: this model has no judge; set it to 0, or train one "
+                    "(model.judge)"
+                )
         for name in ("concept_bonus", "repeat_penalty", "concept_weight"):
             if getattr(self, name) and not sees_concepts:
                 raise ValueError(

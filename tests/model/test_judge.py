@@ -31,7 +31,7 @@ def judging(request, config, perturbed):
 def test_a_token_is_judged_by_those_before_it_alone(judging, features):
     judge = judging.caption_judge(features)
     tokens = torch.tensor([[3, 5, 7, 9, 1], [3, 5, 8, 9, 1], [3, 5, 7, 9, 1], [3, 5, 7, 2, 1]])
-    found = judge.log_probabilities(tokens, torch.full((4,), 5))
+    found = judge.log_probabilities(tokens)
     torch.testing.assert_close(found[0, :2], found[1, :2])  # they differ from the third token on
     assert (found[0, 2:] - found[1, 2:]).abs().min() > 1e-3
     assert (found[0] - found[2]).abs().min() > 1e-4  # the same caption of another image
@@ -40,30 +40,28 @@ def test_a_token_is_judged_by_those_before_it_alone(judging, features):
 def test_it_is_a_distribution_over_the_next_token(judging, features):
     one = ImageFeatures(features.memory[:1], features.summary[:1])
     rows = torch.tensor([[4, 6, word] for word in range(judging.config.vocabulary_size)])
-    found = judging.caption_judge(one).log_probabilities(rows, torch.full((len(rows),), 3))
+    found = judging.caption_judge(one).log_probabilities(rows)
     assert float(found[:, 2].exp().sum()) == pytest.approx(1, abs=1e-5)
     torch.testing.assert_close(found[:, :2], found[:1, :2].expand(len(rows), 2))
 
 
 def test_captions_of_all_lengths_together(judging, features):
-    """A caption's score does not depend on what it is judged beside; nothing counts behind its end."""
+    """A caption's score does not depend on what it is judged beside, nor on what stands behind it."""
     rows = [[3, 5, 1], [4, 2, 6, 8, 1], [7, 1], [3, 3, 3, 1]]
     longest = max(map(len, rows))
     tokens = torch.tensor([row + [9] * (longest - len(row)) for row in rows])
-    lengths = torch.tensor([len(row) for row in rows])
-    found = judging.caption_judge(features).log_probabilities(tokens, lengths)
+    found = judging.caption_judge(features).log_probabilities(tokens)
     for number, row in enumerate(rows):
         own = ImageFeatures(features.memory[number // 2, None], features.summary[number // 2, None])
-        alone = judging.caption_judge(own).log_probabilities(torch.tensor([row]), lengths[number, None])
+        alone = judging.caption_judge(own).log_probabilities(torch.tensor([row]))
         torch.testing.assert_close(found[number, : len(row)], alone[0], atol=1e-5, rtol=1e-5)
-        assert not found[number, len(row) :].any()
 
 
 def test_a_shared_judge_is_not_told_how_many_tokens_follow(config, perturbed, features):
     judging = build(config, perturbed, "shared", length_difference=True)
     judge = judging.caption_judge(features)
-    short = judge.log_probabilities(torch.tensor([[3, 5, 1]] * 2), torch.full((2,), 3))
-    long = judge.log_probabilities(torch.tensor([[3, 5, 1, 6, 7, 1]] * 2), torch.full((2,), 6))
+    short = judge.log_probabilities(torch.tensor([[3, 5, 1]] * 2))
+    long = judge.log_probabilities(torch.tensor([[3, 5, 1, 6, 7, 1]] * 2))
     torch.testing.assert_close(short, long[:, :3])
 
 
@@ -92,10 +90,8 @@ def test_stored_and_loaded(kind, config, perturbed, features, tmp_path):
     judging = build(config, perturbed, kind)
     judging.save_pretrained(tmp_path)
     loaded = DDCapModel.from_pretrained(tmp_path)
-    tokens, lengths = torch.tensor([[3, 5, 7, 1], [4, 2, 6, 1]]), torch.full((2,), 4)
-    ours, theirs = (
-        one.caption_judge(features).log_probabilities(tokens, lengths) for one in (judging, loaded)
-    )
+    tokens = torch.tensor([[3, 5, 7, 1], [4, 2, 6, 1]])
+    ours, theirs = (one.caption_judge(features).log_probabilities(tokens) for one in (judging, loaded))
     torch.testing.assert_close(ours, theirs, atol=2e-2, rtol=1e-2)  # stored in float16
 
 
@@ -116,7 +112,7 @@ def test_likelihoods_of_all_short_captions_sum_to_one(config, perturbed, feature
     one = ImageFeatures(features.memory[:1], features.summary[:1])
     size = judging.config.vocabulary_size
     pairs = torch.tensor([*itertools.product(range(size), repeat=2)])
-    found = judging.caption_judge(one).log_probabilities(pairs, torch.full((len(pairs),), 2))
+    found = judging.caption_judge(one).log_probabilities(pairs)
     assert float(found.sum(dim=1).exp().sum()) == pytest.approx(1, abs=1e-4)
 
 

@@ -23,7 +23,7 @@ WEIGHTS_NAME = "model.safetensors"
 GRAPHS_NAME = "graphs.json"  # which weight each constant of the ONNX graphs is
 CONFIDENCE_NAME = "confidence.safetensors"
 INT8 = "_int8"  # ends the names of graphs that multiply integers
-_BOTH = ("memory", "step")
+_BOTH = ("memory", "step", "judge")
 GRAPHS = ("encoder", "length", *_BOTH, *(name + INT8 for name in _BOTH), "choose", "guided_choose")
 """The light runtime's, each NAME.onnx; see `model/onnx_export.py`."""
 ENCODER_NAME = "encoder.json"  # the architecture of a trained encoder that would else be asked of the Hub

@@ -197,7 +197,7 @@ class DDCapModel(StoredModel):
 
 
 class TorchJudge:
-    """Reads finished captions of I images from left to right, see `decoding.guidance.Judge`.
+    """Reads finished captions of I images from left to right.
 
     Args:
         model: in evaluation mode, with a judge.
@@ -207,28 +207,20 @@ class TorchJudge:
     def __init__(self, model: DDCapModel, features: ImageFeatures) -> None:
         self.model, self.features = model, features
 
-    @torch.no_grad()
-    def log_probabilities(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """(B, L) log p(token | tokens before it, image) of captions grouped by image; 0 behind their ends.
-
-        Args:
-            tokens: (B, L), end tokens included.
-            lengths: (B,).
-        """
+    def log_probabilities(self, tokens: Tensor) -> Tensor:
+        """(B, L) log p(token | tokens before it, image) of captions `tokens` (B, L), grouped by image."""
         model = self.model
         if model.judge is not None:
             hidden = model.read(tokens, self.features)
         else:
-            zeros = torch.zeros_like(lengths)
+            zeros = torch.zeros_like(tokens[:, 0])
             keys_values = model.project_memory(self.features)
-            seen = model.shifted(tokens)
+            is_read = torch.ones_like(zeros, dtype=torch.bool)
             hidden = model(
-                seen, zeros, lengths, keys_values, is_read=torch.ones_like(zeros, dtype=torch.bool)
+                model.shifted(tokens), zeros, zeros + tokens.shape[1], keys_values, is_read=is_read
             )
         log_probabilities = model.denoiser.logits(hidden).float().log_softmax(dim=2)
-        of_tokens = log_probabilities.gather(2, tokens.unsqueeze(2)).squeeze(2)
-        is_real = torch.arange(tokens.shape[1], device=tokens.device) < lengths.unsqueeze(1)
-        return torch.where(is_real, of_tokens, 0.0)
+        return log_probabilities.gather(2, tokens.unsqueeze(2)).squeeze(2)
 
 
 class TorchSteps:

@@ -2,8 +2,9 @@
 
 Graphs with a dynamic number of images each: pixels to features (encoder), features to length logits (length;
 of a model with a length head), features to the cross-attention's keys and values (memory), one step of the
-denoiser to logits (step), and logits to the likeliest tokens (choose; with guidance, guided_choose). Memory
-and step come in two kinds: with matrix products in float32 and in int8. Graphs hold no weights: they name
+denoiser to logits (step), logits to the likeliest tokens (choose; with guidance, guided_choose), and finished
+captions to the likelihood of their tokens (judge; of a model with one). Memory, step and judge come in two
+kinds: with matrix products in float32 and in int8. Graphs hold no weights: they name
 those of `model.safetensors`, so that both runtimes compute with the same numbers.
 
 Shapes: I images, K captions of each, L caption positions, n of them asked for, P image positions, V words.
@@ -31,7 +32,7 @@ from ddcap.errors import DDCapError, MissingExtraError
 from ddcap.files import replacing, write_text
 from ddcap.model.blocks import MemoryKeysValues
 from ddcap.model.config import GRAPHS_NAME, INT8, WEIGHTS_NAME
-from ddcap.model.ddcap import DDCapModel
+from ddcap.model.ddcap import DDCapModel, TorchJudge
 from ddcap.model.features import ImageFeatures
 from ddcap.model.image_free import guide
 from ddcap.model.kinds import load_model
@@ -123,6 +124,25 @@ class _Step(nn.Module):
         return logits.reshape(images, captions, -1, logits.shape[2])
 
 
+class _Judge(nn.Module):
+    """Features of I images and captions (I, K, L) to log p(token | tokens before it, image) (I, K, L)."""
+
+    def __init__(self, model: DDCapModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        tokens: Tensor,
+        memory: Tensor,
+        summary: Tensor,
+        ids: Tensor | None = None,
+        confidences: Tensor | None = None,
+    ) -> Tensor:
+        judge = TorchJudge(self.model, _features(memory, summary, ids, confidences))
+        return judge.log_probabilities(tokens.flatten(0, 1)).reshape(tokens.shape)
+
+
 class _Choose(nn.Module):
     """Logits (B, n, V) to the likeliest token (B, n) and its log-probability, after (B, V) was added."""
 
@@ -188,7 +208,8 @@ class _Int8Linear(nn.Module):
 def _in_int8(model: DDCapModel) -> DDCapModel:
     """A copy of `model` for export whose denoiser multiplies integers; never computed with in PyTorch."""
     model = copy.deepcopy(model)
-    for block in model.denoiser.each_block():
+    judge = model.judge.each_block() if model.judge is not None else ()
+    for block in (*model.denoiser.each_block(), *judge):
         for parent in (block.self_attention, block.cross_attention, block.mlp):
             for name, layer in list(parent.named_children()):
                 if isinstance(layer, nn.Linear):
@@ -276,6 +297,9 @@ def _graphs(model: DDCapModel) -> Iterator[tuple[str, Any]]:
         for ending, one in (("", model), (INT8, _in_int8(model))):
             yield f"memory{ending}", _export(_Memory(one), inputs, outputs)
             yield f"step{ending}", _export(_Step(one), step, ("logits",), seen)
+            if model.config.model.judge != "none":
+                judged = {"tokens": (torch.ones(*shape, length, dtype=torch.long), per_position), **inputs}
+                yield f"judge{ending}", _export(_Judge(one), judged, ("log_probabilities",))
     logits = torch.zeros(captions, asked, model.mask_id)
     inputs = {"logits": (logits, per_caption), "added": (logits[:, 0].clone(), per_image)}
     found = ("chosen", "log_probability")

@@ -47,7 +47,11 @@ class OnnxModel:
         self._weights = _Weights(self.folder)
         self._graphs: dict[str, Any] = {}
         needed = ["encoder", "memory", "step", "choose"]
-        for name in [*needed, "length"] if self.config.model.length_prediction else needed:
+        if self.config.model.length_prediction:
+            needed.append("length")
+        if self.config.decoding.judge_weight:
+            needed.append("judge")
+        for name in needed:
             self.graph(name)
 
     def __reduce__(self) -> tuple[type[OnnxModel], tuple[Path, str, int | None]]:
@@ -111,6 +115,10 @@ class OnnxModel:
     def denoising_steps(self, features: ImageFeatures, *, with_image_free: bool) -> OnnxSteps:
         """The denoiser at work on captions of these pictures, see `model.protocol.DenoisingSteps`."""
         return OnnxSteps(self, features, with_image_free)
+
+    def caption_judge(self, features: ImageFeatures) -> OnnxJudge | None:
+        """A judge of captions of these images; None for a model without one."""
+        return None if self.config.model.judge == "none" else OnnxJudge(self, features)
 
     def step_logits(
         self, asked: Sequence[np.ndarray], images: int, memory: Mapping[str, np.ndarray]
@@ -216,6 +224,28 @@ class OnnxSteps:
         """See `model.protocol.DenoisingSteps`."""
         logits, image_free = self.logits(tokens, timestep, lengths, positions)
         return self._model.choose(logits, added, image_free, scale)
+
+
+class OnnxJudge:
+    """Reads finished captions of I images from left to right.
+
+    Args:
+        model: whose graphs run.
+        features: of I images.
+    """
+
+    def __init__(self, model: Any, features: ImageFeatures) -> None:
+        self._model, self._features = model, features
+
+    def log_probabilities(self, tokens: np.ndarray) -> np.ndarray:
+        """(B, L) log p(token | tokens before it, image) of captions `tokens` (B, L), grouped by image."""
+        images = self._features.images
+        grouped = np.ascontiguousarray(tokens).reshape(images, len(tokens) // images, -1)
+        graph = self._model.graph("judge")
+        wanted = {one.name for one in graph.get_inputs()}
+        inputs = {name: value for name, value in _inputs_of(self._features).items() if name in wanted}
+        (found,) = graph.run(None, {"tokens": grouped, **inputs})
+        return np.asarray(found).reshape(tokens.shape)
 
 
 _FREE = "free_"  # begins the names of what the image-free memory gives
