@@ -11,6 +11,7 @@ from ddcap.captioner import Captioner
 from ddcap.errors import RecipeError
 from ddcap.model.kinds import load_model
 from ddcap.recipe import load_recipe
+from ddcap.training.checkpoint import list_checkpoints
 from ddcap.training.loop import train
 
 
@@ -28,8 +29,7 @@ def test_shared_weights_learn_both_and_resume(recipe_file, tmp_path):
     # a run that is stopped half way goes on to the same weights
     half = load_recipe(recipe_file, [*shared, f"training.output={tmp_path / 'half'}"])
     train(half)
-    newest = sorted((tmp_path / "half").glob("checkpoint*"))[-1]
-    (shutil.rmtree if newest.is_dir() else lambda path: path.unlink())(newest)
+    shutil.rmtree(list_checkpoints(tmp_path / "half")[-1])
     resumed = load_model(train(half, resume=True))
     for name, value in model.stored_state().items():
         assert torch.equal(value, resumed.stored_state()[name]), name

@@ -49,12 +49,20 @@ def test_it_follows_the_forward_process(noise, schedule):
     assert float(noise.is_told.double().mean()) == pytest.approx(0.5, abs=0.05)
 
 
-def test_it_follows_from_the_seed_alone(schedule, noise):
+def test_it_follows_from_the_seed_alone(schedule):
     def draw(seed):
         torch.manual_seed(seed + 100)  # of no account
         generator = torch.Generator().manual_seed(seed)
-        return draw_noise(generator, schedule, **SIZES)
+        return draw_noise(generator, schedule, **SIZES, judge_share=0.5)
 
-    for name, numbers in vars(noise).items():
+    for name, numbers in vars(draw(0)).items():
         assert torch.equal(getattr(draw(0), name), numbers), name
         assert not torch.equal(getattr(draw(1), name), numbers), name
+
+
+def test_a_judges_share_is_drawn_last_and_changes_nothing_else(schedule, noise):
+    with_judge = draw_noise(torch.Generator().manual_seed(0), schedule, **SIZES, judge_share=0.25)
+    assert float(with_judge.is_read.double().mean()) == pytest.approx(0.25, abs=0.05)
+    for name, numbers in vars(noise).items():
+        if numbers is not None:
+            assert torch.equal(getattr(with_judge, name), numbers), name
