@@ -311,15 +311,15 @@ class DecodingSettings(Section):
         default=0.0,
         ge=0,
         le=1,
-        description="share of the judge's log-probability (model.judge) in the score of candidates; the rest is "
-        "the sampler's",
+        description="share of the judge's log-probability (model.judge) in the score of candidates; the rest "
+        "is the sampler's",
     )
     edit_rounds: int = Field(
         default=0,
         ge=0,
         le=20,
-        description="how often the words that the judge finds least likely are hidden and filled again; a new "
-        "version stays if its score is higher",
+        description="how often the words that the judge finds least likely are hidden and filled again; a "
+        "new version stays if its score is higher",
     )
     temperature: float = Field(default=0.0, ge=0, description="0 takes the likeliest token, 1 samples")
     beams: int = Field(default=1, ge=1, le=1000, description="beam width of left_to_right; 1 is greedy")

@@ -101,10 +101,10 @@ def test_a_judge_has_its_say_among_candidates(tiny_model, features):
     assert not torch.equal(plain.best().lengths, lengths.amin(dim=1))
     # its log-likelihood is divided by the tokens, as the sampler's
     own = plain.result.evidence(1.0)
-    torch.testing.assert_close(ruled.scores, own - 1000.0 * plain.result.lengths)
+    torch.testing.assert_close(ruled.scores, 0.5 * (own - 1000.0 * plain.result.lengths))
     squared = DecodingSettings(candidates=4, length_penalty=2.0)
     again = whole_captions(sampler_of(tiny_model, features, squared, judge=Shortest()))
-    torch.testing.assert_close(again.scores, again.result.evidence(2.0) - 1000.0)
+    torch.testing.assert_close(again.scores, 0.5 * (again.result.evidence(2.0) - 1000.0))
 
 
 def test_a_judge_has_its_say_among_constrained_and_infilled(default, photos):

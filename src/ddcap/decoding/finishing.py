@@ -40,21 +40,24 @@ def judged(
     features: ImageFeatures,
     judge: Judge | None,
     length_penalty: float,
+    weight: float = 0.5,
 ) -> Array:
-    """Add a judge's log-likelihoods, divided by tokens ** length_penalty as the others are.
+    """Mix scores with a judge's log-likelihoods, divided by tokens ** length_penalty as they are.
 
     Args:
         scores: (C,) of the captions so far.
         result: the captions.
         features: of their images.
-        judge: None adds nothing.
-        length_penalty: 1 adds the mean per token, 0 the sum.
+        judge: None leaves the scores as they are.
+        length_penalty: 1 takes the mean per token, 0 the sum.
+        weight: share of the judge.
     """
     if judge is None:
         return scores
     xp = array_namespace(scores)
     said = judge.score(result.tokens, result.lengths, features)
-    return scores + said / xp.astype(result.lengths, xp.float32) ** length_penalty
+    said = said / xp.astype(result.lengths, xp.float32) ** length_penalty
+    return (1 - weight) * scores + weight * said
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ddcap.arrays import Array, array_namespace, device
 from ddcap.decoding.trace import DecodingResult
 from ddcap.model.features import ImageFeatures
-from ddcap.model.protocol import CaptionJudge, CaptioningModel
+from ddcap.model.protocol import CaptioningModel, CaptionJudge
 
 
 class ModelJudge:

@@ -21,6 +21,7 @@ from ddcap.decoding.best_first import BestFirstScheduler
 from ddcap.decoding.blocks import BlockScheduler
 from ddcap.decoding.finishing import Candidates, Judge, judged
 from ddcap.decoding.guidance import ConceptEvidence, Predictor
+from ddcap.decoding.judging import ModelJudge, UnlikelyWords
 from ddcap.decoding.scheduler import AllowedTokens, Scheduler, SchedulerOutput
 from ddcap.decoding.trace import DecodingResult
 from ddcap.errors import DDCapError
@@ -170,8 +171,10 @@ class Sampler:
         settings: decoder, steps, guidance, concepts, ranking of candidates.
         end_id: the tokenizer's end token.
         generator: source of randomness; None is enough for a deterministic decoder.
-        judge: a second opinion on candidates, see `finishing.judged`.
-        editor: says what to write again; a rewritten caption is kept where it scores higher.
+        judge: a second opinion on candidates, see `finishing.judged`; None takes the model's own, if the
+            settings ask for it.
+        editor: says what to write again; a rewritten caption is kept where it scores higher. None takes the
+            model's judge, if the settings ask for edits.
         watch: is told the captions (B, L) before each step, MASK where there is no word yet.
     """
 
@@ -188,7 +191,10 @@ class Sampler:
         watch: Callable[[Array], None] | None = None,
     ) -> None:
         self.model, self.features, self.settings, self.end_id = model, features, settings, end_id
-        self.generator, self.judge, self.editor, self.watch = generator, judge, editor, watch
+        own = ModelJudge(model, end_id) if settings.judge_weight or settings.edit_rounds else None
+        if editor is None and own is not None and settings.edit_rounds:
+            editor = UnlikelyWords(own, features, settings.edit_rounds)
+        self.generator, self.judge, self.editor, self.watch = generator, judge or own, editor, watch
         self._concepts: dict[int, ConceptEvidence | None] = {}
 
     @cached_property
@@ -230,7 +236,8 @@ class Sampler:
     def scores(self, result: DecodingResult, per_image: int) -> Array:
         """(B,) by which a picture's candidates are compared: likelihoods by length, and concepts named."""
         penalty, concepts = self.settings.length_penalty, self.concepts(per_image)
-        scores = judged(result.evidence(penalty), result, self.features, self.judge, penalty)
+        weight = self.settings.judge_weight or 0.5  # of a judge that the settings do not know
+        scores = judged(result.evidence(penalty), result, self.features, self.judge, penalty, weight)
         if concepts is not None:
             scores = scores + self.settings.concept_weight * concepts.said(result.until(self.end_id))
         return scores

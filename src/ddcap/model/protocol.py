@@ -54,6 +54,13 @@ class DenoisingSteps(Protocol):
         """The likeliest token (B, n) and its log-probability, guided and with (B, V) added to the logits."""
 
 
+class CaptionJudge(Protocol):
+    """A model's judge of captions of I images; each runtime has its own."""
+
+    def log_probabilities(self, tokens: Array) -> Array:
+        """(B, L) log p(token | tokens before it, image) of captions `tokens` (B, L), grouped by image."""
+
+
 class CaptioningModel(Protocol):
     """A model that captions, of any kind and on any runtime."""
 
@@ -89,6 +96,9 @@ class CaptioningModel(Protocol):
 
     def length_logits(self, features: ImageFeatures) -> Array | None:
         """(I, max_length) length logits, or None without a length head."""
+
+    def caption_judge(self, features: ImageFeatures) -> CaptionJudge | None:
+        """A judge of captions of these images, or None without one (`model.judge`)."""
 
 
 class DenoisingModel(CaptioningModel, Protocol):

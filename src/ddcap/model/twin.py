@@ -145,6 +145,9 @@ class AutoregressiveModel(StoredModel):
     def length_logits(self, features: ImageFeatures) -> None:
         """None: an autoregressive model ends its captions by itself."""
 
+    def caption_judge(self, features: ImageFeatures) -> None:
+        """None: its own likelihood is the judgement."""
+
     def first_logits(self, captions: int, keys_values: MemoryKeysValues) -> tuple[Tensor, PastKeysValues]:
         """Logits (B, V) of the first word of B = `captions` captions, and the past for `next_logits`."""
         nothing = torch.empty(captions, 0, dtype=torch.long, device=self.device)
