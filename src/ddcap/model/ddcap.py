@@ -207,20 +207,29 @@ class TorchJudge:
     def __init__(self, model: DDCapModel, features: ImageFeatures) -> None:
         self.model, self.features = model, features
 
+    @torch.no_grad()
     def log_probabilities(self, tokens: Tensor) -> Tensor:
-        """(B, L) log p(token | tokens before it, image) of captions `tokens` (B, L), grouped by image."""
-        model = self.model
-        if model.judge is not None:
-            hidden = model.read(tokens, self.features)
-        else:
-            zeros = torch.zeros_like(tokens[:, 0])
-            keys_values = model.project_memory(self.features)
-            is_read = torch.ones_like(zeros, dtype=torch.bool)
-            hidden = model(
-                model.shifted(tokens), zeros, zeros + tokens.shape[1], keys_values, is_read=is_read
-            )
-        log_probabilities = model.denoiser.logits(hidden).float().log_softmax(dim=2)
-        return log_probabilities.gather(2, tokens.unsqueeze(2)).squeeze(2)
+        """See `model.protocol.CaptionJudge`."""
+        return read_left_to_right(self.model, tokens, self.features)
+
+
+def read_left_to_right(model: DDCapModel, tokens: Tensor, features: ImageFeatures) -> Tensor:
+    """(B, L) log p(token | tokens before it, image) by the model's judge.
+
+    Args:
+        model: with a judge.
+        tokens: (B, L) captions grouped by image.
+        features: of I images.
+    """
+    if model.judge is not None:
+        hidden = model.read(tokens, features)
+    else:
+        zeros = torch.zeros_like(tokens[:, 0])
+        is_read = torch.ones_like(zeros, dtype=torch.bool)
+        keys_values = model.project_memory(features)
+        hidden = model(model.shifted(tokens), zeros, zeros + tokens.shape[1], keys_values, is_read=is_read)
+    log_probabilities = model.denoiser.logits(hidden).float().log_softmax(dim=2)
+    return log_probabilities.gather(2, tokens.unsqueeze(2)).squeeze(2)
 
 
 class TorchSteps:

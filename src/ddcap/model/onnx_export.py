@@ -32,7 +32,7 @@ from ddcap.errors import DDCapError, MissingExtraError
 from ddcap.files import replacing, write_text
 from ddcap.model.blocks import MemoryKeysValues
 from ddcap.model.config import GRAPHS_NAME, INT8, WEIGHTS_NAME
-from ddcap.model.ddcap import DDCapModel, TorchJudge
+from ddcap.model.ddcap import DDCapModel, read_left_to_right
 from ddcap.model.features import ImageFeatures
 from ddcap.model.image_free import guide
 from ddcap.model.kinds import load_model
@@ -139,8 +139,8 @@ class _Judge(nn.Module):
         ids: Tensor | None = None,
         confidences: Tensor | None = None,
     ) -> Tensor:
-        judge = TorchJudge(self.model, _features(memory, summary, ids, confidences))
-        return judge.log_probabilities(tokens.flatten(0, 1)).reshape(tokens.shape)
+        features = _features(memory, summary, ids, confidences)
+        return read_left_to_right(self.model, tokens.flatten(0, 1), features).reshape(tokens.shape)
 
 
 class _Choose(nn.Module):
