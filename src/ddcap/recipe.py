@@ -10,13 +10,12 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from ddcap.errors import RecipeError
+from ddcap.section import STRICT, Section
 from ddcap.settings import (
-    STRICT,
     DecodingSettings,
     DiffusionSettings,
     EncoderSettings,
     ModelSettings,
-    Section,
     TokenizerSettings,
     parse_settings,
 )

@@ -4,60 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable
 from typing import Any, Literal, get_type_hints
 
-from pydantic import ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from pydantic_core import ArgsKwargs, CoreSchema, core_schema
 
 from ddcap.errors import RecipeError
-
-# How all sections are checked: an unknown key fails, and so do infinite numbers.
-
-STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-# What all sections share: they are checked strictly, and know which of their settings were given.
-
-
-class Section:
-    """Base of the sections. Knows which settings were given; after `dataclasses.replace`, all were."""
-
-    __slots__ = ("_given",)  # beside the settings: `vars(section)` is those alone
-    _given: frozenset[str]
-
-    @property
-    def given(self) -> frozenset[str]:
-        """Names of the given settings, including those given their default."""
-        return self._given
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Called for every new section, from the constructor or from plain values of a file."""
-        return core_schema.no_info_wrap_validator_function(cls._remember_given, handler(source))
-
-    @classmethod
-    def _remember_given(cls, values: Any, validate: Callable[[Any], Any]) -> Any:
-        section = validate(values)
-        if section is values:
-            return section  # it was made before
-        if isinstance(values, ArgsKwargs):
-            names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-            given = {*names[: len(values.args)], *(values.kwargs or {})}
-        else:
-            given = set(values)
-        object.__setattr__(section, "_given", frozenset(given))
-        return section
-
-    def __getstate__(self) -> Any:
-        return vars(self), self.given
-
-    def __setstate__(self, state: Any) -> None:
-        values, given = state
-        vars(self).update(values)
-        object.__setattr__(self, "_given", given)
-
+from ddcap.section import STRICT, Section
 
 # The section `encoder`.
 
@@ -307,6 +260,12 @@ class DecodingSettings(Section):
         description="for each concept that a candidate or beam names, its confidence times this is added to "
         "the score",
     )
+    absence: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of what speaks against concepts that the tagger does not see: the log of how "
+        "likely people name them in such an image against any, for their words and among candidates",
+    )
     judge_weight: float = Field(
         default=0.0,
         ge=0,
@@ -360,7 +319,7 @@ class DecodingSettings(Section):
                     f"{name}={getattr(self, name)}: this model has no judge; set it to 0, or train one "
                     "(model.judge)"
                 )
-        for name in ("concept_bonus", "repeat_penalty", "concept_weight"):
+        for name in ("concept_bonus", "repeat_penalty", "concept_weight", "absence"):
             if getattr(self, name) and not sees_concepts:
                 raise ValueError(
                     f"{name}={getattr(self, name)}: this model sees no concepts; set it to 0, or train "

@@ -81,9 +81,7 @@ def test_an_edited_caption_scores_no_lower(judging, features, weight):
 
 def test_a_model_without_a_judge_says_so(tiny_model):
     settings = parse_settings(DecodingSettings, {"judge_weight": 0.5}, "x")
-    with pytest.raises(
-        ValueError, match=r"judge_weight=0\.5: this model has no judge; set it to 0"
-    ):
+    with pytest.raises(ValueError, match=r"judge_weight=0\.5: this model has no judge; set it to 0"):
         settings.check_model(tiny_model.config.model, sees_concepts=False)
     with pytest.raises(RecipeError, match="judge_weight=2"):
         parse_settings(DecodingSettings, {"judge_weight": 2}, "x")

@@ -52,6 +52,50 @@ class ConceptTokens:
         )
 
 
+@dataclass(frozen=True)
+class ConceptRates:
+    """How often people name each concept, of all images and of those in which the tagger does not list it.
+
+    Attributes:
+        prior: (N,) mean share of an image's captions that name it.
+        unlisted: (N,) the same where it is not among the K concepts of the image.
+    """
+
+    prior: np.ndarray
+    unlisted: np.ndarray
+
+    @classmethod
+    def of(cls, prior: Sequence[float], unlisted: Sequence[float]) -> ConceptRates:
+        """From plain numbers."""
+        rates = cls(np.array(prior, dtype=np.float32), np.array(unlisted, dtype=np.float32))
+        if not (rates.prior > 0).all() or not (rates.unlisted > 0).all():
+            raise ValueError("rates must be positive")
+        return rates
+
+    @classmethod
+    def measure(cls, ids: np.ndarray, named: np.ndarray) -> ConceptRates:
+        """Of images whose captions are known and that the tagger has not seen.
+
+        A concept that is rarely unlisted, or rarely named, is taken for one that its absence says little of.
+
+        Args:
+            ids: (R, K) concepts listed for each image; `NO_CONCEPT` where there are fewer.
+            named: (R, N) share of each image's captions that name a concept.
+        """
+        images, concepts = named.shape
+        is_listed = np.zeros((images, concepts + 1), dtype=bool)
+        np.put_along_axis(is_listed, np.where(ids == NO_CONCEPT, concepts, ids), True, axis=1)
+        is_unlisted = ~is_listed[:, :concepts]
+        prior = (named.sum(axis=0) + _LEAST_RATE) / (images + 1)
+        without = (named * is_unlisted).sum(axis=0) + _PRIOR_IMAGES * prior
+        unlisted = without / (is_unlisted.sum(axis=0) + _PRIOR_IMAGES)
+        return cls(prior.astype(np.float32), np.minimum(unlisted, prior).astype(np.float32))
+
+
+_LEAST_RATE = 0.01  # of an image's captions, beside those that are counted
+_PRIOR_IMAGES = 20  # that a concept's rate is mixed with, named as often as everywhere
+
+
 class ConceptVocabulary:
     """The words that stand for concepts, and the forms in which captions use them.
 
@@ -60,9 +104,12 @@ class ConceptVocabulary:
         forms: other spellings (dogs, sitting) to the word they stand for.
     """
 
-    def __init__(self, words: Sequence[str], forms: Mapping[str, str]) -> None:
+    def __init__(
+        self, words: Sequence[str], forms: Mapping[str, str], rates: ConceptRates | None = None
+    ) -> None:
         self.words = tuple(words)
         self.forms = dict(forms)
+        self.rates = rates
         number = {word: index for index, word in enumerate(self.words)}
         self._number = {**{form: number[word] for form, word in forms.items()}, **number}
 
@@ -97,7 +144,8 @@ class ConceptVocabulary:
         path = Path(folder) / FILE_NAME
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            return cls(values["words"], values["forms"])
+            rates = values.get("rates")
+            return cls(values["words"], values["forms"], None if rates is None else ConceptRates.of(**rates))
         except FileNotFoundError:
             raise CheckpointError(
                 f"{path}: no such file; a model with concepts needs it, copy the model again"
@@ -107,7 +155,11 @@ class ConceptVocabulary:
 
     def save(self, folder: str | Path) -> None:
         """Write `concepts.json` into `folder`."""
-        values = {"words": list(self.words), "forms": self.forms}
+        values: dict[str, Any] = {"words": list(self.words), "forms": self.forms}
+        if self.rates is not None:
+            values["rates"] = {
+                name: [float(f"{rate:.2g}") for rate in numbers] for name, numbers in vars(self.rates).items()
+            }
         write_text(Path(folder) / FILE_NAME, json.dumps(values))
 
 
@@ -232,12 +284,16 @@ class ConceptSpelling:
         concept: (F,) which concept each stands for.
         continues: (V + 2,) True for tokens that go on with a word; not for MASK, V, nor for what follows.
         concepts: N.
+        prior: (N,) of `ConceptRates`; None where they were not measured.
+        unlisted: (N,) likewise.
     """
 
     pieces: Array
     concept: Array
     continues: Array
     concepts: int
+    prior: Array | None = None
+    unlisted: Array | None = None
 
     @classmethod
     def of(cls, vocabulary: ConceptVocabulary, tokenizer: CaptionTokenizer) -> ConceptSpelling:
@@ -255,6 +311,7 @@ class ConceptSpelling:
             np.array(concepts, dtype=np.int64),
             np.array([*goes_on, False, False]),
             len(vocabulary),
+            *(() if vocabulary.rates is None else (vocabulary.rates.prior, vocabulary.rates.unlisted)),
         )
 
     def like(self, array: Array) -> ConceptSpelling:
@@ -262,7 +319,8 @@ class ConceptSpelling:
         pieces, concept, continues = (
             like(to_host(part), array) for part in (self.pieces, self.concept, self.continues)
         )
-        return ConceptSpelling(pieces, concept, continues, self.concepts)
+        rates = [None if part is None else like(to_host(part), array) for part in (self.prior, self.unlisted)]
+        return ConceptSpelling(pieces, concept, continues, self.concepts, *rates)
 
     @property
     def first(self) -> Array:

@@ -15,6 +15,7 @@ import numpy as np
 from ddcap.arrays import Array, array_namespace, device, draw_uniform, like, log_sum_exp, raise_at
 from ddcap.data.concepts import ConceptSpelling, ConceptTokens
 from ddcap.decoding.scheduler import ModelOutput
+from ddcap.errors import DDCapError
 from ddcap.model.image_free import guide
 from ddcap.model.protocol import DenoisingSteps
 
@@ -35,6 +36,7 @@ class ConceptEvidence:
         bonus: is added to the log-probability of the first token of a concept's word, times the confidence,
             until the caption names the concept.
         repeat_penalty: is taken from the log-probability of the words of concepts that are named already.
+        absence: weight of what speaks against concepts, see `against`.
     """
 
     seen: Array
@@ -42,6 +44,7 @@ class ConceptEvidence:
     mask_id: int
     bonus: float
     repeat_penalty: float
+    absence: float = 0.0
 
     @classmethod
     def of(
@@ -52,19 +55,52 @@ class ConceptEvidence:
         *,
         bonus: float = 0.0,
         repeat_penalty: float = 0.0,
+        absence: float = 0.0,
     ) -> ConceptEvidence:
-        """Spread the concepts (I, K) of pictures out, for one caption of each."""
+        """Spread the concepts (I, K) of pictures out, for one caption of each.
+
+        Raises:
+            DDCapError: if absence is to count and the model does not know how often concepts go unlisted.
+        """
+        if absence and spelling.prior is None:
+            raise DDCapError(
+                f"absence={absence}: the rates of this model's concepts were not measured; set it to 0, or "
+                "measure them (recipes/default/rates.py)"
+            )
         xp = array_namespace(concepts.ids)
         numbers = xp.arange(spelling.concepts, device=device(concepts.ids))
         is_it = concepts.ids[:, :, None] == numbers  # (I, K, N); nowhere for NO_CONCEPT, which is negative
         shares = xp.astype(concepts.confidences, xp.float32)[:, :, None]
         seen = xp.sum(xp.where(is_it, shares, xp.zeros_like(shares)), axis=1)
-        return cls(seen, spelling.like(seen), mask_id, bonus, repeat_penalty)
+        return cls(seen, spelling.like(seen), mask_id, bonus, repeat_penalty, absence)
 
     @property
     def has_a_say(self) -> bool:
         """Whether the probabilities of words depend on it."""
-        return bool(self.bonus or self.repeat_penalty)
+        return bool(self.bonus or self.repeat_penalty or self.absence)
+
+    @cached_property
+    def against(self) -> Array:
+        """(B, N) what speaks against each concept, 0 or less.
+
+        That is `absence` times the log of how likely people name it in this picture against how likely they
+        do in any: its confidence, or the rate of pictures in which it goes unlisted, against its prior.
+        """
+        xp, spelling = array_namespace(self.seen), self.spelling
+        if not self.absence:
+            return xp.zeros_like(self.seen)
+        chance = xp.where(self.seen > 0, self.seen, spelling.unlisted)
+        ratio = xp.log(chance) - xp.log(spelling.prior)
+        return self.absence * xp.where(ratio < 0, ratio, xp.zeros_like(ratio))
+
+    @cached_property
+    def _against_words(self) -> Array:
+        """(B, V) the same of the words of one token."""
+        xp, spelling = array_namespace(self.seen), self.spelling
+        table = xp.zeros((self.seen.shape[0], self.mask_id), dtype=xp.float32, device=device(self.seen))
+        (forms,) = xp.nonzero(spelling.is_one_token)
+        table[:, spelling.first[forms]] = self.against[:, spelling.concept[forms]]
+        return table
 
     @cached_property
     def _seen_forms(self) -> Array:
@@ -88,12 +124,13 @@ class ConceptEvidence:
         caption, form = xp.nonzero(named[:, spelling.concept[forms]])
         taken = xp.zeros_like(added)
         taken[caption, spelling.first[forms[form]]] = self.repeat_penalty
-        return added - taken
+        return added - taken + self._against_words if self.absence else added - taken
 
     def said(self, tokens: Array) -> Array:
-        """(B,) the confidences of all concepts that captions (B, L) name, added up."""
+        """(B,) the confidences of all concepts that captions (B, L) name, and what speaks against them."""
         xp = array_namespace(self.seen)
-        return xp.sum(xp.where(self.spelling.named(tokens, self.mask_id), self.seen, 0.0), axis=1)
+        worth = self.seen + self.against if self.absence else self.seen
+        return xp.sum(xp.where(self.spelling.named(tokens, self.mask_id), worth, 0.0), axis=1)
 
     def repeat(self, times: int) -> ConceptEvidence:
         """The same for `times` captions of each, side by side."""

@@ -339,7 +339,7 @@ def concept_evidence(
     model: CaptioningModel, features: ImageFeatures, settings: DecodingSettings, captions_per_image: int
 ) -> ConceptEvidence | None:
     """What the pictures' concepts say about captions; None if nobody asks, or the model sees none."""
-    asked = settings.concept_bonus or settings.repeat_penalty or settings.concept_weight
+    asked = settings.concept_bonus or settings.repeat_penalty or settings.concept_weight or settings.absence
     if not asked or features.concepts is None or model.spelling is None:
         return None
     evidence = ConceptEvidence.of(
@@ -348,5 +348,6 @@ def concept_evidence(
         model.mask_id,
         bonus=settings.concept_bonus,
         repeat_penalty=settings.repeat_penalty,
+        absence=settings.absence,
     )
     return evidence.repeat(captions_per_image)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ddcap.model.blocks import Block, gpt2_initialise
 from ddcap.model.denoiser import Denoiser
-from ddcap.model.layers import Packing, RecomputingBlocks
+from ddcap.model.layers import Packing, PlainLayerNorm, RecomputingBlocks
 from ddcap.settings import ModelSettings
 
 
@@ -56,6 +56,7 @@ class CausalJudge(RecomputingBlocks):
             for part in ("self_attention", "cross_attention", "mlp"):
                 getattr(ours, part).load_state_dict(getattr(theirs, part).state_dict())
             for place, norm in enumerate((ours.norm_self, ours.norm_cross, ours.norm_mlp)):
+                assert isinstance(norm, PlainLayerNorm)
                 norm.weight.copy_(norms[place])
                 norm.bias.copy_(norms[3 + place])
         self.final_norm.load_state_dict(denoiser.final_norm.state_dict())

@@ -20,8 +20,9 @@ import torch
 from ddcap.data.batches import CaptionData, Draw
 from ddcap.data.records import CaptionedImage, fold_of
 from ddcap.data.tokenizer import CaptionTokenizer
-from ddcap.decoding.generate import concept_evidence, start_tokens
+from ddcap.decoding.generate import start_tokens
 from ddcap.decoding.left_to_right import decode_left_to_right
+from ddcap.decoding.sampler import concept_evidence
 from ddcap.errors import DataError, RecipeError
 from ddcap.evaluation.metrics import DocumentFrequencies, score_cider
 from ddcap.evaluation.tokenization import tokenize
