@@ -32,8 +32,8 @@ from ddcap.model.kinds import CaptioningModel, build_model, load_model
 from ddcap.model.layers import recompute_blocks
 from ddcap.publishing import find_model
 from ddcap.recipe import DataSettings, Recipe
-<<<<<<< HEAD
-from ddcap.settings import EncoderSettings, Section, TokenizerSettings
+from ddcap.section import Section
+from ddcap.settings import EncoderSettings, TokenizerSettings
 from ddcap.training.checkpoint import (
     caption_digest,
     check_same_captions,
@@ -41,11 +41,6 @@ from ddcap.training.checkpoint import (
     list_checkpoints,
     load_progress,
 )
-=======
-from ddcap.section import Section
-from ddcap.settings import EncoderSettings, TokenizerSettings
-from ddcap.training.checkpoint import check_unchanged, list_checkpoints, load_progress
->>>>>>> 1589673 (Absence: what the tagger does not see speaks against its words; sections of settings have a file of their own)
 from ddcap.training.tags import DrawnTags, StoredTags, load_tagging
 
 # Training that starts from a trained model (`model.init`). The architecture is taken over, and the tokenizer.
