@@ -8,7 +8,7 @@ import pytest
 from ddcap.commands import main
 from ddcap.data.batches import CaptionData
 from ddcap.data.records import fold_of, load_records
-from ddcap.errors import RecipeError
+from ddcap.errors import DDCapError, RecipeError
 from ddcap.recipe import DataSettings, load_recipe
 from ddcap.training.distillation import load_teachers
 from ddcap.training.loop import train
@@ -52,7 +52,12 @@ def test_from_teachers_to_a_student(recipe_file, teachers, photos, captions_json
     # an ordinary captions file: `ddcap data check` and a training read it
     assert [r.path for r in load_records(written, photos[0].parent)] == [r.path for r in records]
     student = ["encoder.trainable=false", f"data.distilled={written}", "data.distilled_share=0.5"]
-    train(load_recipe(recipe_file, [*student, f"training.output={tmp_path / 'student'}"]))
+    student = load_recipe(recipe_file, [*student, f"training.output={tmp_path / 'student'}"])
+    train(student)
+    images[0]["sentences"][0]["raw"] = "something else"
+    written.write_text(json.dumps({"images": images}))
+    with pytest.raises(DDCapError, match="captions"):
+        train(student, resume=True)
 
 
 def test_each_image_is_captioned_by_the_teacher_that_has_not_seen_it(

@@ -217,7 +217,11 @@ def prepare(
         for source in recipe.data.beside
         for record in load_text_groups(Path(recipe.data.root) / source.path) * source.weight
     ]
-    digest = caption_digest([*train_records, *val_records, *beside])
+    taught = [
+        replace(record, captions=tuple(texts))
+        for record, texts in zip(train_records, distilled or (), strict=False)
+    ]
+    digest = caption_digest([*train_records, *val_records, *beside, *taught])
     if before is not None:
         check_same_captions(before.captions, digest, output, f"data.json={recipe.data.json}")
     output.mkdir(parents=True, exist_ok=True)
