@@ -91,7 +91,7 @@ class PagedService:
     ) -> None:
         import uvicorn
 
-        from ddcap.page.mount import add_page
+        from ddcap.gradio_page.mount import add_page
         from ddcap.serve.app import create_app
         from ddcap.serve.limits import ServeLimits
 

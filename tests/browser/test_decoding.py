@@ -55,6 +55,25 @@ tell(data.rows.map((ids) => [vocabulary.decode(ids), vocabulary.wordsIn(ids)]));
     assert [words for _, words in found] == [words_in(ids, tokenizer) for ids in captions]
 
 
+def test_texts_become_the_same_tokens(node, captioner):
+    code = """
+const { Vocabulary } = await page("tokens.js");
+const vocabulary = new Vocabulary(data.tokens);
+tell(data.texts.map((text) => vocabulary.encode(text)));
+"""
+    from ddcap.browser.export import _tokens
+
+    texts = [
+        *sorted(captioner.model.vocabulary.forms),
+        "A man's café -- and the t-shirts, 24 zebras 'quoted' -",
+        "supercalifragilistic snow-boarders",
+        "",
+    ]
+    found = node(code, tokens=_tokens(captioner.tokenizer), texts=texts)
+    assert len(texts) > 1000
+    assert found == [captioner.tokenizer.encode_part(text) for text in texts]
+
+
 def test_texts_are_compared_alike(node, captioner, pieces):
     code = """
 const { plain, wordsOf, Vocabulary } = await page("tokens.js");

@@ -1,7 +1,8 @@
 """A model's folder to a static page: its graphs and weights, what the page has to know, and the page itself.
 
 The page computes what `model/onnx_model.py` and `decoding/` compute, by ONNX Runtime in WebAssembly; its
-scripts stand in `page/`. Nothing in them is of one model: they read `model/model.json`.
+scripts stand in `page/`, what people see and touch in `ddcap.web_interface`. Nothing in them is of one
+model: they read `model/model.json`.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from ddcap.browser.runtime import licences, runtime_files
 from ddcap.captioner import Captioner
 from ddcap.data.concepts import LONGEST, NO_PIECE, ConceptSpelling
 from ddcap.data.images import LARGEST_AREA, LARGEST_SQUASH, LONGEST_STRIP, SMALLEST_SIDE
+from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import DDCapError, MissingExtraError
 from ddcap.files import replacing_folder, write_text
 from ddcap.model.config import CONFIDENCE_NAME, GRAPHS_NAME, WEIGHTS_NAME, read_config
 from ddcap.publishing import find_model
-from ddcap.settings import PRESETS, DecodingSettings, dump_settings
+from ddcap.settings import DecodingSettings, dump_settings
+from ddcap.web_interface import INTERFACE, interface_body
 
 DESCRIPTION = "model/model.json"
 _GRAPHS = ("encoder", "length", "memory", "step", "choose", "guided_choose")
@@ -55,6 +58,9 @@ def export_page(
     with runtime_files(runtime) as runtime_paths, replacing_folder(output) as target:
         with as_file(files("ddcap.browser") / "page") as page:
             shutil.copytree(page, target, dirs_exist_ok=True)
+        shutil.copytree(INTERFACE, target / "interface", ignore=shutil.ignore_patterns("body.html"))
+        index = (target / "index.html").read_text(encoding="utf-8")
+        write_text(target / "index.html", index.replace("{{interface}}", interface_body()))
         (target / "model").mkdir()
         description["graphs"] = _write_graphs(folder, target / "model")
         shutil.copyfile(folder / WEIGHTS_NAME, target / "model" / WEIGHTS_NAME)
@@ -106,12 +112,8 @@ def _describe(captioner: Captioner, decoding: dict[str, Any]) -> dict[str, Any]:
         },
         "max_length": config.model.max_length,
         "diffusion_steps": config.diffusion.steps,
-        "tokens": {"pieces": tokenizer.pieces(range(tokenizer.vocabulary_size)), "end_id": tokenizer.end_id},
+        "tokens": _tokens(tokenizer),
         "decoding": _settings(captioner.settings(**decoding)),
-        "presets": {
-            name: _settings(captioner.settings(**{**decoding, **dict.fromkeys(preset), "preset": name}))
-            for name, preset in PRESETS[config.model.kind].items()
-        },
     }
     if model.vocabulary is not None:
         description["concepts"] = {
@@ -120,6 +122,16 @@ def _describe(captioner: Captioner, decoding: dict[str, Any]) -> dict[str, Any]:
             **_spelling(model.spelling),
         }
     return description
+
+
+def _tokens(tokenizer: CaptionTokenizer) -> dict[str, Any]:
+    """What each token adds to a text, and the pairs that make longer tokens, in their order."""
+    merges = json.loads(tokenizer.to_json())["model"]["merges"]
+    return {
+        "pieces": tokenizer.pieces(range(tokenizer.vocabulary_size)),
+        "end_id": tokenizer.end_id,
+        "merges": [" ".join(pair) for pair in merges],
+    }
 
 
 def _settings(settings: DecodingSettings) -> dict[str, Any]:

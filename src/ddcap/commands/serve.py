@@ -119,7 +119,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _put_page(app: Any, limits: Any) -> None:
     """Add the web page; if its packages are missing, say so at its address and here."""
-    from ddcap.page.mount import add_note, add_page
+    from ddcap.gradio_page.mount import add_note, add_page
 
     try:
         add_page(app, limits)

@@ -52,11 +52,10 @@ function firstOfEach(committed, words) {
  * @param {number[][]} captions token ids, each as long as the longest
  * @param {number[]} lengths of each
  * @param {{steps: number | null, distinct: boolean}} settings of decoding
- * @param {object} options `diffusionSteps` T; `constrained` the same captions where only some tokens are
- *     allowed; `onStep` is told the captions after each step
- * @returns {Promise<Array<object>>} of each caption its tokens, their confidences, and its steps
+ * @param {object} options `diffusionSteps` T; `constrained` the same captions where only some tokens are allowed
+ * @returns {Promise<Array<object>>} of each caption its tokens, their confidences, its steps and their plan
  */
-export async function decodeBestFirst(predictor, captions, lengths, settings, { diffusionSteps, constrained, onStep }) {
+export async function decodeBestFirst(predictor, captions, lengths, settings, { diffusionSteps, constrained }) {
   const mask = predictor.maskId;
   const rows = captions.map((tokens, row) => {
     const blanks = tokens.filter((token) => token === mask).length;
@@ -87,7 +86,6 @@ export async function decodeBestFirst(predictor, captions, lengths, settings, { 
       one.blanks -= guesses.length;
       one.steps.push(guesses);
     });
-    onStep?.(rows);
   }
   return rows;
 }

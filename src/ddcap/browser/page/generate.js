@@ -10,25 +10,22 @@ const WIDEST_BLANK = 4; // tokens tried for a blank
 const MOST_CANDIDATES = 64; // combinations of widths decoded at once
 const MOST_COMPARED = 16; // of which are compared by pseudo-likelihood
 
-/** The model's settings, or those of a preset; a length that is asked for is exact. */
-export function settingsOf(model, { preset, length }) {
-  const settings = preset ? model.description.presets[preset] : model.description.decoding;
+/** The model's settings with those that are wished for; a length that is asked for is exact. */
+export function settingsOf(model, { steps, guidance, length }) {
+  const settings = { ...model.description.decoding };
+  if (steps) settings.steps = steps;
+  if (typeof guidance === "number") settings.guidance = guidance;
   return length ? { ...settings, length, exact_length: true, candidates: 1 } : settings;
 }
 
-/** Words and phrases between commas. */
-export function listed(text) {
-  return text.split(",").map((phrase) => phrase.trim()).filter((phrase) => phrase !== "");
-}
-
 /** What a picture shows, as far as it is not banned. */
-function featuresWithout(model, features, ban) {
+export function featuresWithout(model, features, ban) {
   if (ban.length === 0 || !model.concepts) return features;
   const numbers = ban.map((phrase) => model.concepts.number(phrase)).filter((one) => one !== undefined);
   return model.withConcepts(features, withoutConcepts(features.seen, numbers));
 }
 
-async function prepared(model, features, settings) {
+export async function prepared(model, features, settings) {
   const denoiser = await model.denoiser(features, settings.guidance);
   const isAsked = settings.concept_bonus || settings.repeat_penalty || settings.concept_weight;
   const evidence = isAsked && features.seen ? new Evidence(features.seen, model.concepts, settings) : null;
@@ -60,11 +57,10 @@ function nearestLengths(length, count, longest) {
  *
  * @param {import("./model.js").Model} model
  * @param {object} features of the picture
- * @param {object} wish `preset`, `length` and `ban`, all optional
- * @param {(rows: object[]) => void} onStep is told all candidates after each step
- * @returns {Promise<object>} the likeliest caption: tokens, length, confidences, steps; and its `rivals`
+ * @param {object} wish `steps`, `guidance`, `length` and `ban`, all optional
+ * @returns {Promise<object[]>} its captions, the likeliest first: tokens, length, confidences, steps, plan
  */
-export async function caption(model, features, wish = {}, onStep) {
+export async function caption(model, features, wish = {}) {
   const settings = settingsOf(model, wish);
   const ban = wish.ban ?? [];
   const pattern = patternOf(ban);
@@ -87,10 +83,10 @@ export async function caption(model, features, wish = {}, onStep) {
     : undefined;
   const predictor = new Predictor(denoiser, evidence, !isExact);
   const rows = await decodeBestFirst(
-    predictor, captions, lengths, settings, { diffusionSteps: model.diffusionSteps, constrained, onStep });
+    predictor, captions, lengths, settings, { diffusionSteps: model.diffusionSteps, constrained });
   const scores = rows.map((one) => likelihood(one, settings, evidence, endId));
   const order = [...rows.keys()].sort((one, other) => scores[other] - scores[one] || one - other);
-  return { ...rows[order[0]], rivals: order.map((row) => rows[row]) };
+  return order.map((row) => rows[row]);
 }
 
 /** How likely the model finds a caption among its candidates. */
@@ -109,12 +105,13 @@ function likelihood({ tokens, length, confidences }, settings, evidence, endId) 
  *
  * @param {import("./model.js").Model} model
  * @param {object} features of the picture
- * @param {Array<number[] | null>} template token ids where words are given, null where a blank is
- * @param {object} wish `preset` and `ban`
- * @param {(rows: object[]) => void} onStep is told all candidates after each step
+ * @param {Array<number[] | number | null>} template token ids where words are given; where a blank is, its width, or
+ *     null if that is not known
+ * @param {object} wish `steps`, `guidance` and `ban`
+ * @returns {Promise<object>} the likeliest filling: tokens, length, confidences, steps, plan
  */
-export async function infill(model, features, template, wish = {}, onStep) {
-  const settings = settingsOf(model, { preset: wish.preset });
+export async function infill(model, features, template, wish = {}) {
+  const settings = settingsOf(model, { steps: wish.steps, guidance: wish.guidance });
   const ban = wish.ban ?? [];
   const pattern = patternOf(ban);
   const seen = featuresWithout(model, features, ban);
@@ -133,26 +130,25 @@ export async function infill(model, features, template, wish = {}, onStep) {
   const captions = filled.map((tokens) => [...tokens, ...new Array(longest - tokens.length).fill(endId)]);
   const predictor = new Predictor(denoiser, evidence, false);
   const rows = await decodeBestFirst(
-    predictor, captions, lengths, settings, { diffusionSteps: model.diffusionSteps, constrained, onStep });
+    predictor, captions, lengths, settings, { diffusionSteps: model.diffusionSteps, constrained });
   const lengthLogits = await model.lengthLogits(seen);
   const ofLength = (row) => (lengthLogits === null ? 0 : lengthLogits[lengths[row] - 1]);
   const scores = rows.map((one, row) => fillScore(captions[row], one.confidences, maskId) + ofLength(row));
   const best = [...rows.keys()].sort((one, other) => scores[other] - scores[one] || one - other).slice(0, MOST_COMPARED);
-  if (best.length === 1) return { ...rows[best[0]], rivals: [rows[best[0]]] };
+  if (best.length === 1) return rows[best[0]];
   const plain = await model.denoiser(seen);
   const evidences = await pseudoLogLikelihoods(model, plain, best.map((row) => rows[row].tokens.slice(0, lengths[row])));
   const totals = evidences.map((value, place) => value + ofLength(best[place]));
-  const order = [...best.keys()].sort((one, other) => totals[other] - totals[one] || one - other);
-  return { ...rows[best[order[0]]], rivals: order.map((place) => rows[best[place]]) };
+  return rows[best[totals.indexOf(Math.max(...totals))]];
 }
 
 /** All combinations of the blanks' widths, narrow ones first. */
 function widthsOf(parts) {
   let combinations = [[]];
   for (const part of parts) {
-    if (part !== null) continue;
-    combinations = combinations.flatMap((widths) =>
-      Array.from({ length: WIDEST_BLANK }, (_, place) => [...widths, place + 1]));
+    if (Array.isArray(part)) continue;
+    const choices = part === null ? Array.from({ length: WIDEST_BLANK }, (_, place) => place + 1) : [part];
+    combinations = combinations.flatMap((widths) => choices.map((width) => [...widths, width]));
   }
   const sum = (widths) => widths.reduce((total, width) => total + width, 0);
   return combinations.sort((one, other) => sum(one) - sum(other)).slice(0, MOST_CANDIDATES);
@@ -160,7 +156,7 @@ function widthsOf(parts) {
 
 function withWidths(parts, widths, maskId) {
   let blank = 0;
-  return parts.flatMap((part) => part ?? new Array(widths[blank++]).fill(maskId));
+  return parts.flatMap((part) => (Array.isArray(part) ? part : new Array(widths[blank++]).fill(maskId)));
 }
 
 /** Positions of MASKs right behind a given token: there a new word begins. */

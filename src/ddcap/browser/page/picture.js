@@ -13,7 +13,7 @@ export async function openPicture(file, limits) {
   try {
     bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
   } catch {
-    throw new Error("this browser cannot read the file as a picture; convert it to JPEG or PNG");
+    throw new Error("this file is not a readable image; choose a JPEG, PNG or WebP file");
   }
   const { width, height } = bitmap;
   checkSize(width, height, limits);

@@ -1,12 +1,14 @@
 // Where all is computed, so that the page never waits: pictures and wishes come in, captions go out.
 
 import * as ort from "./onnxruntime/ort.wasm.bundle.min.mjs";
+import { alternatives } from "./alternatives.js";
 import { Confidence } from "./confidence.js";
 import { downloadAll } from "./download.js";
 import { caption, infill } from "./generate.js";
 import { Model } from "./model.js";
 import { openPicture } from "./picture.js";
 import { pixelsOf } from "./pixels.js";
+import { told } from "./told.js";
 import { Tensors } from "./weights.js";
 
 let model = null;
@@ -16,25 +18,39 @@ let waiting = Promise.resolve(); // one thing after the other
 
 self.onmessage = ({ data }) => {
   waiting = waiting.then(() => handle(data)).catch((error) => {
-    self.postMessage({ kind: "error", number: data.number, message: error.message ?? String(error) });
+    const { message = String(error), unreadable = false } = error;
+    self.postMessage({ kind: "error", number: data.number, message, unreadable });
   });
 };
 
-async function handle({ kind, number, file, wish, template }) {
+async function handle({ kind, number, file, ...request }) {
   if (kind === "load") return load();
   if (model === null) throw new Error("the model could not be loaded; reload the page");
   const start = performance.now();
-  if (kind === "picture") features = null;
-  if (file) features = await look(file);
+  if (file) {
+    features = null;
+    features = await look(file);
+  }
   if (features === null) throw new Error("there is no picture yet");
   const seen = performance.now();
-  const onStep = (rows) => self.postMessage({ kind: "step", number, drafts: rows.map(draftOf) });
-  const found = template
-    ? await infill(model, features, template, wish, onStep)
-    : await caption(model, features, wish, onStep);
+  const answer = await answers[kind](request);
   const times = { look: seen - start, write: performance.now() - seen };
-  self.postMessage({ kind: "caption", number, ...told(found), times });
+  self.postMessage({ kind: "answer", number, ...answer, times });
 }
+
+const answers = {
+  async caption(wish) {
+    const found = await caption(model, features, wish);
+    return { captions: found.map((one) => told(one, model, features, confidence)) };
+  },
+  async infill({ template, ...wish }) {
+    const found = await infill(model, features, model.vocabulary.parseTemplate(template), wish);
+    return { captions: [told(found, model, features, confidence)] };
+  },
+  async alternatives({ words, place, ...wish }) {
+    return { alternatives: await alternatives(model, features, words, place, wish) };
+  },
+};
 
 async function load() {
   const start = performance.now();
@@ -58,37 +74,15 @@ async function load() {
 }
 
 async function look(file) {
-  const picture = await openPicture(file, model.description.limits);
+  let picture;
+  try {
+    picture = await openPicture(file, model.description.limits);
+  } catch (error) {
+    throw Object.assign(error, { unreadable: true });
+  }
   try {
     return await model.encode(pixelsOf(picture, model.description.preprocessing));
   } finally {
     picture.close();
   }
-}
-
-/** The tokens of a caption before its end, each with the step that committed it; given ones have step 0. */
-function tokensOf({ tokens, length, steps }) {
-  const { pieces } = model.vocabulary;
-  const committed = new Map(
-    steps.flatMap((guesses, step) => guesses.map((guess) => [guess.position, { step: step + 1, ...guess }])));
-  return model.vocabulary.untilEnd(tokens.slice(0, length)).map((token, position) => {
-    const { step = 0, certainty = 1 } = committed.get(position) ?? {};
-    return { token, piece: pieces[token], step, certainty, isBlank: token === model.maskId };
-  });
-}
-
-const draftOf = (one) => tokensOf(one).map(({ piece, isBlank }) => (isBlank ? " ▁" : piece)).join("").trim();
-
-function told(found) {
-  const text = model.vocabulary.decode(found.tokens.slice(0, found.length));
-  const tokens = tokensOf(found);
-  return {
-    text,
-    tokens,
-    words: model.vocabulary.wordsIn(tokens.map(({ token }) => token)),
-    steps: found.steps.length,
-    rivals: found.rivals.map((one) => model.vocabulary.decode(one.tokens.slice(0, one.length))),
-    seen: features.seen?.slice(0, 8).map(([concept, share]) => [model.concepts.words[concept], share]),
-    ...confidence?.judge(found, text, tokens, features),
-  };
 }

@@ -8,13 +8,18 @@ from ddcap.decoding.caption import Caption
 from ddcap.decoding.words import word_positions
 
 
-def shown_caption(caption: Caption) -> dict[str, Any]:
-    """A caption as the page draws it.
+def shown_caption(caption: Caption, steps: int) -> dict[str, Any]:
+    """Describe a caption as the interface draws it; told.js does so in the browser.
+
+    Args:
+        caption: of a captioner.
+        steps: that were set.
 
     Returns:
-        text, sure, why_not; steps, how many there were; end, the step that committed the end token; words,
-        each with whether it is doubtful, whether it was given, and its tokens: piece, step (from 1) that
-        committed it, probability. What was given, as in infilling, has step 0.
+        text, sure, known; steps, how many there were; planned, how many there should have been; end, the
+        step that committed the end token; words, each with whether it is doubtful, whether it was given, and
+        its tokens: piece, step (from 1) that committed it, probability. What was given, as in infilling, has
+        step 0.
     """
     numbers = {
         step: number for number, step in enumerate(sorted({one.step for one in caption.trace.events}), 1)
@@ -37,8 +42,9 @@ def shown_caption(caption: Caption) -> dict[str, Any]:
     return {
         "text": caption.text,
         "sure": caption.sure,
-        "why_not": caption.why_not,
+        "known": caption.known,
         "steps": len(numbers),
+        "planned": min(len(step_of), steps),
         "end": end,
         "words": words,
     }

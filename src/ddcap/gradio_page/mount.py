@@ -17,18 +17,20 @@ from urllib.parse import parse_qs
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ddcap.errors import DDCapError, MissingExtraError
-from ddcap.page.login import COOKIE, Visitors
-from ddcap.page.own_files import own_file
+from ddcap.gradio_page.login import COOKIE, Visitors
+from ddcap.gradio_page.own_files import own_file
 from ddcap.serve.limits import ServeLimits
+from ddcap.web_interface import INTERFACE
 
 _DOORS = {
     "GET": ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/gradio_api/queue/data"),
     "POST": ("/login", "/gradio_api/queue/join"),
 }
-_ROOMS = ("/assets/", "/static/", "/svelte/")  # files of Gradio's own, GET
+_ROOMS = ("/interface/", "/assets/", "/static/", "/svelte/")  # files of the interface and of Gradio, GET
 _IDLE = "/gradio_api/heartbeat/"  # a request that never ends: it would hold up the end of the service
 _POLICY = (  # the browser asks no other host, whatever Gradio would like
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
@@ -56,10 +58,10 @@ def add_page(app: FastAPI, limits: ServeLimits) -> None:
         import gradio as gr
     except ImportError:
         raise MissingExtraError("the web page", "web") from None
-    from ddcap.page.blocks import build_page
-    from ddcap.page.theme import page_theme
+    from ddcap.gradio_page.blocks import build_page
 
     inner = FastAPI(openapi_url=None)
+    inner.mount("/interface", StaticFiles(directory=INTERFACE))
     blocks = build_page(app.state.engine, limits, app.state.captions.inc)
     for block in blocks.blocks.values():
         block.async_move_resource_to_block_cache = _take_no_file
@@ -67,8 +69,9 @@ def add_page(app: FastAPI, limits: ServeLimits) -> None:
         inner,
         blocks,
         "/",
-        theme=page_theme(),
-        css=own_file("page.css"),
+        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        css=own_file("gradio.css"),
+        head='<link rel="stylesheet" href="interface/style.css">',
         footer_links=[],
         run_history=False,
         ssr_mode=False,

@@ -13,7 +13,7 @@ pytest.importorskip("httpx")
 from fastapi.testclient import TestClient
 
 from ddcap import Captioner
-from ddcap.page.mount import add_page
+from ddcap.gradio_page.mount import add_page
 from ddcap.serve.app import create_app
 from ddcap.serve.limits import ServeLimits
 
@@ -43,20 +43,10 @@ def picture():
     return "data:image/jpeg;base64," + base64.b64encode(PHOTO.read_bytes()).decode()
 
 
-def number_of(client, name):
-    """Gradio's number of one of the page's functions."""
-    functions = client.get("/config").json()["dependencies"]
-    return next(one["id"] for one in functions if any(target[1] == name for target in one["targets"]))
-
-
-def told(client, event, data, event_data=None, session="s"):
+def told(client, asked, session="s", data=()):
     """All that the page would be told."""
-    body = {
-        "data": data,
-        "fn_index": number_of(client, event),
-        "session_hash": session,
-        "event_data": event_data,
-    }
+    (function,) = client.get("/config").json()["dependencies"]
+    body = {"data": data, "fn_index": function["id"], "session_hash": session, "event_data": asked}
     joined = client.post("/gradio_api/queue/join", json=body)
     if joined.status_code != 200:
         return joined
@@ -69,19 +59,21 @@ def last_value(messages):
     return done["output"]["data"][0]
 
 
-DIALS = ["", "", 0, 10, 1, 1]
+def request(**asked):
+    """A request of the interface, by default for captions of the picture."""
+    return {"kind": "caption", "picture": picture(), "number": 7, **asked}
 
 
 def test_the_page_asks_the_engine_of_the_service(client, default):
-    value = last_value(told(client, "upload", [picture(), *DIALS]))
-    assert value["captions"][0]["text"] == default(PHOTO)[0].text
+    value = last_value(told(client, request()))
+    assert value["captions"][0]["text"] == default(PHOTO)[0].text and value["number"] == 7
     assert client.get("/readyz").json() == {"status": "ready"}
 
 
 def test_pictures_of_the_past_are_not_kept(client):
     for number in range(4):
         mark = f"{picture()}{number:04}"  # base64, and no two are one string
-        told(client, "upload", [mark, *DIALS], session=f"visitor {number}")
+        told(client, request(picture=mark), session=f"visitor {number}")
     gc.collect()
     values = (one.get("value") for one in gc.get_objects() if type(one) is dict and "value" in one)
     kept = {value[-4:] for value in values if isinstance(value, str) and value.startswith("data:image/jpeg")}
@@ -93,7 +85,7 @@ def test_pictures_of_the_past_are_not_kept(client):
 def test_requests_of_the_page_are_decoded_with_all_others(client):
     lanes = client.app.state.engine.lanes
     before = sum(lane.steps_run for lane in lanes)
-    last_value(told(client, "upload", [picture(), "", "", 0, 7, 1, 1]))
+    last_value(told(client, request(steps=7)))
     assert sum(lane.steps_run for lane in lanes) == before + 7
     counted = client.get("/metrics").text.partition("\nddcap_captions_total ")[2].partition("\n")[0]
     assert float(counted) > 0
@@ -130,42 +122,59 @@ def test_no_file_and_no_address_is_taken(client, path, monkeypatch):
     for name in ("ssrf_protected_download", "async_ssrf_protected_download", "save_file_to_cache"):
         monkeypatch.setattr(processing_utils, name, lambda *given, **_: fetched.append(given))
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    messages = told(client, "upload", [file, *DIALS])
-    (done,) = [one for one in messages if one["msg"] == "process_completed"]
-    assert not done["success"] and not fetched
+    value = last_value(told(client, request(picture=file)))
+    assert "there is no image yet" in value["error"] and not fetched
+    assert told(client, request(), data=[file])  # whatever comes of it, nothing is fetched
+    assert not fetched
 
 
 @pytest.mark.parametrize(
-    "given, reason",
+    "asked, reason",
     [
-        (["", *DIALS], "there is no image yet"),
-        (["data:text/plain;base64,aGVsbG8=", *DIALS], "the picture"),
-        (["data:image/png;base64,%%%", *DIALS], "not valid base64"),
-        ([picture(), "dog", "dog", 0, 10, 1, 1], "banned"),
-        ([picture(), "", "", 0, 10, 1, 1], None),
-        ([picture(), None, None, 0, 10, 1, 1], None),  # dropped before the page has filled its boxes
+        ({"picture": ""}, "there is no image yet"),
+        ({"picture": 3}, "there is no image yet"),
+        ({"picture": "data:text/plain;base64,aGVsbG8="}, "this file is not a readable image"),
+        ({"picture": "data:image/png;base64,%%%"}, "not valid base64"),
+        ({"include": ["dog"], "ban": ["dog"]}, "banned"),
+        ({"num": 1000}, "num"),
+        ({"steps": "many"}, "steps"),
+        ({"kind": "shutdown"}, "unknown request"),
+        ({"kind": "infill"}, "template"),
+        ({"kind": "infill", "template": "no blank"}, "has no blank"),
+        ({"kind": "infill", "template": "a ___", "ban": [None]}, "ban"),
+        ({"include": None, "ban": None, "num": None}, None),
     ],
 )
-def test_what_is_wrong_is_one_line(client, given, reason):
-    value = last_value(told(client, "upload", given))
+def test_what_is_wrong_is_one_line(client, asked, reason):
+    value = last_value(told(client, request(**asked)))
     if reason is None:
         assert "error" not in value
     else:
         assert reason in value["error"] and "\n" not in value["error"]
 
 
-@pytest.mark.parametrize(
-    "event_data", [None, "x", {"template": 3, "others": [None]}, {"template": "no blank"}]
-)
-def test_strange_refills_are_one_line(client, event_data):
-    for ban in ("", None):
-        value = last_value(told(client, "refill", [picture(), ban, 10, 1], event_data))
-        assert "has no blank" in value["error"] and "\n" not in value["error"]
+@pytest.mark.parametrize("asked", [None, "x", [], {"number": "x"}])
+def test_what_is_no_request_is_one_line(client, asked):
+    value = last_value(told(client, asked))
+    assert "there is no image yet" in value["error"] and value["number"] == -1
+
+
+def test_a_picture_that_is_none_is_told_from_a_request_that_cannot_be_met(client):
+    assert last_value(told(client, request(picture="data:,base64,aGVsbG8=")))["unreadable"]
+    assert "unreadable" not in last_value(told(client, request(include=["dog"], ban=["dog"])))
+
+
+def test_the_interface_is_handed_out_to_visitors_only(client, default):
+    assert "Interface" in client.get("/interface/app.js").text
+    assert client.get("/interface/samples/coffee.jpg").headers["content-type"] == "image/jpeg"
+    assert client.get("/interface/../__init__.py").status_code == 404
+    with service(default, keys=("open sesame",)) as locked:
+        assert locked.get("/interface/app.js").status_code == 401
 
 
 def test_the_limit_on_bytes_holds_for_the_page(default):
     with service(default, bytes=20_000) as small:
-        answer = told(small, "upload", [picture(), *DIALS])
+        answer = told(small, request())
         assert answer.status_code == 413 and "more than 20000 bytes" in answer.json()["error"]
 
 
@@ -182,7 +191,7 @@ def test_keys_are_asked_for(default):
         cookie = right.headers["set-cookie"]
         assert right.status_code == 303 and "HttpOnly" in cookie and "SameSite=strict" in cookie
         assert "sesame" not in cookie
-        assert "captions" in last_value(told(locked, "upload", [picture(), *DIALS]))
+        assert "captions" in last_value(told(locked, request()))
         assert (
             locked.post("/v1/captions", json={"images": [picture()]}).status_code == 401
         )  # of the page only

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from ddcap import Captioner
-from ddcap.page.shown import shown_caption
+from ddcap.gradio_page.shown import shown_caption
 
 
 @pytest.fixture(scope="module")

@@ -5,4 +5,4 @@ from importlib.resources import files
 
 def own_file(name: str) -> str:
     """The text of one, by its name."""
-    return (files("ddcap.page") / name).read_text(encoding="utf-8")
+    return (files("ddcap.gradio_page") / name).read_text(encoding="utf-8")

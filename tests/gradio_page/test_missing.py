@@ -13,7 +13,7 @@ from ddcap import Captioner
 from ddcap.commands import build_parser
 from ddcap.commands.serve import _put_page
 from ddcap.errors import MissingExtraError
-from ddcap.page.mount import add_page
+from ddcap.gradio_page.mount import add_page
 from ddcap.serve.app import create_app
 from ddcap.serve.limits import ServeLimits
 
