@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddcap.files import replacing
 from experiments.curve_chart import draw_curves
-from experiments.figures import OURS, PAPER, TWIN, new_figure, plain
+from experiments.figures import OURS, PAPER, SMALL, TWIN, WIDTH, new_figure, plain
 from experiments.markdown import NAMES, paper_cider
 from experiments.paper import TABLE_1, TWIN_CIDER
 
@@ -63,8 +63,8 @@ def _draw_table_1(results: dict[str, Any]) -> Figure:
     rows = results["rows"]
     # the paper's rows and the twin; a plan's own rows are in the tables
     names = [name for name in rows if paper_cider(name) is not None] or list(rows)
-    figure = new_figure(9, 3.6)
-    ours, paper = figure.subplots(1, 2)
+    figure = new_figure(WIDTH, 6.4)
+    ours, paper = figure.subplots(2, 1)
     places = range(len(names))
     means = [rows[name]["mean"]["CIDEr"] for name in names]
     low = [mean - rows[name]["interval_95"][0] for name, mean in zip(names, means, strict=True)]
@@ -74,7 +74,7 @@ def _draw_table_1(results: dict[str, Any]) -> Figure:
     human = (results.get("human") or {}).get("metrics", {}).get("CIDEr")
     if human:
         ours.axhline(human, color="#777777", linestyle=":", linewidth=1)
-        ours.text(0, human, " a human caption", va="bottom", ha="left", fontsize=8, color="#555555")
+        ours.text(0, human, " a human caption", va="bottom", ha="left", fontsize=SMALL, color="#555555")
     ours.set_title(f"here: {results['test_images']} pictures, 95 % intervals", fontsize=10)
     known = {**{name: row["CIDEr"] for name, row in TABLE_1.items()}, "twin": TWIN_CIDER}
     published = [name for name in names if name in known]
@@ -87,7 +87,7 @@ def _draw_table_1(results: dict[str, Any]) -> Figure:
     paper.set_title("the paper: COCO validation", fontsize=10)
     for axes, shown in ((ours, names), (paper, published)):
         labels = [NAMES.get(name, name).replace(", ", "\n") for name in shown]
-        axes.set_xticks(range(len(shown)), labels if axes is ours else shown, fontsize=7)
+        axes.set_xticks(range(len(shown)), labels if axes is ours else shown, fontsize=SMALL)
         axes.set_ylabel("CIDEr")
         plain(axes)
     return figure
@@ -99,8 +99,13 @@ def _draw_sweeps(results: dict[str, Any]) -> Figure:
         for name, points in results["sweeps"].items()
         if any(_is_number(point["value"]) for point in points)
     }
-    figure = new_figure(2.6 * len(sweeps) + 0.4, 3.0)
-    panels = figure.subplots(1, len(sweeps), squeeze=False)[0]
+    columns = 2 if len(sweeps) in (2, 4) else min(3, len(sweeps))
+    rows = -(-len(sweeps) // columns)
+    figure = new_figure(WIDTH if columns > 1 else WIDTH / 2, 2.6 * rows)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels[len(sweeps) :]:
+        axes.remove()
+    panels = panels[: len(sweeps)]
     for axes, (name, points) in zip(panels, sweeps.items(), strict=True):
         numbers = [point for point in points if _is_number(point["value"])]
         x = [float(point["value"]) for point in numbers]
@@ -119,16 +124,16 @@ def _draw_sweeps(results: dict[str, Any]) -> Figure:
                 style = styles[point["value"]]
                 axes.axhline(point["CIDEr"], color=TWIN, linestyle=style, linewidth=1.2, label=point["value"])
         if len(numbers) < len(points):
-            axes.legend(fontsize=7, frameon=False)
+            axes.legend(fontsize=SMALL, frameon=False)
         axes.set_xlabel(_LABELS.get(name, name))
-        axes.set_ylabel("CIDEr on val" if axes is panels[0] else "")
+        axes.set_ylabel("CIDEr on val" if panels.index(axes) % columns == 0 else "")
         plain(axes)
     return figure
 
 
 def _draw_infilling(results: dict[str, Any]) -> Figure:
     shares = list(results["infilling"])
-    figure = new_figure(9, 3.2)
+    figure = new_figure(WIDTH, 3.4)
     titles = {"whole": "CIDEr, whole caption", "blanks": "CIDEr, blanks alone", "exact": "blanks exact, %"}
     systems = {"g": OURS, "twin": TWIN, "twin_beams": "#f2cc8f"}
     for axes, (key, title) in zip(figure.subplots(1, 3), titles.items(), strict=True):
@@ -147,13 +152,15 @@ def _draw_infilling(results: dict[str, Any]) -> Figure:
         axes.set_title(title, fontsize=10)
         plain(axes)
         if key == "blanks":
-            axes.legend(fontsize=7, frameon=False)
+            figure.legend(
+                *axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=SMALL, frameon=False
+            )
     return figure
 
 
 def _draw_trainings(results: dict[str, Any]) -> Figure:
     """A line for each training but those of learning curves; the seeds of a row share their colour."""
-    figure = new_figure(7.5, 3.6)
+    figure = new_figure(WIDTH, 3.6)
     axes = figure.subplots()
     apart = {
         f"{row}-{share}-seed{seed}"
@@ -179,7 +186,7 @@ def _draw_trainings(results: dict[str, Any]) -> Figure:
         axes.plot(steps, scores, marker="o", markersize=3, label=label, color=colour, linewidth=1)
     axes.set_xlabel("training step")
     axes.set_ylabel("CIDEr on val")
-    axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(fontsize=SMALL, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     plain(axes)
     return figure
 

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OURS, TWIN, PAPER = "#2a6f97", "#e07a5f", "#b8b8b8"
+WIDTH = 7.4  # inches: as wide as the text of the documents, so that letters keep their size
+SMALL = 9.0  # points, of the smallest letters
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -23,11 +25,11 @@ def new_figure(width: float, height: float) -> Figure:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingExtraError("drawing charts", "report") from None
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), facecolor="white", layout="constrained")
 
 
 def plain(axes: Axes) -> None:
     """Axes without a box."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.tick_params(axis="y", labelsize=8)
+    axes.tick_params(axis="y", labelsize=SMALL)

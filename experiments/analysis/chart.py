@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ddcap.files import replacing
-from experiments.figures import OURS, TWIN, new_figure, plain
+from experiments.figures import OURS, SMALL, TWIN, WIDTH, new_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,15 +33,15 @@ def draw_why(results: dict[str, Any]) -> Figure:
     Raises:
         MissingExtraError: if matplotlib is not installed.
     """
-    figure = new_figure(11.5, 3.9)
-    loss, errors, compute = figure.subplots(1, 3)
+    figure = new_figure(WIDTH, 10.5)
+    loss, errors, compute = figure.subplots(3, 1)
     _draw_loss(loss, results["loss"])
     _draw_errors(errors, results["commitment"])
     _draw_compute(compute, results["compute"])
     errors.set_ylim(0, 108)
     for axes, place in ((loss, "lower center"), (errors, "upper left"), (compute, "upper right")):
-        axes.legend(fontsize=7, frameon=False, loc=place)
-        axes.tick_params(axis="x", labelsize=8)
+        axes.legend(fontsize=SMALL, frameon=False, loc=place)
+        axes.tick_params(axis="x", labelsize=SMALL)
         plain(axes)
     return figure
 

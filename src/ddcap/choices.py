@@ -29,7 +29,7 @@ BEAM = 16  # beginnings of words that are followed
 class _AllCandidates(CaptionRequest):
     """A request for all candidates of a picture's caption, not only for the likeliest."""
 
-    def _varies_words(self, model: ModelConfig) -> bool:
+    def _varies_words(self, _: ModelConfig) -> bool:
         return False
 
 
@@ -100,9 +100,9 @@ def word_alternatives(
 ) -> list[Alternative]:
     """Find words that fit in place of one of a caption's words.
 
-    The word is hidden, as one MASK, as two, and so on up to as many tokens as it has. The probability of a word
-    is that of its tokens, one after the other, among all that make one word. A word that only adds tokens to a
-    likelier one is left out.
+    The word is hidden, as one MASK, as two, and so on up to as many tokens as it has. The probability of a
+    word is that of its tokens, one after the other, among all that make one word. A word that only adds
+    tokens to a likelier one is left out: "cupy", if "cup" is likelier.
 
     Args:
         captioner: of a diffusion model.
