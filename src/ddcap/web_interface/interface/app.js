@@ -43,8 +43,9 @@ export class Interface {
     });
     this.find(".sentence").addEventListener("submit", (event) => {
       event.preventDefault();
-      this.fill(this.find(".sentence input").value, { focus: undefined });
+      this.fill(this.find(".sentence input").value, {});
     });
+    this.input.takeWaiting();
   }
 
   /** What can be chosen, once it is known how long captions may be. */

@@ -33,6 +33,11 @@ export class PictureInput {
     });
   }
 
+  /** A file that was chosen before this script was there. */
+  takeWaiting() {
+    for (const input of this.root.querySelectorAll(".file")) this.take(input.files[0]);
+  }
+
   offer(button) {
     const image = document.createElement("img");
     const address = new URL(`samples/${button.dataset.sample}`, import.meta.url).href;
