@@ -51,6 +51,8 @@ def test_banned_words_are_not_offered(default, photos):
 def test_what_cannot_be_offered_is_said(default, photos):
     with pytest.raises(DDCapError, match="word 7: the caption has 2 words"):
         word_alternatives(default, photos[0], ["a", "cat"], 7)
+    with pytest.raises(DDCapError, match="cannot spell '猫'"):
+        word_alternatives(default, photos[0], ["a", "猫"], 0)
     with pytest.raises(DDCapError, match="longer than 20 tokens"):
         word_alternatives(default, photos[0], ["cat"] * 30, 3)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ddcap.arrays import log_sum_exp, to_host
 from ddcap.captioner import Captioner
-from ddcap.data.images import ImageSource
+from ddcap.data.sources import ImageSource
 from ddcap.decoding.best_first import share_left
 from ddcap.decoding.caption import Caption
 from ddcap.decoding.constraints import Constraints, normalised
@@ -66,6 +66,7 @@ def _sampler(
 ) -> tuple[Sampler, Confident | None]:
     """A sampler of one image, and what it takes to say how sure the model is."""
     model = captioner.model
+    constraints.check_spelling(captioner.tokenizer)
     seen = features = captioner.features([image])
     for edit in constraints.edits(model.vocabulary):
         features = features.edited(edit)
@@ -121,6 +122,7 @@ def word_alternatives(
     if not 0 <= place < len(words):
         raise DDCapError(f"word {place}: the caption has {len(words)} words, from 0; choose one of them")
     tokenizer, constraints = captioner.tokenizer, Constraints(ban=tuple(ban))
+    tokenizer.check_spelling("caption", " ".join(words))
     before = tokenizer.encode_part(" ".join(words[:place]))
     after = tokenizer.encode(" ".join(words[place + 1 :]))
     settings = {} if guidance is None else {"guidance": guidance}
