@@ -92,7 +92,7 @@ def test_the_stored_animation_is_of_todays_caption():
 
 def test_the_diagram_has_every_box_and_arrow_of_the_page():
     labels, arrows = read_diagram(mermaid_of((ROOT / "docs" / "architecture.md").read_text()))
-    assert labels["denoiser"].startswith("model/denoiser.py") and len(labels) == 12
-    assert ("reverse", "denoiser", True) in arrows and ("diffusion", "loss", False) in arrows
+    assert labels["denoiser"].startswith("model/denoiser.py") and len(labels) == 14
+    assert ("sampler", "denoiser", True) in arrows and ("diffusion", "loss", False) in arrows
     figure = draw_diagram(mermaid_of((ROOT / "docs" / "architecture.md").read_text()))
     assert len(figure.axes[0].texts) == len(labels)
