@@ -22,8 +22,8 @@ import psutil
 import ray
 
 from ddcap import Captioner
-from ddcap.bulk.outputs import JsonLines
 from ddcap.bulk.ray_engine import caption_on_ray
+from ddcap.bulk.rows import JsonLines
 from ddcap.bulk.run import Progress, caption_files
 from ddcap.bulk.walk import walk
 from ddcap.machine import describe_machine

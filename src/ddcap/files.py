@@ -8,6 +8,7 @@ do not write into each other's.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -21,11 +22,12 @@ from typing import Any
 from ddcap.errors import DataError, DDCapError, remedy
 
 _SUFFIX = ".writing"
+_LONGEST_BEGINNING = 200  # bytes; of a name that may have 255 on most disks
 _STREAMS = ("/dev/std", "/dev/fd/", "/proc/")  # an open file by its number, whatever is behind it
 
 
 @contextlib.contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
+def replacing(path: str | Path, *, keep: bool = False) -> Iterator[Path]:
     """A name to write one file under, which becomes `path` when the context ends well, and is removed else.
 
     The file gets the permissions of the one it replaces, or those of any new file; a link is replaced, not
@@ -33,11 +35,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     Args:
         path: of the file; its folder has to exist.
+        keep: what is there stays, even if it came in the meantime.
 
     Raises:
+        FileExistsError: if `keep`, and there is something.
         OSError: if it cannot be written.
     """
     path = Path(path)
+    if keep and os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
     if str(path).startswith(_STREAMS) or (path.exists() and not path.is_file() and not path.is_dir()):
         yield path
         return
@@ -48,11 +54,28 @@ def replacing(path: str | Path) -> Iterator[Path]:
         yield temporary
         _to_disk(temporary)
         temporary.chmod(mode & 0o777)  # some libraries write for the owner only
-        os.replace(temporary, path)
+        if keep:
+            _rename_to_free(temporary, path)
+        else:
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _to_disk(path.parent)
+
+
+def _rename_to_free(temporary: Path, path: Path) -> None:
+    """Rename a file, unless the name is taken: `os.replace` would not notice one that has just come."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except OSError:  # this disk has no hard links
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.replace(temporary, path)
+    else:
+        temporary.unlink()
 
 
 def publish(growing: str | Path, path: str | Path) -> None:
@@ -155,7 +178,8 @@ def remove_unfinished(folder: str | Path, *, older_than: float = 3600) -> None:
 
 def _another_name(path: Path) -> Path:
     """A hidden name beside `path` that no other process has, on this machine or on another one."""
-    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}")
+    beginning = os.fsdecode(os.fsencode(path.name)[:_LONGEST_BEGINNING])
+    return path.with_name(f".{beginning}.{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}")
 
 
 def _to_disk(path: Path) -> None:

@@ -2,70 +2,144 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
-from xml.sax.saxutils import escape
 
+from ddcap.bulk.claim import JOB_FILE, Claim
+from ddcap.bulk.names import PictureNames
 from ddcap.bulk.walk import SeenNames
+from ddcap.bulk.xmp import description_in, with_description
 from ddcap.errors import DataError, MissingExtraError
-from ddcap.files import replacing, write_text
+from ddcap.files import replacing
 
 
 class Beside(Protocol):
-    """Writes a caption to where it is found by its picture's name."""
+    """Writes a caption to where it is found by its picture's name.
+
+    Attributes:
+        options: what it is, as the command line has it.
+    """
+
+    options: Mapping[str, Any]
+
+    def begin(self, options: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Prepare for a job, with the options of its captions.
+
+        Raises:
+            DataError: if what is there was made with others, or another job writes there.
+            OSError: if it cannot be written.
+        """
+
+    def check(self, picture: Path) -> None:
+        """Take the place of a picture's caption.
+
+        Raises:
+            DataError: if it is that of another picture of this job.
+        """
 
     def is_done(self, picture: Path) -> bool:
-        """Whether it is there already."""
+        """Whether something is there already, of this program or not."""
 
-    def write(self, picture: Path, caption: str) -> None:
-        """Write it, whole or not at all.
+    def write(self, picture: Path, caption: str, *, overwrite: bool = False) -> bool:
+        """Write it, whole or not at all; False if something is there, and stays.
 
         Raises:
             DDCapError: if it cannot be.
             OSError: so, too.
         """
 
+    def close(self) -> None:
+        """Let other jobs write there."""
 
-_XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
-<x:xmpmeta xmlns:x="adobe:ns:meta/">
- <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
-  <rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/">
-   <dc:description><rdf:Alt><rdf:li xml:lang="x-default">{}</rdf:li></rdf:Alt></dc:description>
-  </rdf:Description>
- </rdf:RDF>
-</x:xmpmeta>
-<?xpacket end="w"?>
-"""
+
+class _Places:
+    """Which picture of a job has which place; 16 bytes for each."""
+
+    def __init__(self) -> None:
+        self._names = PictureNames(os.getcwd())
+        self._places, self._owners = SeenNames(self._names.key), SeenNames()
+
+    def take(self, place: Path, picture: Path) -> bool:
+        """Whether it is the picture's."""
+        owner = f"{self._names.key(str(place))}\n{self._names.key(str(picture))}"
+        return self._owners.add(owner) if self._places.add(str(place)) else owner in self._owners
 
 
 class Sidecars:
     """photo.txt, or photo.jpg.xmp, as programs for photo libraries look for it.
+
+    An XMP sidecar may be of another program, with a picture's rating and edits: it gets the caption as its
+    description, and is otherwise left as it is.
 
     Args:
         kind: "txt", or "xmp" for a description that photo libraries read.
     """
 
     def __init__(self, kind: str) -> None:
-        self._kind = kind
+        self._kind, self._places = kind, _Places()
+        self.options: Mapping[str, Any] = {"sidecar": kind}
+
+    def begin(self, options: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Nothing: no sidecar is written over that is there."""
+
+    def check(self, picture: Path) -> None:
+        """See `Beside`."""
+        if not self._places.take(self._of(picture), picture):
+            raise DataError(
+                f"{picture}: another image has the same name, and so the same sidecar, "
+                f"{self._of(picture).name}; rename one, or use --sidecar xmp"
+            )
 
     def is_done(self, picture: Path) -> bool:
-        """Whether there is one."""
-        return self._of(picture).exists()
+        """Whether there is a text file, or a description in XMP."""
+        path = self._of(picture)
+        if not os.path.lexists(path) or self._kind == "txt":
+            return os.path.lexists(path)
+        try:
+            return description_in(path.read_bytes()) is not None
+        except (DataError, OSError):
+            return False  # `write` will say so
 
-    def write(self, picture: Path, caption: str) -> None:
-        """Write one.
+    def write(self, picture: Path, caption: str, *, overwrite: bool = False) -> bool:
+        """See `Beside`."""
+        path = self._of(picture)
+        try:
+            if self._kind == "xmp" and os.path.lexists(path):
+                return _merge(Path(os.path.realpath(path)), caption, overwrite=overwrite)
+            content = (caption + "\n").encode() if self._kind == "txt" else with_description(None, caption)
+            with replacing(path, keep=self._kind == "xmp" or not overwrite) as temporary:
+                temporary.write_bytes(content)
+        except FileExistsError:
+            return False
+        except DataError as error:
+            raise DataError(
+                f"{picture}: its sidecar {path.name} {error}, or choose --sidecar txt or --out"
+            ) from None
+        return True
 
-        Raises:
-            OSError: if it cannot be written.
-        """
-        text = caption + "\n" if self._kind == "txt" else _XMP.format(escape(caption))
-        write_text(self._of(picture), text)
+    def close(self) -> None:
+        """Nothing."""
 
     def _of(self, picture: Path) -> Path:
         is_text = self._kind == "txt"
         return picture.with_suffix(".txt") if is_text else picture.with_name(picture.name + ".xmp")
+
+
+def _merge(path: Path, caption: str, *, overwrite: bool) -> bool:
+    """Put a caption into an XMP file, unless it has one; see `Beside.write`."""
+    before, packet = path.stat(), path.read_bytes()
+    if description_in(packet) is not None and not overwrite:
+        return False
+    merged = with_description(packet, caption)
+    with replacing(path) as temporary:
+        temporary.write_bytes(merged)
+        now = path.stat()
+        if (now.st_mtime_ns, now.st_size) != (before.st_mtime_ns, before.st_size):
+            raise DataError("is being written by another program; run the job again")
+    return True
 
 
 # Copies with the caption in them. The picture itself is copied as it is compressed; exiv2 writes the fields.
@@ -100,39 +174,70 @@ class DescribedCopies:
         except ImportError:
             raise MissingExtraError("writing captions into image metadata", "photo") from None
         self._exiv2: Any = exiv2
-        self._folder, self._fields, self._taken = folder, tuple(fields), SeenNames()
-        self._folders = [Path(path) for path in given if Path(path).is_dir()]
-        for path in self._folders:
-            if folder.resolve().is_relative_to(path.resolve()):
+        self._folder, self._fields, self._places = folder, tuple(fields), _Places()
+        self._claim: Claim | None = None
+        self.options: Mapping[str, Any] = {"copy_to": os.path.realpath(folder), "write": list(fields)}
+        self._folders = []
+        real = folder.resolve()
+        for path in map(Path, given):
+            if not path.is_dir():
+                if path.resolve().is_relative_to(real):
+                    raise DataError(f"{folder}: contains {path}, an image to caption; choose another folder")
+                continue
+            self._folders.append(path)
+            if real.is_relative_to(path.resolve()):
                 raise DataError(
                     f"{folder}: is inside {path}, the folder to caption; choose a folder outside it"
                 )
+            if path.resolve().is_relative_to(real):
+                raise DataError(f"{folder}: contains {path}, the folder to caption; choose another folder")
+
+    def begin(self, options: Mapping[str, Any], *, overwrite: bool) -> None:
+        """See `Beside`."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        has_content = any(path.name != JOB_FILE for path in self._folder.iterdir())
+        self._claim = Claim(self._folder, goes_on=has_content and not overwrite)
+        try:
+            self._claim.agree(options)
+        except BaseException:
+            self._claim.release()
+            raise
+
+    def close(self) -> None:
+        """See `Beside`."""
+        if self._claim is not None:
+            self._claim.release()
+
+    def check(self, picture: Path) -> None:
+        """See `Beside`."""
+        copy = self._of(picture)
+        if not self._places.take(copy, picture):
+            raise DataError(
+                f"{picture}: another image has the same name, and so the same copy, {copy}; "
+                "copy them to different folders"
+            )
 
     def is_done(self, picture: Path) -> bool:
         """Whether there is a copy."""
-        return self._of(picture).exists()
+        return os.path.lexists(self._of(picture))
 
-    def write(self, picture: Path, caption: str) -> None:
-        """Make a copy.
-
-        Raises:
-            DataError: if the format has no place for a caption, or another picture's copy has the name.
-            OSError: if it cannot be written.
-        """
+    def write(self, picture: Path, caption: str, *, overwrite: bool = False) -> bool:
+        """See `Beside`; a format that has no place for a caption is an error."""
+        self.check(picture)
         copy = self._of(picture)
-        if not self._taken.add(str(copy)):
-            raise DataError(f"{copy}: another image has the same name; caption the folders one at a time")
         if copy.exists() and copy.samefile(picture):
             raise DataError(f"{copy}: is the original image; give --copy-to another folder")
         copy.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(copy) as temporary:
-            shutil.copyfile(picture, temporary)
-            try:
-                self._describe(temporary, picture, caption)
-            except self._exiv2.Exiv2Error as error:
-                reason = str(error.args[-1]).replace(str(temporary), "its copy")
-                raise self._refused(picture, reason) from None
-            shutil.copystat(picture, temporary)
+        try:
+            with replacing(copy, keep=not overwrite) as temporary:
+                try:
+                    temporary.write_bytes(self._described(picture, caption))
+                except self._exiv2.Exiv2Error as error:
+                    raise self._refused(picture, str(error.args[-1])) from None
+                shutil.copystat(picture, temporary)
+        except FileExistsError:
+            return False
+        return True
 
     def _of(self, picture: Path) -> Path:
         inside = [folder for folder in self._folders if picture.is_relative_to(folder)]
@@ -144,9 +249,10 @@ class DescribedCopies:
             "convert it to JPEG, PNG or TIFF, or use --sidecar xmp"
         )
 
-    def _describe(self, file: Path, picture: Path, caption: str) -> None:
-        exiv2 = self._exiv2
-        image = exiv2.ImageFactory.open(str(file))
+    def _described(self, picture: Path, caption: str) -> bytes:
+        """The file with its caption. It is opened from memory: exiv2 takes no names that are not UTF-8."""
+        exiv2, content = self._exiv2, picture.read_bytes()
+        image = exiv2.ImageFactory.open(content)
         kinds = {"exif": exiv2.MetadataId.Exif, "iptc": exiv2.MetadataId.Iptc}
         can = {
             field: bool(image.checkMode(kinds.get(field, exiv2.MetadataId.Xmp)) & exiv2.AccessMode.Write)
@@ -166,3 +272,6 @@ class DescribedCopies:
             if can.get(field):
                 image.xmpData()[key] = f'lang="x-default" {caption}'
         image.writeMetadata()
+        described = image.io()
+        described.open()
+        return bytes(described.data())

@@ -23,7 +23,7 @@ from ddcap.bulk.outputs import CaptionOutput, Row
 from ddcap.bulk.remote import is_remote, open_remote, read_picture
 from ddcap.bulk.run import Job, Progress
 from ddcap.bulk.tar_input import TarPicture, is_tar, tar_pictures
-from ddcap.bulk.walk import Links, SeenNames, walk
+from ddcap.bulk.walk import Links, SeenNames
 from ddcap.captioner import Captioner
 from ddcap.data.images import ImageSource
 from ddcap.decoding.caption import answer_of
@@ -45,6 +45,7 @@ def caption_on_ray(
     links: Links = "skip",
     min_sure: float | None = None,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    on_failure: Callable[[str], None] = lambda _: None,
     workers: int | None = None,
     unit: int = _UNIT,
     **asked: Any,
@@ -63,6 +64,7 @@ def caption_on_ray(
         links: likewise.
         min_sure: likewise.
         on_progress: likewise.
+        on_failure: likewise.
         workers: actors; None: one for each CPU of the cluster.
         unit: pictures that an actor is given at once, where they are no tar files.
         asked: see `Captioner.caption_each`. Decoders that draw draw otherwise than without Ray.
@@ -77,10 +79,34 @@ def caption_on_ray(
     except ImportError:
         raise MissingExtraError("--engine ray", "ray") from None
     list(Captioner.from_pretrained(*cast(Any, model)).caption_each([], **asked))  # refuses what cannot be
-    job = Job(output, beside, overwrite=overwrite, on_progress=on_progress)
-    units = list(_units(job, paths, links, unit))
-    if not units:
+    names = dict(zip(("model", "device", "precision", "runtime"), model, strict=True))
+    job = Job(
+        output,
+        beside,
+        overwrite=overwrite,
+        options={**names, "device": None, **asked, "min_sure": min_sure},
+        on_progress=on_progress,
+        on_failure=on_failure,
+    )
+    try:
+        job.begin()
+        units = list(_units(job, paths, links, unit))
+        if units:
+            _caption_units(ray, job, units, model, workers, (asked, min_sure))
         return job.finish()
+    finally:
+        job.close()
+
+
+def _caption_units(
+    ray: Any,
+    job: Job,
+    units: Sequence[dict[str, Any]],
+    model: Sequence[str],
+    workers: int | None,
+    how: tuple[dict[str, Any], float | None],
+) -> None:
+    """Caption them on the cluster, and write what becomes of each as it comes back."""
     try:
         _connect(ray)
         workers = workers or int(ray.cluster_resources().get("CPU", 1))
@@ -96,7 +122,7 @@ def caption_on_ray(
             compute=ray.data.ActorPoolStrategy(
                 min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=2
             ),
-            fn_constructor_args=[list(model), asked, min_sure, ray.put(job.seen)],
+            fn_constructor_args=[list(model), *how, ray.put(job.seen)],
         )
         for result in results.iter_rows():
             _take(job, json.loads(result["captions"]))
@@ -107,7 +133,6 @@ def caption_on_ray(
         ) from None
     except ConnectionError as error:
         raise DDCapError(f"cannot connect to a Ray cluster ({error}); check RAY_ADDRESS") from None
-    return job.finish()
 
 
 def _connect(ray: Any) -> None:
@@ -136,7 +161,7 @@ def _units(job: Job, paths: Iterable[str], links: Links, size: int) -> Iterator[
 
     def pictures() -> Iterator[str]:
         for path in paths:
-            found = [path] if is_remote(path) else walk([path], links=links, on_problem=job.problem)
+            found = [path] if is_remote(path) else job.walk([path], links)
             for name in map(str, found):
                 if is_tar(name):
                     tars.extend([] if job.is_complete(name) else [name])
@@ -155,6 +180,8 @@ def _take(job: Job, found: dict[str, Any]) -> None:
     job.progress.skipped += found["skipped"]
     for name, reason in found["problems"]:
         job.problem(name, reason)
+    if found["tar"] is not None and not any(name == found["tar"] for name, _ in found["problems"]):
+        job.resolve(found["tar"])
     for name, member, row in found["rows"]:
         if member is None:
             job.take(name if is_remote(name) else Path(name), row)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ddcap.bulk.beside import Beside, Sidecars
+from ddcap.bulk.names import PictureNames
 from ddcap.bulk.outputs import CaptionOutput, Row
 from ddcap.bulk.tar_input import is_tar, tar_members, tar_pictures
 from ddcap.bulk.walk import Links, SeenNames, walk
 from ddcap.captioner import Captioner
 from ddcap.data.images import ImageSource
 from ddcap.decoding.caption import answer_of
-from ddcap.errors import DDCapError, remedy
+from ddcap.errors import DataError, DDCapError, remedy
 
 
 @dataclass
@@ -26,12 +29,14 @@ class Progress:
         captioned: pictures with a caption now, or with a reason why there is none.
         failed: pictures that cannot be read, folders and tar files.
         skipped: pictures that were done before.
+        kept: files beside pictures that were there, of whomever, and stay as they are.
         started: seconds on a clock that only runs on.
     """
 
     captioned: int = 0
     failed: int = 0
     skipped: int = 0
+    kept: int = 0
     started: float = field(default_factory=time.monotonic)
 
     @property
@@ -52,7 +57,9 @@ class Job:
         output: takes a row for each picture.
         beside: also write each caption beside its picture.
         overwrite: also where there is one.
+        options: of the captions; a job that goes on with what is there has the same ones.
         on_progress: told after each picture.
+        on_failure: told of each picture, folder and tar file that failed, in one line with the reason.
     """
 
     def __init__(
@@ -61,34 +68,78 @@ class Job:
         beside: Sequence[Beside] = (),
         *,
         overwrite: bool = False,
+        options: Mapping[str, Any] = MappingProxyType({}),
         on_progress: Callable[[Progress], None] = lambda _: None,
+        on_failure: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.progress = Progress()
-        self.seen = output.done if output is not None else SeenNames()
-        self._output, self._beside, self._overwrite = output, beside, overwrite
-        self._on_progress = on_progress
+        self._output, self._beside, self._overwrite, self._options = output, beside, overwrite, options
+        self._on_progress, self._on_failure = on_progress, on_failure
+        self._names = PictureNames(os.getcwd()) if output is None else output.names
+        self.seen = SeenNames(self._names.key)
+
+    def begin(self) -> None:
+        """Prepare the outputs; nothing is changed before.
+
+        Raises:
+            DataError: if they were made with other options, or another job writes there.
+            OSError: if they cannot be written.
+        """
+        places: dict[str, Any] = {}
+        for one in self._beside:
+            one.begin({**self._options, **one.options}, overwrite=self._overwrite)
+            places |= one.options
+        if self._output is not None:
+            self._output.begin({**self._options, **places})
+            self.seen = self._output.done
 
     def pictures(self, paths: Iterable[str | Path], links: Links) -> Iterator[ImageSource]:
-        """What is still to be captioned of files, folders and tar files, in flat memory."""
-        for path in walk(paths, links=links, on_problem=self.problem):
+        """Begin, then what is still to be captioned of files, folders and tar files, in flat memory."""
+        self.begin()
+        for path in self.walk(paths, links):
             if not is_tar(path):
                 if self.wants_file(path):
                     yield path
             elif not self.is_complete(str(path)):
-                try:
-                    with path.open("rb") as file:
-                        wants, problem = self.wants, self.problem
-                        yield from tar_pictures(file, str(path), is_wanted=wants, on_problem=problem)
-                except OSError as error:
-                    self.problem(path, f"cannot be read ({error.strerror or error}); {remedy(error)}")
+                yield from self._tar_pictures(path)
+
+    def walk(self, paths: Iterable[str | Path], links: Links) -> Iterator[Path]:
+        """The files that are named or in folders."""
+        return walk(paths, links=links, on_problem=self.problem, on_read=self.resolve)
+
+    def _tar_pictures(self, tar: Path) -> Iterator[ImageSource]:
+        is_damaged = False
+
+        def problem(name: str, reason: str) -> None:
+            nonlocal is_damaged
+            is_damaged |= name == str(tar)
+            self.problem(name, reason)
+
+        try:
+            with tar.open("rb") as file:
+                yield from tar_pictures(file, str(tar), is_wanted=self.wants, on_problem=problem)
+        except OSError as error:
+            problem(str(tar), f"cannot be read ({error.strerror or error}); {remedy(error)}")
+        if not is_damaged:
+            self.resolve(tar)
 
     def wants_file(self, path: Path) -> bool:
         """Whether a picture is still to be captioned; asked once of each."""
-        is_beside = self._beside and all(one.is_done(path) for one in self._beside)
-        if is_beside and self._output is None and not self._overwrite:
-            self.progress.skipped += 1
+        for one in self._beside:
+            try:
+                one.check(path)
+            except DataError as error:
+                if self.seen.add(str(path)):
+                    self._fail(str(path), str(error))
+                return False
+        if self._beside and self._output is None and not self._overwrite and self._is_all_beside(path):
+            self.progress.kept += self.seen.add(str(path)) * len(self._beside)
             return False
         return self.wants(str(path))
+
+    def _is_all_beside(self, path: Path) -> bool:
+        """Whether everything that is to be beside a picture is there."""
+        return all(one.is_done(path) for one in self._beside)
 
     def wants(self, name: str) -> bool:
         """The same, of a picture that is known by its name only."""
@@ -105,25 +156,51 @@ class Job:
     def problem(self, name: str | Path, reason: str) -> None:
         """Take a row of a folder, link or file that is no picture that could be read."""
         if self.seen.add(str(name)):
-            self.progress.failed += 1
-            if self._output is not None:
-                self._output.write({"image": str(name), "error": f"{name}: {reason}"})
+            self._fail(str(name), f"{name}: {reason}")
+
+    def resolve(self, name: str | Path) -> None:
+        """A folder or tar file can be read: if it could not be before, that row is out of date."""
+        if self._output is not None:
+            self._output.resolve(str(name))
 
     def take(self, source: ImageSource, row: Row) -> None:
         """Write what became of a picture."""
-        row = {"image": str(source), **row}
-        if row.get("caption") and self._beside:
+        caption = row.get("caption")
+        error = row.get("error")
+        if caption and self._beside:
+            error = self._write_beside(Path(str(source)), caption)
+        if error is None and self._output is not None:
             try:
-                for one in self._beside:
-                    one.write(Path(str(source)), row["caption"])
+                self._output.write({"image": self._names.for_row(str(source)), **row}, source)
+            except DataError as refusal:
+                error = str(refusal)
+        if error is None:
+            self.progress.captioned += 1
+            self._on_progress(self.progress)
+        else:
+            self._fail(str(source), error, caption)
+
+    def _write_beside(self, picture: Path, caption: str) -> str | None:
+        """Why it could not be, or None."""
+        for one in self._beside:
+            try:
+                is_written = one.write(picture, caption, overwrite=self._overwrite)
+                self.progress.kept += not is_written
             except OSError as error:
-                row["error"] = f"{error.filename or source}: {error.strerror or error}; {remedy(error)}"
+                return (
+                    f"{picture}: its caption cannot be written ({error.strerror or error}); {remedy(error)}"
+                )
             except DDCapError as error:
-                row["error"] = str(error)
+                return str(error)
+        return None
+
+    def _fail(self, name: str, error: str, guess: str | None = None) -> None:
+        """Take a row with an error; a caption that has no place is a guess there."""
         if self._output is not None:
-            self._output.write(row, source)
-        self.progress.captioned += "error" not in row
-        self.progress.failed += "error" in row
+            row = {"image": self._names.for_row(name), **({"guess": guess} if guess else {}), "error": error}
+            self._output.write(row)
+        self.progress.failed += 1
+        self._on_failure(error)
         self._on_progress(self.progress)
 
     def finish(self) -> Progress:
@@ -131,6 +208,11 @@ class Job:
         if self._output is not None:
             self._output.finish()
         return self.progress
+
+    def close(self) -> None:
+        """Let other jobs write beside these pictures; who has opened `output` closes it."""
+        for one in self._beside:
+            one.close()
 
 
 def caption_files(
@@ -143,13 +225,16 @@ def caption_files(
     overwrite: bool = False,
     links: Links = "skip",
     min_sure: float | None = None,
+    model: Mapping[str, Any] = MappingProxyType({}),
     on_progress: Callable[[Progress], None] = lambda _: None,
+    on_failure: Callable[[str], None] = lambda _: None,
     **asked: Any,
 ) -> Progress:
     """Caption files, the pictures in folders and in tar files, in flat memory; each named picture once.
 
     Pictures that `output` has a row of, or that have a sidecar, are left out, so that a job which was killed
-    goes on where it was. A picture that cannot be read gets a row with its error, and the others go on.
+    goes on where it was. A picture that cannot be read gets a row with its error, and the others go on; the
+    next job tries it again. What is beside a picture stays as it is, whoever wrote it.
 
     Args:
         captioner: of the model.
@@ -160,18 +245,32 @@ def caption_files(
         overwrite: write what is beside pictures anew.
         links: see `walk`.
         min_sure: leave out captions that the model is less sure of, with the reason.
+        model: what tells it from others, for instance its name; noted in the output with the options.
         on_progress: told after each picture.
+        on_failure: told of each picture, folder and tar file that failed, in one line with the reason.
         asked: see `Captioner.caption_each`.
 
     Raises:
-        DDCapError: if the captions cannot be as they are asked to be.
+        DDCapError: if the captions cannot be as they are asked to be, or the output was made with other
+            options.
         OSError: if `output` cannot be written.
     """
     beside = [*beside, *([] if sidecar is None else [Sidecars(sidecar)])]
-    job = Job(output, beside, overwrite=overwrite, on_progress=on_progress)
-    for result in captioner.caption_each(job.pictures(paths, links), **asked):
-        job.take(result.source, answer_of(result, min_sure))
-    return job.finish()
+    options = {**model, **asked, "min_sure": min_sure}
+    job = Job(
+        output,
+        beside,
+        overwrite=overwrite,
+        options=options,
+        on_progress=on_progress,
+        on_failure=on_failure,
+    )
+    try:
+        for result in captioner.caption_each(job.pictures(paths, links), **asked):
+            job.take(result.source, answer_of(result, min_sure))
+        return job.finish()
+    finally:
+        job.close()
 
 
 def count_pictures(paths: Iterable[str | Path], links: Links) -> int:

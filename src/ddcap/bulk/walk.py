@@ -18,7 +18,11 @@ Links = Literal["skip", "follow", "refuse"]
 
 
 def walk(
-    paths: Iterable[str | Path], *, links: Links = "skip", on_problem: Callable[[Path, str], None]
+    paths: Iterable[str | Path],
+    *,
+    links: Links = "skip",
+    on_problem: Callable[[Path, str], None],
+    on_read: Callable[[Path], None] = lambda _: None,
 ) -> Iterator[Path]:
     """Files as they are given, and the images in folders, in the order in which the file system has them.
 
@@ -28,6 +32,7 @@ def walk(
         paths: of files and folders.
         links: what becomes of symbolic links inside folders. What is given by name is always followed.
         on_problem: told of a folder that cannot be read, or of a link that is refused; the walk goes on.
+        on_read: told of a folder that was read to its end.
     """
     entered: set[tuple[int, int]] = set()
     for path in map(Path, paths):
@@ -45,6 +50,7 @@ def walk(
                 with os.scandir(folder) as entries:
                     for entry in entries:
                         yield from _visit(entry, links, on_problem, waiting)
+                on_read(folder)
             except OSError as error:
                 on_problem(folder, f"cannot be read ({error.strerror or error}); {remedy(error)}")
 
@@ -69,11 +75,15 @@ class SeenNames:
     """Names that were seen, by their 64-bit hashes: 8 MB for a million.
 
     Two names of a million have the same hash with a probability of 3 in 100 million.
+
+    Args:
+        key: of a name; names with one key are one.
     """
 
     _RECENT = 50_000
 
-    def __init__(self) -> None:
+    def __init__(self, key: Callable[[str], str] = str) -> None:
+        self._key = key
         self._sorted = np.zeros(0, dtype=np.uint64)
         self._recent: set[int] = set()
 
@@ -81,12 +91,20 @@ class SeenNames:
         return len(self._sorted) + len(self._recent)
 
     def __contains__(self, name: str) -> bool:
-        return self._holds(_hash(name))
+        return self.holds(self.number(name))
 
     def add(self, name: str) -> bool:
         """Add a name; False if it was seen before."""
-        number = _hash(name)
-        if self._holds(number):
+        return self.add_number(self.number(name))
+
+    def number(self, name: str) -> int:
+        """The hash of a name."""
+        content = self._key(name).encode("utf-8", "surrogatepass")
+        return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+    def add_number(self, number: int) -> bool:
+        """Add a hash; False if it was seen before."""
+        if self.holds(number):
             return False
         self._recent.add(number)
         if len(self._recent) >= self._RECENT:
@@ -95,13 +113,9 @@ class SeenNames:
             self._recent.clear()
         return True
 
-    def _holds(self, number: int) -> bool:
+    def holds(self, number: int) -> bool:
+        """Whether a hash was seen."""
         if number in self._recent:
             return True
         place = int(np.searchsorted(self._sorted, np.uint64(number)))
         return place < len(self._sorted) and int(self._sorted[place]) == number
-
-
-def _hash(name: str) -> int:
-    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
-    return int.from_bytes(digest, "little")

@@ -51,7 +51,8 @@ def bulk_arguments(caption: argparse.ArgumentParser) -> None:
     into.add_argument(
         "--overwrite",
         action="store_true",
-        help="start over and replace existing output files, sidecars and copies",
+        help="start over and replace existing output files, sidecars and copies; in XMP files of other "
+        "programs, only the description",
     )
     into.add_argument(
         "--links",
@@ -100,7 +101,7 @@ def caption_into(options: argparse.Namespace) -> int:
         options.images = _expanded(options.images)
     beside, output = _beside(options), _output(options)
     try:
-        with _shown_progress(options.images, options.links) as show:
+        with _shown_progress(options.images, options.links) as (show, tell):
             how = {
                 "output": output,
                 "beside": beside,
@@ -108,17 +109,21 @@ def caption_into(options: argparse.Namespace) -> int:
                 "links": options.links,
                 "min_sure": options.min_sure,
                 "on_progress": show,
+                "on_failure": tell,
                 **asked_of(options),
             }
             progress = _on_ray(options, how) if options.engine == "ray" else _here(options, how)
     finally:
         if output is not None:
             output.close()
+    kept = f", {progress.kept} sidecars or copies left as they were" if progress.kept else ""
     print(
-        f"{progress.captioned} captioned, {progress.failed} failed, {progress.skipped} already done; "
+        f"{progress.captioned} captioned, {progress.failed} failed, {progress.skipped} already done{kept}; "
         f"{progress.rate:.1f} per second",
         file=sys.stderr,
     )
+    if progress.kept:
+        print("Sidecars and copies that exist are not replaced; --overwrite replaces them.", file=sys.stderr)
     return int(progress.failed > 0)
 
 
@@ -127,7 +132,8 @@ def _here(options: argparse.Namespace, how: dict[str, Any]) -> Progress:
 
     captioner = load_captioner(options)
     check_min_sure(captioner, options.min_sure)
-    return caption_files(captioner, options.images, **how)
+    model = {name: getattr(options, name) for name in ("model", "precision", "runtime")}
+    return caption_files(captioner, options.images, model=model, **how)
 
 
 def _on_ray(options: argparse.Namespace, how: dict[str, Any]) -> Progress:
@@ -207,20 +213,24 @@ def check_min_sure(captioner: Any, min_sure: float | None) -> None:
 
 
 @contextmanager
-def _shown_progress(paths: Sequence[str], links: Any) -> Iterator[Callable[[Any], None]]:
+def _shown_progress(
+    paths: Sequence[str], links: Any
+) -> Iterator[tuple[Callable[[Any], None], Callable[[str], None]]]:
     """Show a line on standard error, if that is a terminal: images done, speed, time left.
 
-    A thread counts the images while the first ones are captioned.
+    A thread counts the images while the first ones are captioned. Gives the functions that show the progress
+    and a line about an image that failed.
     """
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from ddcap.bulk.names import printable
     from ddcap.bulk.remote import is_remote
     from ddcap.bulk.run import count_pictures
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda _: None
+        yield lambda _: None, lambda line: print(printable(line), file=sys.stderr)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
@@ -230,10 +240,13 @@ def _shown_progress(paths: Sequence[str], links: Any) -> Iterator[Callable[[Any]
             if not any(map(is_remote, paths)):
                 bar.update(task, total=count_pictures(paths, links))
 
+        def show(now: Any) -> None:
+            bar.update(
+                task,
+                completed=now.done + now.kept,
+                description=f"{now.captioned} captioned, {now.failed} failed, {now.skipped} already done, "
+                f"{now.rate:.1f} per second",
+            )
+
         threading.Thread(target=count, daemon=True).start()
-        yield lambda now: bar.update(
-            task,
-            completed=now.done,
-            description=f"{now.captioned} captioned, {now.failed} failed, {now.skipped} already done, "
-            f"{now.rate:.1f} per second",
-        )
+        yield show, lambda line: console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
