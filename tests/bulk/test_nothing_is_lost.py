@@ -55,6 +55,9 @@ XMP = b"""<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.
 PACKETS = [XMP % b"", XMP % b' xmlns:dc="http://purl.org/dc/elements/1.1/" dc:description="mine"', b"no xmp"]
 
 
+IN_A_WRITE = st.tuples(st.just("in a write"), st.integers(0, 3000))
+
+
 class BytesCaptioner:
     """In place of a model: a caption is the hash of a picture's bytes and of what is asked for."""
 
@@ -155,10 +158,10 @@ class Histories(RuleBasedStateMachine):
 
     # What the user does.
 
-    @initialize(names=st.sets(st.sampled_from(PICTURES), min_size=2))
-    def take_pictures(self, names):
-        for name in names:
-            self.put(name, False)
+    @initialize(broken=st.sets(st.sampled_from(PICTURES), max_size=2))
+    def take_pictures(self, broken):
+        for name in PICTURES:
+            self.put(name, name in broken)
         with tarfile.open("shards/0.tar", "w") as tar:
             for number, key in enumerate(("a", "b", "a/b")):
                 content = self.photo(number)
@@ -181,9 +184,15 @@ class Histories(RuleBasedStateMachine):
             path.write_bytes(b"broken" if is_broken else self.photo(len(name) + PICTURES.index(name)))
 
     @rule(
-        name=st.sampled_from(PICTURES), kind=st.sampled_from(["txt", "xmp", "copy"]), which=st.integers(0, 2)
+        names=st.sets(st.sampled_from(PICTURES), min_size=1, max_size=4),
+        kind=st.sampled_from(["txt", "xmp", "copy"]),
+        which=st.integers(0, 2),
     )
-    def put_a_file_of_mine_beside(self, name, kind, which):
+    def put_files_of_mine_beside(self, names, kind, which):
+        for name in names:
+            self.put_beside(name, kind, which)
+
+    def put_beside(self, name, kind, which):
         path = Path("album") / os.fsdecode(name)
         path = {
             "txt": path.with_suffix(".txt"),
@@ -294,14 +303,19 @@ class Histories(RuleBasedStateMachine):
 
     @rule(
         out=st.sampled_from(OUTPUTS),
-        beside=st.lists(st.sampled_from(["txt", "xmp", "copy"]), unique=True, max_size=2),
+        beside=st.sampled_from([[], ["txt"], ["txt"], ["xmp"], ["copy"], ["txt", "copy"]]),
         given=st.sampled_from(["album", "./album/", "link", "ABSOLUTE"]),
-        overwrite=st.sampled_from([False, False, False, True]),
-        asked=st.sampled_from([{}, {}, {}, {"ban": ["man"]}, {"num": 3}]),
-        death=st.none()
-        | st.tuples(st.just("after"), st.integers(1, 6))
-        | st.tuples(st.just("in a write"), st.integers(0, 3000)),
+        overwrite=st.sampled_from([False] * 5 + [True]),
+        asked=st.sampled_from([{}] * 5 + [{"ban": ["man"]}, {"num": 3}]),
+        deaths=st.lists(
+            st.none() | st.tuples(st.just("after"), st.integers(1, 9)) | IN_A_WRITE, min_size=1, max_size=4
+        ),
     )
+    def run_again_and_again(self, out, beside, given, overwrite, asked, deaths):
+        for death in deaths:
+            self.run(out, beside, given, overwrite, asked, death)
+            overwrite = False
+
     def run(self, out, beside, given, overwrite, asked, death):
         beside = [] if out == "tars/" else beside
         if out is None and not beside:

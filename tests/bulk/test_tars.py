@@ -53,9 +53,9 @@ def samples(tars):
 
 
 def into(tars, folder, captioner, **options):
-    output = TarOutput(folder, map(str, tars), **options)
+    output = TarOutput(folder, map(str, tars))
     try:
-        return caption_files(captioner, tars, output=output, preset="fast")
+        return caption_files(captioner, tars, output=output, preset="fast", **options)
     finally:
         output.close()
 
@@ -73,7 +73,12 @@ def test_tars_become_tars_of_the_same_names_and_keys(shards, tmp_path, default, 
             assert one["txt"].decode() == default(picture, preset="fast")[0].text
         row = json.loads(one["json"])
         assert row["caption"] == one["txt"].decode() and row["image"].endswith(f"{one['__key__']}.jpg")
-    assert sorted(path.name for path in out.iterdir()) == ["00000.tar", "00001.tar", WITHOUT_CAPTION]
+    assert sorted(path.name for path in out.iterdir()) == [
+        ".ddcap-job",
+        "00000.tar",
+        "00001.tar",
+        WITHOUT_CAPTION,
+    ]
     before = [path.read_bytes() for path in sorted(out.glob("*.tar"))]
     assert main(command) == 0
     assert "0 captioned, 0 failed, 6 already done" in capsys.readouterr().err
@@ -101,12 +106,14 @@ def test_a_torn_tar_is_gone_on_with(shards, tmp_path, default, share):
     (out / "00000.tar").unlink()
     torn = whole[: int(share * (len(whole) - 1024))]  # without the end mark, as it is while it grows
     (out / ".00000.tar.growing").write_bytes(torn)
+    record = out / ".ddcap-job"
+    record.write_text(record.read_text().replace('"closed": true', '"closed": false'))  # as a kill leaves it
     progress = into(shards, out, default)
     assert progress.captioned + progress.skipped == 6
     assert progress.captioned == {0.03: 3, 0.5: 2, 0.9: 1, 1.0: 0}[share]
     made = samples(sorted(out.glob("*.tar")))
     assert [one["__key__"] for one in made] == [one["__key__"] for one in samples(shards)]
-    assert [one.name for one in out.iterdir() if one.name.startswith(".")] == []
+    assert [one.name for one in out.iterdir() if one.name.startswith(".")] == [".ddcap-job"]
 
 
 def test_killed_it_ends_complete_and_without_doubles(tmp_path, small_photos):
@@ -161,12 +168,13 @@ def test_hostile_members_cost_a_line_each(tmp_path, small_photos, default, monke
     before = set(tmp_path.rglob("*"))
     progress = into([shard], out, default)
     new = {path.relative_to(tmp_path).as_posix() for path in set(tmp_path.rglob("*")) - before}
-    assert new == {"captions", "captions/00000.tar", f"captions/{WITHOUT_CAPTION}"}
+    assert new == {"captions", "captions/.ddcap-job", "captions/00000.tar", f"captions/{WITHOUT_CAPTION}"}
     with tarfile.open(out / "00000.tar") as tar:
         assert tar.getnames() == ["0.txt", "0.json", "last.txt", "last.json"]
     rows = [json.loads(line) for line in (out / WITHOUT_CAPTION).read_text().splitlines()]
     told = {row["image"].removeprefix(f"{shard}/"): row["error"] for row in rows}
-    assert len(told) == len(rows) and progress.failed == len(rows) - 1  # 0.png was captioned
+    assert len(told) == len(rows) == progress.failed
+    assert all(row.get("caption") is None for row in rows)
     expected = {
         "/tmp/absolute.jpg": "leads out",
         "a/../../up.jpg": "leads out",
@@ -257,3 +265,67 @@ def test_what_cannot_be_asked_is_refused_in_a_line(shards, tmp_path, small_photo
     assert main(["caption", str(empty), str(tmp_path / "gone.tar"), "--out", f"{tmp_path}/c.jsonl"]) == 1
     rows = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
     assert "damaged or cut off" in rows[0]["error"] and "No such file" in rows[1]["error"]
+
+
+def test_what_failed_in_a_complete_tar_is_tried_again(tmp_path, small_photos, default):
+    shard, out = tmp_path / "00000.tar", tmp_path / "captions"
+    good = [photo.read_bytes() for photo in small_photos]
+
+    def write(second):
+        with tarfile.open(shard, "w") as tar:
+            for number, content in enumerate((good[0], second, good[2])):
+                add(tar, f"{number}.jpg", content)
+
+    write(b"\xff\xd8nothing")
+    told = []
+    assert into([shard], out, default, on_failure=told.append).failed == 1
+    assert told[0].startswith(f"{shard}/1.jpg: ")
+    before, rows = (out / "00000.tar").read_bytes(), (out / WITHOUT_CAPTION).read_bytes()
+    progress = into([shard], out, default)
+    assert (progress.captioned, progress.failed, progress.skipped) == (0, 1, 2)
+    assert (out / "00000.tar").read_bytes() == before and (out / WITHOUT_CAPTION).read_bytes() == rows
+    write(good[1])
+    progress = into([shard], out, default)
+    assert (progress.captioned, progress.failed, progress.skipped) == (1, 0, 2)
+    made = samples([out / "00000.tar"])
+    assert [one["__key__"] for one in made] == ["0", "2", "1"]
+    assert made[0]["txt"] in before and (out / WITHOUT_CAPTION).read_bytes() == b""
+    assert into([shard], out, default).skipped == 3
+
+
+def test_a_damaged_tar_that_was_copied_again_is_complete(tmp_path, small_photos, default):
+    shard, out = tmp_path / "00000.tar", tmp_path / "captions"
+    with tarfile.open(shard, "w") as tar:
+        for number in range(3):
+            add(tar, f"{number}.jpg", small_photos[number].read_bytes())
+    whole = shard.read_bytes()
+    shard.write_bytes(cut_between_members(whole))
+    assert into([shard], out, default).failed == 1
+    shard.write_bytes(whole)
+    progress = into([shard], out, default)
+    assert (progress.captioned, progress.failed, progress.skipped) == (2, 0, 1)
+    assert [one["__key__"] for one in samples([out / "00000.tar"])] == ["0", "1", "2"]
+    assert (out / WITHOUT_CAPTION).read_bytes() == b""
+
+
+@pytest.mark.parametrize("name", ["00000.tar", ".00000.tar.growing", WITHOUT_CAPTION])
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_tars_of_somebody_else_are_not_touched(tmp_path, shards, capsys, name, more):
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / name).write_bytes(shards[0].read_bytes() if name != WITHOUT_CAPTION else b"my notes\n")
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    assert main(["caption", str(shards[0]), "--out", f"{out}/", *more]) == 1
+    told = capsys.readouterr().err
+    assert "choose another" in told and told.count("\n") == 1
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_refused_member_is_told(tmp_path, small_photos, capsys):
+    shard = tmp_path / "00000.tar"
+    with tarfile.open(shard, "w") as tar:
+        add(tar, "good.jpg", small_photos[0].read_bytes())
+        add(tar, "soft.jpg", type=tarfile.SYMTYPE, linkname="good.jpg")
+    assert main(["caption", str(shard), "--out", str(tmp_path / "c.jsonl"), "--preset", "fast"]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith(f"{shard}/soft.jpg: is a link") and "1 captioned, 1 failed" in told[1]

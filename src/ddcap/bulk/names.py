@@ -19,7 +19,7 @@ class PictureNames:
     """
 
     def __init__(self, base: str) -> None:
-        self._base = base
+        self._base, self._here = base, os.getcwd()
 
     def key(self, name: str) -> str:
         """The same for all spellings of a picture: by its folder's real path. Addresses stay as they are.
@@ -35,8 +35,7 @@ class PictureNames:
 
     def for_row(self, name: str) -> str:
         """A name of this process, as the rows have it: absolute if it would start from another folder."""
-        here = os.getcwd()
-        return name if "://" in name or here == self._base else os.path.join(here, name)
+        return name if "://" in name or self._here == self._base else os.path.join(self._here, name)
 
 
 def tar_of(name: str) -> str | None:

@@ -60,9 +60,7 @@ class ParquetParts(CaptionOutput):
             for part in sorted(path.glob("*.parquet")):
                 self._look_at(part)
             if not overwrite:
-                for number, part in sorted(self._parts.items()):
-                    self._read(number, part)
-                self._failed.resolve_all(self.done)
+                self._read_all()
         except BaseException:
             self._claim.release()
             raise
@@ -78,6 +76,12 @@ class ParquetParts(CaptionOutput):
             raise not_ours(self.path, f"{part.name} in it is not of captions", overwrite=False)
         self._parts[int(found[1])] = part
         self._count = 1 if columns == _columns(1) else 2
+
+    def _read_all(self) -> None:
+        self.done, self._failed = SeenNames(self.names.key), FailedRows(self.names.key)
+        for number, part in sorted(self._parts.items()):
+            self._read(number, part)
+        self._failed.resolve_all(self.done)
 
     def _read(self, number: int, part: Path) -> None:
         table = self._pyarrow.parquet.read_table(part, columns=["image", "error"])
@@ -106,7 +110,10 @@ class ParquetParts(CaptionOutput):
             for part in self._parts.values():
                 part.unlink()
             self._parts.clear()
-        self._rewrite(self._failed.stale())
+        stale = self._failed.stale()
+        if len(stale):
+            self._rewrite(stale)
+            self._read_all()  # the rows have other places now
 
     def write(self, row: Row, _source: ImageSource | None = None, /) -> None:
         """Take a row; every `rows` of them go to disk."""

@@ -19,6 +19,7 @@ from typing import Any, cast
 import numpy as np
 
 from ddcap.bulk.beside import Beside
+from ddcap.bulk.names import PictureNames
 from ddcap.bulk.outputs import CaptionOutput, Row
 from ddcap.bulk.remote import is_remote, open_remote, read_picture
 from ddcap.bulk.run import Job, Progress
@@ -122,7 +123,7 @@ def _caption_units(
             compute=ray.data.ActorPoolStrategy(
                 min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=2
             ),
-            fn_constructor_args=[list(model), *how, ray.put(job.seen)],
+            fn_constructor_args=[list(model), *how, ray.put((job.seen, job.names))],
         )
         for result in results.iter_rows():
             _take(job, json.loads(result["captions"]))
@@ -196,7 +197,7 @@ class UnitCaptioner:
         model: arguments of `Captioner.from_pretrained`.
         asked: see `Captioner.caption_each`.
         min_sure: see `caption_files`.
-        seen: reference of the names that are done, for the members of tar files.
+        seen: reference of the names that are done, for the members of tar files, and of how they are named.
     """
 
     def __init__(self, model: list[Any], asked: dict[str, Any], min_sure: float | None, seen: Any) -> None:
@@ -204,7 +205,7 @@ class UnitCaptioner:
 
         self._captioner = Captioner.from_pretrained(*model)
         self._asked, self._min_sure = asked, min_sure
-        self._seen: SeenNames = ray.get(seen)
+        self._seen, self._names = cast(tuple[SeenNames, PictureNames], ray.get(seen))
 
     def __call__(self, batch: Any) -> Any:
         """A table of units, column "unit", to one of what became of them, column "captions"."""
@@ -230,7 +231,7 @@ class UnitCaptioner:
             found["problems"].append((name, reason))
 
         def is_wanted(name: str) -> bool:
-            is_new = name not in self._seen
+            is_new = self._names.for_row(name) not in self._seen
             found["skipped"] += not is_new
             return is_new
 

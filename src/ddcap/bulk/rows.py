@@ -60,9 +60,8 @@ class TextRows(CaptionOutput):
         assert used is not None
         self._claim = used
         self.names = PictureNames(self._claim.base)
-        self.done, self._failed = SeenNames(self.names.key), FailedRows(self.names.key)
         self._on_failed = on_failed
-        self._end, self._missing_end = 0, b""
+        self._forget()
         self._file: BinaryIO | None = None
         try:
             if has_content and (claim is not None or not overwrite):
@@ -101,6 +100,17 @@ class TextRows(CaptionOutput):
     def _text(self, row: Row) -> bytes:
         raise NotImplementedError
 
+    def _strange_end(self) -> DataError:
+        return DataError(
+            f"{self.path}: its last line is not a caption row; remove that line, choose another file, or add "
+            "--overwrite to replace it"
+        )
+
+    def _forget(self) -> None:
+        """There is nothing yet."""
+        self.done, self._failed = SeenNames(self.names.key), FailedRows(self.names.key)
+        self._end, self._missing_end = 0, b""
+
     def _read(self) -> None:
         with self._real.open("rb") as file:
             for number, record in enumerate(self._split(file), start=1):
@@ -125,7 +135,7 @@ class TextRows(CaptionOutput):
 
     @property
     def _may_be_torn(self) -> bool:
-        """Whether a piece of a row can be ours: a job was killed, or an earlier version wrote the rows before."""
+        """Whether there can be a piece of a row: of a job that was killed, or of an earlier version."""
         return self._claim.was_killed or (self._claim.is_new and self._end > 0)
 
     # How it is written.
@@ -136,12 +146,13 @@ class TextRows(CaptionOutput):
             self._own_claim.agree(options)
         if self._overwrite or not self._real.exists():
             self._real.write_bytes(b"")
-            self.done, self._failed = SeenNames(self.names.key), FailedRows(self.names.key)
-            self._end, self._missing_end = 0, b""
+            self._forget()
         self._open()
         stale = self._failed.stale()
         if len(stale):
             self._rewrite(stale)
+            self._forget()
+            self._read()  # the rows have other places now
 
     def _open(self) -> None:
         """With the torn row cut off, and the last one whole."""
@@ -192,7 +203,7 @@ class TextRows(CaptionOutput):
         stale = self._failed.stale()
         if len(stale):
             self._rewrite(stale)
-            self._failed = FailedRows(self.names.key)
+            self._forget()
 
     def close(self) -> None:
         """Close the file."""
@@ -229,9 +240,10 @@ class JsonLines(TextRows):
             json.loads(rest)
         except ValueError:
             beginning = rest[: len(self._BEGINNING)]
-            if self._may_be_torn and len(rest) < _LONGEST_ROW and self._BEGINNING.startswith(beginning):
+            is_row = self._may_be_torn or (self._end > 0 and beginning == self._BEGINNING)
+            if is_row and len(rest) < _LONGEST_ROW and self._BEGINNING.startswith(beginning):
                 return None
-            raise not_ours(self.path, "its last line is not a caption row") from None
+            raise self._strange_end() from None
         return b"\n"
 
     def _text(self, row: Row) -> bytes:
@@ -260,12 +272,12 @@ class CsvRows(TextRows):
 
     def _parse(self, record: bytes, number: int) -> tuple[str, bool] | None:
         fields = _fields(record)
-        if self._columns is None:
+        if number == 1:
             if fields != csv_columns(len(fields) - len(COLUMNS) + 1):
                 raise not_ours(self.path, f"its columns are not {', '.join(COLUMNS)}")
             self._columns = fields
             return None
-        if len(fields) != len(self._columns):
+        if self._columns is None or len(fields) != len(self._columns):
             raise not_ours(self.path, f"row {number} is not a caption row")
         return fields[0], bool(fields[-1])
 
@@ -280,7 +292,7 @@ class CsvRows(TextRows):
         elif b"\n" in rest:  # of a name, which is quoted then; else a quote that somebody has left open
             is_ours = is_ours and rest.startswith(b'"')
         if not is_ours:
-            raise not_ours(self.path, "its end is not a caption row")
+            raise self._strange_end()
         return None
 
     def begin(self, options: Mapping[str, Any]) -> None:

@@ -75,8 +75,8 @@ class Job:
         self.progress = Progress()
         self._output, self._beside, self._overwrite, self._options = output, beside, overwrite, options
         self._on_progress, self._on_failure = on_progress, on_failure
-        self._names = PictureNames(os.getcwd()) if output is None else output.names
-        self.seen = SeenNames(self._names.key)
+        self.names = PictureNames(os.getcwd()) if output is None else output.names
+        self.seen = SeenNames(self.names.key)
 
     def begin(self) -> None:
         """Prepare the outputs; nothing is changed before.
@@ -129,11 +129,11 @@ class Job:
             try:
                 one.check(path)
             except DataError as error:
-                if self.seen.add(str(path)):
+                if self._is_new(str(path)):
                     self._fail(str(path), str(error))
                 return False
         if self._beside and self._output is None and not self._overwrite and self._is_all_beside(path):
-            self.progress.kept += self.seen.add(str(path)) * len(self._beside)
+            self.progress.kept += self._is_new(str(path)) * len(self._beside)
             return False
         return self.wants(str(path))
 
@@ -143,9 +143,12 @@ class Job:
 
     def wants(self, name: str) -> bool:
         """The same, of a picture that is known by its name only."""
-        is_new = self.seen.add(name)
+        is_new = self._is_new(name)
         self.progress.skipped += not is_new
         return is_new
+
+    def _is_new(self, name: str) -> bool:
+        return self.seen.add(self.names.for_row(name))
 
     def is_complete(self, tar: str) -> bool:
         """Whether a tar file need not be read."""
@@ -155,13 +158,13 @@ class Job:
 
     def problem(self, name: str | Path, reason: str) -> None:
         """Take a row of a folder, link or file that is no picture that could be read."""
-        if self.seen.add(str(name)):
+        if self._is_new(str(name)):
             self._fail(str(name), f"{name}: {reason}")
 
     def resolve(self, name: str | Path) -> None:
         """A folder or tar file can be read: if it could not be before, that row is out of date."""
         if self._output is not None:
-            self._output.resolve(str(name))
+            self._output.resolve(self.names.for_row(str(name)))
 
     def take(self, source: ImageSource, row: Row) -> None:
         """Write what became of a picture."""
@@ -171,7 +174,7 @@ class Job:
             error = self._write_beside(Path(str(source)), caption)
         if error is None and self._output is not None:
             try:
-                self._output.write({"image": self._names.for_row(str(source)), **row}, source)
+                self._output.write({"image": self.names.for_row(str(source)), **row}, source)
             except DataError as refusal:
                 error = str(refusal)
         if error is None:
@@ -197,7 +200,7 @@ class Job:
     def _fail(self, name: str, error: str, guess: str | None = None) -> None:
         """Take a row with an error; a caption that has no place is a guess there."""
         if self._output is not None:
-            row = {"image": self._names.for_row(name), **({"guess": guess} if guess else {}), "error": error}
+            row = {"image": self.names.for_row(name), **({"guess": guess} if guess else {}), "error": error}
             self._output.write(row)
         self.progress.failed += 1
         self._on_failure(error)

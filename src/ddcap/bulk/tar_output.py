@@ -91,7 +91,9 @@ class TarOutput(CaptionOutput):
     def _check_ours(self, target: Path) -> None:
         """Refuse tars of somebody else: they are neither added to nor removed."""
         for path in (target, _growing(target)):
-            if os.path.lexists(path) and not _is_ours(path, was_killed=self._claim.was_killed):
+            if os.path.lexists(path) and not _is_ours(
+                path, may_be_torn=self._claim.was_killed or self._claim.is_new
+            ):
                 raise not_ours(self._folder, f"{path.name} in it is not of captions", overwrite=False)
 
     def _note_failed(self, name: str) -> None:
@@ -200,8 +202,8 @@ def _is_begun(target: Path) -> bool:
     return target.exists() or _growing(target).exists()
 
 
-def _is_ours(path: Path, *, was_killed: bool) -> bool:
-    """Whether a tar's first sample is a caption of ours; that of a job that was killed may have none yet."""
+def _is_ours(path: Path, *, may_be_torn: bool) -> bool:
+    """Whether a tar's first sample is a caption of ours; one that is torn may have none."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -217,8 +219,8 @@ def _is_ours(path: Path, *, was_killed: bool) -> bool:
         try:
             tarfile.TarInfo.frombuf(head, "utf-8", "surrogateescape")
         except tarfile.TarError:
-            return was_killed and len(head) < tarfile.BLOCKSIZE
-        return was_killed
+            return may_be_torn and len(head) < tarfile.BLOCKSIZE
+        return may_be_torn
 
 
 def _growing(target: Path) -> Path:
