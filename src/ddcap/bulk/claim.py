@@ -94,7 +94,8 @@ class Claim:
 
     def _locked(self) -> BinaryIO:
         while True:
-            file = os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)  # the last one for Windows
+            file = os.fdopen(os.open(self._path, flags, 0o666), "r+b", buffering=0)
             try:
                 if not _lock(file, self._output):
                     raise DataError(
