@@ -437,7 +437,7 @@ class Histories(RuleBasedStateMachine):
 
 def test_no_byte_of_the_users_changes_and_no_caption_goes_away():
     checks = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
-    given = int(os.environ.get("DDCAP_HISTORIES", "40"))
+    given = int(os.environ.get("DDCAP_HISTORIES", "25"))
     run_state_machine_as_test(
         Histories,
         settings=settings(
