@@ -33,7 +33,9 @@ def test_plain_values_and_one_line():
         "empty": 0.2,
         "repeated_word": 0.2,
         "repeated_bigram": 0.2,
+        "slips": found.slips.to_dict(),
     }
+    assert found.slips.any == pytest.approx(2 / 5)  # "a a dog", "a dog and a dog"
     line = found.to_text()
     assert "(0 ▄  █▄▄ 5)" in line and "20.0% copied from training" in line and "\n" not in line
     assert "copied" not in diagnose(CAPTIONS).to_text()
@@ -41,6 +43,7 @@ def test_plain_values_and_one_line():
 
 def test_shares_are_rounded_to_a_hundredth_of_a_percent():
     found = diagnose(["a a", "a dog a dog", "", "a dog", "two cats", "", "a"], ["two cats"]).to_dict()
+    assert found.pop("slips")["no_noun"] == 0.2857  # "a a", "a"
     lengths = {"0": 2, "1": 1, "2": 3, "4": 1}
     one_in_seven = dict.fromkeys(["copied_from_training", "repeated_word", "repeated_bigram"], 0.1429)
     plain = {"mean_length": 1.57, "lengths": lengths, "distinct_words": 4, "empty": 0.2857}

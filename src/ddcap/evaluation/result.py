@@ -11,6 +11,7 @@ from typing import Any
 
 from ddcap.evaluation.hallucination import Inventions
 from ddcap.evaluation.metrics import Scores
+from ddcap.evaluation.slips import Slips
 from ddcap.evaluation.tokenization import tokenize
 from ddcap.files import write_json
 
@@ -31,6 +32,7 @@ class Diagnostics:
         empty: share without a single word.
         repeated_word: share with a word right after itself ("a a dog").
         repeated_bigram: share in which two words in a row occur again ("a dog and a dog").
+        slips: shares with slips of English.
     """
 
     captions: int
@@ -40,6 +42,7 @@ class Diagnostics:
     empty: float
     repeated_word: float
     repeated_bigram: float
+    slips: Slips
 
     @property
     def mean_length(self) -> float:
@@ -56,6 +59,7 @@ class Diagnostics:
             "empty": round(self.empty, 4),
             "repeated_word": round(self.repeated_word, 4),
             "repeated_bigram": round(self.repeated_bigram, 4),
+            "slips": self.slips.to_dict(),
         }
 
     def to_text(self) -> str:
@@ -65,7 +69,8 @@ class Diagnostics:
         return (
             f"{self.mean_length:.1f} words ({first} {self._histogram()} {last}), "
             f"{self.distinct_words} distinct, {copied}{self.empty:.1%} empty, "
-            f"{self.repeated_word:.1%} repeat a word, {self.repeated_bigram:.1%} a bigram"
+            f"{self.repeated_word:.1%} repeat a word, {self.repeated_bigram:.1%} a bigram, "
+            f"{self.slips.to_text()}"
         )
 
     def _histogram(self) -> str:
@@ -93,6 +98,7 @@ def diagnose(captions: Iterable[str], training_captions: Iterable[str] = ()) -> 
         empty=share(not caption for caption in words),
         repeated_word=share(any(first == second for first, second in pairwise(caption)) for caption in words),
         repeated_bigram=share(max(Counter(pairwise(caption)).values(), default=0) > 1 for caption in words),
+        slips=Slips.count(words),
     )
 
 
