@@ -7,11 +7,14 @@ SLIPS = {
         "a white dog brown dog is running through the snow",
         "a dog dog runs",
         "a man in in a hat",
+        "a man laying on a bed on a bed",
+        "a bunch of different types of different types of dishes",
     ],
     "joined to itself": [
         "a black and white and white cow",
         "a dog and a dog in the snow",
         "a giraffe of a giraffe",
+        "a man riding a motorcycle next to a motorcycle",
     ],
     "article": [
         "a dogs are running",
@@ -57,6 +60,7 @@ GOOD = [
     "a young man and an old man sit side by side",
     "a cup of coffee on a plate",
     "people stand by and look on",
+    "a woman next to a man",
     "the grass is green",
     "a series of steps",
     "an in ground pool",
@@ -69,7 +73,7 @@ GOOD = [
     ("rule", "caption"), [(rule, text) for rule, texts in SLIPS.items() for text in texts]
 )
 def test_a_slip_is_found_by_its_rule(rule, caption):
-    assert slips_of(caption.split()) == [rule]
+    assert rule in slips_of(caption.split())
 
 
 @pytest.mark.parametrize("caption", GOOD)

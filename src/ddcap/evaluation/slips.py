@@ -71,9 +71,15 @@ _OVER_AND_OVER = _set("over more up round again around on out by through down si
 
 
 def _word_twice(words: Sequence[str]) -> bool:
-    """A word right after itself, or with a single describing word between ("a white dog brown dog")."""
+    """Up to four words right after themselves, or one with an adjective between ("a white dog brown dog")."""
     if any(one == other and one not in _SAID_TWICE for one, other in pairwise(words)):
         return True
+    for size in range(2, 5):
+        if any(
+            words[start : start + size] == words[start + size : start + 2 * size]
+            for start in range(len(words) - 2 * size + 1)
+        ):
+            return True
     triples = zip(words, words[1:], words[2:], strict=False)
     return any(
         first == last and middle in _ADJECTIVES and first not in _FUNCTION_WORDS | _ADJECTIVES
@@ -82,12 +88,13 @@ def _word_twice(words: Sequence[str]) -> bool:
 
 
 def _joined_to_itself(words: Sequence[str]) -> bool:
-    """A word joined to itself: "X and X", "a X and a X", "X of X"."""
+    """A word joined to itself: "X and X", "a X and a X", "X of X", "a X next to a X"."""
     for place in range(1, len(words) - 1):
-        if words[place] not in ("and", "or", "of"):
+        joined = 2 if words[place : place + 2] == ["next", "to"] else words[place] in ("and", "or", "of")
+        if not joined:
             continue
-        before, behind = words[place - 1], words[place + 1 : place + 3]
-        if behind[0] in _ARTICLES:
+        before, behind = words[place - 1], words[place + joined : place + joined + 2]
+        if behind[:1] and behind[0] in _ARTICLES:
             behind = behind[1:]
         if behind[:1] == [before] and before not in _OVER_AND_OVER | _FUNCTION_WORDS:
             return True
