@@ -1,7 +1,7 @@
 """The page in a headless Chromium: how long it takes, and how many of its captions are Python's.
 
     ddcap export default site --web
-    python benchmarks/browser.py site [--photos FOLDER] [--count 200] [--draw docs/images] [--noise]
+    python benchmarks/browser.py site [--photos FOLDER] [--count 200] [--noise]
 
 Python computes in float32, as the page does. Times are those that the page itself takes, with several
 threads and with one; on a busy machine they say little.
@@ -33,11 +33,11 @@ START = """async () => {
   self.take = (kinds) => new Promise((resolve) => {
     worker.onmessage = ({ data }) => kinds.includes(data.kind) && resolve(data);
   });
-  self.ask = (request) => { worker.postMessage(request); return self.take(["caption", "error"]); };
+  self.ask = (request) => { worker.postMessage(request); return self.take(["answer", "error"]); };
   worker.postMessage({ kind: "load" });
   return self.take(["ready", "error"]);
 }"""
-ASK = """(bytes) => self.ask({ kind: "picture", number: 1, wish: {},
+ASK = """(bytes) => self.ask({ kind: "caption", number: 1,
   file: new Blob([Uint8Array.from(atob(bytes), (letter) => letter.charCodeAt(0))]) })"""
 
 
@@ -51,7 +51,6 @@ def main() -> None:
     parser.add_argument(
         "--noise", action="store_true", help="what noise of 1e-6 in the pixels changes, instead"
     )
-    parser.add_argument("--draw", type=Path, help="folder for pictures of the page, instead")
     options = parser.parse_args()
     photos = find_images([options.photos] if options.photos else list(EXAMPLES))
     if options.count:
@@ -61,12 +60,9 @@ def main() -> None:
             disturb(Captioner.from_pretrained(options.model, precision=precision), photos)
         return
     with static_host(options.site) as address, chromium(options.chromium) as browser:
-        if options.draw:
-            draw(browser, address, options.draw)
-        else:
-            print(describe_machine())
-            sizes(options.site)
-            compare(browser, address, photos, options.model)
+        print(describe_machine())
+        sizes(options.site)
+        compare(browser, address, photos, options.model)
 
 
 def sizes(site: Path) -> None:
@@ -80,7 +76,7 @@ def sizes(site: Path) -> None:
         ),
         "graphs": tuple(name for name in found if name.endswith(".onnx")),
         "tokens, concepts, settings, confidence": ("model/model.json", "model/confidence.safetensors"),
-        "the page": tuple(name for name in found if "/" not in name),
+        "the page": tuple(name for name in found if "/" not in name or name.startswith("interface/")),
     }
     for part, names in parts.items():
         print(f"{sum(found.get(name, 0) for name in names) / 1e6:6.2f} MB  {part}")
@@ -93,7 +89,7 @@ def programmed(browser: Browser, address: str, *, threads: bool) -> Page:
     page.set_default_timeout(600_000)
     if threads:
         page.goto(address)
-        page.wait_for_selector("body[data-state=ready]")
+        page.wait_for_selector("body[data-model=ready]")
     page.goto(address + "icon.svg")
     return page
 
@@ -114,7 +110,7 @@ def compare(browser: Browser, address: str, photos: list[Path], model: str) -> N
             if times:
                 print(f"{many}: {name} {statistics.median(times):.2f} s")
         page.context.close()
-    ours = [one.get("text") for one in next(iter(told.values()))]
+    ours = [one["captions"][0]["text"] if "captions" in one else None for one in next(iter(told.values()))]
     theirs = [result.captions[0].text for result in captioner.caption_each(photos)]
     different = [trio for trio in zip(photos, ours, theirs, strict=True) if trio[1] != trio[2]]
     print(f"{len(photos) - len(different)} of {len(photos)} captions are Python's")
@@ -138,29 +134,6 @@ def disturb(captioner: Captioner, photos: list[Path], rounds: int = 3) -> None:
             noise = 1 + 1e-6 * generator.standard_normal(pixels.shape)
             changed += caption((pixels * noise).astype(np.float32)) != own
     print(f"{captioner.precision}: noise of 1e-6 changes {changed} of {rounds * len(photos)} captions")
-
-
-def draw(browser: Browser, address: str, folder: Path) -> None:
-    """Pictures of the page with a caption: a desktop's and a phone's, light and dark."""
-    looks = {"browser": (1280, "light"), "browser_phone": (390, "dark")}
-    for name, (width, scheme) in looks.items():
-        context = browser.new_context(
-            viewport={"width": width, "height": 800},
-            color_scheme=scheme,
-            reduced_motion="reduce",
-            is_mobile=width < 500,
-            has_touch=width < 500,
-            device_scale_factor=1 if width > 500 else 2,
-        )
-        page = context.new_page()
-        page.set_default_timeout(600_000)
-        page.goto(address)
-        page.wait_for_selector("body[data-state=ready]")
-        page.set_input_files("#file", ROOT / "examples" / "animals" / "giraffes.jpg")
-        page.wait_for_selector(".word")
-        page.wait_for_selector("body[data-state=ready]")
-        page.screenshot(path=folder / f"{name}.png", full_page=True)
-        context.close()
 
 
 if __name__ == "__main__":

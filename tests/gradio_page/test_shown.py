@@ -15,7 +15,7 @@ def default():
 
 def test_words_and_the_steps_that_committed_them(default, photos):
     for caption in default(photos[:3]):
-        shown = shown_caption(caption)
+        shown = shown_caption(caption, 10)
         words = ["".join(token["piece"] for token in word["tokens"]) for word in shown["words"]]
         assert " ".join(words) == caption.text == shown["text"]
         tokens = [token for word in shown["words"] for token in word["tokens"]]
@@ -32,7 +32,7 @@ def test_words_and_the_steps_that_committed_them(default, photos):
 
 
 def test_given_words_are_told_from_those_of_the_model(default, photos):
-    shown = shown_caption(default.infill(photos[0], "a ___ on the [1]"))
+    shown = shown_caption(default.infill(photos[0], "a ___ on the [1]"), None)
     given = [word["given"] for word in shown["words"]]
     assert given[0] and not given[1] and not given[-1] and given[-3:-1] == [True, True]
     assert shown["end"] == 0

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import headless
+from experiments.figures import SMALL, WIDTH
 from website.formulas import formulas_to_mathml
 from website.markdown import outside_code
 from website.repository import linked_files, repository_files, site_links
@@ -53,6 +55,35 @@ def test_every_picture_of_a_page_is_there(site):
                 assert ((site / name).parent / source).is_file(), f"{name} shows {source}"
                 shown += 1
     assert shown > 10
+
+
+def test_the_home_page_claims_no_more_than_the_readme(site):
+    home = (site / "index.html").read_text()
+    assert "in full" not in home and "results on COCO have not" in home
+
+
+def test_on_a_phone_what_is_wide_scrolls_and_says_so(site):
+    pytest.importorskip("playwright")
+    if headless.CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    with headless.static_host(site) as address, headless.chromium() as browser:
+        page = browser.new_page(viewport={"width": 390, "height": 844}, color_scheme="dark")
+        page.set_default_timeout(120_000)
+        page.goto(address + "results/")
+        page.locator(".scroll-hint:visible").first.wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        chart = page.locator("img[src*=results_curves]")
+        width = chart.evaluate("one => one.getBoundingClientRect().width")
+        assert SMALL * width / (72 * WIDTH) >= 10  # pixels, of the smallest letters
+        assert "invert" in chart.evaluate(
+            "one => getComputedStyle(one).filter"
+        )  # no white box on a dark page
+        for box in (chart.locator(".."), page.locator(".md-typeset__scrollwrap").first):
+            assert box.get_attribute("tabindex") == "0"  # the keyboard scrolls it, too
+        page.set_viewport_size({"width": 1280, "height": 900})
+        page.wait_for_function(
+            "!document.querySelector('p:has(> img[src*=curves])').hasAttribute('tabindex')"
+        )
 
 
 def test_the_search_knows_the_words_of_the_pages(site):

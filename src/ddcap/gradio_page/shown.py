@@ -8,12 +8,12 @@ from ddcap.decoding.caption import Caption
 from ddcap.decoding.words import word_positions
 
 
-def shown_caption(caption: Caption, steps: int) -> dict[str, Any]:
+def shown_caption(caption: Caption, steps: int | None) -> dict[str, Any]:
     """Describe a caption as the interface draws it; told.js does so in the browser.
 
     Args:
         caption: of a captioner.
-        steps: that were set.
+        steps: that were set; None: as many as there are tokens.
 
     Returns:
         text, sure, known; steps, how many there were; planned, how many there should have been; end, the
@@ -44,7 +44,7 @@ def shown_caption(caption: Caption, steps: int) -> dict[str, Any]:
         "sure": caption.sure,
         "known": caption.known,
         "steps": len(numbers),
-        "planned": min(len(step_of), steps),
+        "planned": len(step_of) if steps is None else min(len(step_of), steps),
         "end": end,
         "words": words,
     }
