@@ -59,6 +59,21 @@ class DDCapModel(StoredModel):
         """The forward process the model was made for."""
         return linear_schedule(self.config.diffusion, self.config.vocabulary_size)
 
+    def integer_products(self) -> dict[str, nn.Linear | nn.Embedding]:
+        """The layers whose products int8 graphs compute with integers, by name.
+
+        The embedding of the words is the head, too.
+        """
+        layers: dict[str, nn.Linear | nn.Embedding] = {}
+        stacks = {"denoiser": self.denoiser, "judge": self.judge}
+        for stack, blocks in stacks.items():
+            for number, block in enumerate(() if blocks is None else blocks.each_block()):
+                for part in ("self_attention", "cross_attention", "mlp"):
+                    for name, layer in getattr(block, part).named_children():
+                        if isinstance(layer, nn.Linear):
+                            layers[f"{stack}.blocks.{number}.{part}.{name}"] = layer
+        return {**layers, "denoiser.token_embedding": self.denoiser.token_embedding}
+
     def forward(
         self,
         noised_tokens: Tensor,

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from ddcap.data.concepts import ConceptTokens
@@ -36,7 +37,15 @@ from ddcap.model.ddcap import DDCapModel, read_left_to_right
 from ddcap.model.features import ImageFeatures
 from ddcap.model.image_free import guide
 from ddcap.model.kinds import load_model
-from ddcap.model.quantization import is_quantised, quantise
+from ddcap.model.quantization import (
+    FACTOR,
+    FACTOR_SCALE,
+    LARGEST_PAIR,
+    SCALE,
+    is_quantised,
+    largest_pair,
+    quantise_factor,
+)
 
 _SMALL = 1024  # numbers of a constant; smaller ones stay in the graph
 
@@ -164,8 +173,9 @@ class _GuidedChoose(nn.Module):
 class _Int8Linear(nn.Module):
     """A linear layer whose product is one of integers: the input is quantised row by row as it comes.
 
-    A row of its own scale keeps what a caption becomes independent of the others in its batch. Eight bits
-    each: unsigned for the input, with 128 for 0, as processors multiply them.
+    A row of its own scale keeps what a caption becomes independent of the others in its batch. Eight unsigned
+    bits for the input, with 128 for 0, as processors multiply them, and weights that let all of them do it
+    exactly (see `model/quantization.py`).
     """
 
     weight: Tensor
@@ -175,7 +185,7 @@ class _Int8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear | nn.Embedding) -> None:
         super().__init__()
-        weight, scale = quantise(linear.weight.detach().numpy())
+        weight, scale = quantise_factor(linear.weight.detach().numpy())
         self.register_buffer("weight", torch.from_numpy(weight.T.copy()))
         self.register_buffer("scale", torch.from_numpy(scale))
         self.register_buffer("zero", torch.tensor(128, dtype=torch.uint8))
@@ -208,15 +218,14 @@ class _Int8Linear(nn.Module):
 def _in_int8(model: DDCapModel) -> DDCapModel:
     """A copy of `model` for export whose denoiser multiplies integers; never computed with in PyTorch."""
     model = copy.deepcopy(model)
-    judge = model.judge.each_block() if model.judge is not None else ()
-    for block in (*model.denoiser.each_block(), *judge):
-        for parent in (block.self_attention, block.cross_attention, block.mlp):
-            for name, layer in list(parent.named_children()):
-                if isinstance(layer, nn.Linear):
-                    setattr(parent, name, _Int8Linear(layer))
     denoiser: Any = model.denoiser
-    denoiser.head = _Int8Linear(denoiser.token_embedding)
-    denoiser.logits = denoiser.head.forward
+    for name, layer in model.integer_products().items():
+        if layer is denoiser.token_embedding:  # it still looks up words
+            denoiser.head = _Int8Linear(layer)
+            denoiser.logits = denoiser.head.forward
+        else:
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, _Int8Linear(layer))
     return model
 
 
@@ -241,14 +250,15 @@ def export_onnx(folder: str | Path) -> None:
     """Write the graphs of the model in `folder` beside its weights.
 
     Raises:
-        DDCapError: if the model is an autoregressive one.
+        DDCapError: if the model is an autoregressive one, or an earlier version has quantised it.
         MissingExtraError: if onnx is not installed.
     """
     model: Any = load_model(folder)
     check_exportable(model)
+    _check_factors(Path(folder), model)
     import onnx
 
-    folder, known = Path(folder), _fingerprints(model.stored_state())
+    folder, known = Path(folder), _fingerprints(model)
     weights = {}
     for name, graph in _graphs(model):
         proto = graph.model_proto
@@ -257,6 +267,18 @@ def export_onnx(folder: str | Path) -> None:
         with replacing(folder / f"{name}.onnx") as temporary:
             onnx.save(proto, temporary)
     write_text(folder / GRAPHS_NAME, json.dumps(weights) + "\n")
+
+
+def _check_factors(folder: Path, model: DDCapModel) -> None:
+    """Refuse a file of integers that not every processor multiplies exactly."""
+    with safe_open(folder / WEIGHTS_NAME, framework="np") as file:
+        names = set(file.keys())
+        for name in (f"{layer}.weight" for layer in model.integer_products()):
+            if name + SCALE in names and largest_pair(file.get_tensor(name)).max() > LARGEST_PAIR:
+                raise DDCapError(
+                    f"{folder}: an earlier version has quantised its weights, for products that saturate on "
+                    "some processors; write it anew with 'ddcap export --onnx --dtype int8'"
+                )
 
 
 def _graphs(model: DDCapModel) -> Iterator[tuple[str, Any]]:
@@ -357,14 +379,15 @@ def _quietly() -> Iterator[None]:
 # Which weight of the file each large constant of a graph is: the exporter turns some of them round.
 
 
-def _fingerprints(state: dict[str, Tensor]) -> dict[bytes, list[Any]]:
+def _fingerprints(model: DDCapModel) -> dict[bytes, list[Any]]:
     """What graphs may hold of a model's weights, by content: name, form, and whether it is transposed."""
     known: dict[bytes, list[Any]] = {}
-    for name, tensor in state.items():
+    factors = {f"{name}.weight" for name in model.integer_products()}
+    for name, tensor in model.stored_state().items():
         value = tensor.numpy()
         forms = {"value": value}
-        if is_quantised(value):
-            forms["int8"], forms["scale"] = quantise(value)
+        if name in factors and is_quantised(value):
+            forms[FACTOR], forms[FACTOR_SCALE] = quantise_factor(value)
         for form, array in forms.items():
             for is_transposed in (False, True) if array.ndim == 2 else (False,):
                 known.setdefault(
@@ -386,9 +409,9 @@ def _take_weights(proto: Any, known: dict[bytes, list[Any]]) -> dict[str, list[A
     taken = {}
     for constant in proto.graph.initializer:
         array = numpy_helper.to_array(constant)
-        found = known.get(_fingerprint(array)) if array.size >= _SMALL else None
-        if found is None:
-            continue
+        found = known.get(_fingerprint(array))
+        if found is None or (array.size < _SMALL and found[1] != FACTOR_SCALE):
+            continue  # integers and their scales are from the same file, whichever rounding they have there
         taken[constant.name] = found
         constant.ClearField("raw_data")
         constant.data_location = onnx.TensorProto.EXTERNAL

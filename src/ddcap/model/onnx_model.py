@@ -22,7 +22,14 @@ from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError
 from ddcap.model.config import GRAPHS, GRAPHS_NAME, INT8, WEIGHTS_NAME, read_config
 from ddcap.model.features import ImageFeatures
-from ddcap.model.quantization import SCALE, in_float32, quantise
+from ddcap.model.quantization import (
+    FACTOR,
+    FACTOR_SCALE,
+    SCALE,
+    in_float32,
+    quantise,
+    quantise_factor,
+)
 
 
 class OnnxModel:
@@ -300,11 +307,16 @@ class _Weights:
 
 
 def _in_form(stored: np.ndarray, scale: np.ndarray | None, form: str) -> np.ndarray:
-    """A weight as float32 ("value"), or its 8-bit integers ("int8") or their scales ("scale")."""
+    """A weight as float32 ("value"), or the integers of a product or their scales.
+
+    Graphs of early exports call these "int8" and "scale", and want them larger than products may be.
+    """
     if form == "value":
         return np.asarray(in_float32(stored, scale))
-    pair = (stored, scale) if scale is not None else quantise(stored.astype(np.float32))
-    return pair[0 if form == "int8" else 1]
+    if scale is None:
+        how = quantise_factor if form in (FACTOR, FACTOR_SCALE) else quantise
+        stored, scale = how(stored.astype(np.float32))
+    return scale if form in (FACTOR_SCALE, "scale") else stored
 
 
 def _load_graph(folder: Path, name: str, weights: _Weights, threads: int | None) -> Any:

@@ -268,6 +268,10 @@ class StoredModel(nn.Module):
             if trained or not name.startswith(_PUBLISHED_PREFIX)
         }
 
+    def integer_products(self) -> dict[str, nn.Linear | nn.Embedding]:
+        """The layers whose products int8 graphs compute with integers, by name; a twin has no graphs."""
+        return {}
+
     def load_stored_state(self, state: dict[str, Tensor]) -> None:
         """Inverse of `stored_state`.
 
@@ -302,7 +306,9 @@ class StoredModel(nn.Module):
         state = self.stored_state()
         if dtype == torch.int8:
             arrays = {name: value.detach().cpu().numpy() for name, value in state.items()}
-            state = {name: torch.from_numpy(value) for name, value in quantise_state(arrays).items()}
+            factors = {f"{name}.weight" for name in self.integer_products()}
+            stored = quantise_state(arrays, factors)
+            state = {name: torch.from_numpy(value) for name, value in stored.items()}
         else:
             state = {
                 name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()

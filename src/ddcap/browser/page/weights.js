@@ -1,6 +1,6 @@
-// The file of weights, in the forms that the graphs ask for; as src/ddcap/model/onnx_model.py does it.
+// The file of weights, in float32 for the graphs; as src/ddcap/model/onnx_model.py does it.
 //
-// Weights travel as 8-bit integers with a scale for each row, and as 16-bit numbers: a quarter of the bytes.
+// Weights travel as integers of one byte with a scale for each row, and as 16-bit numbers: a quarter of the bytes.
 
 const SCALE = "#scale";
 
@@ -45,53 +45,21 @@ export class Tensors {
     return { shape, numbers: values };
   }
 
-  /** The 8-bit integers of a matrix, and their scales. */
-  quantised(name) {
-    if (this.has(name + SCALE)) {
-      return { ...this.stored(name), scale: this.values(name + SCALE).numbers };
-    }
-    const { shape, numbers } = this.values(name);
-    return { shape, ...quantise(numbers, shape[0]) };
-  }
-
   /**
    * The constants of a graph, one behind the other.
    *
    * @param {{bytes: number, constants: Array}} graph of model.json; a constant is the name of a weight, its
-   *     form (value, int8 or scale), whether it is transposed, and where it begins
+   *     form (always "value" here), whether it is transposed, and where it begins
    */
   constantsOf({ bytes, constants }) {
     const whole = new Uint8Array(bytes);
-    for (const [name, form, isTransposed, offset] of constants) {
-      let { shape, numbers, scale } = form === "value" ? this.values(name) : this.quantised(name);
-      if (form === "scale") numbers = scale;
-      else if (isTransposed) numbers = transposed(numbers, shape);
+    for (const [name, , isTransposed, offset] of constants) {
+      let { shape, numbers } = this.values(name);
+      if (isTransposed) numbers = transposed(numbers, shape);
       whole.set(new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength), offset);
     }
     return whole;
   }
-}
-
-/** Rows of float32 to integers from -127 to 127 with a scale each; see src/ddcap/model/quantization.py. */
-export function quantise(values, rows) {
-  const width = values.length / rows;
-  const numbers = new Int8Array(values.length);
-  const scale = new Float32Array(rows);
-  for (let row = 0; row < rows; row++) {
-    let largest = 0;
-    for (let at = row * width; at < (row + 1) * width; at++) largest = Math.max(largest, Math.abs(values[at]));
-    scale[row] = largest / 127 || 1; // a row of zeros
-    for (let at = row * width; at < (row + 1) * width; at++) {
-      numbers[at] = halfToEven(Math.fround(values[at] / scale[row]));
-    }
-  }
-  return { numbers, scale };
-}
-
-function halfToEven(value) {
-  const down = Math.floor(value);
-  const isHalf = value - down === 0.5;
-  return isHalf ? down + (down & 1) : Math.round(value);
 }
 
 function transposed(numbers, [rows, columns]) {
