@@ -65,7 +65,7 @@ class DDCapModel(StoredModel):
         The embedding of the words is the head, too.
         """
         layers: dict[str, nn.Linear | nn.Embedding] = {}
-        stacks = {"denoiser": self.denoiser, "judge": self.judge}
+        stacks: dict[str, Denoiser | CausalJudge | None] = {"denoiser": self.denoiser, "judge": self.judge}
         for stack, blocks in stacks.items():
             for number, block in enumerate(() if blocks is None else blocks.each_block()):
                 for part in ("self_attention", "cross_attention", "mlp"):
