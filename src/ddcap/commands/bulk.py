@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 def bulk_arguments(caption: argparse.ArgumentParser) -> None:
     """Add the options of large jobs to `ddcap caption`."""
-    into = caption.add_argument_group("many images", "Run an interrupted job again to continue it.")
+    into = caption.add_argument_group(
+        "many images", "An interrupted job resumes where it stopped: run it again."
+    )
     into.add_argument(
         "--out",
         metavar="FILE",
