@@ -114,6 +114,26 @@ def decoding_arguments() -> argparse.ArgumentParser:
         help="replace the concepts that the model sees: 'cat, window'; or change them: '+cat, -dog'",
     )
     group.add_argument("--beams", type=int, help="set the beam width of an autoregressive model")
+    group.add_argument(
+        "--block",
+        type=int,
+        help="fill blocks of this many tokens from left to right, best-first within a block",
+    )
+    group.add_argument(
+        "--absence",
+        type=float,
+        help="weigh what speaks against things that the tagger does not see; 0.3 invents less, 0 is off",
+    )
+    group.add_argument(
+        "--judge-weight",
+        type=float,
+        help="give the judge of a model that has one this share in the choice among candidates, from 0 to 1",
+    )
+    group.add_argument(
+        "--edit-rounds",
+        type=int,
+        help="write the words that the judge finds least likely again, so many times",
+    )
     return decoding
 
 
@@ -204,7 +224,10 @@ def output_arguments() -> argparse.ArgumentParser:
 
 def decoding_changes(options: argparse.Namespace) -> dict[str, Any]:
     """The decoding settings of the command line; None for those not given."""
-    names = ("preset", "method", "steps", "guidance", "length", "candidates", "temperature", "beams")
+    names = [
+        *("preset", "method", "steps", "guidance", "length", "candidates", "temperature", "beams"),
+        *("block", "absence", "judge_weight", "edit_rounds"),
+    ]
     return {name: getattr(options, name) for name in names}
 
 
