@@ -111,7 +111,8 @@ class DDCapModel(StoredModel):
         )
         if is_read is not None:
             causal = causal_mask(noised_tokens.shape[1], noised_tokens.device)
-            allowed = torch.where(is_read.view(-1, 1, 1), causal, allowed)
+            reads = is_read.view(-1, 1, 1)
+            allowed = (reads & causal) | (~reads & allowed)  # ONNX Runtime cannot choose between booleans
         following = None
         if self.config.model.length_difference:
             following = (lengths.unsqueeze(1) - 1 - positions).clamp(min=0)  # (B, L)

@@ -79,8 +79,8 @@ class CausalJudge(RecomputingBlocks):
             lengths: (B,) tokens of each caption; then nothing is computed for what lies behind, and its
                 states are 0.
         """
-        length = tokens.shape[1]
-        start = self.start_embedding.to(words.dtype).expand(len(tokens), 1, -1)
+        captions, length = tokens.shape  # not `len`, which an exported graph takes for a constant
+        start = self.start_embedding.to(words.dtype).expand(captions, 1, -1)
         embedded = torch.cat([start, words[tokens[:, :-1]]], dim=1) + self.position_embedding.weight[:length]
         packing = None
         if lengths is not None:
