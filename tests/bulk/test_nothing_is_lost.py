@@ -158,10 +158,17 @@ class Histories(RuleBasedStateMachine):
 
     # What the user does.
 
-    @initialize(broken=st.sets(st.sampled_from(PICTURES), max_size=2))
-    def take_pictures(self, broken):
+    @initialize(
+        broken=st.sets(st.sampled_from(PICTURES), max_size=2),
+        mine=st.sets(
+            st.tuples(st.sampled_from(PICTURES), st.sampled_from(["txt", "xmp", "copy"])), min_size=4
+        ),
+    )
+    def take_pictures(self, broken, mine):
         for name in PICTURES:
             self.put(name, name in broken)
+        for name, kind in mine:
+            self.put_beside(name, kind, 0)
         with tarfile.open("shards/0.tar", "w") as tar:
             for number, key in enumerate(("a", "b", "a/b")):
                 content = self.photo(number)
@@ -410,7 +417,10 @@ class Histories(RuleBasedStateMachine):
         album = self.root / "album"
         pictures = [path for path in (album / os.fsdecode(name) for name in PICTURES) if path.exists()]
         failed = {path for path in pictures if self.is_told(path, given, told)}
-        assert {path for path in pictures if path.read_bytes() == b"broken"} <= failed or out == "tars/"
+        assert {path for path in pictures if path.read_bytes() == b"broken"} <= failed or out in (
+            "tars/",
+            None,
+        )
         if out is not None and out not in self.theirs:
             rows = rows_of(self.root, out)
             keys = [key for key, _, _ in rows]
