@@ -230,7 +230,10 @@ def test_what_a_person_does(context, address, captioner):
     # wishes
     both_pages.options(page)
     both_pages.select(page, "length", "8")
-    assert " ".join(both_pages.words(page)) == captioner(CHELSEA, length=8)[0].text
+    page.wait_for_function(
+        "text => [...document.querySelectorAll('.word .text')].map((one) => one.textContent).join(' ') === text",
+        arg=captioner(CHELSEA, length=8)[0].text,
+    )
     page.fill("[name=ban]", "cat, couch")
     page.press("[name=ban]", "Tab")
     wanted = captioner(CHELSEA, length=8, ban=["cat", "couch"])[0].text

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ddcap.bulk.outputs import COLUMNS, open_output
+from ddcap.bulk.output import COLUMNS
+from ddcap.bulk.outputs import open_output
 from ddcap.bulk.run import Job
 from ddcap.bulk.tar_input import TarPicture
 from ddcap.commands import main

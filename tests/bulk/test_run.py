@@ -14,7 +14,8 @@ from PIL import Image
 
 from ddcap import Captioner
 from ddcap.bulk.names import from_text
-from ddcap.bulk.outputs import COLUMNS, open_output
+from ddcap.bulk.output import COLUMNS
+from ddcap.bulk.outputs import open_output
 from ddcap.bulk.rows import JsonLines
 from ddcap.bulk.run import caption_files
 from ddcap.commands import main

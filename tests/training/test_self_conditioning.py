@@ -67,6 +67,7 @@ def test_other_numbers_are_drawn_as_without(both):
     plain, told = (vars(noise_for(model)) for model in both)
     assert plain.pop("is_told") is None
     assert told.pop("is_told").shape == (2, 2)
+    assert plain.pop("is_read") is None and told.pop("is_read") is None  # there is no judge
     assert all(torch.equal(plain[name], told[name]) for name in plain)
 
 

@@ -135,7 +135,8 @@ def _merge(path: Path, caption: str, *, overwrite: bool) -> bool:
         return False
     merged = with_description(packet, caption)
     with replacing(path) as temporary:
-        temporary.write_bytes(merged)
+        with open(temporary, "wb") as file:
+            file.write(merged)
         now = path.stat()
         if (now.st_mtime_ns, now.st_size) != (before.st_mtime_ns, before.st_size):
             raise DataError("is being written by another program; run the job again")

@@ -12,7 +12,7 @@ import numpy as np
 from ddcap.bulk.claim import Claim
 from ddcap.bulk.failed import FailedRows
 from ddcap.bulk.names import PictureNames, from_text, printable, to_text
-from ddcap.bulk.outputs import COLUMNS, CaptionOutput, Row, caption_count, not_ours
+from ddcap.bulk.output import COLUMNS, CaptionOutput, Row, caption_count, not_ours
 from ddcap.bulk.walk import SeenNames
 from ddcap.data.images import ImageSource
 from ddcap.errors import DataError, MissingExtraError

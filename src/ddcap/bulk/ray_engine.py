@@ -20,7 +20,7 @@ import numpy as np
 
 from ddcap.bulk.beside import Beside
 from ddcap.bulk.names import PictureNames
-from ddcap.bulk.outputs import CaptionOutput, Row
+from ddcap.bulk.output import CaptionOutput, Row
 from ddcap.bulk.remote import is_remote, open_remote, read_picture
 from ddcap.bulk.run import Job, Progress
 from ddcap.bulk.tar_input import TarPicture, is_tar, tar_pictures

@@ -19,7 +19,7 @@ import numpy as np
 from ddcap.bulk.claim import Claim
 from ddcap.bulk.failed import FailedRows
 from ddcap.bulk.names import PictureNames
-from ddcap.bulk.outputs import COLUMNS, CaptionOutput, Row, caption_count, not_ours
+from ddcap.bulk.output import COLUMNS, CaptionOutput, Row, caption_count, not_ours
 from ddcap.bulk.walk import SeenNames
 from ddcap.data.images import ImageSource
 from ddcap.errors import DataError
@@ -145,7 +145,8 @@ class TextRows(CaptionOutput):
         if self._own_claim is not None:
             self._own_claim.agree(options)
         if self._overwrite or not self._real.exists():
-            self._real.write_bytes(b"")
+            with open(self._real, "wb"):
+                pass  # empty
             self._forget()
         self._open()
         stale = self._failed.stale()

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 from ddcap.bulk.claim import Claim
 from ddcap.bulk.names import tar_of
-from ddcap.bulk.outputs import CaptionOutput, Row, not_ours
+from ddcap.bulk.output import CaptionOutput, Row, not_ours
 from ddcap.bulk.rows import JsonLines
 from ddcap.bulk.tar_input import TarPicture, is_tar
 from ddcap.bulk.walk import SeenNames

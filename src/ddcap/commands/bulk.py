@@ -15,7 +15,7 @@ from ddcap.errors import DDCapError
 
 if TYPE_CHECKING:
     from ddcap.bulk.beside import Beside
-    from ddcap.bulk.outputs import CaptionOutput
+    from ddcap.bulk.output import CaptionOutput
     from ddcap.bulk.run import Progress
 
 
