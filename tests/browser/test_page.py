@@ -231,7 +231,7 @@ def test_what_a_person_does(context, address, captioner):
     both_pages.options(page)
     both_pages.select(page, "length", "8")
     page.wait_for_function(
-        "text => [...document.querySelectorAll('.word .text')].map((one) => one.textContent).join(' ') === text",
+        "text => [...document.querySelectorAll('.word .text')].map((w) => w.textContent).join(' ') === text",
         arg=captioner(CHELSEA, length=8)[0].text,
     )
     page.fill("[name=ban]", "cat, couch")
