@@ -111,7 +111,8 @@ class Sidecars:
                 return _merge(Path(os.path.realpath(path)), caption, overwrite=overwrite)
             content = (caption + "\n").encode() if self._kind == "txt" else with_description(None, caption)
             with replacing(path, keep=self._kind == "xmp" or not overwrite) as temporary:
-                temporary.write_bytes(content)
+                with open(temporary, "wb") as file:
+                    file.write(content)
         except FileExistsError:
             return False
         except DataError as error:
@@ -232,7 +233,8 @@ class DescribedCopies:
         try:
             with replacing(copy, keep=not overwrite) as temporary:
                 try:
-                    temporary.write_bytes(self._described(picture, caption))
+                    with open(temporary, "wb") as file:
+                        file.write(self._described(picture, caption))
                 except self._exiv2.Exiv2Error as error:
                     raise self._refused(picture, str(error.args[-1])) from None
                 shutil.copystat(picture, temporary)
