@@ -110,9 +110,9 @@ class Sidecars:
             if self._kind == "xmp" and os.path.lexists(path):
                 return _merge(Path(os.path.realpath(path)), caption, overwrite=overwrite)
             content = (caption + "\n").encode() if self._kind == "txt" else with_description(None, caption)
-            with replacing(path, keep=self._kind == "xmp" or not overwrite) as temporary:
-                with open(temporary, "wb") as file:
-                    file.write(content)
+            keep = self._kind == "xmp" or not overwrite
+            with replacing(path, keep=keep) as temporary, open(temporary, "wb") as file:
+                file.write(content)
         except FileExistsError:
             return False
         except DataError as error:
