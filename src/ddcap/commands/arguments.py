@@ -122,7 +122,7 @@ def decoding_arguments() -> argparse.ArgumentParser:
     group.add_argument(
         "--absence",
         type=float,
-        help="weigh what speaks against things that the tagger does not see; 0.3 invents less, 0 is off",
+        help="weigh what speaks against things that the tagger does not see; 0 is off",
     )
     group.add_argument(
         "--judge-weight",
