@@ -19,8 +19,8 @@ from ddcap.model.denoiser import Denoiser
 from ddcap.model.encoders import ImageEncoder
 from ddcap.model.features import ImageFeatures
 from ddcap.model.image_free import guide
-from ddcap.model.judge import CausalJudge, causal_mask
-from ddcap.model.layers import LengthHead, Packing, TanhMLP, may_attend
+from ddcap.model.judge import CausalJudge
+from ddcap.model.layers import LengthHead, Packing, TanhMLP, causal_mask, may_attend
 from ddcap.model.storage import StoredModel
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ddcap.model.blocks import Block, gpt2_initialise
 from ddcap.model.denoiser import Denoiser
-from ddcap.model.layers import Packing, PlainLayerNorm, RecomputingBlocks
+from ddcap.model.layers import Packing, PlainLayerNorm, RecomputingBlocks, causal_mask
 from ddcap.settings import ModelSettings
 
 
@@ -94,8 +94,3 @@ class CausalJudge(RecomputingBlocks):
             hidden, _ = self.run_block(block, hidden, keys_values, causal, may_see, packing=packing)
         normed: Tensor = self.final_norm(hidden)
         return normed if packing is None else packing.unpack(normed)
-
-
-def causal_mask(length: int, device: torch.device) -> Tensor:
-    """(L, L) True where a position may attend to another: to itself and to those before it."""
-    return torch.ones(length, length, dtype=torch.bool, device=device).tril()

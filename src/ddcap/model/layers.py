@@ -80,6 +80,11 @@ def may_attend(is_mask: Tensor, is_padding: Tensor, *, concentrated: bool) -> Te
     return ~is_hidden.unsqueeze(1) | itself
 
 
+def causal_mask(length: int, device: torch.device) -> Tensor:
+    """(L, L) True where a position may attend to another: to itself and to those before it."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
+
+
 # Padding left out: linear layers, norms and dropout are computed for real caption positions only. Captions of
 # a batch are unequally long, and in training a third of all positions is padding. Only attention needs the
 # rectangle (B, L); between two attentions the real positions lie packed in one row (N, D).

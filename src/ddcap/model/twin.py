@@ -20,7 +20,7 @@ from ddcap.model.concepts import ConceptEmbedding, memory_with_concepts
 from ddcap.model.config import ModelConfig
 from ddcap.model.encoders import ImageEncoder
 from ddcap.model.features import ImageFeatures
-from ddcap.model.layers import TanhMLP
+from ddcap.model.layers import TanhMLP, causal_mask
 from ddcap.model.storage import StoredModel
 from ddcap.settings import ModelSettings
 
@@ -82,8 +82,7 @@ class CausalDecoder(BlockStack):
         hidden, layers = self.dropout(embedded), []
         causal = None  # one word after its past may attend to all of it
         if past is None:
-            words = embedded.shape[1]
-            causal = torch.ones(words, words, dtype=torch.bool, device=embedded.device).tril()
+            causal = causal_mask(embedded.shape[1], embedded.device)
         may_see = keys_values.may_see if keys_values is not None else None
         for number, block in enumerate(self.each_block()):
             memory = keys_values.layers[number] if keys_values is not None else None
