@@ -246,25 +246,7 @@ def test_what_a_person_does(context, address, captioner):
     assert complaints == []
 
 
-@pytest.mark.parametrize(
-    "behaviour",
-    [
-        both_pages.everybody_can_use_it,
-        both_pages.nothing_of_the_last_picture_stays,
-        both_pages.an_unreadable_file_leaves_nothing,
-        both_pages.the_verdict_stands_at_the_caption,
-        both_pages.the_verdict_comes_with_the_last_word,
-        both_pages.more_steps_than_were_set_are_explained,
-        both_pages.a_refilled_word_is_another_one,
-        both_pages.a_word_is_taken_or_typed,
-        both_pages.words_are_reached_by_keys,
-        both_pages.a_draft_is_taken,
-        both_pages.the_samples_are_captioned,
-        both_pages.the_caption_is_copied,
-        both_pages.a_phone_shows_picture_and_caption_first,
-    ],
-    ids=lambda one: one.__name__,
-)
+@pytest.mark.parametrize("behaviour", both_pages.BEHAVIOURS, ids=lambda one: one.__name__)
 def test_as_on_the_other_page(page, behaviour):
     behaviour(page)
 

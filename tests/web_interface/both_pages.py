@@ -291,3 +291,20 @@ def everybody_can_use_it(page):
     sync_api.expect(page.locator(".others button").first).to_be_visible()
     options(page)
     assert serious(page) == []
+
+
+BEHAVIOURS = [
+    everybody_can_use_it,
+    nothing_of_the_last_picture_stays,
+    an_unreadable_file_leaves_nothing,
+    the_verdict_stands_at_the_caption,
+    the_verdict_comes_with_the_last_word,
+    more_steps_than_were_set_are_explained,
+    a_refilled_word_is_another_one,
+    a_word_is_taken_or_typed,
+    words_are_reached_by_keys,
+    a_draft_is_taken,
+    the_samples_are_captioned,
+    the_caption_is_copied,
+    a_phone_shows_picture_and_caption_first,
+]
