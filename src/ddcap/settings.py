@@ -387,7 +387,7 @@ RETIRED: dict[str, Any] = {
     "encoder.trainable_from": 0,
     "encoder.init": None,
 }
-"""Removed settings of experiments that did not help, with their defaults; see docs/experiments.md."""
+"""Removed settings of experiments that did not help, with their defaults; see docs/research/experiments.md."""
 
 
 def forget_retired(section: str, values: Any) -> Any:
@@ -426,7 +426,7 @@ def _explain(section_type: type, problem: Any) -> str:
     where = ".".join(str(part) for part in problem["loc"]) or "settings"
     if problem["type"] == "unexpected_keyword_argument":
         if where in RETIRED:
-            return f"{where!r} was removed since it did not help (docs/experiments.md); delete it"
+            return f"{where!r} was removed since it did not help (docs/research/experiments.md); delete it"
         fields = _fields_at(section_type, problem["loc"][:-1])
         near = difflib.get_close_matches(str(problem["loc"][-1]), fields, n=1)
         remedy = f"did you mean {near[0]!r}?" if near else f"known settings: {', '.join(fields)}"

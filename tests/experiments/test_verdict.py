@@ -124,14 +124,14 @@ def results_of_flickr8k():
 
 @pytest.mark.parametrize(
     ("results", "page", "left_out"),
-    [("comparison", "results", "## Trainings"), ("flickr8k", "results_earlier", None)],
+    [("comparison", "comparison", "## Trainings"), ("flickr8k", "earlier_ablation", None)],
 )
 def test_a_page_of_results_holds_the_tables_of_its_json(results, page, left_out, tmp_path, capsys):
     """Made by the project's own command; nobody edits a figure."""
     tables = tmp_path / "tables.md"
     assert main(["report", str(DOCS / "results" / f"{results}.json"), "--output", str(tables)]) == 0
     assert capsys.readouterr().out.strip() == str(tables)
-    page = (DOCS / f"{page}.md").read_text()
+    page = (DOCS / "research" / f"{page}.md").read_text()
     text = tables.read_text()
     text = text[: text.index(left_out)] if left_out is not None else text
     blocks = [block for block in re.split(r"\n\n", text) if not block.startswith("#")]
@@ -158,7 +158,7 @@ def test_the_opening_of_the_results_says_what_the_tables_say():
 
 def test_the_blind_read_counts_as_the_page_says():
     content = json.loads((DOCS / "results" / "blind_read.json").read_text())
-    page = (DOCS / "results.md").read_text()
+    page = (DOCS / "research" / "comparison.md").read_text()
     ours, twin = content["rows"]
     counts = {
         question: Counter(pair[question] for pair in content["pairs"]) for question in ("fidelity", "fluency")

@@ -270,4 +270,4 @@ def test_what_shards_cannot_do_is_refused(write, change):
 @pytest.mark.parametrize("change", ["training.objective=self_critical", "data.consensus=1", "encoder.init=x"])
 def test_a_retired_setting_says_where_it_went(write, change):
     text = message(write(""), [change])
-    assert f"{change.split('=')[0]!r} was removed" in text and "docs/experiments.md" in text
+    assert f"{change.split('=')[0]!r} was removed" in text and "docs/research/experiments.md" in text
