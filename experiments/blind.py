@@ -1,4 +1,4 @@
-"""A blind read of two rows' captions, docs/research/blind_read.md: a sheet to fill, a key kept apart, and the score.
+"""A blind read of two rows' captions (docs/research/blind_read.md): a sheet to fill, its key, and the score.
 
 python -m experiments.blind sheet dataset.json pictures/ results/g-seed0.json results/twin-seed0.json
 python -m experiments.blind score blind/sheet.md blind/key.json

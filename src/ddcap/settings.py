@@ -387,7 +387,7 @@ RETIRED: dict[str, Any] = {
     "encoder.trainable_from": 0,
     "encoder.init": None,
 }
-"""Removed settings of experiments that did not help, with their defaults; see docs/research/experiments.md."""
+"""Removed settings that did not help, with their defaults; see docs/research/experiments.md."""
 
 
 def forget_retired(section: str, values: Any) -> Any:
