@@ -111,7 +111,7 @@ def test_a_dropped_picture_gets_the_caption_that_python_gives(service, default, 
     assert both_pages.words(page) == expected.text.split()
     doubtful = page.locator(".word.doubtful")
     assert tuple(doubtful.locator(".text").all_text_contents()) == expected.doubtful != ()
-    assert "a person would probably not use this word" in doubtful.first.get_attribute("aria-label")
+    assert "under 30 % of annotators would use this word" in doubtful.first.get_attribute("aria-label")
     mark = doubtful.first.evaluate("one => getComputedStyle(one, '::after').content")
     assert mark == '"?"'  # not by colour alone
 

@@ -13,7 +13,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 CAT, COFFEE, HORSES = (
     EXAMPLES / name for name in ("photos/chelsea.jpg", "photos/coffee.jpg", "animals/horses.jpg")
 )
-ACCEPTED = re.compile(r"\d+ % chance that a person would accept this caption")
+ACCEPTED = re.compile(r"\d+ % chance to score above the median human caption \(CIDEr\)")
 GUESS = "Only a guess: the model has not seen pictures like this"
 
 # drops a file, and tells what there is to see in the same moment

@@ -26,10 +26,10 @@ class Caption:
         length: number of tokens, end token included.
         score: mean log-probability of the tokens, to compare captions of one image.
         trace: the tokens that each step committed.
-        sure: probability that a person would accept this caption; None if the model is not calibrated.
+        sure: probability of a CIDEr above the median human caption's; None if the model is not calibrated.
         faithful: probability that the caption names nothing that no person would have named.
         known: probability that the model knows this kind of image.
-        doubtful: words that a person would probably not use.
+        doubtful: words that under 30 % of annotators would use.
     """
 
     text: str

@@ -1,6 +1,6 @@
 """How sure a captioner is: calibrated probabilities, fitted on pictures with human captions.
 
-- sure: that people would take the caption for one of theirs;
+- sure: that the caption's CIDEr is above the median human caption's;
 - faithful: that it names nothing which none of the people has named;
 - known: that the picture is of a kind which the model knows, not a drawing, a text or noise;
 - word: that people name what a word names.
@@ -31,7 +31,7 @@ from ddcap.model.features import ImageFeatures
 
 _NAMES = ("sure", "faithful", "known", "word")
 _TINY = 1e-6
-DOUBT = 0.3  # a word is doubtful that fewer would have used
+DOUBT = 0.3  # a word is doubtful if a smaller share of annotators would use it
 
 
 @dataclass(frozen=True)

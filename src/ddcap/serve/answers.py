@@ -13,7 +13,7 @@ class Sureness(BaseModel):
     """Confidence in a caption; empty if the model is not calibrated."""
 
     sure: float | None = Field(
-        None, ge=0, le=1, description="probability that a person would accept this caption"
+        None, ge=0, le=1, description="probability of a CIDEr above the median human caption's"
     )
     faithful: float | None = Field(
         None, ge=0, le=1, description="probability that everything it names is there"
@@ -21,7 +21,7 @@ class Sureness(BaseModel):
     known: float | None = Field(
         None, ge=0, le=1, description="probability that the model knows this kind of image"
     )
-    doubtful: list[str] | None = Field(None, description="words that a person would probably not use")
+    doubtful: list[str] | None = Field(None, description="words that under 30 % of annotators would use")
 
 
 class PictureAnswer(Sureness):

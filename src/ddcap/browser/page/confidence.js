@@ -1,7 +1,7 @@
 // How sure the model is, as calibrated probabilities; as src/ddcap/decoding/confidence.py.
 
 const TINY = 1e-6;
-const DOUBT = 0.3; // a word is doubtful that fewer people would have used
+const DOUBT = 0.3; // a word is doubtful if a smaller share of annotators would use it
 
 const logistic = (inputs, weights, bias) =>
   1 / (1 + Math.exp(-inputs.reduce((sum, value, place) => sum + value * weights[place], bias)));

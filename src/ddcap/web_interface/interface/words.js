@@ -3,7 +3,7 @@
 const LIMITS = [0.25, 0.5, 0.75, 0.9]; // between the five colours of certainty
 const UNKNOWN = 0.5; // below it, pictures of this kind are not known to the model
 
-export const DOUBTFUL = "a person would probably not use this word";
+export const DOUBTFUL = "under 30 % of annotators would use this word";
 
 /** A probability for people; none is written as certain that is not. */
 export function percent(share) {
@@ -29,7 +29,7 @@ export function verdictOf({ sure, known, isChanged }) {
   }
   if (isChanged) return { kind: "changed", text: "Changed by you: there is no estimate for this caption" };
   if (sure === null || sure === undefined) return { kind: "", text: "" };
-  return { kind: "chance", text: `${percent(sure)} chance that a person would accept this caption` };
+  return { kind: "chance", text: `${percent(sure)} chance to score above the median human caption (CIDEr)` };
 }
 
 export const textOf = (word) => word.tokens.map(({ piece }) => piece).join("");
