@@ -23,7 +23,7 @@ from playwright.sync_api import Browser, Page
 
 from ddcap import Captioner
 from ddcap.data.images import find_images
-from ddcap.decoding.request import CaptionRequest
+from ddcap.decoding.generate import CaptionRequest
 from ddcap.machine import describe_machine
 
 ROOT = Path(__file__).parents[1]

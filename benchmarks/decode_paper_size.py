@@ -43,15 +43,15 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from ddcap.data.tokenizer import CaptionTokenizer
-from ddcap.decoding.best_first import plan_steps
 from ddcap.decoding.generate import generate
+from ddcap.decoding.schedulers.best_first import plan_steps
 from ddcap.machine import ahead, computing, describe_machine
+from ddcap.model.autoregressive import AutoregressiveModel
 from ddcap.model.ddcap import DDCapModel
 from ddcap.model.features import ImageFeatures
-from ddcap.model.image_free import guide
+from ddcap.model.guidance import guide
 from ddcap.model.onnx_export import export_onnx
 from ddcap.model.onnx_model import OnnxModel
-from ddcap.model.twin import AutoregressiveModel
 from ddcap.settings import PRESETS, DecodingSettings, DiffusionSettings
 
 LENGTH, GUIDANCE = 12, 1.17

@@ -19,7 +19,7 @@ from confidence import bootstrap
 
 from ddcap import Captioner
 from ddcap.data.records import load_records
-from ddcap.decoding.evidence import ManyCaptions, caption_evidence
+from ddcap.decoding.scoring import ManyCaptions, caption_evidence
 from ddcap.evaluation.calibration import area_under_curve, features_of
 from ddcap.machine import ahead, describe_machine
 from ddcap.model.features import ImageFeatures

@@ -19,7 +19,7 @@ import numpy as np
 
 from ddcap import Captioner
 from ddcap.data.images import find_images
-from ddcap.decoding.request import CaptionRequest
+from ddcap.decoding.generate import CaptionRequest
 from ddcap.machine import describe_machine
 from ddcap.serve.engine import Engine, EngineSettings
 from ddcap.serve.joint import ROWS

@@ -35,13 +35,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from ddcap.data.batches import CaptionBatch
 from ddcap.diffusion import Schedule
 from ddcap.machine import describe_machine
+from ddcap.model.autoregressive import AutoregressiveModel
+from ddcap.model.checkpoint_files import StoredModel
 from ddcap.model.config import ModelConfig
 from ddcap.model.ddcap import DDCapModel
 from ddcap.model.encoders import build_image_encoder
 from ddcap.model.features import ImageFeatures
 from ddcap.model.layers import recompute_blocks
-from ddcap.model.storage import StoredModel
-from ddcap.model.twin import AutoregressiveModel
 from ddcap.settings import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 from ddcap.training.loss import caption_loss, draw_noise
 from ddcap.training.state import compile_blocks

@@ -17,7 +17,7 @@ from ddcap.commands import main
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.model.config import ModelConfig, read_config
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.kinds import build_model
+from ddcap.model.loading import build_model
 from ddcap.settings import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 
 PHOTOS = Path(__file__).parents[1] / "examples" / "photos"
@@ -175,7 +175,7 @@ def tiny_graphs_folder(tiny_model_folder: Path, made_once: Callable[..., Path]) 
 
 
 @pytest.fixture(scope="session")
-def tiny_twin_folder(
+def tiny_ar_folder(
     tiny_model_folder: Path, tiny_tokenizer: CaptionTokenizer, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """A saved autoregressive model with random weights, of the size of `tiny_model_folder`'s."""
@@ -191,7 +191,7 @@ def tiny_twin_folder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = build_model(config)
-    folder = tmp_path_factory.mktemp("tiny_twin")
+    folder = tmp_path_factory.mktemp("tiny_ar")
     model.save_pretrained(folder)
     tiny_tokenizer.save(folder)
     return folder

@@ -52,9 +52,9 @@ def test_a_caption_is_consistent(captioner, photos):
         ("tiny_model_folder", {}, {"method": "ancestral"}),
         ("tiny_model_folder", {}, {"temperature": 1.0}),
         ("tiny_model_folder", {}, {"steps": 3}),
-        ("tiny_twin_folder", {}, {}),
-        ("tiny_twin_folder", {"beams": 3}, {}),
-        ("tiny_twin_folder", {}, {"temperature": 1.0}),
+        ("tiny_ar_folder", {}, {}),
+        ("tiny_ar_folder", {"beams": 3}, {}),
+        ("tiny_ar_folder", {}, {"temperature": 1.0}),
     ],
 )
 def test_a_length_that_is_asked_for_is_exact(request, photos, tmp_path, folder, own, asked):
@@ -76,13 +76,13 @@ def test_a_length_together_with_candidates_is_the_middle_of_theirs(captioner, ph
         captioner(photos[0], length=6, candidates=5, exact_length=True)
 
 
-def test_presets_are_settings_that_others_win_over(captioner, tiny_twin_folder, photos):
+def test_presets_are_settings_that_others_win_over(captioner, tiny_ar_folder, photos):
     assert captioner.settings(preset="fast") == captioner.settings(steps=4, guidance=1.0, distinct=True)
     assert captioner.settings(preset="best").guidance == captioner.decoding.guidance
     assert captioner.settings(preset="best", steps=2).steps == 2
     assert len(captioner(photos[0], preset="fast", length=12)[0].trace.frames) < 12
-    twin = Captioner.from_pretrained(tiny_twin_folder)
-    assert twin.settings(preset="best").beams == 5 and twin(photos[0], preset="fast")
+    ar = Captioner.from_pretrained(tiny_ar_folder)
+    assert ar.settings(preset="best").beams == 5 and ar(photos[0], preset="fast")
     with pytest.raises(RecipeError, match="preset='good': use one of fast, best"):
         captioner(photos[0], preset="good")
 
@@ -181,7 +181,7 @@ def test_infill_keeps_the_given_words(captioner, photos):
     assert len(given) >= 4
 
 
-@pytest.mark.parametrize("folder", ["tiny_model_folder", "tiny_twin_folder"])
+@pytest.mark.parametrize("folder", ["tiny_model_folder", "tiny_ar_folder"])
 @pytest.mark.parametrize("template", ["a cat ___", "___ cat ___", "a [3] cat ___ the camera"])
 def test_infill_to_a_length_that_is_asked_for(request, photos, folder, template):
     captioner = Captioner.from_pretrained(request.getfixturevalue(folder))

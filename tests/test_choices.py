@@ -57,6 +57,6 @@ def test_what_cannot_be_offered_is_said(default, photos):
         word_alternatives(default, photos[0], ["cat"] * 30, 3)
 
 
-def test_an_autoregressive_model_offers_none(tiny_twin_folder, photos):
+def test_an_autoregressive_model_offers_none(tiny_ar_folder, photos):
     with pytest.raises(DDCapError, match="use a diffusion model"):
-        word_alternatives(Captioner.from_pretrained(tiny_twin_folder), photos[0], ["a"], 0)
+        word_alternatives(Captioner.from_pretrained(tiny_ar_folder), photos[0], ["a"], 0)

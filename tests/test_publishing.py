@@ -35,11 +35,11 @@ def test_a_folder_holds_the_model_and_a_card_about_it(tiny_model_folder, tmp_pat
     assert f"width {config.model.width}" in card.text and "eight photographs" in card.text
 
 
-def test_without_an_evaluation_the_card_says_so_and_a_written_one_is_kept(tiny_twin_folder, tmp_path):
-    captioner = Captioner.from_pretrained(tiny_twin_folder)
+def test_without_an_evaluation_the_card_says_so_and_a_written_one_is_kept(tiny_ar_folder, tmp_path):
+    captioner = Captioner.from_pretrained(tiny_ar_folder)
     captioner.push_to_hub(tmp_path)
     text = (tmp_path / "README.md").read_text()
-    assert "Not evaluated yet" in text and "twin" in text
+    assert "Not evaluated yet" in text and "Autoregressive" in text
     assert yaml.safe_load(text.split("---")[1])["library_name"] == "ddcap"
     (tmp_path / "README.md").write_text("mine")
     captioner.push_to_hub(tmp_path)

@@ -12,15 +12,15 @@ import pytest
 import slow_release
 import torch
 
-from ddcap.decoding.best_first import BestFirstScheduler
-from ddcap.decoding.guidance import Predictor
+from ddcap.decoding.predictor import Predictor
 from ddcap.decoding.sampler import Drafts, denoise
+from ddcap.decoding.schedulers.best_first import BestFirstScheduler
 from ddcap.diffusion import linear_schedule, marginal, posterior
+from ddcap.model.convert import released_config, rename_released
 from ddcap.model.ddcap import DDCapModel, TorchSteps
 from ddcap.model.encoders import ImageEncoder
 from ddcap.model.features import ImageFeatures
 from ddcap.model.layers import may_attend
-from ddcap.model.release import released_config, rename_released
 from ddcap.settings import DiffusionSettings, EncoderSettings
 
 _DEFAULT = Path(__file__).parents[2] / "shared" / "reference" / "reference_tiny.npz"

@@ -16,12 +16,12 @@ from torch import Tensor
 from ddcap import Caption, Captioner
 from ddcap.decoding.caption import build_captions
 from ddcap.decoding.generate import generate
-from ddcap.decoding.guidance import Predictor
+from ddcap.decoding.predictor import Predictor
 from ddcap.decoding.sampler import concept_evidence
 from ddcap.decoding.trace import DecodingResult
 from ddcap.diffusion import q_sample
 from ddcap.model.features import ImageFeatures
-from ddcap.model.image_free import guide
+from ddcap.model.guidance import guide
 
 BLANK, END = "MASK", "end"
 

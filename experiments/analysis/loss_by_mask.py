@@ -7,7 +7,7 @@ orders are followed, one token at a time, at the timestep that the sampler would
   (Hoogeboom et al. 2022, Autoregressive Diffusion Models). Training minimises it, but for weights.
 - left to right: the twin's order. The difference to the twin is what one model of all orders loses in one.
 - best-first: the position that it finds surest is next, whatever the caption has there: the exact likelihood
-  of the sampler at temperature 1, see `ddcap.decoding.evidence.sampler_log_likelihood`.
+  of the sampler at temperature 1, see `ddcap.decoding.scoring.sampler_log_likelihood`.
 
 Without guidance. A diffusion model is told the length, for which its length head is charged beside.
 
@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from ddcap.captioner import Captioner
-from ddcap.decoding.best_first import share_left
-from ddcap.decoding.guidance import Predictor
+from ddcap.decoding.predictor import Predictor
+from ddcap.decoding.schedulers.best_first import share_left
 from ddcap.model.features import ImageFeatures
 from experiments.means import summary
 from experiments.split import Split

@@ -13,7 +13,7 @@ import torch
 
 from ddcap.captioner import Captioner
 from ddcap.data.batches import fit_length
-from ddcap.decoding.evidence import pseudo_log_likelihoods
+from ddcap.decoding.scoring import pseudo_log_likelihoods
 from ddcap.evaluation.metrics import bootstrap_interval, score_captions
 from ddcap.evaluation.result import diagnose
 from ddcap.settings import DecodingSettings, dump_settings

@@ -7,12 +7,16 @@
 
 from typing import TYPE_CHECKING, Any
 
+from ddcap.renamed import install as _install_old_names
+
 __version__ = "0.1.0"
 __all__ = ["Caption", "Captioner", "__version__"]
 
 if TYPE_CHECKING:
     from ddcap.captioner import Captioner
     from ddcap.decoding.caption import Caption
+
+_install_old_names()
 
 
 def __getattr__(name: str) -> Any:

@@ -20,20 +20,20 @@ from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.caption import Caption, Concept, ImageResult
 from ddcap.decoding.confidence import Confidence
 from ddcap.decoding.constraints import Constraints, Vocabulary
-from ddcap.decoding.evidence import CaptionEvidence, caption_evidence, sampler_evidence
 from ddcap.decoding.finishing import Confident, finish
+from ddcap.decoding.generate import CaptionRequest
 from ddcap.decoding.infilling import infill, parse_template
 from ddcap.decoding.overrides import overridden
-from ddcap.decoding.request import CaptionRequest
 from ddcap.decoding.rewriting import Rewriting, rewrite
+from ddcap.decoding.scoring import CaptionEvidence, caption_evidence, sampler_evidence
 from ddcap.decoding.stream import caption_stream
 from ddcap.decoding.words import straight
 from ddcap.errors import CheckpointError, DDCapError, ImageError, RecipeError
 from ddcap.files import is_folder_name
 from ddcap.machine import computes_bfloat16, computing
 from ddcap.model.features import ImageFeatures
+from ddcap.model.loading import Precision, Runtime, check_choice, load_runtime
 from ddcap.model.protocol import CaptioningModel
-from ddcap.model.runtimes import Precision, Runtime, check_choice, load_runtime
 from ddcap.publishing import DEFAULT_MODEL, find_model, upload, write_card
 from ddcap.settings import DecodingSettings
 from ddcap.values import as_text, as_texts, as_whole, as_wholes

@@ -14,12 +14,12 @@ import numpy as np
 from ddcap.arrays import log_sum_exp, to_host
 from ddcap.captioner import Captioner
 from ddcap.data.sources import ImageSource
-from ddcap.decoding.best_first import share_left
 from ddcap.decoding.caption import Caption
 from ddcap.decoding.constraints import Constraints, normalised
 from ddcap.decoding.finishing import Confident, finish
 from ddcap.decoding.generate import constrained_captions, whole_captions
 from ddcap.decoding.sampler import Drafts, Sampler
+from ddcap.decoding.schedulers.best_first import share_left
 from ddcap.errors import DDCapError
 
 MOST = 6  # words that are offered

@@ -15,8 +15,8 @@ from ddcap.decoding.caption import Caption, Concept, ImageResult
 from ddcap.decoding.trace import Trace
 
 if TYPE_CHECKING:
-    from ddcap.decoding.evidence import CaptionEvidence
     from ddcap.decoding.rewriting import Rewriting
+    from ddcap.decoding.scoring import CaptionEvidence
 
 _BLANK = "·"
 

@@ -157,7 +157,7 @@ def upload(folder: str | Path, repo_id: str, *, private: bool | None = None) -> 
 
 def _body(name: str, config: ModelConfig, parameters: int, figures: str, data: str | None) -> str:
     model, encoder = config.model, config.encoder
-    kind = "Discrete diffusion (DDCap)" if model.kind == "diffusion" else "Autoregressive, DDCap's twin"
+    kind = "Discrete diffusion (DDCap)" if model.kind == "diffusion" else "Autoregressive (DDCap's blocks)"
     trained = "trained, in this file" if encoder.travels else "frozen, loaded from its own source"
     designs = {
         "length prediction": model.length_prediction,

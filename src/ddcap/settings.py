@@ -85,7 +85,7 @@ class ModelSettings(Section):
     """The denoiser and the heads around it."""
 
     kind: Literal["diffusion", "autoregressive"] = Field(
-        default="diffusion", description="autoregressive: the twin that the paper compares with"
+        default="diffusion", description="autoregressive: the model that the paper compares with"
     )
     init: str | None = Field(
         default=None, description="trained model to start from: 'default', a folder or a Hub id"
@@ -200,7 +200,8 @@ class DecodingSettings(Section):
     """How a trained model decodes a caption."""
 
     method: Literal["best_first", "ancestral", "left_to_right"] = Field(
-        default="best_first", description="best_first: special design 3; left_to_right: for the twin"
+        default="best_first",
+        description="best_first: special design 3; left_to_right: for an autoregressive model",
     )
     steps: int | None = Field(default=None, ge=1, description="denoising steps; null: one token per step")
     schedule: Literal["per_caption", "released"] = Field(
@@ -330,17 +331,17 @@ class DecodingSettings(Section):
                 f"length={self.length}: over this model's longest caption, "
                 f"model.max_length={model.max_length} tokens; lower it"
             )
-        is_twin = model.kind == "autoregressive"
+        is_autoregressive = model.kind == "autoregressive"
         has_one_length = self.length == "predicted" and not model.length_prediction
-        if self.candidates > 1 and has_one_length and not is_twin and not self.temperature:
+        if self.candidates > 1 and has_one_length and not is_autoregressive and not self.temperature:
             raise ValueError(
                 f"candidates={self.candidates}: a model that predicts no length would decode the same "
                 "caption each time; give a length, or a temperature"
             )
-        if is_twin != (self.method == "left_to_right"):
-            own = "left_to_right" if is_twin else "best_first or ancestral"
+        if is_autoregressive != (self.method == "left_to_right"):
+            own = "left_to_right" if is_autoregressive else "best_first or ancestral"
             raise ValueError(f"method={self.method}: a model of kind {model.kind} needs method={own}")
-        if is_twin:
+        if is_autoregressive:
             plain = DecodingSettings(method="left_to_right", guidance=1.0)
             if self.length != "predicted" and not self.exact_length and self.candidates == 1:
                 raise ValueError(

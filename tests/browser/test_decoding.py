@@ -8,10 +8,10 @@ from safetensors.numpy import save
 
 from ddcap import Captioner
 from ddcap.data.concepts import ConceptSpelling
-from ddcap.decoding.best_first import BestFirstScheduler
 from ddcap.decoding.constraints import Constraints, Vocabulary, normalised, words_of
-from ddcap.decoding.guidance import ConceptEvidence, Predictor
+from ddcap.decoding.predictor import ConceptEvidence, Predictor
 from ddcap.decoding.sampler import Drafts, denoise
+from ddcap.decoding.schedulers.best_first import BestFirstScheduler
 from ddcap.decoding.words import words_in
 from ddcap.model.quantization import quantise_state
 

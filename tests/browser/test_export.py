@@ -81,10 +81,10 @@ def refused(arguments, words, capsys, output):
     assert not output.exists()
 
 
-def test_models_that_cannot_are_refused(tiny_twin_folder, tiny_model_folder, default_copy, tmp_path, capsys):
+def test_models_that_cannot_are_refused(tiny_ar_folder, tiny_model_folder, default_copy, tmp_path, capsys):
     pytest.importorskip("onnx")
     out = tmp_path / "page"
-    refused([tiny_twin_folder, out], ["autoregressive", "diffusion model"], capsys, out)
+    refused([tiny_ar_folder, out], ["autoregressive", "diffusion model"], capsys, out)
     refused([tiny_model_folder, out], ["no ONNX graphs", "--onnx"], capsys, out)
     ancestral = ["method=ancestral", "distinct=false"]
     refused(["default", out, *ancestral], ["method=ancestral", "method=best_first"], capsys, out)

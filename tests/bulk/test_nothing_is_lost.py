@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from PIL import Image
 
-from ddcap.bulk.beside import DescribedCopies, Sidecars
 from ddcap.bulk.outputs import open_output
 from ddcap.bulk.run import caption_files
+from ddcap.bulk.sidecars import DescribedCopies, Sidecars
 from ddcap.bulk.tar_output import WITHOUT_CAPTION, TarOutput
 from ddcap.decoding.caption import Caption, ImageResult
 from ddcap.errors import DDCapError

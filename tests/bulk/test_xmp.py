@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from ddcap.bulk.beside import Sidecars
+from ddcap.bulk.sidecars import Sidecars
 from ddcap.bulk.xmp import description_in, with_description
 from ddcap.errors import DataError
 

@@ -4,7 +4,7 @@ import torch
 
 from ddcap.data.images import load_image
 from ddcap.model.config import ModelConfig
-from ddcap.model.kinds import build_model
+from ddcap.model.loading import build_model
 from ddcap.settings import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 
 SEED = 0
@@ -47,10 +47,10 @@ def model_without_length_head(config):
 
 
 @pytest.fixture(scope="session")
-def tiny_twin(config):
+def tiny_ar(config):
     """A random autoregressive model; tests leave it as it is."""
-    twin = {"kind": "autoregressive", "length_prediction": False, "concentrated_attention": False}
-    settings = ModelSettings(**{**vars(config.model), **twin})
+    ar = {"kind": "autoregressive", "length_prediction": False, "concentrated_attention": False}
+    settings = ModelSettings(**{**vars(config.model), **ar})
     decoding = DecodingSettings(method="left_to_right", guidance=1)
     return random_model(
         ModelConfig(config.vocabulary_size, config.encoder, settings, config.diffusion, decoding)

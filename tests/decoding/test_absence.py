@@ -14,9 +14,9 @@ from ddcap.data.concepts import (
     ConceptVocabulary,
 )
 from ddcap.decoding.generate import generate
-from ddcap.decoding.guidance import ConceptEvidence
+from ddcap.decoding.predictor import ConceptEvidence
 from ddcap.errors import CheckpointError, DDCapError, RecipeError
-from ddcap.model.kinds import build_model
+from ddcap.model.loading import build_model
 from ddcap.settings import DecodingSettings, parse_settings
 
 WORDS = ("dog", "ball", "man", "snow")

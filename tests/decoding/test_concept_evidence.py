@@ -8,10 +8,10 @@ import torch
 
 from ddcap.data.concepts import NO_CONCEPT, ConceptSpelling, ConceptTokens, ConceptVocabulary
 from ddcap.decoding.generate import generate
-from ddcap.decoding.guidance import ConceptEvidence
 from ddcap.decoding.infilling import infill, parse_template
+from ddcap.decoding.predictor import ConceptEvidence
 from ddcap.errors import RecipeError
-from ddcap.model.kinds import build_model
+from ddcap.model.loading import build_model
 from ddcap.settings import DecodingSettings, parse_settings
 
 WORDS = ("dog", "ball", "man", "snow")

@@ -339,9 +339,9 @@ def test_both_runtimes_obey_alike(photos):
     assert ours.tokens == theirs.tokens
 
 
-def test_other_decoders_refuse(tiny_twin_folder, photos):
+def test_other_decoders_refuse(tiny_ar_folder, photos):
     with pytest.raises(DDCapError, match="constraints on words need a diffusion model"):
-        Captioner.from_pretrained(tiny_twin_folder)(photos[0], ban=["man"])
+        Captioner.from_pretrained(tiny_ar_folder)(photos[0], ban=["man"])
 
 
 def test_on_the_command_line(photos, capsys, tmp_path):

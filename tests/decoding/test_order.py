@@ -8,10 +8,10 @@ import torch
 
 from ddcap.arrays import like, to_host
 from ddcap.captioner import Captioner
-from ddcap.decoding.best_first import BestFirstScheduler, margin
 from ddcap.decoding.generate import generate
-from ddcap.decoding.guidance import Predictor, choose_tokens
+from ddcap.decoding.predictor import Predictor, choose_tokens
 from ddcap.decoding.sampler import Drafts, denoise
+from ddcap.decoding.schedulers.best_first import BestFirstScheduler, margin
 from ddcap.errors import DDCapError, RecipeError
 from ddcap.settings import DecodingSettings
 

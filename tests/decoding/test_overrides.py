@@ -26,22 +26,22 @@ def test_ancestral_needs_no_setting_that_cannot_be_given(distinct, photos):
         distinct.settings(method="ancestral", distinct=True)  # both are asked for
 
 
-def test_the_wrong_method_is_what_is_said_to_be_wrong(distinct, tiny_twin_folder):
+def test_the_wrong_method_is_what_is_said_to_be_wrong(distinct, tiny_ar_folder):
     wrong = "method=left_to_right: a model of kind diffusion needs method=best_first or ancestral"
     with pytest.raises(RecipeError, match=wrong):
         distinct.settings(method="left_to_right")
     with pytest.raises(
         RecipeError, match="method=ancestral: a model of kind autoregressive needs method=left"
     ):
-        Captioner.from_pretrained(tiny_twin_folder).settings(method="ancestral")
+        Captioner.from_pretrained(tiny_ar_folder).settings(method="ancestral")
 
 
-def test_a_temperature_takes_the_place_of_beams(tiny_twin_folder, tmp_path):
-    Captioner.from_pretrained(tiny_twin_folder).save(tmp_path / "twin", beams=3)
-    twin = Captioner.from_pretrained(tmp_path / "twin")
-    assert twin.settings(temperature=1.0).beams == 1 and twin.settings().beams == 3
+def test_a_temperature_takes_the_place_of_beams(tiny_ar_folder, tmp_path):
+    Captioner.from_pretrained(tiny_ar_folder).save(tmp_path / "ar", beams=3)
+    ar = Captioner.from_pretrained(tmp_path / "ar")
+    assert ar.settings(temperature=1.0).beams == 1 and ar.settings().beams == 3
     with pytest.raises(RecipeError, match="beams=2: needs method=left_to_right and temperature=0"):
-        twin.settings(temperature=1.0, beams=2)
+        ar.settings(temperature=1.0, beams=2)
 
 
 def test_on_the_default(photos, capsys):

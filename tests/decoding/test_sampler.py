@@ -11,7 +11,7 @@ from ddcap.decoding.finishing import Candidates, finish
 from ddcap.decoding.generate import constrained_captions, start_tokens, whole_captions
 from ddcap.decoding.infilling import infill, parse_template
 from ddcap.decoding.sampler import Drafts, Sampler, denoise
-from ddcap.decoding.scheduler import SchedulerOutput
+from ddcap.decoding.schedulers.interface import SchedulerOutput
 from ddcap.settings import DecodingSettings
 
 END = 0

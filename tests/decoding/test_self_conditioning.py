@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from ddcap.decoding.best_first import plan_steps
-from ddcap.decoding.evidence import sampler_log_likelihood
 from ddcap.decoding.generate import generate
-from ddcap.decoding.guidance import Predictor
 from ddcap.decoding.infilling import infill, parse_template
+from ddcap.decoding.predictor import Predictor
+from ddcap.decoding.schedulers.best_first import plan_steps
+from ddcap.decoding.scoring import sampler_log_likelihood
 from ddcap.model.ddcap import DDCapModel
 from ddcap.model.features import ImageFeatures
 from ddcap.settings import DecodingSettings

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from ddcap.data.concepts import NO_CONCEPT, ConceptTokens, ConceptVocabulary
+from ddcap.model.autoregressive import AutoregressiveModel
 from ddcap.model.concepts import ConceptEmbedding
 from ddcap.model.ddcap import DDCapModel
 from ddcap.model.features import ImageFeatures
-from ddcap.model.twin import AutoregressiveModel
 
 WORDS = ("cat", "cup", "woman", "dog")
 

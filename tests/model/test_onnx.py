@@ -116,7 +116,7 @@ def test_the_graphs_hold_no_weights(folder):
     assert {form for _, form, _ in used["step_int8"].values()} >= {"value"}
 
 
-def test_what_it_cannot_do_it_says(folder, tiny_model_folder, tiny_twin_folder, photos, tmp_path):
+def test_what_it_cannot_do_it_says(folder, tiny_model_folder, tiny_ar_folder, photos, tmp_path):
     with pytest.raises(DDCapError, match="graphs run on the CPU only"):
         Captioner.from_pretrained(folder, device="cuda", runtime="onnx")
     with pytest.raises(DDCapError, match="'bfloat16': needs PyTorch"):
@@ -132,8 +132,8 @@ def test_what_it_cannot_do_it_says(folder, tiny_model_folder, tiny_twin_folder, 
         light.save(tmp_path / "saved")
     with pytest.raises(DDCapError, match=r"method=ancestral.*runtime='torch'"):
         light(photos[0], method="ancestral")
-    assert main(["export", str(tiny_twin_folder), str(tmp_path / "twin"), "--onnx"]) == 1
-    assert not (tmp_path / "twin").exists()
+    assert main(["export", str(tiny_ar_folder), str(tmp_path / "ar"), "--onnx"]) == 1
+    assert not (tmp_path / "ar").exists()
 
 
 @pytest.mark.parametrize("what", ["cut graph", "no graph", "other weights", "no weight", "no list"])

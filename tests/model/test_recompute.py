@@ -1,13 +1,13 @@
 import pytest
 import torch
-from whole_pass import diffusion_pass, twin_pass
+from whole_pass import ar_pass, diffusion_pass
 
 from ddcap.model.features import ImageFeatures
-from ddcap.model.kinds import load_model
 from ddcap.model.layers import recompute_blocks
+from ddcap.model.loading import load_model
 
 
-@pytest.mark.parametrize("folder", ["tiny_model_folder", "tiny_twin_folder"])
+@pytest.mark.parametrize("folder", ["tiny_model_folder", "tiny_ar_folder"])
 def test_the_gradient_is_the_same_and_less_is_kept(folder, request):
     gradients, kept = [], []
     for recomputes in (False, True):
@@ -32,7 +32,7 @@ def test_the_gradient_is_the_same_and_less_is_kept(folder, request):
                     model, tokens, timestep, lengths, features, positions=positions
                 ).logits
             else:
-                logits = twin_pass(model, tokens, features, positions=positions)
+                logits = ar_pass(model, tokens, features, positions=positions)
         logits.square().mean().backward()
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
         kept.append(sum(sizes))

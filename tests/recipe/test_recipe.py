@@ -13,7 +13,7 @@ RECIPES = sorted(
     for path in (Path(__file__).parents[2] / "recipes").rglob("*.yaml")
     if not path.stem.startswith("plan")
 )
-TWIN = [
+AR = [
     "model.kind=autoregressive",
     "model.length_prediction=false",
     "model.concentrated_attention=false",
@@ -185,19 +185,22 @@ def test_wrong_types_and_values_are_named_with_their_value(override, reason, wri
         (["data.cache=x", "encoder.trainable=true"], ["data.cache", "encoder.trainable"]),
         (["decoding.length=21"], ["length=21", "model.max_length=20"]),
         (["model.kind=autoregressive"], ["autoregressive", "model.length_prediction=false"]),
-        ([*TWIN, "model.length_difference=true"], ["autoregressive", "model.length_difference=false"]),
-        ([*TWIN, "decoding.method=best_first"], ["method=best_first", "left_to_right"]),
-        ([*TWIN, "decoding.guidance=1.5"], ["guidance=1.5", "1.0"]),
-        ([*TWIN, "decoding.steps=3"], ["steps=3", "None"]),
-        ([*TWIN, "decoding.length=9"], ["length=9", "exact_length=true"]),
+        (
+            [*AR, "model.length_difference=true"],
+            ["autoregressive", "model.length_difference=false"],
+        ),
+        ([*AR, "decoding.method=best_first"], ["method=best_first", "left_to_right"]),
+        ([*AR, "decoding.guidance=1.5"], ["guidance=1.5", "1.0"]),
+        ([*AR, "decoding.steps=3"], ["steps=3", "None"]),
+        ([*AR, "decoding.length=9"], ["length=9", "exact_length=true"]),
         (["decoding.exact_length=true"], ["exact_length=true", "needs a length"]),
         (["decoding.exact_length=true", "decoding.length=1"], ["length=1", "at least 2"]),
         (["decoding.exact_length=true", "decoding.candidates=3"], ["exact_length=true", "candidates=3"]),
-        ([*TWIN, "training.image_free_probability=0.2"], ["image_free_probability=0.2", "0"]),
+        ([*AR, "training.image_free_probability=0.2"], ["image_free_probability=0.2", "0"]),
         (["data.learn_padding=true"], ["data.learn_padding=true", "model.length_prediction=false"]),
         (["decoding.method=left_to_right"], ["method=left_to_right", "diffusion", "best_first"]),
         (["decoding.beams=3"], ["beams=3", "method=left_to_right"]),
-        ([*TWIN, "decoding.beams=3", "decoding.temperature=1"], ["beams=3", "temperature=0"]),
+        ([*AR, "decoding.beams=3", "decoding.temperature=1"], ["beams=3", "temperature=0"]),
         (
             ["training.batch_size=12", "data.captions_per_image=5"],
             ["training.batch_size=12", "data.captions_per_image=5"],
@@ -212,8 +215,8 @@ def test_cross_checks_name_both_settings(overrides, named, write):
 def test_cross_checks_let_the_limits_pass(write):
     edge = ["model.positions=20", "decoding.length=20", "training.batch_size=15", "data.captions_per_image=5"]
     load_recipe(write(""), [*edge, "diffusion.keep_end=0.1", "diffusion.mask_end=0.9"])
-    load_recipe(write(""), [*TWIN, "decoding.beams=3"])
-    load_recipe(write(""), [*TWIN, "decoding.exact_length=true", "decoding.length=9"])
+    load_recipe(write(""), [*AR, "decoding.beams=3"])
+    load_recipe(write(""), [*AR, "decoding.exact_length=true", "decoding.length=9"])
 
 
 def test_a_missing_file_and_a_folder(tmp_path):

@@ -20,7 +20,7 @@ def diffusion_pass(model, tokens, timestep, lengths, features, *, use_image=None
     return Output(model.denoiser.logits(hidden), None if features is None else model.length_logits(features))
 
 
-def twin_pass(model, tokens, features, *, positions=None):
+def ar_pass(model, tokens, features, *, positions=None):
     """What an `AutoregressiveModel` predicts: logits of every token given those before it."""
     hidden = model(tokens, features)
     if positions is not None:

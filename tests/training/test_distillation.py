@@ -13,7 +13,7 @@ from ddcap.recipe import DataSettings, load_recipe
 from ddcap.training.distillation import load_teachers
 from ddcap.training.loop import train
 
-TWIN = ["model.kind=autoregressive", "model.length_prediction=false", "model.concentrated_attention=false",
+AR = ["model.kind=autoregressive", "model.length_prediction=false", "model.concentrated_attention=false",
         "training.image_free_probability=0", "decoding.method=left_to_right", "decoding.guidance=1",
         "encoder.trainable=false", "training.epochs=2", "training.validate_every=2"]  # fmt: skip
 
@@ -23,7 +23,12 @@ def teachers(recipe_file, tmp_path):
     """One for each of two folds, which it has not seen."""
     folders = []
     for fold in range(2):
-        own = [*TWIN, "data.folds=2", f"data.held_out={fold}", f"training.output={tmp_path / str(fold)}"]
+        own = [
+            *AR,
+            "data.folds=2",
+            f"data.held_out={fold}",
+            f"training.output={tmp_path / str(fold)}",
+        ]
         folders.append(str(train(load_recipe(recipe_file, own))))
     return folders
 

@@ -58,7 +58,7 @@ def test_it_trains(
     captions_json,
     tagger_folder,
     tiny_model_folder,
-    tiny_twin_folder,
+    tiny_ar_folder,
     small_sizes,
 ):
     recipe = load_recipe(path)
@@ -68,7 +68,7 @@ def test_it_trains(
         before = [*changes, "model.init=null", f"training.output={tmp_path / 'before'}"]
         changes.append(f"model.init={train(load_recipe(path, before))}")
     elif recipe.model.init is not None:
-        folder = tiny_model_folder if recipe.model.kind == "diffusion" else tiny_twin_folder
+        folder = tiny_model_folder if recipe.model.kind == "diffusion" else tiny_ar_folder
         changes += [*sizes_of(folder), f"model.init={folder}"]
     trained = train(load_recipe(path, changes))
     assert Captioner.from_pretrained(trained)(small_photos[0])[0].length >= 1

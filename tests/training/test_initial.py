@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from ddcap.captioner import Captioner
 from ddcap.commands import main
 from ddcap.errors import CheckpointError, RecipeError
-from ddcap.model.kinds import load_model
+from ddcap.model.loading import load_model
 from ddcap.recipe import load_recipe
 from ddcap.training.loop import train
 from ddcap.training.start import prepare
@@ -166,9 +166,9 @@ def test_what_may_be_chosen_is_chosen_by_a_default_too(recipe_file, unlike_the_d
     assert (said.recipe.decoding.guidance, said.recipe.decoding.candidates) == (1.17, 3)
 
 
-def test_what_is_left_open_is_not_held_against_the_recipe(recipe_file, tiny_twin_folder):
-    """A method of the twin's, and padding to learn: both need settings that the model of model.init has."""
-    changes = [f"model.init={tiny_twin_folder}", "training.image_free_probability=0"]
+def test_what_is_left_open_is_not_held_against_the_recipe(recipe_file, tiny_ar_folder):
+    """Both left_to_right and learned padding need settings that the model of model.init has."""
+    changes = [f"model.init={tiny_ar_folder}", "training.image_free_probability=0"]
     changes += ["decoding.method=left_to_right", "decoding.beams=2", "data.learn_padding=true"]
     recipe = prepare(load_recipe(recipe_file, changes), resume=False).recipe
     assert recipe.model.kind == "autoregressive" and recipe.decoding.beams == 2

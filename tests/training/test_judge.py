@@ -9,7 +9,7 @@ import yaml
 
 from ddcap.captioner import Captioner
 from ddcap.errors import RecipeError
-from ddcap.model.kinds import load_model
+from ddcap.model.loading import load_model
 from ddcap.recipe import load_recipe
 from ddcap.training.checkpoint import list_checkpoints
 from ddcap.training.loop import train

@@ -5,12 +5,12 @@ import dataclasses
 
 import pytest
 import torch
-from whole_pass import twin_pass
+from whole_pass import ar_pass
 
 from ddcap.data.batches import collate
 from ddcap.data.concepts import ConceptTokens, ConceptVocabulary
 from ddcap.model.features import ImageFeatures
-from ddcap.model.kinds import build_model, load_model
+from ddcap.model.loading import build_model, load_model
 from ddcap.training.loss import Noise, caption_loss
 
 # two captions of each of three pictures
@@ -23,13 +23,13 @@ def model(tiny_model_folder):
 
 
 @pytest.fixture(scope="module")
-def twin(tiny_twin_folder):
-    twin = load_model(tiny_twin_folder).eval()
+def ar(tiny_ar_folder):
+    ar = load_model(tiny_ar_folder).eval()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():  # as it comes, its pictures hardly matter
-        for parameter in twin.parameters():
+        for parameter in ar.parameters():
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-    return twin
+    return ar
 
 
 @pytest.fixture(scope="module")
@@ -185,31 +185,31 @@ def test_without_a_length_head_there_is_no_length_loss(model, batch, features, n
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_of_an_autoregressive_model(twin, batch, features, smoothing):
+def test_of_an_autoregressive_model(ar, batch, features, smoothing):
     """Against its step by step form, which decoding uses."""
     token_losses = []
     for row, words in enumerate(ROWS):
         image = row // 2
         own = ImageFeatures(features.memory[image : image + 1], features.summary[image : image + 1])
-        seen = twin.project_memory(own)
-        logits, past = twin.first_logits(1, seen)
+        seen = ar.project_memory(own)
+        logits, past = ar.first_logits(1, seen)
         for word in words:
             token_losses += slow_word_losses(logits, [word], smoothing)
-            logits, past = twin.next_logits(torch.tensor([word]), seen, past)
-    losses = caption_loss(twin, batch, features, None, label_smoothing=smoothing)
+            logits, past = ar.next_logits(torch.tensor([word]), seen, past)
+    losses = caption_loss(ar, batch, features, None, label_smoothing=smoothing)
     assert_close(losses.token, sum(token_losses) / len(token_losses))
     assert float(losses.length) == 0
     others = ImageFeatures(features.memory.flip(0), features.summary)
-    changed = caption_loss(twin, batch, others, None, label_smoothing=smoothing)
+    changed = caption_loss(ar, batch, others, None, label_smoothing=smoothing)
     assert abs(float(changed.token.detach() - losses.token.detach())) > 0.01
 
 
 def test_an_autoregressive_model_with_concepts_does_without_a_dropped_picture(
-    twin, tiny_tokenizer, batch, noise
+    ar, tiny_tokenizer, batch, noise
 ):
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(5)
-        seeing = build_model(dataclasses.replace(twin.config, concepts=3)).eval()
+        seeing = build_model(dataclasses.replace(ar.config, concepts=3)).eval()
         for parameter in seeing.parameters():
             parameter += 0.5 * torch.randn_like(parameter)
     seeing.set_vocabulary(ConceptVocabulary(("cat", "cup", "dog"), {}), tiny_tokenizer)
@@ -220,7 +220,7 @@ def test_an_autoregressive_model_with_concepts_does_without_a_dropped_picture(
         own = ConceptTokens(*(part[image] for part in vars(concepts).values()))
         is_dropped = noise.image[image] < 0.5
         picture = (None, None) if is_dropped else (batch.memory[image], batch.summary[image])
-        logits = twin_pass(seeing, torch.tensor([words]), ImageFeatures(*picture, own))[0]
+        logits = ar_pass(seeing, torch.tensor([words]), ImageFeatures(*picture, own))[0]
         token_losses += slow_word_losses(logits, words, 0.0)
     both = ImageFeatures(batch.memory, batch.summary, concepts)
     losses = caption_loss(seeing, batch, both, noise, image_free_probability=0.5)

@@ -277,11 +277,19 @@ def test_replacement_noise_trains(recipe_file, tmp_path):
     assert kept.keys() == replaced.keys() and not same(kept, replaced)
 
 
-TWIN = ["model.kind=autoregressive", "model.length_prediction=false", "model.concentrated_attention=false"]
-TWIN += ["training.image_free_probability=0", "decoding.method=left_to_right", "decoding.guidance=1"]
+AR = [
+    "model.kind=autoregressive",
+    "model.length_prediction=false",
+    "model.concentrated_attention=false",
+]
+AR += [
+    "training.image_free_probability=0",
+    "decoding.method=left_to_right",
+    "decoding.guidance=1",
+]
 
 
-@pytest.mark.parametrize("kind", [[], TWIN], ids=["diffusion", "autoregressive"])
+@pytest.mark.parametrize("kind", [[], AR], ids=["diffusion", "autoregressive"])
 def test_eight_real_images_are_over_fitted_and_recited(
     recipe_file, tmp_path, small_photos, captions_json, kind
 ):

@@ -157,7 +157,7 @@ def test_a_training_learns_captions_and_goes_on_as_if_never_stopped(recipe_file,
 def test_what_refuses_it(recipe_file, both):
     with pytest.raises(DDCapError, match="self_conditioning=true: not supported by ONNX graphs"):
         check_exportable(both[1])
-    twin = ["model.kind=autoregressive", "model.length_prediction=false"]
-    twin += ["model.concentrated_attention=false", "decoding.method=left_to_right"]
+    ar = ["model.kind=autoregressive", "model.length_prediction=false"]
+    ar += ["model.concentrated_attention=false", "decoding.method=left_to_right"]
     with pytest.raises(RecipeError, match="self_conditioning=true: needs a diffusion model"):
-        load_recipe(recipe_file, [*twin, ON])
+        load_recipe(recipe_file, [*ar, ON])

@@ -16,7 +16,7 @@ def recipe_file(request, tmp_path, captions_json, tiny_clip_folder):
     """A training on text alone; the pictures of the JSON are nowhere to be found."""
     text = tmp_path / "captions.txt"
     text.write_text("A brown dog jumps over a wall .\nTwo cats sleep .\nA cup stands on a table .\n" * 20)
-    twin = request.param == "autoregressive"
+    ar = request.param == "autoregressive"
     recipe = {
         "data": {"root": str(tmp_path), "json": str(captions_json), "text": str(text), "workers": 0},
         "encoder": {"kind": "clip", "name": str(tiny_clip_folder), "image_size": 32, "fit": "crop"},
@@ -32,7 +32,7 @@ def recipe_file(request, tmp_path, captions_json, tiny_clip_folder):
             "validate_every": 3,
         },
     }
-    if twin:
+    if ar:
         off = dict.fromkeys(["length_prediction", "concentrated_attention"], False)
         recipe["model"].update(kind="autoregressive", **off)
         recipe["training"]["image_free_probability"] = 0

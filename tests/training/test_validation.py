@@ -6,7 +6,7 @@ import torch
 from ddcap.data.batches import CaptionData, PixelSource
 from ddcap.data.records import load_karpathy
 from ddcap.machine import Processes
-from ddcap.model.kinds import load_model
+from ddcap.model.loading import load_model
 from ddcap.recipe import DataSettings
 from ddcap.settings import DecodingSettings
 from ddcap.training import validation

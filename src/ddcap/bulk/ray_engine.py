@@ -18,11 +18,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from ddcap.bulk.beside import Beside
 from ddcap.bulk.names import PictureNames
 from ddcap.bulk.output import CaptionOutput, Row
 from ddcap.bulk.remote import is_remote, open_remote, read_picture
 from ddcap.bulk.run import Job, Progress
+from ddcap.bulk.sidecars import Beside
 from ddcap.bulk.tar_input import TarPicture, is_tar, tar_pictures
 from ddcap.bulk.walk import Links, SeenNames
 from ddcap.captioner import Captioner

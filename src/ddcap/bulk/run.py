@@ -10,9 +10,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ddcap.bulk.beside import Beside, Sidecars
 from ddcap.bulk.names import PictureNames
 from ddcap.bulk.output import CaptionOutput, Row
+from ddcap.bulk.sidecars import Beside, Sidecars
 from ddcap.bulk.tar_input import is_tar, tar_members, tar_pictures
 from ddcap.bulk.walk import Links, SeenNames, walk
 from ddcap.captioner import Captioner

@@ -14,9 +14,9 @@ from ddcap.commands.arguments import decoding_changes, load_captioner, word_chan
 from ddcap.errors import DDCapError
 
 if TYPE_CHECKING:
-    from ddcap.bulk.beside import Beside
     from ddcap.bulk.output import CaptionOutput
     from ddcap.bulk.run import Progress
+    from ddcap.bulk.sidecars import Beside
 
 
 def bulk_arguments(caption: argparse.ArgumentParser) -> None:
@@ -174,8 +174,8 @@ def _output(options: argparse.Namespace) -> CaptionOutput | None:
 
 
 def _beside(options: argparse.Namespace) -> list[Beside]:
-    from ddcap.bulk.beside import SYNCHRONOUS, DescribedCopies, Sidecars
     from ddcap.bulk.remote import is_remote
+    from ddcap.bulk.sidecars import SYNCHRONOUS, DescribedCopies, Sidecars
     from ddcap.bulk.tar_input import is_tar
 
     if options.write is not None and options.copy_to is None:
@@ -190,7 +190,7 @@ def _beside(options: argparse.Namespace) -> list[Beside]:
 
 
 def _fields(text: str) -> list[str]:
-    from ddcap.bulk.beside import FIELDS
+    from ddcap.bulk.sidecars import FIELDS
 
     fields = [field.strip() for field in text.split(",")]
     for field in fields:

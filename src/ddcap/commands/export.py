@@ -154,7 +154,7 @@ def _push(options: argparse.Namespace) -> int:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from ddcap.model.release import convert
+    from ddcap.model.convert import convert
 
     convert(
         options.checkpoint,

@@ -95,7 +95,7 @@ def _score(options: argparse.Namespace) -> int:
 
 def _score_pairs(options: argparse.Namespace) -> int:
     from ddcap.data.records import load_records
-    from ddcap.decoding.evidence import check_scores
+    from ddcap.decoding.scoring import check_scores
     from ddcap.machine import ahead
 
     if options.image is not None:

@@ -15,8 +15,8 @@ import numpy as np
 
 from ddcap.arrays import Array, like, log_sum_exp, to_host
 from ddcap.decoding.constraints import ConstrainedCaption, Constraints, Vocabulary
-from ddcap.decoding.guidance import Predictor, gumbel_scores
-from ddcap.decoding.scheduler import AllowedTokens
+from ddcap.decoding.predictor import Predictor, gumbel_scores
+from ddcap.decoding.schedulers.interface import AllowedTokens
 from ddcap.errors import DDCapError
 
 _CHARS = 5.2  # of a token in captions, its space included

@@ -16,9 +16,9 @@ import numpy as np
 from ddcap.arrays import Array, array_namespace, to_host
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.constraints import ConstrainedCaption, Constraints, Vocabulary
-from ddcap.decoding.evidence import pseudo_log_likelihoods
 from ddcap.decoding.finishing import Candidates, Judge, judged
 from ddcap.decoding.sampler import Drafts, Sampler
+from ddcap.decoding.scoring import pseudo_log_likelihoods
 from ddcap.errors import DDCapError
 from ddcap.model.features import ImageFeatures
 from ddcap.model.protocol import CaptioningModel, DenoisingModel

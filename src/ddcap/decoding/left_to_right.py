@@ -1,4 +1,4 @@
-"""The autoregressive twin's decoders: greedy, sampling and beam search, with templates.
+"""Decoders of an autoregressive model: greedy, sampling and beam search, with templates.
 
 Shapes: I images, R captions (R a multiple of I, grouped by image), K beams, L positions, V words.
 """
@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ddcap.decoding.guidance import ConceptEvidence, choose_tokens
+from ddcap.decoding.predictor import ConceptEvidence, choose_tokens
 from ddcap.decoding.trace import DecodingResult
+from ddcap.model.autoregressive import AutoregressiveModel
 from ddcap.model.features import ImageFeatures
-from ddcap.model.twin import AutoregressiveModel
 
 
 @torch.no_grad()  # not inference_mode: autocast would cast all weights anew at every step

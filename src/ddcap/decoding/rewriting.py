@@ -11,9 +11,9 @@ import numpy as np
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.caption import Caption
 from ddcap.decoding.constraints import Constraints, Vocabulary, words_of
-from ddcap.decoding.evidence import CaptionEvidence, Units, WordEvidence, caption_evidence, units_of
 from ddcap.decoding.finishing import Confident, finish
 from ddcap.decoding.infilling import Template, infill
+from ddcap.decoding.scoring import CaptionEvidence, Units, WordEvidence, caption_evidence, units_of
 from ddcap.decoding.words import FUNCTION_WORDS
 from ddcap.model.features import ImageFeatures
 from ddcap.model.protocol import DenoisingModel

@@ -1,7 +1,7 @@
 """The one way from features and drafts to captions: a sampler, its state, and the loop over a scheduler.
 
 Whole captions, constrained ones and captions with blanks are all drafts: given tokens, and MASK where words
-are wanted. What decodes them is a scheduler (`decoding/scheduler.py`); what ranks them and makes captions of
+are wanted. What decodes them is a scheduler (`decoding/schedulers/`); what ranks them and makes captions of
 them is `decoding/finishing.py`.
 
 Shapes: I images, B captions (B = I * K, grouped by image), L positions, S steps, V words (the id V is MASK).
@@ -17,12 +17,12 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from ddcap.arrays import Array, array_namespace, device, like, to_host
-from ddcap.decoding.best_first import BestFirstScheduler
-from ddcap.decoding.blocks import BlockScheduler
 from ddcap.decoding.finishing import Candidates, Judge, judged
-from ddcap.decoding.guidance import ConceptEvidence, Predictor
 from ddcap.decoding.judging import ModelJudge, UnlikelyWords
-from ddcap.decoding.scheduler import AllowedTokens, Scheduler, SchedulerOutput
+from ddcap.decoding.predictor import ConceptEvidence, Predictor
+from ddcap.decoding.schedulers.best_first import BestFirstScheduler
+from ddcap.decoding.schedulers.blocks import BlockScheduler
+from ddcap.decoding.schedulers.interface import AllowedTokens, Scheduler, SchedulerOutput
 from ddcap.decoding.trace import DecodingResult
 from ddcap.errors import DDCapError
 from ddcap.model.features import ImageFeatures
@@ -320,7 +320,7 @@ def scheduler_of(model: CaptioningModel, settings: DecodingSettings) -> Schedule
                 "method=ancestral: ONNX graphs decode best-first only; load the model with PyTorch "
                 "(--runtime torch, or runtime='torch')"
             )
-        from ddcap.decoding.ancestral import AncestralScheduler
+        from ddcap.decoding.schedulers.ancestral import AncestralScheduler
 
         # the reverse process is a sampler; 0 means "not set" here
         return AncestralScheduler(diffusion, settings.temperature or 1.0)

@@ -12,7 +12,7 @@ import numpy as np
 from ddcap.data.sources import ImageSource, is_one_picture, taken
 from ddcap.decoding.caption import ImageResult
 from ddcap.decoding.constraints import Vocabulary
-from ddcap.decoding.request import CaptionRequest, PixelsOrError
+from ddcap.decoding.generate import CaptionRequest, PixelsOrError
 from ddcap.errors import ImageError
 from ddcap.machine import ahead
 from ddcap.values import as_whole

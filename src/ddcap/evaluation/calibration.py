@@ -25,7 +25,7 @@ from ddcap.decoding.confidence import (
     memory_means,
     word_inputs,
 )
-from ddcap.decoding.request import CaptionRequest
+from ddcap.decoding.generate import CaptionRequest
 from ddcap.errors import DataError, ImageError
 from ddcap.evaluation.metrics import DocumentFrequencies, score_cider
 from ddcap.evaluation.tokenization import Tokenization, tokenize

@@ -1,1 +1,1 @@
-"""The captioning models: image encoders, the denoiser and its twin, their folder, their light runtime."""
+"""The captioning models: image encoders, the denoiser, the autoregressive model, files, ONNX graphs."""

@@ -1,4 +1,4 @@
-"""The stack of blocks that the denoiser and its autoregressive twin share: the paper's controlled comparison.
+"""The stack of blocks of both the denoiser and the autoregressive model: the paper's controlled comparison.
 
 A block is the release's: GPT-2's with cross-attention to the image. What differs between the two models is
 given to it: who may attend to whom, and whether layer norms read the timestep.

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 
 from ddcap.diffusion import Schedule, linear_schedule
 from ddcap.model.blocks import MemoryKeysValues
+from ddcap.model.checkpoint_files import StoredModel
 from ddcap.model.concepts import ConceptEmbedding, memory_with_concepts
 from ddcap.model.config import ModelConfig
 from ddcap.model.denoiser import Denoiser
 from ddcap.model.encoders import ImageEncoder
 from ddcap.model.features import ImageFeatures
-from ddcap.model.image_free import guide
+from ddcap.model.guidance import guide
 from ddcap.model.judge import CausalJudge
 from ddcap.model.layers import LengthHead, Packing, TanhMLP, causal_mask, may_attend
-from ddcap.model.storage import StoredModel
 
 
 class DDCapModel(StoredModel):

@@ -35,8 +35,8 @@ from ddcap.model.blocks import MemoryKeysValues
 from ddcap.model.config import GRAPHS_NAME, INT8, WEIGHTS_NAME
 from ddcap.model.ddcap import DDCapModel, read_left_to_right
 from ddcap.model.features import ImageFeatures
-from ddcap.model.image_free import guide
-from ddcap.model.kinds import load_model
+from ddcap.model.guidance import guide
+from ddcap.model.loading import load_model
 from ddcap.model.quantization import (
     FACTOR,
     FACTOR_SCALE,

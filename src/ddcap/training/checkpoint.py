@@ -25,8 +25,8 @@ from ddcap.data.records import CaptionedImage
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError, RecipeError, TrainingError, remedy
 from ddcap.files import remove_unfinished, replacing_folder, write_text
-from ddcap.model.kinds import CaptioningModel
-from ddcap.model.storage import load_pickle
+from ddcap.model.checkpoint_files import load_pickle
+from ddcap.model.loading import TorchModel
 from ddcap.recipe import Recipe
 from ddcap.settings import RETIRED, dump_settings, parse_settings
 
@@ -198,7 +198,7 @@ def save_progress(output: Path, progress: Progress) -> None:
             write_text(path, _to_json(progress))
 
 
-def save_best(folder: Path, model: CaptioningModel, tokenizer: CaptionTokenizer) -> None:
+def save_best(folder: Path, model: TorchModel, tokenizer: CaptionTokenizer) -> None:
     """Write the best model so far.
 
     Raises:

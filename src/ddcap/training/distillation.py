@@ -26,8 +26,8 @@ from ddcap.decoding.sampler import concept_evidence
 from ddcap.errors import DataError, RecipeError
 from ddcap.evaluation.metrics import DocumentFrequencies, score_cider
 from ddcap.evaluation.tokenization import tokenize
-from ddcap.model.kinds import load_model
-from ddcap.model.twin import AutoregressiveModel
+from ddcap.model.autoregressive import AutoregressiveModel
+from ddcap.model.loading import load_model
 from ddcap.publishing import find_model
 from ddcap.recipe import Recipe
 from ddcap.training.loss import batch_features

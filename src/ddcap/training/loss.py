@@ -1,7 +1,7 @@
 """What a training minimises: the noise of a step, the likelihood of captions and of their lengths.
 
 L_x0 = -log p(x_0 | x_t, y) over all real positions, and the cross-entropy of the length head.
-The autoregressive twin's is -log p(word | words before it, y) over the same positions.
+An autoregressive model's is -log p(word | words before it, y) over the same positions.
 
 Shapes: I images of a step or a part, n captions per image, B = I n captions, L caption positions; N rows, D
 width, V words.
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from ddcap.data.batches import CaptionBatch
 from ddcap.diffusion import Schedule, noise_tokens
+from ddcap.model.autoregressive import AutoregressiveModel
 from ddcap.model.blocks import MemoryKeysValues
 from ddcap.model.ddcap import DDCapModel
 from ddcap.model.features import ImageFeatures
-from ddcap.model.kinds import CaptioningModel
-from ddcap.model.twin import AutoregressiveModel
+from ddcap.model.loading import TorchModel
 from ddcap.recipe import TrainingSettings
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 # The likelihood of human captions and of their lengths. L_x0 = -log p(x_0 | x_t, y) over all real positions,
-# and the cross-entropy of the length head. The autoregressive twin's is -log p(word | words before it, y)
+# and the cross-entropy of the length head. An autoregressive model's is -log p(word | words before it, y)
 # over the same positions.
 
 
@@ -187,7 +187,7 @@ class Losses(NamedTuple):
 
 
 def caption_loss(
-    model: CaptioningModel,
+    model: TorchModel,
     batch: CaptionBatch,
     features: ImageFeatures | None,
     noise: Noise | None,
@@ -279,7 +279,7 @@ def first_guess(
     return torch.where(is_told.unsqueeze(1), guess.view(shape), -1)
 
 
-def batch_features(model: CaptioningModel, batch: CaptionBatch) -> ImageFeatures | None:
+def batch_features(model: TorchModel, batch: CaptionBatch) -> ImageFeatures | None:
     """The batch's cached features, or the encoder's output on its pixels (no gradient if it is frozen).
 
     None for captions without pictures.
@@ -340,7 +340,7 @@ class Objective(nn.Module):
         settings: the recipe's training section.
     """
 
-    def __init__(self, model: CaptioningModel, settings: TrainingSettings) -> None:
+    def __init__(self, model: TorchModel, settings: TrainingSettings) -> None:
         super().__init__()
         self.model = model
         self._settings = settings

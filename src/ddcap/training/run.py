@@ -16,7 +16,7 @@ from ddcap.diffusion import linear_schedule
 from ddcap.errors import CheckpointError, DataError, MissingExtraError, RecipeError, TrainingError
 from ddcap.machine import ALONE, Processes, computing, join_processes
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.kinds import CaptioningModel
+from ddcap.model.loading import TorchModel
 from ddcap.recipe import Recipe
 from ddcap.settings import dump_settings
 from ddcap.training.checkpoint import (
@@ -267,7 +267,7 @@ class Run:
             return "nothing could be saved"
         return f"which could not be saved; go on from step {self.saved} in {self.inputs.output} with --resume"
 
-    def _keep_if_best(self, model: CaptioningModel, result: Validation) -> None:
+    def _keep_if_best(self, model: TorchModel, result: Validation) -> None:
         step, best = self.progress.step, self.progress.best_score
         self.journal.write(step, "validation", dataclasses.asdict(result))
         is_best = best is None or result.score is None or result.score > best

@@ -28,8 +28,8 @@ from ddcap.machine import ALONE, Processes
 from ddcap.model.config import ModelConfig
 from ddcap.model.ddcap import DDCapModel
 from ddcap.model.encoders import ImageEncoder, build_image_encoder
-from ddcap.model.kinds import CaptioningModel, build_model, load_model
 from ddcap.model.layers import recompute_blocks
+from ddcap.model.loading import TorchModel, build_model, load_model
 from ddcap.publishing import find_model
 from ddcap.recipe import DataSettings, Recipe
 from ddcap.section import Section
@@ -61,7 +61,7 @@ class Initial:
     """
 
     recipe: Recipe
-    model: CaptioningModel | None = None
+    model: TorchModel | None = None
     tokenizer: CaptionTokenizer | None = None
     encoder: ImageEncoder | None = None
 
@@ -98,7 +98,7 @@ def load_initial(recipe: Recipe) -> Initial:
     return Initial(fitted, model, tokenizer, model.encoder)
 
 
-def _fit_encoder(ours: EncoderSettings, model: CaptioningModel, source: str) -> EncoderSettings:
+def _fit_encoder(ours: EncoderSettings, model: TorchModel, source: str) -> EncoderSettings:
     """The settings of the model's encoder, which trains from now on as ours say."""
     theirs = dataclasses.replace(model.config.encoder, stored=model.config.encoder.travels)
     _check_same("encoder", ours, theirs, source, free=_TRAINING_OF_ENCODER)
@@ -161,7 +161,7 @@ class TrainingInputs:
     """
 
     recipe: Recipe
-    model: CaptioningModel
+    model: TorchModel
     tokenizer: CaptionTokenizer
     train_data: CaptionData | ShardData
     val_data: CaptionData
@@ -305,7 +305,7 @@ def _check_same_concepts(recipe: Recipe, theirs: ConceptVocabulary | None, ours:
         )
 
 
-def _freeze_unused(model: CaptioningModel, recipe: Recipe) -> None:
+def _freeze_unused(model: TorchModel, recipe: Recipe) -> None:
     """Take the gradient from what this training never uses: several processes would wait for it."""
     if recipe.training.judge_only and isinstance(model, DDCapModel) and model.judge is not None:
         model.requires_grad_(False)

@@ -15,10 +15,10 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ddcap.model.checkpoint_files import StoredModel
 from ddcap.model.encoders import ImageEncoder
-from ddcap.model.kinds import CaptioningModel
 from ddcap.model.layers import RecomputingBlocks
-from ddcap.model.storage import StoredModel
+from ddcap.model.loading import TorchModel
 from ddcap.recipe import TrainingSettings
 from ddcap.training.checkpoint import Checkpoint, Progress
 from ddcap.training.loss import Objective
@@ -104,7 +104,7 @@ def compile_blocks(model: nn.Module) -> None:
 # leaves a training (checkpoints, the best model) is whole, so that it does not depend on how it was made.
 
 
-def shard(root: nn.Module, model: CaptioningModel, mesh: DeviceMesh) -> None:
+def shard(root: nn.Module, model: TorchModel, mesh: DeviceMesh) -> None:
     """Spread `model` over the processes of `mesh`, in place; only `root`, which holds it, may be called then.
 
     Every block is a group that is gathered while it computes. So is every projection of the image to keys and
@@ -181,14 +181,14 @@ class MovingAverage:
         updates: how many it had.
     """
 
-    def __init__(self, model: CaptioningModel, decay: float) -> None:
+    def __init__(self, model: TorchModel, decay: float) -> None:
         self.model = copy.deepcopy(model).eval()
         self.updates = 0
         self._decay = decay
         self._pairs: tuple[list[Tensor], list[Tensor]] | None = None
 
     @torch.no_grad()
-    def update(self, trained: CaptioningModel) -> None:
+    def update(self, trained: TorchModel) -> None:
         """Draw the average towards the weights of `trained`, always the same model, on the same device."""
         if self._pairs is None:
             both = zip(self.model.parameters(), trained.parameters(), strict=True)
@@ -198,7 +198,7 @@ class MovingAverage:
         self.updates += 1
 
     @torch.no_grad()
-    def refresh(self, trained: CaptioningModel) -> CaptioningModel:
+    def refresh(self, trained: TorchModel) -> TorchModel:
         """The averaged model, with the buffers of `trained`, which are no weights and are not averaged."""
         for mine, new in zip(self.model.buffers(), trained.buffers(), strict=True):
             mine.copy_(new)
@@ -301,7 +301,7 @@ class TrainingState:
         return Checkpoint(progress, weights, weights if average is None else average, optimizer)
 
     @contextlib.contextmanager
-    def shipped_model(self) -> Iterator[CaptioningModel]:
+    def shipped_model(self) -> Iterator[TorchModel]:
         """The model that is validated and kept, whole: with the moving average if there is one.
 
         All processes have to ask.

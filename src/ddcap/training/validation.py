@@ -17,7 +17,7 @@ from ddcap.errors import DataError, MissingExtraError
 from ddcap.evaluation.metrics import score_captions
 from ddcap.machine import ALONE, Processes
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.kinds import CaptioningModel
+from ddcap.model.loading import TorchModel
 from ddcap.settings import DecodingSettings
 from ddcap.training.loss import batch_features, caption_loss, draw_noise
 
@@ -61,7 +61,7 @@ class Validation:
 
 @torch.no_grad()  # not inference_mode, see decoding.generate
 def validate(
-    model: CaptioningModel,
+    model: TorchModel,
     data: CaptionData,
     tokenizer: CaptionTokenizer,
     decoding: DecodingSettings,

@@ -40,8 +40,8 @@ def test_models_in_the_wrong_order_are_one_line(best_folders, plan_file, tmp_pat
     assert message.count("\n") == 1
 
 
-def test_models_of_other_tokenizers_are_one_line(best_folders, plan_file, tiny_twin_folder, tmp_path, capsys):
+def test_models_of_other_tokenizers_are_one_line(best_folders, plan_file, tiny_ar_folder, tmp_path, capsys):
     recipe = str(plan_file.parent / "g.yaml")
-    assert main([best_folders[0], str(tiny_twin_folder), recipe, "--output", str(tmp_path)]) == 1
+    assert main([best_folders[0], str(tiny_ar_folder), recipe, "--output", str(tmp_path)]) == 1
     message = capsys.readouterr().err
     assert "have different tokenizers" in message and message.count("\n") == 1

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ddcap.decoding.evidence import sampler_evidence
+from ddcap.decoding.scoring import sampler_evidence
 from ddcap.settings import DecodingSettings
 from experiments.analysis.loss_by_mask import bin_of, loss_by_mask, losses_in_order, twin_losses
 

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from ddcap.decoding.best_first import plan_steps
-from ddcap.decoding.evidence import sampler_log_likelihood
-from ddcap.decoding.guidance import Predictor
+from ddcap.decoding.predictor import Predictor
+from ddcap.decoding.schedulers.best_first import plan_steps
+from ddcap.decoding.scoring import sampler_log_likelihood
 from experiments.analysis.candidates import candidates_of
 from experiments.analysis.equal_compute import plain_decoding
 from experiments.analysis.reranking import rerank

@@ -1,5 +1,5 @@
 // Best-first inference: each step commits the most certain tokens for good; as
-// src/ddcap/decoding/best_first.py.
+// src/ddcap/decoding/schedulers/best_first.py.
 //
 // Shapes: K captions of one picture, L positions, n of them still MASK, S steps, V words (the id V is MASK).
 

@@ -1,5 +1,5 @@
 // What is seen in a picture has a say in what is written; as ConceptEvidence in
-// src/ddcap/decoding/guidance.py and src/ddcap/data/concepts.py.
+// src/ddcap/decoding/predictor.py and src/ddcap/data/concepts.py.
 //
 // Shapes: K captions, L positions, N concepts, V words.
 

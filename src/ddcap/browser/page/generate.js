@@ -172,7 +172,7 @@ function fillScore(before, confidences, maskId) {
 
 /**
  * How well all words of captions fit: each token is predicted from all others and the picture, with what
- * follows it in its word hidden. As src/ddcap/decoding/evidence.py.
+ * follows it in its word hidden. As src/ddcap/decoding/scoring.py.
  */
 async function pseudoLogLikelihoods(model, denoiser, captions) {
   const { maskId } = model.vocabulary;

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ddcap.arrays import Array, array_namespace, device, like, to_host
-from ddcap.decoding.best_first import BestFirstPlan, BestFirstScheduler, plan_steps, share_left
+from ddcap.decoding.schedulers.best_first import BestFirstPlan, BestFirstScheduler, plan_steps, share_left
 
 
 class BlockScheduler(BestFirstScheduler):

@@ -13,8 +13,8 @@ import numpy as np
 
 from ddcap.arrays import Array, array_namespace, device, like, log_sum_exp, to_host
 from ddcap.decoding.constrained import commit_surest
-from ddcap.decoding.guidance import choose_tokens
-from ddcap.decoding.scheduler import AllowedTokens, ModelOutput, SchedulerOutput
+from ddcap.decoding.predictor import choose_tokens
+from ddcap.decoding.schedulers.interface import AllowedTokens, ModelOutput, SchedulerOutput
 
 
 @dataclass(frozen=True)

@@ -269,7 +269,7 @@ class StoredModel(nn.Module):
         }
 
     def integer_products(self) -> dict[str, nn.Linear | nn.Embedding]:
-        """The layers whose products int8 graphs compute with integers, by name; a twin has no graphs."""
+        """Name the layers whose products int8 graphs compute with integers; none without graphs."""
         return {}
 
     def load_stored_state(self, state: dict[str, Tensor]) -> None:

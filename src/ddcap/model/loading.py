@@ -1,21 +1,30 @@
-"""A model's folder to a model that runs, by ONNX Runtime or by PyTorch."""
+"""Loading: a config or a folder becomes a model that runs, by ONNX Runtime or by PyTorch.
+
+PyTorch is imported only where it is needed: ONNX graphs run without it.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import DDCapError, MissingExtraError
-from ddcap.model.config import GRAPHS_NAME
+from ddcap.model.config import GRAPHS_NAME, ModelConfig, read_config
 from ddcap.model.onnx_model import OnnxModel
 
+if TYPE_CHECKING:
+    from ddcap.model.autoregressive import AutoregressiveModel
+    from ddcap.model.ddcap import DDCapModel
+    from ddcap.model.encoders import ImageEncoder
+
+TorchModel: TypeAlias = "DDCapModel | AutoregressiveModel"
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
 Runtime = Literal["auto", "onnx", "torch"]
 
 
 def load_runtime(folder: Path, name: str, device: Any, precision: Precision, runtime: Runtime) -> Any:
-    """The model in `folder`, with its tokenizer.
+    """Load the model in `folder`, with its tokenizer.
 
     Args:
         folder: of the model.
@@ -44,8 +53,6 @@ def load_runtime(folder: Path, name: str, device: Any, precision: Precision, run
         import torch
     except ImportError:
         raise MissingExtraError(f"running {name!r} with PyTorch", "train") from None
-    from ddcap.model.kinds import load_model
-
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch raises either, by kind of device
@@ -54,6 +61,27 @@ def load_runtime(folder: Path, name: str, device: Any, precision: Precision, run
     model = load_model(folder)
     model.tokenizer = model.tokenizer or CaptionTokenizer.load(folder)
     return model.to(device)
+
+
+def build_model(config: ModelConfig, encoder: ImageEncoder | None = None) -> TorchModel:
+    """Build a new model as `config` says, weights drawn from torch's global generator."""
+    return _class_of(config)(config, encoder)
+
+
+def load_model(folder: str | Path) -> TorchModel:
+    """Read a model folder of either kind; evaluation mode, float32.
+
+    Raises:
+        CheckpointError: if a file is missing, damaged or does not fit.
+    """
+    return _class_of(read_config(folder)).from_pretrained(folder)
+
+
+def _class_of(config: ModelConfig) -> type[DDCapModel] | type[AutoregressiveModel]:
+    from ddcap.model.autoregressive import AutoregressiveModel
+    from ddcap.model.ddcap import DDCapModel
+
+    return AutoregressiveModel if config.model.kind == AutoregressiveModel.kind else DDCapModel
 
 
 def check_choice(name: str, value: str, choices: Any) -> None:

@@ -6,10 +6,10 @@ import torch
 
 from ddcap.arrays import like, to_host
 from ddcap.captioner import Captioner
-from ddcap.decoding.best_first import BestFirstScheduler
-from ddcap.decoding.blocks import BlockScheduler, plan_blocks
-from ddcap.decoding.guidance import Predictor, choose_tokens
+from ddcap.decoding.predictor import Predictor, choose_tokens
 from ddcap.decoding.sampler import Drafts, denoise
+from ddcap.decoding.schedulers.best_first import BestFirstScheduler
+from ddcap.decoding.schedulers.blocks import BlockScheduler, plan_blocks
 from ddcap.errors import RecipeError
 from ddcap.settings import DecodingSettings
 

@@ -7,8 +7,8 @@ from whole_pass import diffusion_pass
 
 from ddcap.errors import CheckpointError, DDCapError
 from ddcap.model.config import ModelConfig
+from ddcap.model.convert import convert
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.release import convert
 from ddcap.settings import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
 
 WIDTH, LAYERS, HEADS, POSITIONS, LONGEST = 16, 2, 2, 25, 9

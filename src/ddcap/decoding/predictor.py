@@ -14,9 +14,9 @@ import numpy as np
 
 from ddcap.arrays import Array, array_namespace, device, draw_uniform, like, log_sum_exp, raise_at
 from ddcap.data.concepts import ConceptSpelling, ConceptTokens
-from ddcap.decoding.scheduler import ModelOutput
+from ddcap.decoding.schedulers.interface import ModelOutput
 from ddcap.errors import DDCapError
-from ddcap.model.image_free import guide
+from ddcap.model.guidance import guide
 from ddcap.model.protocol import DenoisingSteps
 
 # What is seen in the picture has a say in what is written: concepts as evidence while a caption is decoded. A

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from ddcap.arrays import like, to_host
-from ddcap.decoding.best_first import BestFirstScheduler, first_of_each, most_certain, plan_steps
-from ddcap.decoding.guidance import Predictor, choose_tokens
+from ddcap.decoding.predictor import Predictor, choose_tokens
 from ddcap.decoding.sampler import Drafts, denoise, running_captions
+from ddcap.decoding.schedulers.best_first import BestFirstScheduler, first_of_each, most_certain, plan_steps
 
 T, V = 20, 7
 MASK = V

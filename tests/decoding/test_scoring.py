@@ -9,16 +9,16 @@ import torch
 
 from ddcap import Captioner
 from ddcap.commands import main
-from ddcap.decoding.best_first import plan_steps
-from ddcap.decoding.evidence import (
+from ddcap.decoding.predictor import Predictor
+from ddcap.decoding.rewriting import Rewriting
+from ddcap.decoding.schedulers.best_first import plan_steps
+from ddcap.decoding.scoring import (
     CaptionEvidence,
     ManyCaptions,
     WordEvidence,
     caption_evidence,
     sampler_log_likelihood,
 )
-from ddcap.decoding.guidance import Predictor
-from ddcap.decoding.rewriting import Rewriting
 from ddcap.decoding.words import content_tokens, words_in
 from ddcap.errors import DDCapError
 
@@ -180,13 +180,13 @@ def test_what_it_writes_is_likelier_than_what_it_does_not(default, photos):
         default.log_likelihood(photos[0], "a dog", method="ancestral", distinct=False)
 
 
-def test_what_cannot_be_scored(default, tiny_twin_folder, photos):
+def test_what_cannot_be_scored(default, tiny_ar_folder, photos):
     with pytest.raises(DDCapError, match="has no word"):
         default.score(photos[0], "...")
     with pytest.raises(DDCapError, match="longest caption"):
         default.score(photos[0], "dog " * 40)
     with pytest.raises(DDCapError, match="use a diffusion model"):
-        Captioner.from_pretrained(tiny_twin_folder).score(photos[0], "a dog")
+        Captioner.from_pretrained(tiny_ar_folder).score(photos[0], "a dog")
 
 
 def test_on_the_command_line(photos, captions_json, capsys):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ddcap.decoding.ancestral import AncestralScheduler
-from ddcap.decoding.guidance import Predictor
+from ddcap.decoding.predictor import Predictor
 from ddcap.decoding.sampler import Drafts, denoise
+from ddcap.decoding.schedulers.ancestral import AncestralScheduler
 from ddcap.diffusion import linear_schedule, posterior
 from ddcap.settings import DiffusionSettings
 

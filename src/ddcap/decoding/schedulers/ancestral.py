@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ddcap.arrays import like
-from ddcap.decoding.guidance import choose_tokens, log_normalised
-from ddcap.decoding.scheduler import AllowedTokens, ModelOutput, SchedulerOutput
+from ddcap.decoding.predictor import choose_tokens, log_normalised
+from ddcap.decoding.schedulers.interface import AllowedTokens, ModelOutput, SchedulerOutput
 from ddcap.diffusion import Schedule, posterior
 
 

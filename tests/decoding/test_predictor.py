@@ -5,10 +5,10 @@ import pytest
 import torch
 from whole_pass import diffusion_pass
 
-from ddcap.decoding.guidance import Predictor
+from ddcap.decoding.predictor import Predictor
 from ddcap.model.ddcap import TorchSteps
 from ddcap.model.features import ImageFeatures
-from ddcap.model.image_free import guide
+from ddcap.model.guidance import guide
 
 
 def softmax_log(logits):

@@ -1,4 +1,4 @@
-"""The autoregressive twin: the paper's controlled comparison (+5.0 CIDEr for the diffusion model on COCO).
+"""The autoregressive model: the paper's controlled comparison (+5.0 CIDEr for the diffusion model on COCO).
 
 The denoiser's stack of blocks with a causal mask instead of the concentrated one, plain layer norms instead
 of those that read the timestep, a start vector instead of a MASK one; the same encoder, the same memory.
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from ddcap.model.blocks import BlockStack, KeysValues, MemoryKeysValues
+from ddcap.model.checkpoint_files import StoredModel
 from ddcap.model.concepts import ConceptEmbedding, memory_with_concepts
 from ddcap.model.config import ModelConfig
 from ddcap.model.encoders import ImageEncoder
 from ddcap.model.features import ImageFeatures
 from ddcap.model.layers import TanhMLP, causal_mask
-from ddcap.model.storage import StoredModel
 from ddcap.settings import ModelSettings
 
 
@@ -46,7 +46,7 @@ class PastKeysValues:
 
 
 class CausalDecoder(BlockStack):
-    """log p(word | words before it, memory): the twin of `Denoiser`.
+    """log p(word | words before it, memory): the counterpart of `Denoiser`.
 
     Args:
         settings: the recipe's model section.

@@ -27,7 +27,8 @@ import numpy as np
 
 from ddcap.arrays import Array, array_namespace, device, like, log_sum_exp, to_host
 from ddcap.data.tokenizer import CaptionTokenizer
-from ddcap.decoding.best_first import (
+from ddcap.decoding.predictor import Predictor
+from ddcap.decoding.schedulers.best_first import (
     BestFirstPlan,
     first_of_each,
     margin,
@@ -35,7 +36,6 @@ from ddcap.decoding.best_first import (
     plan_steps,
     share_left,
 )
-from ddcap.decoding.guidance import Predictor
 from ddcap.decoding.words import words_in
 from ddcap.errors import DDCapError
 from ddcap.model.features import ImageFeatures

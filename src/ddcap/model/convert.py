@@ -16,10 +16,10 @@ from torch import Tensor
 
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError
+from ddcap.model.checkpoint_files import load_pickle
 from ddcap.model.config import ModelConfig
 from ddcap.model.ddcap import DDCapModel
 from ddcap.model.encoders import ImageEncoder, build_image_encoder, read_clip_architecture
-from ddcap.model.storage import load_pickle
 from ddcap.settings import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings, parse_settings
 
 logger = logging.getLogger("ddcap")

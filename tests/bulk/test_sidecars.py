@@ -15,7 +15,7 @@ from ddcap.commands import main
 from ddcap.errors import DataError
 
 pytest.importorskip("exiv2")
-from ddcap.bulk.beside import FIELDS, DescribedCopies, Sidecars
+from ddcap.bulk.sidecars import FIELDS, DescribedCopies, Sidecars
 
 needs_exiftool = pytest.mark.skipif(
     shutil.which("exiftool") is None, reason="exiftool (Debian: libimage-exiftool-perl) is not installed"

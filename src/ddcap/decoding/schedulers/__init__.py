@@ -1,0 +1,1 @@
+"""Schedulers: ways to go from MASK to a caption, step by step, with the interface of diffusers'."""
