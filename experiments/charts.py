@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,9 +60,14 @@ def to_svg(figure: Figure) -> str:
     return svg[svg.index("<svg") :]
 
 
+def _short(name: str) -> str:
+    """A row's name on several lines, as wide as its bar."""
+    return re.sub("twin|autoregressive", "auto-\nregressive", name).replace(", ", "\n")
+
+
 def _draw_table_1(results: dict[str, Any]) -> Figure:
     rows = results["rows"]
-    # the paper's rows and the twin; a plan's own rows are in the tables
+    # the paper's rows and the autoregressive model; a plan's own rows are in the tables
     names = [name for name in rows if paper_cider(name) is not None] or list(rows)
     figure = new_figure(WIDTH, 6.4)
     ours, paper = figure.subplots(2, 1)
@@ -75,7 +81,7 @@ def _draw_table_1(results: dict[str, Any]) -> Figure:
     if human:
         ours.axhline(human, color="#777777", linestyle=":", linewidth=1)
         ours.text(0, human, " a human caption", va="bottom", ha="left", fontsize=SMALL, color="#555555")
-    ours.set_title(f"here: {results['test_images']} pictures, 95 % intervals", fontsize=10)
+    ours.set_title(f"here: {results['test_images']} images, 95 % intervals", fontsize=10)
     known = {**{name: row["CIDEr"] for name, row in TABLE_1.items()}, "twin": TWIN_CIDER}
     published = [name for name in names if name in known]
     paper.bar(
@@ -86,8 +92,8 @@ def _draw_table_1(results: dict[str, Any]) -> Figure:
     )
     paper.set_title("the paper: COCO validation", fontsize=10)
     for axes, shown in ((ours, names), (paper, published)):
-        labels = [NAMES.get(name, name).replace(", ", "\n") for name in shown]
-        axes.set_xticks(range(len(shown)), labels if axes is ours else shown, fontsize=SMALL)
+        labels = [_short(NAMES.get(name, name) if axes is ours else name) for name in shown]
+        axes.set_xticks(range(len(shown)), labels, fontsize=SMALL)
         axes.set_ylabel("CIDEr")
         plain(axes)
     return figure

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LABELS = {"g": "diffusion, row g", "twin": "autoregressive twin"}
+_LABELS = {"g": "diffusion, row g", "twin": "autoregressive model"}
 _COLOURS = {"g": OURS, "twin": TWIN}
 
 
@@ -30,7 +30,7 @@ def draw_curves(results: dict[str, Any]) -> Figure:
     for column, (share, content) in enumerate(curves.items()):
         for row, key in enumerate(("CIDEr", "loss")):
             _draw_panel(panels[row][column], content["rows"], key, longest)
-        panels[0][column].set_title(f"{float(share):.0%} of the pictures", fontsize=10)
+        panels[0][column].set_title(f"{float(share):.0%} of the images", fontsize=10)
         panels[1][column].set_xlabel("epochs")
     panels[0][0].set_ylabel("CIDEr on val")
     panels[1][0].set_ylabel("loss a token, on val")

@@ -9,8 +9,8 @@ from experiments.paper import INFILLING_CIDER, TABLE_1, TWIN_CIDER
 from experiments.verdict import LEVEL, interval_over_seeds
 
 NAMES = {
-    "twin": "twin, greedy",
-    "twin_beams": "twin, beams",
+    "twin": "autoregressive, greedy",
+    "twin_beams": "autoregressive, beams",
     "d_noised": "d, noised padding",
     "d_known": "d, known padding",
     "g_candidates": "g, 3 candidates",
@@ -65,7 +65,7 @@ def _curves(results: dict[str, Any]) -> str:
         }
         longest = max((points for seeds in curves.values() for points in seeds), key=len)
         header = [
-            f"{float(share):.0%} of the pictures, epochs",
+            f"{float(share):.0%} of the images, epochs",
             *(f"{point['epoch']:g}" for point in longest),
         ]
         lines = [
@@ -91,11 +91,11 @@ def _curves(results: dict[str, Any]) -> str:
                 f"{repeats:.1%}",
             ]
             best.append([*cells, *_lead(over, has_p)])
-    header = ["pictures", "row", "seeds", "CIDEr", "repeat a word", "g is ahead by [95 %, paired]"]
+    header = ["images", "row", "seeds", "CIDEr", "repeat a word", "g is ahead by [95 %, paired]"]
     if has_p:
         header += [_WITH_SEEDS, _P, "settled"]
-    pictures = f"{results['test_images']} {results['split']} pictures"
-    text = f"The best models of these trainings (chosen on val), on {pictures}:"
+    images = f"{results['test_images']} {results['split']} images"
+    text = f"The best models of these trainings (chosen on val), on {images}:"
     parts += [text, _table(header, best)]
     return "\n\n".join([*parts, _how_p_settles(leads)] if has_p else parts)
 
@@ -120,7 +120,7 @@ def _after_the_last_epoch(results: dict[str, Any]) -> list[str]:
             )
     if not rows:
         return []
-    header = ["pictures", "epochs", "g - twin, greedy", "per seed", "over the seeds [95 %]"]
+    header = ["images", "epochs", f"g - {NAMES['twin']}", "per seed", "over the seeds [95 %]"]
     return ["After the last epoch, CIDEr on val:", _table(header, rows)]
 
 
@@ -173,14 +173,14 @@ def _table_1(results: dict[str, Any]) -> str:
 def _footnote(results: dict[str, Any]) -> str:
     human = results.get("human")
     lines = [
-        f"{results['test_images']} {results.get('split', 'test')} pictures of `{results['data']}`; "
-        "CIDEr's interval is a bootstrap over pictures of the mean over seeds; the paper's figures are on "
+        f"{results['test_images']} {results.get('split', 'test')} images of `{results['data']}`; "
+        "CIDEr's interval is a bootstrap over images of the mean over seeds; the paper's figures are on "
         "COCO validation. "
         f"Scored on: {results['machine']}."
     ]
     if human:
         cider = human["metrics"]["CIDEr"]
-        lines.append(f"Human leave-one-out on the same pictures: CIDEr {cider:.1f}.")
+        lines.append(f"Human leave-one-out on the same images: CIDEr {cider:.1f}.")
     not_run = {name: reason for row in results["rows"].values() for name, reason in row["not_run"].items()}
     lines.extend(f"{name} was not run: {reason}." for name, reason in not_run.items())
     return "\n".join(lines)
@@ -241,9 +241,9 @@ def _nouns(results: dict[str, Any], nouns: dict[str, dict[str, Any]]) -> str:
     ]
     text = (
         "Nouns, in the singular, against those of the human captions. Precision: of a caption's nouns, the "
-        "share that any human caption of the picture has. Recall: of the nouns that two or more human "
+        "share that any human caption of the image has. Recall: of the nouns that two or more human "
         "captions have, the share that the caption has. Synonyms are not merged. A human caption is held "
-        "against the others of its picture, one fewer."
+        "against the others of its image, one fewer."
     )
     tables = [text, _table(["row", *(f"{kind}, % [95 %]" for kind in _NOUNS)], rows)]
     if differences:
@@ -287,7 +287,7 @@ def _infilling(results: dict[str, Any]) -> str:
     paper = INFILLING_CIDER
     tested = _tested_infilling(results)
     how = (
-        " Differences are over pictures and seeds, as in the table of claims; **bold** ones are settled "
+        " Differences are over images and seeds, as in the table of claims; **bold** ones are settled "
         f"among the {tested} of this table (Holm)."
         if tested
         else ""
@@ -373,10 +373,10 @@ def how_it_is_settled(results: dict[str, Any]) -> str:
     if any("p" in claim for claim in results["claims"]):
         text = _how_p_settles(results["claims"])
         if results["infilling"] and not _tested_infilling(results):
-            text += " Caption infilling below has intervals over pictures only, and no verdict."
+            text += " Caption infilling below has intervals over images only, and no verdict."
         return text
     text = (
-        "The first interval is a bootstrap over pictures of the mean over seeds. The second adds what the "
+        "The first interval is a bootstrap over images of the mean over seeds. The second adds what the "
         "seeds differ by (Student's t), and it alone gives the verdict: not settled where it holds 0, or "
         f"where a row has one seed. These are {claims} comparisons, each at 95 %, which nothing corrects for "
         f"their number: if no rows differed, {claims / 20:.1f} of them would on average seem settled by "
@@ -385,7 +385,7 @@ def how_it_is_settled(results: dict[str, Any]) -> str:
     infilling = 6 * len(results["infilling"])
     if infilling:
         text += (
-            f" Caption infilling below makes {infilling} more, of one seed each and over pictures only: they "
+            f" Caption infilling below makes {infilling} more, of one seed each and over images only: they "
             "have no verdict."
         )
     return text
@@ -394,9 +394,9 @@ def how_it_is_settled(results: dict[str, Any]) -> str:
 def _how_p_settles(comparisons: Sequence[dict[str, Any]]) -> str:
     tested = sum(one.get("p") is not None for one in comparisons)
     if not tested:
-        return "Intervals are over pictures alone. A row of one seed settles nothing, so nothing is tested."
+        return "Intervals are over images alone. A row of one seed settles nothing, so nothing is tested."
     text = (
-        "The first interval is a bootstrap over pictures of the mean over seeds. The second is over pictures "
+        "The first interval is a bootstrap over images of the mean over seeds. The second is over images "
         "and seeds: a two-level bootstrap in which the few seeds enter by Student's t. p is two-sided and of "
         f"both; Holm's correction holds it against the number of comparisons tested here, {tested}. What is "
         f"under {LEVEL:g} then is settled: if no rows differed, the whole table would settle anything in at "

@@ -17,13 +17,13 @@ _LOSSES = {
     "g, random": ("diffusion, random order", OURS, "-"),
     "g, left_to_right": ("diffusion, left to right", _LIGHT, "-"),
     "g, best_first": ("diffusion, best-first", OURS, ":"),
-    "twin": ("twin", TWIN, "-"),
+    "twin": ("autoregressive", TWIN, "-"),
 }
 _GROUPS = {
     "g": ("diffusion, 1 to 5 candidates", OURS, "-", "o"),
     "g, no guidance": ("the same without guidance", _LIGHT, "-", "o"),
     "g, few steps, distinct": ("3 to 8 steps, distinct", OURS, ":", "s"),
-    "twin": ("twin, 1 to 5 beams", TWIN, "-", "o"),
+    "twin": ("autoregressive, 1 to 5 beams", TWIN, "-", "o"),
 }
 
 
@@ -67,7 +67,7 @@ def _draw_loss(axes: Axes, loss: dict[str, Any]) -> None:
 
 
 def _draw_errors(axes: Axes, commitment: dict[str, Any]) -> None:
-    for row, name, colour in (("g", "diffusion", OURS), ("twin", "twin", TWIN)):
+    for row, name, colour in (("g", "diffusion", OURS), ("twin", "autoregressive", TWIN)):
         for key, label, style in (("unsupported", "in no human caption", "-"), ("again", "said before", ":")):
             found = [(tenth, one[key]) for tenth, one in enumerate(commitment[row]["tenths"])]
             found = [(tenth, one) for tenth, one in found if one["mean"] is not None]
@@ -93,7 +93,7 @@ def _draw_compute(axes: Axes, compute: dict[str, Any]) -> None:
     ticks = [0.1, 0.2, 0.5, 1, 2, 5, 10]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlabel("operations to decode a picture, 10\N{SUPERSCRIPT NINE}")
+    axes.set_xlabel("operations to decode an image, 10\N{SUPERSCRIPT NINE}")
     axes.set_ylabel("CIDEr on val")
     axes.set_title("CIDEr against compute", fontsize=10)
 

@@ -33,7 +33,7 @@ def test_a_share_is_trained_on_fewer_pictures(plan_file):
 def test_tables_and_chart_show_the_curves(finished):
     results = load_ablation(finished[0])
     text = to_markdown(results)
-    assert "| 50% of the pictures, epochs | 2 | 4 |" in text
+    assert "| 50% of the images, epochs | 2 | 4 |" in text
     assert "g is ahead by" in text
     assert len(draw_charts(results)["curves"].axes) == 2
 

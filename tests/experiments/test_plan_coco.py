@@ -51,7 +51,7 @@ def test_two_processes_train_the_rows_and_one_scores_them(
     ]
     done = subprocess.run([sys.executable, *torchrun, *command], capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("## Table 1") == 1 and "7 val pictures" in done.stdout
+    assert done.stdout.count("## Table 1") == 1 and "7 val images" in done.stdout
     assert done.stderr.count("starting training") == 4
     results = load_ablation(tmp_path / "out")
     assert list(results["rows"]) == [*"abcdefg", "twin", "twin_beams"]

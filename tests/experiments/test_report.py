@@ -100,7 +100,13 @@ def test_an_even_choice_is_spread_over_all():
 
 def test_the_markdown_holds_every_row(results):
     text = to_markdown(results)
-    for name in ("| a |", "| twin, greedy |", "| twin, beams |", "## Caption infilling", "### Guidance"):
+    for name in (
+        "| a |",
+        "| autoregressive, greedy |",
+        "| autoregressive, beams |",
+        "## Caption infilling",
+        "### Guidance",
+    ):
         assert name in text
     tables = re.findall(r"(?:^\|.*\|\n?)+", text, flags=re.MULTILINE)
     for table in tables:
@@ -113,9 +119,10 @@ def test_pages_name_the_tests_and_their_number(results):
         assert "4 more have a row of one seed and are not tested" in page
         assert "p / Holm" in page
     text = to_markdown(results)
-    assert "| g > twin, greedy |" in text and "precision [95 %, paired]" in text
+    assert "| g > autoregressive, greedy |" in text and "precision [95 %, paired]" in text
     assert "so nothing is tested" in text  # the curves, of one seed each
-    assert "| twin, beams > twin, greedy | beams help |  |" in text  # the paper has one figure for both
+    # the paper has one figure for both
+    assert "| autoregressive, beams > autoregressive, greedy | beams help |  |" in text
 
 
 def test_charts_are_pictures(results, tmp_path):

@@ -164,7 +164,7 @@ def test_the_blind_read_counts_as_the_page_says():
         question: Counter(pair[question] for pair in content["pairs"]) for question in ("fidelity", "fluency")
     }
     fidelity = counts["fidelity"]
-    assert f"truer to the picture {fidelity[ours]} times, those of the twin {fidelity[twin]} times" in page
+    assert f"truer to the image {fidelity[ours]} times, those of AR {fidelity[twin]} times" in page
     assert (
         f"better English {counts['fluency'][twin]} times, those of g {counts['fluency'][ours]} times" in page
     )
