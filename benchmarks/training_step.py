@@ -30,10 +30,10 @@ IMAGES, CAPTIONS, LONGEST = 32, 160, 20
 
 
 def fused(
-    query: Tensor, key: Tensor, value: Tensor, may_attend: Tensor | None = None, *, dropout: float
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *, dropout: float
 ) -> Tensor:
     """Torch's own kernel, as `attend` is called."""
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=may_attend, dropout_p=dropout)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=attn_mask, dropout_p=dropout)
 
 
 def main() -> None:

@@ -16,11 +16,11 @@ from ddcap.decoding.predictor import Predictor
 from ddcap.decoding.sampler import Drafts, denoise
 from ddcap.decoding.schedulers.best_first import BestFirstScheduler
 from ddcap.diffusion import linear_schedule, marginal, posterior
+from ddcap.model.attention_mask import self_attn_mask
 from ddcap.model.convert import released_config, rename_released
 from ddcap.model.ddcap import DDCapModel, TorchSteps
 from ddcap.model.encoders import ImageEncoder
 from ddcap.model.features import ImageFeatures
-from ddcap.model.layers import may_attend
 from ddcap.settings import DiffusionSettings, EncoderSettings
 
 _DEFAULT = Path(__file__).parents[2] / "shared" / "reference" / "reference_tiny.npz"
@@ -165,7 +165,7 @@ def test_posterior(reference, schedule):
 
 def test_attention_mask(reference, sizes):
     is_padding = padding(reference)
-    allowed = may_attend(reference["xt"] == sizes["vocabulary"], is_padding, concentrated=True)
+    allowed = self_attn_mask(reference["xt"] == sizes["vocabulary"], is_padding, concentrated=True)
     theirs = reference["attention_bias"] == 0
     # a padded row is read by nobody; there we let the position attend to itself, the release to nothing
     assert torch.equal(allowed[~is_padding], theirs[~is_padding])

@@ -21,7 +21,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from ddcap import Captioner
 from ddcap.files import replacing, write_text
-from ddcap.model.layers import may_attend
+from ddcap.model.attention_mask import self_attn_mask
 from website.appearing import caption_appears
 from website.decoded import BLANK, Decoded, Guess
 from website.diagram import draw_diagram, mermaid_of
@@ -101,7 +101,7 @@ def concentrated_mask(decoded: Decoded) -> Figure:
     words, is_mask = decoded.words(tokens[0]), tokens == decoded.model.mask_id
     figure = new_figure(9.6, 4.9)
     for axes, concentrated in zip(figure.subplots(1, 2), (False, True), strict=True):
-        allowed = may_attend(is_mask, torch.zeros_like(is_mask), concentrated=concentrated)[0]
+        allowed = self_attn_mask(is_mask, torch.zeros_like(is_mask), concentrated=concentrated)[0]
         axes.imshow(allowed.numpy(), cmap=matplotlib.colors.ListedColormap(["#f1f3f5", TEAL]), vmin=0, vmax=1)
         places = range(len(words))
         axes.set_xticks(places, words, rotation=60, ha="right")

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ddcap.captioner import Captioner
 from ddcap.decoding.predictor import Predictor
-from ddcap.decoding.schedulers.best_first import share_left
+from ddcap.decoding.schedulers.best_first import timestep_for_mask_ratio
 from ddcap.model.features import ImageFeatures
 from experiments.means import summary
 from experiments.split import Split
@@ -56,7 +56,7 @@ def losses_in_order(
     is_mask = torch.ones_like(tokens, dtype=torch.bool)
     row, losses = torch.arange(captions, device=tokens.device), []
     for left in range(length, 0, -1):
-        told = share_left(np.full(captions, left), lengths.numpy(), model.config.diffusion.steps)
+        told = timestep_for_mask_ratio(np.full(captions, left), lengths.numpy(), model.config.diffusion.steps)
         noised = torch.where(is_mask, model.mask_id, tokens)
         log_p: Tensor = predictor.log_probabilities(noised, torch.from_numpy(told).to(tokens.device))
         own = log_p.gather(2, tokens.unsqueeze(2)).squeeze(2)  # (B, L)

@@ -19,7 +19,7 @@ from ddcap.decoding.constraints import Constraints, normalised
 from ddcap.decoding.finishing import Confident, finish
 from ddcap.decoding.generate import constrained_captions, whole_captions
 from ddcap.decoding.sampler import Drafts, Sampler
-from ddcap.decoding.schedulers.best_first import share_left
+from ddcap.decoding.schedulers.best_first import timestep_for_mask_ratio
 from ddcap.errors import DDCapError
 
 MOST = 6  # words that are offered
@@ -189,7 +189,7 @@ class _Blank:
         count, array = len(rows), model.as_array
         lengths = np.full(count, length)
         drafts = Drafts(array(np.array(rows)), array(lengths), count, may_end=False)
-        timesteps = share_left(np.full(count, left), lengths, model.config.diffusion.steps)
+        timesteps = timestep_for_mask_ratio(np.full(count, left), lengths, model.config.diffusion.steps)
         positions = array(np.full((count, 1), len(self.before) + place))
         with self.captioner.computing():
             logits = self.sampler.predictor(drafts).logits(drafts.tokens, array(timesteps), positions)[:, 0]

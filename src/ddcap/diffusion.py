@@ -170,20 +170,24 @@ def q_sample(
     Returns:
         (B, L) x_t; the id V is MASK.
     """
-    fate = torch.rand(tokens.shape, generator=generator, device=tokens.device)
-    words = torch.randint(schedule.vocabulary_size, tokens.shape, generator=generator, device=tokens.device)
-    return noise_tokens(tokens, timestep, schedule, fate, words)
+    uniform = torch.rand(tokens.shape, generator=generator, device=tokens.device)
+    replacement = torch.randint(
+        schedule.vocabulary_size, tokens.shape, generator=generator, device=tokens.device
+    )
+    return noise_tokens(tokens, timestep, schedule, uniform, replacement)
 
 
-def noise_tokens(tokens: Tensor, timestep: Tensor, schedule: Schedule, fate: Tensor, words: Tensor) -> Tensor:
-    """x_t given x_0 and the two random numbers of every token.
+def noise_tokens(
+    tokens: Tensor, timestep: Tensor, schedule: Schedule, uniform: Tensor, replacement: Tensor
+) -> Tensor:
+    """Make x_t of x_0 and the two random numbers of every token.
 
     Args:
         tokens: (B, L) x_0, words only.
         timestep: (B,) t in 0..T-1.
         schedule: the forward process.
-        fate: (B, L) uniform in [0, 1): whether the token becomes MASK, is replaced or stays.
-        words: (B, L) uniform among the V words: what it is replaced by.
+        uniform: (B, L) uniform in [0, 1): whether the token becomes MASK, is replaced or stays.
+        replacement: (B, L) uniform among the V words: what it is replaced by.
 
     Returns:
         (B, L) x_t; the id V is MASK.
@@ -193,8 +197,8 @@ def noise_tokens(tokens: Tensor, timestep: Tensor, schedule: Schedule, fate: Ten
         table.to(tokens.device, torch.float32)[timestep].unsqueeze(1)  # (B, 1)
         for table in (schedule.cumulative_mask, schedule.cumulative_replace * vocabulary_size)
     )
-    noised = torch.where(fate < mask + replace, words, tokens)
-    return torch.where(fate < mask, vocabulary_size, noised)
+    noised = torch.where(uniform < mask + replace, replacement, tokens)
+    return torch.where(uniform < mask, vocabulary_size, noised)
 
 
 def marginal(tokens: Tensor, timestep: Tensor, schedule: Schedule) -> Tensor:

@@ -115,8 +115,8 @@ def test_a_share_of_fates_is_exactly_the_probability():
     settings = DiffusionSettings(steps=2, keep_start=1.0, keep_end=0.5, mask_start=0.0, mask_end=0.25)
     schedule = linear_schedule(settings, V)
     tokens, words = torch.full((2, 4), 2), torch.full((2, 4), 4)
-    fate = torch.tensor([0.0, 0.25, 0.5, 0.75]).expand(2, 4)
-    noised = noise_tokens(tokens, torch.tensor([0, 1]), schedule, fate, words)
+    uniform = torch.tensor([0.0, 0.25, 0.5, 0.75]).expand(2, 4)
+    noised = noise_tokens(tokens, torch.tensor([0, 1]), schedule, uniform, words)
     assert noised.tolist() == [[2, 2, 2, 2], [V, 4, 2, 2]]
 
 

@@ -9,13 +9,13 @@ from ddcap.model.layers import attend, join_heads, split_heads
 def test_it_is_torchs_attention_with_its_gradient(masked):
     generator = torch.Generator().manual_seed(0)
     parts = [torch.randn(3, 2, size, 8, generator=generator) for size in (5, 7, 7)]
-    may_attend = torch.rand(3, 1, 5, 7, generator=generator) > 0.4 if masked else None
+    attn_mask = torch.rand(3, 1, 5, 7, generator=generator) > 0.4 if masked else None
     if masked:
-        may_attend[..., 0] = True
+        attn_mask[..., 0] = True
     results = []
     for attention in (attend, F.scaled_dot_product_attention):
         ours = [part.clone().requires_grad_() for part in parts]
-        output = attention(*ours, may_attend)
+        output = attention(*ours, attn_mask)
         output.square().sum().backward()
         results.append([output, *(part.grad for part in ours)])
     for first, second in zip(*results, strict=True):

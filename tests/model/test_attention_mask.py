@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ddcap.model.layers import may_attend
+from ddcap.model.attention_mask import self_attn_mask
 
 
 @pytest.mark.parametrize("concentrated", [True, False])
@@ -10,7 +10,7 @@ def test_against_a_double_loop(concentrated):
     is_mask = torch.rand(6, 9, generator=generator) < 0.5
     lengths = torch.tensor([1, 3, 5, 7, 8, 9])
     is_padding = torch.arange(9) >= lengths.unsqueeze(1)
-    found = may_attend(is_mask, is_padding, concentrated=concentrated)
+    found = self_attn_mask(is_mask, is_padding, concentrated=concentrated)
     assert found.shape == (6, 9, 9)
     for b in range(6):
         for i in range(9):
@@ -21,11 +21,11 @@ def test_against_a_double_loop(concentrated):
 
 def test_words_see_words_and_each_mask_sees_words_and_itself():
     is_mask = torch.tensor([[False, True, False, True]])
-    allowed = may_attend(is_mask, torch.zeros(1, 4, dtype=torch.bool), concentrated=True)
+    allowed = self_attn_mask(is_mask, torch.zeros(1, 4, dtype=torch.bool), concentrated=True)
     assert allowed[0].int().tolist() == [[1, 0, 1, 0], [1, 1, 1, 0], [1, 0, 1, 0], [1, 0, 1, 1]]
 
 
 def test_without_concentration_everyone_sees_every_real_position():
     is_padding = torch.tensor([[False, False, True]])
-    allowed = may_attend(torch.ones(1, 3, dtype=torch.bool), is_padding, concentrated=False)
+    allowed = self_attn_mask(torch.ones(1, 3, dtype=torch.bool), is_padding, concentrated=False)
     assert allowed[0].int().tolist() == [[1, 1, 0], [1, 1, 0], [1, 1, 1]]

@@ -4,9 +4,10 @@ import math
 import pytest
 import torch
 
+from ddcap.model.attention_mask import self_attn_mask
 from ddcap.model.blocks import MemoryKeysValues
 from ddcap.model.denoiser import Denoiser
-from ddcap.model.layers import TimestepEmbedding, may_attend
+from ddcap.model.layers import TimestepEmbedding
 from ddcap.settings import ModelSettings
 
 V, T, L, P, D = 11, 8, 6, 4, 16
@@ -30,7 +31,7 @@ def hidden_states(denoiser, tokens, memory, *, lengths=None, timestep=None, conc
     lengths = torch.full((batch,), longest) if lengths is None else lengths
     timestep = torch.full((batch,), 3) if timestep is None else timestep
     is_padding = torch.arange(longest) >= lengths.unsqueeze(1)
-    allowed = may_attend(tokens == MASK, is_padding, concentrated=concentrated)
+    allowed = self_attn_mask(tokens == MASK, is_padding, concentrated=concentrated)
     with torch.no_grad():
         return denoiser(tokens, timestep, denoiser.project_memory(memory), allowed)
 
@@ -178,7 +179,7 @@ def test_dropout_only_in_training(perturbed, memory):
 
 
 def test_every_weight_is_read(denoiser, memory):
-    allowed = may_attend(CAPTIONS == MASK, torch.zeros(2, L, dtype=torch.bool), concentrated=True)
+    allowed = self_attn_mask(CAPTIONS == MASK, torch.zeros(2, L, dtype=torch.bool), concentrated=True)
     hidden = denoiser(CAPTIONS, torch.tensor([2, 5]), denoiser.project_memory(memory), allowed)
     gradients = torch.autograd.grad(denoiser.logits(hidden).square().sum(), list(denoiser.parameters()))
     for (name, _), gradient in zip(denoiser.named_parameters(), gradients, strict=True):

@@ -57,8 +57,8 @@ def noise(model):
     return Noise(
         image=torch.tensor([0.1, 0.9, 0.3]),
         timestep=torch.tensor([[3, 15], [9, 19], [0, 12]]),
-        fate=torch.rand(3, 2, 20, generator=generator),
-        words=torch.randint(model.config.vocabulary_size, (3, 2, 20), generator=generator),
+        uniform=torch.rand(3, 2, 20, generator=generator),
+        replacement=torch.randint(model.config.vocabulary_size, (3, 2, 20), generator=generator),
     )
 
 
@@ -81,10 +81,12 @@ def slow_loss(model, features, noise, dropped, smoothing):
         t = int(noise.timestep[image, caption])
         noised = []
         for place, word in enumerate(words):
-            fate, other = (numbers[image, caption, place] for numbers in (noise.fate, noise.words))
-            if fate < schedule.cumulative_mask[t]:
+            uniform, other = (
+                numbers[image, caption, place] for numbers in (noise.uniform, noise.replacement)
+            )
+            if uniform < schedule.cumulative_mask[t]:
                 noised.append(model.mask_id)
-            elif fate < schedule.cumulative_mask[t] + model.mask_id * schedule.cumulative_replace[t]:
+            elif uniform < schedule.cumulative_mask[t] + model.mask_id * schedule.cumulative_replace[t]:
                 noised.append(int(other))
             else:
                 noised.append(word)

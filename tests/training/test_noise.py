@@ -46,7 +46,7 @@ def test_it_follows_the_forward_process(noise, schedule):
         float(schedule.cumulative_replace[timestep].mean() * (V - 1)), abs=0.02
     )
     assert float(noise.image.mean()) == pytest.approx(0.5, abs=0.05)
-    assert float(noise.is_told.double().mean()) == pytest.approx(0.5, abs=0.05)
+    assert float(noise.use_self_cond.double().mean()) == pytest.approx(0.5, abs=0.05)
 
 
 def test_it_follows_from_the_seed_alone(schedule):

@@ -65,8 +65,8 @@ def noise_for(model, seed=0):
 
 def test_other_numbers_are_drawn_as_without(both):
     plain, told = (vars(noise_for(model)) for model in both)
-    assert plain.pop("is_told") is None
-    assert told.pop("is_told").shape == (2, 2)
+    assert plain.pop("use_self_cond") is None
+    assert told.pop("use_self_cond").shape == (2, 2)
     assert plain.pop("is_read") is None and told.pop("is_read") is None  # there is no judge
     assert all(torch.equal(plain[name], told[name]) for name in plain)
 
@@ -84,12 +84,12 @@ def test_half_the_captions_are_told_the_likeliest_words(both, batch):
     timestep = torch.tensor([19, 19, 10, 19])
     noised = torch.full_like(batch.tokens, told.mask_id)
     keys_values = told.keys_values(batch_features(told, batch))
-    is_told = torch.tensor([True, False, False, True])
-    guess = first_guess(told, batch, noised, timestep, keys_values, is_told)
+    use_self_cond = torch.tensor([True, False, False, True])
+    guess = first_guess(told, batch, noised, timestep, keys_values, use_self_cond)
     expected = told.denoiser.logits(told(noised, timestep, batch.lengths, keys_values)).argmax(dim=2)
     for row, length in enumerate(batch.lengths.tolist()):
         real = guess[row, :length]
-        assert torch.equal(real, expected[row, :length]) if is_told[row] else (real == -1).all()
+        assert torch.equal(real, expected[row, :length]) if use_self_cond[row] else (real == -1).all()
         assert (guess[row, length:] == -1).all()
 
 

@@ -30,11 +30,11 @@ from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.predictor import Predictor
 from ddcap.decoding.schedulers.best_first import (
     BestFirstPlan,
-    first_of_each,
+    drop_duplicates,
     margin,
-    most_certain,
     plan_steps,
-    share_left,
+    timestep_for_mask_ratio,
+    top_k_confident,
 )
 from ddcap.decoding.words import words_in
 from ddcap.errors import DDCapError
@@ -268,7 +268,7 @@ def _log_probabilities(
         longest = int(lengths.max())
         tokens = np.array([noised + [0] * (longest - len(noised)) for noised, _, _ in chosen])
         hidden = (tokens == model.mask_id).sum(axis=1)
-        timestep = share_left(hidden, lengths, model.config.diffusion.steps)
+        timestep = timestep_for_mask_ratio(hidden, lengths, model.config.diffusion.steps)
         positions = np.array([[position] for _, position, _ in chosen])
         wanted = model.as_array(np.array([[[token]] for _, _, token in chosen]))
         arrays = (model.as_array(one) for one in (tokens, timestep, lengths, positions))
@@ -365,9 +365,9 @@ def sampler_log_likelihood(
         log_probabilities = predictor.log_probabilities(now, like(timesteps, tokens))  # (B, L, V)
         likeliest = xp.max(log_probabilities, axis=2)
         certainty = xp.exp(likeliest) if order == "probability" else margin(log_probabilities)
-        committed = most_certain(is_mask, certainty, like(quotas, tokens))
+        committed = top_k_confident(is_mask, certainty, like(quotas, tokens))
         if distinct:
-            committed = first_of_each(committed, xp.argmax(log_probabilities, axis=2), certainty)
+            committed = drop_duplicates(committed, xp.argmax(log_probabilities, axis=2), certainty)
         own = xp.take_along_axis(log_probabilities, tokens[..., None], axis=2)[..., 0]
         total = total + xp.sum(xp.where(committed, own, 0.0), axis=1)
         is_mask = is_mask & ~committed

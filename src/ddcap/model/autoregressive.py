@@ -15,13 +15,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ddcap.model.attention_mask import causal_mask
 from ddcap.model.blocks import BlockStack, KeysValues, MemoryKeysValues
 from ddcap.model.checkpoint_files import StoredModel
 from ddcap.model.concepts import ConceptEmbedding, memory_with_concepts
 from ddcap.model.config import ModelConfig
 from ddcap.model.encoders import ImageEncoder
 from ddcap.model.features import ImageFeatures
-from ddcap.model.layers import TanhMLP, causal_mask
+from ddcap.model.layers import TanhMLP
 from ddcap.settings import ModelSettings
 
 
@@ -56,7 +57,7 @@ class CausalDecoder(BlockStack):
     def __init__(self, settings: ModelSettings, vocabulary_size: int) -> None:
         super().__init__(settings, vocabulary_size)
         self.start_embedding = nn.Parameter(torch.empty(settings.width))
-        self._add_blocks(settings, reads_time=False)
+        self._add_blocks(settings, adaptive=False)
         nn.init.normal_(self.start_embedding, std=0.02)
 
     def freeze_cross_attention(self) -> None:
@@ -83,11 +84,11 @@ class CausalDecoder(BlockStack):
         causal = None  # one word after its past may attend to all of it
         if past is None:
             causal = causal_mask(embedded.shape[1], embedded.device)
-        may_see = keys_values.may_see if keys_values is not None else None
+        memory_mask = keys_values.memory_mask if keys_values is not None else None
         for number, block in enumerate(self.each_block()):
             memory = keys_values.layers[number] if keys_values is not None else None
             layer_past = past.layers[number] if past is not None else None
-            hidden, layer_past = self.run_block(block, hidden, memory, causal, may_see, past=layer_past)
+            hidden, layer_past = self.run_block(block, hidden, memory, causal, memory_mask, past=layer_past)
             layers.append(layer_past)
         return self.final_norm(hidden), PastKeysValues(tuple(layers))
 
@@ -135,10 +136,10 @@ class AutoregressiveModel(StoredModel):
         With concepts, `use_image` (I,) False leaves an image's positions out.
         """
         if self.concept_embedding is not None:
-            memory, visible = memory_with_concepts(
+            memory, mask = memory_with_concepts(
                 self, features, self.decoder.token_embedding.weight, use_image
             )
-            return self.decoder.project_memory(memory, visible)
+            return self.decoder.project_memory(memory, mask)
         return self.decoder.project_memory(self.memory_projection(features.memory))
 
     def length_logits(self, features: ImageFeatures) -> None:

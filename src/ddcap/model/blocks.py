@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from ddcap.model.layers import (
     AdaptiveLayerNorm,
-    FactorShift,
     Packing,
     PlainLayerNorm,
     RecomputingBlocks,
+    ScaleShift,
     attend,
     join_heads,
     split_heads,
@@ -40,25 +40,25 @@ class MemoryKeysValues:
 
     Attributes:
         layers: per layer the keys and the values, each (I, H, P, D/H).
-        visible: (I, P) True where there is something to see; None: everywhere.
+        mask: (I, P) True at positions that may be attended to; None: all of them.
     """
 
     layers: tuple[tuple[Tensor, Tensor], ...]
-    visible: Tensor | None = None
+    mask: Tensor | None = None
 
     @property
-    def may_see(self) -> Tensor | None:
-        """`visible` as an attention mask (I, 1, 1, P)."""
-        return None if self.visible is None else self.visible[:, None, None]
+    def memory_mask(self) -> Tensor | None:
+        """The mask as cross-attention takes it: (I, 1, 1, P)."""
+        return None if self.mask is None else self.mask[:, None, None]
 
     def expand(self, images: int) -> MemoryKeysValues:
         """A single image as `images` images, without copying."""
         shape = (images, -1, -1, -1)
         layers = tuple((key.expand(shape), value.expand(shape)) for key, value in self.layers)
-        return MemoryKeysValues(layers, None if self.visible is None else self.visible.expand(images, -1))
+        return MemoryKeysValues(layers, None if self.mask is None else self.mask.expand(images, -1))
 
     def followed_by(self, other: MemoryKeysValues) -> MemoryKeysValues:
-        """These images, then those of `other`, which may have fewer positions if it says what is visible."""
+        """These images, then those of `other`, which may have fewer positions if they are masked."""
         pairs = zip(self.layers, other.layers, strict=True)
         missing = self.layers[0][0].shape[2] - other.layers[0][0].shape[2]
         layers = tuple(
@@ -68,9 +68,9 @@ class MemoryKeysValues:
             )
             for (k, v), (other_k, other_v) in pairs
         )
-        if self.visible is None or other.visible is None:
+        if self.mask is None or other.mask is None:
             return MemoryKeysValues(layers)
-        return MemoryKeysValues(layers, torch.cat([self.visible, F.pad(other.visible, (0, missing))]))
+        return MemoryKeysValues(layers, torch.cat([self.mask, F.pad(other.mask, (0, missing))]))
 
 
 class SelfAttention(nn.Module):
@@ -86,7 +86,7 @@ class SelfAttention(nn.Module):
     def forward(
         self,
         hidden: Tensor,
-        may_attend: Tensor | None,
+        self_attn_mask: Tensor | None,
         packing: Packing | None = None,
         past: KeysValues | None = None,
     ) -> tuple[Tensor, KeysValues]:
@@ -94,7 +94,7 @@ class SelfAttention(nn.Module):
 
         Args:
             hidden: (B, L, D), or (N, D) packed.
-            may_attend: broadcast to (B, 1, L, positions so far); None: everybody to all.
+            self_attn_mask: broadcast to (B, 1, L, positions so far); None: everybody to all.
             packing: of the real positions.
             past: keys and values of the positions before these.
         """
@@ -104,7 +104,7 @@ class SelfAttention(nn.Module):
         query, key, value = (split_heads(part, self.heads) for part in both.chunk(3, dim=2))  # (B, H, L, D/H)
         if past is not None:
             key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
-        attended = attend(query, key, value, may_attend, dropout=self.dropout if self.training else 0.0)
+        attended = attend(query, key, value, self_attn_mask, dropout=self.dropout if self.training else 0.0)
         joined = join_heads(attended)
         return self.output(joined if packing is None else packing.pack(joined)), (key, value)
 
@@ -131,11 +131,11 @@ class CrossAttention(nn.Module):
         key: Tensor,
         value: Tensor,
         packing: Packing | None = None,
-        may_see: Tensor | None = None,
+        memory_mask: Tensor | None = None,
     ) -> Tensor:
         """`hidden` (B, L, D) against (I, H, P, D/H): an image's captions become one long row of queries.
 
-        `hidden` may be (N, D) packed; `may_see` is (I, 1, 1, P).
+        `hidden` may be (N, D) packed; `memory_mask` is (I, 1, 1, P).
         """
         query = self.query(hidden)
         if packing is not None:
@@ -143,7 +143,7 @@ class CrossAttention(nn.Module):
         batch, length, width = query.shape
         images = key.shape[0]
         query = split_heads(query.view(images, batch // images * length, width), self.heads)
-        attended = attend(query, key, value, may_see, dropout=self.dropout if self.training else 0.0)
+        attended = attend(query, key, value, memory_mask, dropout=self.dropout if self.training else 0.0)
         joined = join_heads(attended).view(batch, length, width)
         projected: Tensor = self.output(joined if packing is None else packing.pack(joined))
         return projected
@@ -154,13 +154,13 @@ class Block(nn.Module):
 
     Args:
         settings: the recipe's model section.
-        reads_time: whether the norms take scale and shift from the timestep.
+        adaptive: whether the norms are adaptive (adaLN): scale and shift come from the timestep.
     """
 
-    def __init__(self, settings: ModelSettings, *, reads_time: bool) -> None:
+    def __init__(self, settings: ModelSettings, *, adaptive: bool) -> None:
         super().__init__()
         width = settings.width
-        norm: type[AdaptiveLayerNorm | PlainLayerNorm] = AdaptiveLayerNorm if reads_time else PlainLayerNorm
+        norm: type[AdaptiveLayerNorm | PlainLayerNorm] = AdaptiveLayerNorm if adaptive else PlainLayerNorm
         self.norm_self = norm(width)
         self.self_attention = SelfAttention(settings)
         self.norm_cross = norm(width)
@@ -175,9 +175,9 @@ class Block(nn.Module):
         self,
         hidden: Tensor,
         keys_values: KeysValues | None,
-        may_attend: Tensor | None,
-        may_see: Tensor | None = None,
-        time: Tensor | tuple[FactorShift, FactorShift, FactorShift] | None = None,
+        self_attn_mask: Tensor | None,
+        memory_mask: Tensor | None = None,
+        time: Tensor | tuple[ScaleShift, ScaleShift, ScaleShift] | None = None,
         packing: Packing | None = None,
         past: KeysValues | None = None,
     ) -> tuple[Tensor, KeysValues]:
@@ -186,19 +186,19 @@ class Block(nn.Module):
         Args:
             hidden: (B, L, D), or (N, D) with a packing.
             keys_values: of the images, each (I, H, P, D/H); None leaves cross-attention out.
-            may_attend: see `SelfAttention.forward`.
-            may_see: (I, 1, 1, P) positions of the images that are there; None: all.
+            self_attn_mask: see `SelfAttention.forward`.
+            memory_mask: (I, 1, 1, P) positions of the images that are there; None: all.
             time: (B, D) of the timestep, for norms that read it; or what each of the three makes of it.
             packing: of the real positions.
             past: see `SelfAttention.forward`.
         """
         times = time if isinstance(time, tuple) else (time, time, time)
         normed = self.norm_self(hidden, times[0], packing)
-        attended, past = self.self_attention(normed, may_attend, packing, past)
+        attended, past = self.self_attention(normed, self_attn_mask, packing, past)
         hidden = hidden + self.dropout(attended)
         if keys_values is not None:
             normed = self.norm_cross(hidden, times[1], packing)
-            hidden = hidden + self.dropout(self.cross_attention(normed, *keys_values, packing, may_see))
+            hidden = hidden + self.dropout(self.cross_attention(normed, *keys_values, packing, memory_mask))
         return hidden + self.dropout(self.mlp(self.norm_mlp(hidden, times[2], packing))), past
 
 
@@ -216,9 +216,9 @@ class BlockStack(RecomputingBlocks):
         self.position_embedding = nn.Embedding(settings.positions or settings.max_length, settings.width)
         self.dropout = nn.Dropout(settings.dropout)
 
-    def _add_blocks(self, settings: ModelSettings, *, reads_time: bool) -> None:
+    def _add_blocks(self, settings: ModelSettings, *, adaptive: bool) -> None:
         """Make the blocks, behind whatever else the model embeds, and draw all weights as GPT-2 does."""
-        self.blocks = nn.ModuleList(Block(settings, reads_time=reads_time) for _ in range(settings.layers))
+        self.blocks = nn.ModuleList(Block(settings, adaptive=adaptive) for _ in range(settings.layers))
         self.final_norm = nn.LayerNorm(settings.width)
         gpt2_initialise(self, list(self.each_block()))
 
@@ -226,10 +226,10 @@ class BlockStack(RecomputingBlocks):
         """The blocks, from the words on."""
         return cast("Iterator[Block]", iter(self.blocks))
 
-    def project_memory(self, memory: Tensor, visible: Tensor | None = None) -> MemoryKeysValues:
+    def project_memory(self, memory: Tensor, mask: Tensor | None = None) -> MemoryKeysValues:
         """Keys and values of every layer for `memory` (I, P, D); compute once, use at every step."""
         layers = tuple(block.cross_attention.keys_values(memory) for block in self.each_block())
-        return MemoryKeysValues(layers, visible)
+        return MemoryKeysValues(layers, mask)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) to (..., V): the head is the token embedding; pass only the positions that are needed."""

@@ -187,14 +187,14 @@ def memory_with_concepts(
     """
     images, device = features.images, token_embedding.device
     parts = [model.image_free_memory.expand(images, -1, -1)]
-    visible = [torch.ones(parts[0].shape[:2], dtype=torch.bool, device=device)]
+    mask = [torch.ones(parts[0].shape[:2], dtype=torch.bool, device=device)]
     if features.memory is not None:
         parts.append(model.memory_projection(features.memory))
         seen = torch.ones(images, dtype=torch.bool, device=device) if use_image is None else use_image
-        visible.append(seen.unsqueeze(1).expand(-1, parts[-1].shape[1]))
+        mask.append(seen.unsqueeze(1).expand(-1, parts[-1].shape[1]))
     if features.concepts is not None and model.concept_embedding is not None:
         embedded, there = model.concept_embedding(features.concepts, token_embedding)
         parts.append(embedded)
-        visible.append(there)
+        mask.append(there)
     dtype = parts[-1].dtype
-    return torch.cat([part.to(dtype) for part in parts], dim=1), torch.cat(visible, dim=1)
+    return torch.cat([part.to(dtype) for part in parts], dim=1), torch.cat(mask, dim=1)

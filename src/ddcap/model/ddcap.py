@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ddcap.diffusion import Schedule, linear_schedule
+from ddcap.model.attention_mask import causal_mask, self_attn_mask
 from ddcap.model.blocks import MemoryKeysValues
 from ddcap.model.checkpoint_files import StoredModel
 from ddcap.model.concepts import ConceptEmbedding, memory_with_concepts
@@ -21,7 +22,7 @@ from ddcap.model.encoders import ImageEncoder
 from ddcap.model.features import ImageFeatures
 from ddcap.model.guidance import guide
 from ddcap.model.judge import CausalJudge
-from ddcap.model.layers import LengthHead, Packing, TanhMLP, causal_mask, may_attend
+from ddcap.model.layers import LengthHead, Packing, TanhMLP
 
 
 class DDCapModel(StoredModel):
@@ -80,7 +81,7 @@ class DDCapModel(StoredModel):
         timestep: Tensor,
         lengths: Tensor,
         keys_values: MemoryKeysValues,
-        modulations: Tensor | None = None,
+        scale_shift: Tensor | None = None,
         guess: Tensor | None = None,
         is_read: Tensor | None = None,
     ) -> Tensor:
@@ -92,7 +93,7 @@ class DDCapModel(StoredModel):
             lengths: (B,) tokens of each caption, end token included; what lies behind is not read, unless
                 `model.padding` says so (then L is max_length, for a caption not to depend on its batch).
             keys_values: of I images, see `keys_values`; the B captions are grouped by image.
-            modulations: of `Denoiser.modulations`, where they are known.
+            scale_shift: of `Denoiser.adaln_scale_shift`, where it is known.
             guess: (B, L' <= L) for models with `model.self_conditioning`, words that were predicted before;
                 -1 is none.
             is_read: (B,) captions that a shared judge reads: `noised_tokens` are those of `shifted`, and
@@ -104,7 +105,7 @@ class DDCapModel(StoredModel):
             noised_tokens = torch.where(is_padding, 0, noised_tokens)  # one word's input vector for all of it
         if self.config.model.padding != "hidden":
             is_padding = torch.zeros_like(is_padding)
-        allowed = may_attend(
+        attn_mask = self_attn_mask(
             is_mask=noised_tokens == self.mask_id,
             is_padding=is_padding,
             concentrated=self.config.model.concentrated_attention,
@@ -112,7 +113,7 @@ class DDCapModel(StoredModel):
         if is_read is not None:
             causal = causal_mask(noised_tokens.shape[1], noised_tokens.device)
             reads = is_read.view(-1, 1, 1)
-            allowed = (reads & causal) | (~reads & allowed)  # ONNX Runtime cannot choose between booleans
+            attn_mask = (reads & causal) | (~reads & attn_mask)  # ONNX Runtime cannot choose between booleans
         following = None
         if self.config.model.length_difference:
             following = (lengths.unsqueeze(1) - 1 - positions).clamp(min=0)  # (B, L)
@@ -122,7 +123,7 @@ class DDCapModel(StoredModel):
             Packing(is_padding) if self.training else None
         )  # captions decoded together are about as long
         states: Tensor = self.denoiser(
-            noised_tokens, timestep, keys_values, allowed, following, packing, modulations, guess, is_read
+            noised_tokens, timestep, keys_values, attn_mask, following, packing, scale_shift, guess, is_read
         )
         return states
 
@@ -198,8 +199,8 @@ class DDCapModel(StoredModel):
     def image_free_keys_values(self) -> MemoryKeysValues:
         """Cross-attention keys and values of the learned image-free memory, as one image."""
         memory = self.image_free_memory.unsqueeze(0)
-        visible = memory.new_ones(memory.shape[:2], dtype=torch.bool) if self.config.concepts else None
-        return self.denoiser.project_memory(memory, visible)
+        mask = memory.new_ones(memory.shape[:2], dtype=torch.bool) if self.config.concepts else None
+        return self.denoiser.project_memory(memory, mask)
 
     def length_logits(self, features: ImageFeatures) -> Tensor | None:
         """(I, max_length) length logits, or None without a length head.
@@ -267,7 +268,7 @@ class TorchSteps:
         self.model, self.with_image_free = model, with_image_free
         self.vocabulary_size = model.config.vocabulary_size
         self.self_conditions = model.config.model.self_conditioning
-        self.modulations = model.denoiser.modulations()
+        self.scale_shift = model.denoiser.adaln_scale_shift()
         if with_image_free:
             image_free = model.image_free_keys_values().expand(keys_values.layers[0][0].shape[0])
             keys_values = keys_values.followed_by(image_free)
@@ -288,7 +289,7 @@ class TorchSteps:
             timestep, lengths = timestep.repeat(2), lengths.repeat(2)
             guess = None if guess is None else guess.repeat(2, 1)
         tokens = self.model.extended(tokens, lengths, self.model.mask_id)
-        hidden = self.model(tokens, timestep, lengths, self.keys_values, self.modulations, guess)  # (B, L, D)
+        hidden = self.model(tokens, timestep, lengths, self.keys_values, self.scale_shift, guess)  # (B, L, D)
         asked = hidden.gather(1, positions.unsqueeze(2).expand(-1, -1, hidden.shape[2]))  # (B, n, D)
         logits = self.model.denoiser.logits(asked).float()
         if not self.with_image_free:

@@ -44,7 +44,7 @@ class Denoiser(BlockStack):
         )
         # tells a causal reading from denoising; 0 at first, and nothing is drawn for it
         self.reading_embedding = nn.Parameter(torch.zeros(width)) if settings.judge == "shared" else None
-        self._add_blocks(settings, reads_time=True)
+        self._add_blocks(settings, adaptive=True)
         nn.init.normal_(self.mask_embedding, std=0.02)
         for block in self.each_block():  # the adaptive norms start as plain layer norms
             for norm in (block.norm_self, block.norm_cross, block.norm_mlp):
@@ -56,10 +56,10 @@ class Denoiser(BlockStack):
         noised_tokens: Tensor,
         timestep: Tensor,
         keys_values: MemoryKeysValues,
-        may_attend: Tensor,
+        self_attn_mask: Tensor,
         following: Tensor | None = None,
         packing: Packing | None = None,
-        modulations: Tensor | None = None,
+        scale_shift: Tensor | None = None,
         guess: Tensor | None = None,
         is_read: Tensor | None = None,
     ) -> Tensor:
@@ -69,11 +69,11 @@ class Denoiser(BlockStack):
             noised_tokens: (B, L) x_t.
             timestep: (B,) t.
             keys_values: of I images; the B captions are grouped by image.
-            may_attend: (B, L, L) boolean, see `attention_mask`.
+            self_attn_mask: (B, L, L) boolean, see `self_attn_mask`.
             following: (B, L) number of tokens behind each position, for models with `length_difference` (the
                 length-difference encoding of Takase and Okazaki 2019); padding has any number below L.
             packing: of the real positions; then nothing is computed for the others, and their states are 0.
-            modulations: of `modulations`, where they are known.
+            scale_shift: of `adaln_scale_shift`, where it is known.
             guess: (B, L) for models with `self_conditioning`, words that were predicted before, -1 for none;
                 only those at MASK are read.
             is_read: (B,) captions that are read from left to right, for models with a shared judge. They are
@@ -82,12 +82,12 @@ class Denoiser(BlockStack):
         Returns:
             (B, L, D).
         """
-        time: Any = F.silu(self.timestep_embedding(timestep)) if modulations is None else None  # (B, D)
+        time: Any = F.silu(self.timestep_embedding(timestep)) if scale_shift is None else None  # (B, D)
         embedded = self._embed(noised_tokens)  # (B, L, D)
         if guess is not None and self.guess_projection is not None:
-            is_told = ((noised_tokens == self.mask_id) & (guess >= 0)).unsqueeze(2)
-            told = F.linear(self.token_embedding(guess.clamp(min=0)), self.guess_projection)
-            embedded = embedded + torch.where(is_told, told, 0)
+            has_guess = ((noised_tokens == self.mask_id) & (guess >= 0)).unsqueeze(2)
+            guessed = F.linear(self.token_embedding(guess.clamp(min=0)), self.guess_projection)
+            embedded = embedded + torch.where(has_guess, guessed, 0)
         if self.difference_embedding is not None:
             difference = self.difference_embedding(following)
             if is_read is not None:
@@ -100,18 +100,18 @@ class Denoiser(BlockStack):
             # the residual stream too: half the bytes to move, which is what a step on a CPU waits for
             embedded = embedded.to(torch.get_autocast_dtype(embedded.device.type))
         hidden = self.dropout(embedded if packing is None else packing.pack(embedded))
-        masks = (may_attend.unsqueeze(1), keys_values.may_see)
+        masks = (self_attn_mask.unsqueeze(1), keys_values.memory_mask)
         for number, (block, layer) in enumerate(zip(self.blocks, keys_values.layers, strict=True)):
-            if modulations is not None:
-                of_norms = modulations[number][:, timestep].unsqueeze(2)  # (6, B, 1, D)
-                factors_shifts = of_norms.unbind()
-                time = tuple(zip(factors_shifts[:3], factors_shifts[3:], strict=True))
+            if scale_shift is not None:
+                of_norms = scale_shift[number][:, timestep].unsqueeze(2)  # (6, B, 1, D)
+                parts = of_norms.unbind()
+                time = tuple(zip(parts[:3], parts[3:], strict=True))
             hidden, _ = self.run_block(block, hidden, layer, *masks, time=time, packing=packing)
         normed: Tensor = self.final_norm(hidden)
         return normed if packing is None else packing.unpack(normed)
 
-    def modulations(self) -> Tensor:
-        """What layer norms take from every timestep: (layers, 6, T, D). Decoding computes it once.
+    def adaln_scale_shift(self) -> Tensor:
+        """Compute what the adaptive norms take from every timestep: (layers, 6, T, D). Decoding does so once.
 
         The three norms' factors, then their shifts.
         """

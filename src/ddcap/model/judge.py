@@ -15,9 +15,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from ddcap.model.attention_mask import causal_mask
 from ddcap.model.blocks import Block, gpt2_initialise
 from ddcap.model.denoiser import Denoiser
-from ddcap.model.layers import Packing, PlainLayerNorm, RecomputingBlocks, causal_mask
+from ddcap.model.layers import Packing, PlainLayerNorm, RecomputingBlocks
 from ddcap.settings import ModelSettings
 
 
@@ -33,7 +34,7 @@ class CausalJudge(RecomputingBlocks):
         self.start_embedding = nn.Parameter(torch.empty(settings.width))
         self.position_embedding = nn.Embedding(settings.max_length, settings.width)
         self.dropout = nn.Dropout(settings.dropout)
-        self.blocks = nn.ModuleList(Block(settings, reads_time=False) for _ in range(settings.judge_layers))
+        self.blocks = nn.ModuleList(Block(settings, adaptive=False) for _ in range(settings.judge_layers))
         self.final_norm = nn.LayerNorm(settings.width)
         gpt2_initialise(self, list(self.each_block()))
         nn.init.normal_(self.start_embedding, std=0.02)
@@ -51,7 +52,7 @@ class CausalJudge(RecomputingBlocks):
         rows = self.position_embedding.num_embeddings
         self.position_embedding.weight.copy_(denoiser.position_embedding.weight[:rows])
         self.start_embedding.copy_(denoiser.mask_embedding)
-        at_start = denoiser.modulations()[:, :, 0]  # (layers, 6, D)
+        at_start = denoiser.adaln_scale_shift()[:, :, 0]  # (layers, 6, D)
         for ours, theirs, norms in zip(self.each_block(), denoiser.each_block(), at_start, strict=False):
             for part in ("self_attention", "cross_attention", "mlp"):
                 getattr(ours, part).load_state_dict(getattr(theirs, part).state_dict())
@@ -66,7 +67,7 @@ class CausalJudge(RecomputingBlocks):
         tokens: Tensor,
         words: Tensor,
         memory: Tensor,
-        visible: Tensor | None = None,
+        mask: Tensor | None = None,
         lengths: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (B, L, D); times `words` they are the logits of every token given those before it.
@@ -75,7 +76,7 @@ class CausalJudge(RecomputingBlocks):
             tokens: (B, L) whole captions, end token included; what lies behind the end is read by nobody.
             words: (V, D) the token embedding.
             memory: (I, P, D).
-            visible: (I, P) True where there is something to see; None: everywhere.
+            mask: (I, P) True at positions that may be attended to; None: all of them.
             lengths: (B,) tokens of each caption; then nothing is computed for what lies behind, and its
                 states are 0.
         """
@@ -88,9 +89,9 @@ class CausalJudge(RecomputingBlocks):
             embedded = packing.pack(embedded)
         hidden = self.dropout(embedded)
         causal = causal_mask(length, tokens.device)
-        may_see = None if visible is None else visible[:, None, None]
+        memory_mask = None if mask is None else mask[:, None, None]
         for block in self.each_block():
             keys_values = block.cross_attention.keys_values(memory)
-            hidden, _ = self.run_block(block, hidden, keys_values, causal, may_see, packing=packing)
+            hidden, _ = self.run_block(block, hidden, keys_values, causal, memory_mask, packing=packing)
         normed: Tensor = self.final_norm(hidden)
         return normed if packing is None else packing.unpack(normed)

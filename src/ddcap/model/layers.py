@@ -1,4 +1,4 @@
-"""What a stack of blocks is made of: attention and its mask, packing, timestep, length head, recomputing.
+"""What a stack of blocks is made of: attention, packing, timestep, length head, recomputing.
 
 Shapes: B captions, H heads, Q queries, K keys, L caption positions, N real positions of all captions, D
 width.
@@ -20,7 +20,7 @@ from ddcap.model.encoders import ImageEncoder
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, may_attend: Tensor | None = None, *, dropout: float = 0.0
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *, dropout: float = 0.0
 ) -> Tensor:
     """softmax(Q K' / sqrt(D/H)) V.
 
@@ -33,14 +33,14 @@ def attend(
         query: (B, H, Q, D/H).
         key: (B, H, K, D/H).
         value: (B, H, K, D/H).
-        may_attend: boolean, broadcast to (B, H, Q, K); every query has a key it may attend to. None: all.
+        attn_mask: boolean, broadcast to (B, H, Q, K); every query has a key it may attend to. None: all.
         dropout: share of the attention weights set to 0.
     """
     if query.device.type != "cpu" or not torch.is_grad_enabled():
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=may_attend, dropout_p=dropout)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=attn_mask, dropout_p=dropout)
     scores = query @ key.transpose(2, 3) * query.shape[3] ** -0.5  # (B, H, Q, K)
-    if may_attend is not None:
-        scores = scores.masked_fill(~may_attend, -torch.inf)
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
     weights = scores.softmax(dim=3)
     if dropout:
         weights = F.dropout(weights, dropout)
@@ -56,33 +56,6 @@ def split_heads(hidden: Tensor, heads: int) -> Tensor:
 def join_heads(hidden: Tensor) -> Tensor:
     """(B, H, L, D/H) to (B, L, D)."""
     return hidden.transpose(1, 2).flatten(2)
-
-
-# Special design 2, the concentrated attention mask: who may attend to whom in self-attention.
-
-
-def may_attend(is_mask: Tensor, is_padding: Tensor, *, concentrated: bool) -> Tensor:
-    """Boolean self-attention mask, True where a row may attend to a column.
-
-    MASK tokens carry no information, so nobody attends to them, except each to itself. Padding is never
-    attended to, except by itself: a padded row must attend to something, and its output is read by nobody.
-
-    Args:
-        is_mask: (B, L) True at MASK tokens.
-        is_padding: (B, L) True past the end of the caption.
-        concentrated: False leaves out the rule about MASK tokens.
-
-    Returns:
-        (B, L, L) True where position (b, i) may attend to (b, j).
-    """
-    is_hidden = is_padding | is_mask if concentrated else is_padding
-    itself = torch.eye(is_mask.shape[1], dtype=torch.bool, device=is_mask.device)
-    return ~is_hidden.unsqueeze(1) | itself
-
-
-def causal_mask(length: int, device: torch.device) -> Tensor:
-    """(L, L) True where a position may attend to another: to itself and to those before it."""
-    return torch.ones(length, length, dtype=torch.bool, device=device).tril()
 
 
 # Padding left out: linear layers, norms and dropout are computed for real caption positions only. Captions of
@@ -172,19 +145,19 @@ class TimestepEmbedding(nn.Module):
         return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-FactorShift = tuple[Tensor, Tensor]
-"""What a layer norm takes from the timestep: factor (1 + scale) and shift, each (B, 1, D)."""
+ScaleShift = tuple[Tensor, Tensor]
+"""Factor (1 + scale) and shift that a layer norm takes from the timestep, each (B, 1, D)."""
 
 
 class AdaptiveLayerNorm(nn.Module):
-    """Layer norm without own affine; scale and shift come from the timestep."""
+    """Adaptive layer norm (adaLN): no affine of its own; scale and shift come from the timestep."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.linear = nn.Linear(width, 2 * width)
         self.width = width
 
-    def forward(self, hidden: Tensor, time: Tensor | FactorShift, packing: Packing | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, time: Tensor | ScaleShift, packing: Packing | None = None) -> Tensor:
         """Norm, scale and shift.
 
         Args:
@@ -195,9 +168,9 @@ class AdaptiveLayerNorm(nn.Module):
         if isinstance(time, tuple):
             factor, shift = time
         else:
-            modulation = self.linear(time)  # (B, 2 D)
-            modulation = modulation.unsqueeze(1) if packing is None else packing.spread(modulation)
-            scale, shift = modulation.chunk(2, dim=-1)
+            both = self.linear(time)  # (B, 2 D)
+            both = both.unsqueeze(1) if packing is None else packing.spread(both)
+            scale, shift = both.chunk(2, dim=-1)
             factor = 1 + scale
         return F.layer_norm(hidden, (self.width,)) * factor + shift
 

@@ -93,7 +93,7 @@ def _parts_of(memory: MemoryKeysValues) -> dict[str, Tensor]:
     parts = {}
     for layer, (keys, values) in enumerate(memory.layers):
         parts.update({f"keys_{layer}": keys, f"values_{layer}": values})
-    return parts if memory.visible is None else {**parts, "visible": memory.visible}
+    return parts if memory.mask is None else {**parts, "visible": memory.mask}
 
 
 class _Step(nn.Module):
@@ -102,12 +102,12 @@ class _Step(nn.Module):
     What the layer norms take from each timestep is a table in the graph.
     """
 
-    modulations: Tensor
+    modulations: Tensor  # a tensor's name in stored graphs, hence not `scale_shift`
 
     def __init__(self, model: DDCapModel) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("modulations", model.denoiser.modulations().detach())
+        self.register_buffer("modulations", model.denoiser.adaln_scale_shift().detach())
 
     def forward(
         self,

@@ -41,18 +41,18 @@ class Noise:
     Attributes:
         image: (I,) uniform in [0, 1): whether the image is dropped (special design 4).
         timestep: (I, n) t of every caption.
-        fate: (I, n, L), see `noise_tokens`.
-        words: (I, n, L), see `noise_tokens`.
-        is_told: (I, n) whether a caption is told a first prediction (`model.self_conditioning`); None for
-            models that are told none.
+        uniform: (I, n, L), see `noise_tokens`.
+        replacement: (I, n, L), see `noise_tokens`.
+        use_self_cond: (I, n) True where a caption sees a first prediction (`model.self_conditioning`); None
+            for models that see none.
         is_read: (I, n) whether a shared judge reads the caption (`model.judge`); None without one.
     """
 
     image: Tensor
     timestep: Tensor
-    fate: Tensor
-    words: Tensor
-    is_told: Tensor | None = None
+    uniform: Tensor
+    replacement: Tensor
+    use_self_cond: Tensor | None = None
     is_read: Tensor | None = None
 
     def of(self, images: Sequence[int], device: torch.device) -> Noise:
@@ -64,8 +64,8 @@ class Noise:
     def add_to(self, tokens: Tensor, schedule: Schedule) -> Tensor:
         """x_t (B, L') of x_0 `tokens` (B, L'), L' at most L."""
         length = tokens.shape[1]
-        fate, words = (numbers.flatten(0, 1)[:, :length] for numbers in (self.fate, self.words))
-        return noise_tokens(tokens, self.timestep.flatten(), schedule, fate, words)
+        drawn = (numbers.flatten(0, 1)[:, :length] for numbers in (self.uniform, self.replacement))
+        return noise_tokens(tokens, self.timestep.flatten(), schedule, *drawn)
 
 
 def draw_noise(
@@ -95,9 +95,9 @@ def draw_noise(
     return Noise(
         image=torch.rand(images, generator=generator),
         timestep=torch.randint(schedule.steps, captions, generator=generator),
-        fate=torch.rand((*captions, length), generator=generator),
-        words=torch.randint(schedule.vocabulary_size, (*captions, length), generator=generator),
-        is_told=torch.rand(captions, generator=generator) < 0.5 if self_conditioning else None,
+        uniform=torch.rand((*captions, length), generator=generator),
+        replacement=torch.randint(schedule.vocabulary_size, (*captions, length), generator=generator),
+        use_self_cond=torch.rand(captions, generator=generator) < 0.5 if self_conditioning else None,
         is_read=torch.rand(captions, generator=generator) < judge_share if judge_share else None,
     )
 
@@ -225,8 +225,8 @@ def caption_loss(
         noised, timestep = noise.add_to(tokens, model.schedule), noise.timestep.flatten()
         keys_values = model.keys_values(features, use_image)
         guess = None
-        if noise.is_told is not None:
-            guess = first_guess(model, batch, noised, timestep, keys_values, noise.is_told.flatten())
+        if noise.use_self_cond is not None:
+            guess = first_guess(model, batch, noised, timestep, keys_values, noise.use_self_cond.flatten())
         is_read = None
         if noise.is_read is not None:
             is_read = noise.is_read.flatten()
@@ -254,7 +254,7 @@ def first_guess(
     noised: Tensor,
     timestep: Tensor,
     keys_values: MemoryKeysValues,
-    is_told: Tensor,
+    use_self_cond: Tensor,
 ) -> Tensor:
     """(B, L) the likeliest words at real positions, by a pass without gradient; -1 where nothing is told.
 
@@ -264,7 +264,7 @@ def first_guess(
         noised: (B, L' >= L) x_t.
         timestep: (B,) t.
         keys_values: of the images.
-        is_told: (B,) which captions are told.
+        use_self_cond: (B,) True for captions that see it.
     """
     shape, kind = batch.tokens.shape, noised.device.type
     # autocast of older torch keeps weights that it casts without gradient for the pass with gradient
@@ -276,7 +276,7 @@ def first_guess(
         words = torch.cat([model.denoiser.logits(part).argmax(dim=1) for part in some])
     guess = torch.full(shape, -1, device=noised.device).flatten()
     guess[batch.positions] = words
-    return torch.where(is_told.unsqueeze(1), guess.view(shape), -1)
+    return torch.where(use_self_cond.unsqueeze(1), guess.view(shape), -1)
 
 
 def batch_features(model: TorchModel, batch: CaptionBatch) -> ImageFeatures | None:

@@ -8,7 +8,12 @@ import torch
 from ddcap.arrays import like, to_host
 from ddcap.decoding.predictor import Predictor, choose_tokens
 from ddcap.decoding.sampler import Drafts, denoise, running_captions
-from ddcap.decoding.schedulers.best_first import BestFirstScheduler, first_of_each, most_certain, plan_steps
+from ddcap.decoding.schedulers.best_first import (
+    BestFirstScheduler,
+    drop_duplicates,
+    plan_steps,
+    top_k_confident,
+)
 
 T, V = 20, 7
 MASK = V
@@ -97,7 +102,7 @@ def test_the_surest_are_those_of_a_slow_loop(kind):
     is_mask = generator.random((40, 9)) < 0.6
     confidences = generator.integers(1, 5, (40, 9)).astype(np.float32) / 5  # many are equal
     quota = generator.integers(0, 10, 40)
-    found = to_host(most_certain(kind(is_mask), kind(confidences), kind(quota)))
+    found = to_host(top_k_confident(kind(is_mask), kind(confidences), kind(quota)))
     for b in range(40):
         expected = sorted(np.flatnonzero(is_mask[b]), key=lambda i: -confidences[b, i])[: int(quota[b])]
         assert np.flatnonzero(found[b]).tolist() == sorted(expected)
@@ -109,7 +114,7 @@ def test_of_positions_with_one_word_the_surest_stays(kind):
     committed = generator.random((60, 7)) < 0.7
     confidences = generator.integers(1, 5, (60, 7)).astype(np.float32) / 5
     words = generator.integers(0, 4, (60, 7))
-    found = to_host(first_of_each(kind(committed), kind(words), kind(confidences)))
+    found = to_host(drop_duplicates(kind(committed), kind(words), kind(confidences)))
     for b in range(60):
         expected, seen = [], set()
         for i in sorted(np.flatnonzero(committed[b]), key=lambda i: -confidences[b, i]):

@@ -1,7 +1,7 @@
 // What could stand in place of one word of a caption, and how likely each is; as word_alternatives in
 // src/ddcap/choices.py.
 
-import { shareLeft } from "./best_first.js";
+import { timestepForMaskRatio } from "./best_first.js";
 import { logSumExp, patternOf } from "./constrained.js";
 import { featuresWithout, prepared, settingsOf } from "./generate.js";
 import { Predictor } from "./model.js";
@@ -60,7 +60,7 @@ async function ofWidth(predictor, before, width, after) {
     const left = width - place;
     const rows = beams.map(({ ids }) => [...before, ...ids, ...new Array(left).fill(vocabulary.maskId), ...after]);
     const { logits, size } = await predictor.predict(
-      rows, rows.map(() => shareLeft(left, length, model.diffusionSteps)), rows.map(() => length),
+      rows, rows.map(() => timestepForMaskRatio(left, length, model.diffusionSteps)), rows.map(() => length),
       rows.map(() => [before.length + place]), false);
     const longer = beams.flatMap(({ ids, probability }, row) => {
       const scores = logits.subarray(row * size, (row + 1) * size);

@@ -4,7 +4,7 @@
 // Shapes: K captions of one picture, L positions, n of them still MASK, S steps, V words (the id V is MASK).
 
 /** The t at which a caption of `length` tokens has `blanks` MASK positions left. */
-export function shareLeft(blanks, length, diffusionSteps) {
+export function timestepForMaskRatio(blanks, length, diffusionSteps) {
   return Math.min(Math.floor((blanks * diffusionSteps) / length), diffusionSteps - 1);
 }
 
@@ -29,18 +29,18 @@ export class Plan {
   /** Timestep and quota of a step; a caption that is behind runs at the t of what it has left. */
   at(step, blanks) {
     const planned = this.blanks - this.done(step);
-    const timestep = shareLeft(Math.max(blanks, planned), this.length, this.diffusionSteps);
+    const timestep = timestepForMaskRatio(Math.max(blanks, planned), this.length, this.diffusionSteps);
     return { timestep, quota: blanks - (this.blanks - this.done(step + 1)) };
   }
 }
 
 /** Positions by certainty, the surest first; of equals, the first. */
-function mostCertain(positions, certainty, quota) {
+function topKConfident(positions, certainty, quota) {
   return [...positions].sort((one, other) => certainty[other] - certainty[one] || one - other).slice(0, quota);
 }
 
 /** Positions, the surest first, without those whose word is that of a surer one. */
-function firstOfEach(committed, words) {
+function dropDuplicates(committed, words) {
   return committed.filter((position, rank) =>
     committed.slice(0, rank).every((surer) => words[surer] !== words[position]));
 }
@@ -104,7 +104,7 @@ function surest(one, asked, { chosen, logProbability }, number, quota, distinct,
     certainty[position] = Math.fround(Math.exp(logProbability[at]));
   });
   const blanks = asked.filter((position) => one.tokens[position] === mask);
-  let committed = mostCertain(blanks, certainty, quota);
-  if (distinct) committed = firstOfEach(committed, words);
+  let committed = topKConfident(blanks, certainty, quota);
+  if (distinct) committed = dropDuplicates(committed, words);
   return committed.map((position) => ({ position, token: words[position], certainty: certainty[position] }));
 }

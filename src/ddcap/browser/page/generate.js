@@ -1,7 +1,7 @@
 // Features of a picture to a caption: choose lengths, decode a caption of each, keep the likeliest; as
 // src/ddcap/decoding/generate.py and infilling.py.
 
-import { decodeBestFirst, shareLeft } from "./best_first.js";
+import { decodeBestFirst, timestepForMaskRatio } from "./best_first.js";
 import { Evidence, withoutConcepts } from "./concepts.js";
 import { ConstrainedCaption, lengthsNear, logSumExp, patternOf } from "./constrained.js";
 import { Predictor } from "./model.js";
@@ -186,7 +186,7 @@ async function pseudoLogLikelihoods(model, denoiser, captions) {
   const longest = Math.max(...captions.map((ids) => ids.length));
   const { own, dims: [, , size] } = await denoiser.logits(
     queries.map(({ noised }) => [...noised, ...new Array(longest - noised.length).fill(0)]),
-    queries.map(({ noised, hidden }) => shareLeft(hidden, noised.length, model.diffusionSteps)),
+    queries.map(({ noised, hidden }) => timestepForMaskRatio(hidden, noised.length, model.diffusionSteps)),
     queries.map(({ noised }) => noised.length),
     queries.map(({ position }) => [position]),
   );

@@ -45,7 +45,7 @@ class BestFirstPlan:
         left.
         """
         planned = self.quotas[step:].sum(axis=0)
-        timesteps = share_left(blanks, self.lengths, self.diffusion_steps)
+        timesteps = timestep_for_mask_ratio(blanks, self.lengths, self.diffusion_steps)
         if step < len(self.quotas):
             timesteps = np.where(blanks > planned, timesteps, self.timesteps[step])
         return timesteps
@@ -94,16 +94,16 @@ def plan_steps(
     if whole_batch:
         timesteps = np.broadcast_to(diffusion_steps - 1 - index, (total, len(blanks)))
     else:
-        timesteps = share_left(blanks - done_before, lengths, diffusion_steps)
+        timesteps = timestep_for_mask_ratio(blanks - done_before, lengths, diffusion_steps)
     return BestFirstPlan(timesteps, done_after - done_before, lengths, diffusion_steps)
 
 
-def share_left(blanks: np.ndarray, lengths: np.ndarray, diffusion_steps: int) -> np.ndarray:
+def timestep_for_mask_ratio(blanks: np.ndarray, lengths: np.ndarray, diffusion_steps: int) -> np.ndarray:
     """The t at which a caption of `lengths` tokens has `blanks` MASK positions left."""
     return (blanks * diffusion_steps // lengths).clip(max=diffusion_steps - 1)
 
 
-def most_certain(is_mask: Array, confidences: Array, quota: Array) -> Array:
+def top_k_confident(is_mask: Array, confidences: Array, quota: Array) -> Array:
     """(B, L) True at the `quota` (B,) surest MASK positions of each caption; of equals, the first."""
     xp = array_namespace(confidences)
     order = xp.argsort(xp.where(is_mask, confidences, -1.0), axis=1, descending=True, stable=True)
@@ -111,7 +111,7 @@ def most_certain(is_mask: Array, confidences: Array, quota: Array) -> Array:
     return is_mask & (rank < quota[:, None])
 
 
-def first_of_each(committed: Array, words: Array, confidences: Array) -> Array:
+def drop_duplicates(committed: Array, words: Array, confidences: Array) -> Array:
     """`committed` (B, L) without positions whose word is that of a surer one; of equals, the first stays.
 
     Positions are predicted independently of each other, so that two of them may want the same noun. The next
@@ -143,7 +143,7 @@ class BestFirstScheduler:
         mask_id: V.
         schedule: see `plan_steps`.
         temperature: 0 chooses the likeliest token; above, tokens are drawn from p^(1/temperature).
-        distinct: a step commits no word twice in a caption, see `first_of_each`; a caption may take more
+        distinct: a step commits no word twice in a caption, see `drop_duplicates`; a caption may take more
             steps than planned. Not in the paper.
         order: "probability" commits the likeliest tokens. "margin" commits those furthest ahead of the second
             likeliest (Kim et al. 2025), `margin` in place of the probability; not in the paper. Where only
@@ -221,9 +221,9 @@ class BestFirstScheduler:
             if self.order == "margin":
                 certainty = xp.zeros_like(probability)
                 certainty[row, asked] = margin(model_output.logits)
-            committed = most_certain(is_open, certainty, like(quotas[rows], sample))
+            committed = top_k_confident(is_open, certainty, like(quotas[rows], sample))
             if self.distinct:
-                committed = first_of_each(committed, words, certainty)
+                committed = drop_duplicates(committed, words, certainty)
         else:
             found = commit_surest(
                 allowed,

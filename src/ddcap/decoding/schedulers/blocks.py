@@ -14,7 +14,12 @@ from typing import Any
 import numpy as np
 
 from ddcap.arrays import Array, array_namespace, device, like, to_host
-from ddcap.decoding.schedulers.best_first import BestFirstPlan, BestFirstScheduler, plan_steps, share_left
+from ddcap.decoding.schedulers.best_first import (
+    BestFirstPlan,
+    BestFirstScheduler,
+    plan_steps,
+    timestep_for_mask_ratio,
+)
 
 
 class BlockScheduler(BestFirstScheduler):
@@ -87,4 +92,6 @@ def plan_blocks(
                 quotas[step : step + count, caption] = one.quotas[:, 0]
                 step += count
     before = total - np.cumsum(quotas, axis=0) + quotas  # (S, B) MASK positions before each step
-    return BestFirstPlan(share_left(before, lengths, diffusion_steps), quotas, lengths, diffusion_steps)
+    return BestFirstPlan(
+        timestep_for_mask_ratio(before, lengths, diffusion_steps), quotas, lengths, diffusion_steps
+    )
