@@ -2,15 +2,21 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
+import torch
 
 from ddcap.commands import main
 from ddcap.data.batches import CaptionData
+from ddcap.data.images import load_image
 from ddcap.data.records import fold_of, load_records
+from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.decoding.generate import generate
 from ddcap.errors import DDCapError, RecipeError
+from ddcap.model.kinds import load_model
 from ddcap.recipe import DataSettings, load_recipe
-from ddcap.training.distillation import load_teachers
+from ddcap.training.distillation import _agreement, load_teachers
 from ddcap.training.loop import train
 
 AR = ["model.kind=autoregressive", "model.length_prediction=false", "model.concentrated_attention=false",
@@ -139,8 +145,37 @@ def test_settings_that_cannot_be(recipe_file, changes, message):
     assert message in str(error.value)
 
 
-def test_teachers_that_cannot_teach(tiny_model_folder):
-    with pytest.raises(RecipeError, match="is no autoregressive model"):
-        load_teachers([str(tiny_model_folder)], 1)
+def test_folds_without_a_teacher(tiny_model_folder):
     with pytest.raises(RecipeError, match=r"data\.folds=3: needs as many teachers"):
         load_teachers([str(tiny_model_folder)] * 2, 3)
+
+
+def test_a_diffusion_model_teaches_its_candidates(recipe_file, photos, captions_json, tmp_path):
+    """Its captions of several lengths; of these those that agree best with people's."""
+    path = tmp_path / "own.json"
+    frozen = ["encoder.trainable=false", "training.epochs=1", "training.validate_every=1"]
+    folder = train(load_recipe(recipe_file, [*frozen, f"training.output={tmp_path / 'teacher'}"]))
+    arguments = ["distill", str(recipe_file), "encoder.trainable=false", "--teacher", str(folder)]
+    assert main([*arguments, "--beams", "4", "--keep", "4", "--output", str(path)]) == 0
+    images = json.loads(path.read_text())["images"]
+    assert len(images) == len(load_records(captions_json, photos[0].parent, "train"))
+    model, tokenizer = load_model(folder).eval(), CaptionTokenizer.load(folder)
+    settings = replace(model.config.decoding, candidates=4)
+    for image in images:
+        pixels = model.preprocessing(load_image(photos[0].parent / image["filename"]))
+        features = model.encode(torch.as_tensor(pixels)[None])
+        with torch.no_grad():
+            result = generate(model, features, settings, tokenizer.end_id, captions_per_image=4)
+        wanted = {tokenizer.decode(row) for row in result.until(tokenizer.end_id).tolist()}
+        assert {sentence["raw"] for sentence in image["sentences"]} == wanted - {""}
+
+
+def test_careful_leaves_out_inventions_and_slips(photos, captions_json):
+    records = load_records(captions_json, photos[0].parent, "train")[:2]
+    horse = replace(records[0], captions=("a man rides a horse", "a man on his horse in a field"))
+    other = replace(records[1], captions=("two cups on a table",))
+    slips = ["a man rides a horse with a dog", "a man man rides", "a horse and a horse"]
+    texts = ["a man rides a horse", *slips, "a person on a horse"]
+    scores, faultless = _agreement([horse, other], [texts, ["a cup"]])
+    assert scores[0][0] == max(scores[0]) > 0
+    assert faultless == [[True, False, False, False, True], [True]]

@@ -34,7 +34,7 @@ def _tagger(options: argparse.Namespace) -> int:
 def _add_distill(commands: Any) -> None:
     distill = commands.add_parser(
         "distill",
-        help="let trained autoregressive models caption the training images, for a diffusion model to learn",
+        help="let trained models caption the training images, for a diffusion model to learn",
         usage="ddcap distill RECIPE [section.key=value ...] --teacher MODEL [MODEL ...] --output FILE",
     )
     distill.add_argument("recipe", help="YAML file; its sections data and encoder are read")
@@ -44,15 +44,25 @@ def _add_distill(commands: Any) -> None:
         nargs="+",
         required=True,
         metavar="MODEL",
-        help="autoregressive models; with data.folds=N, each captions the fold it was not trained on "
+        help="models; with data.folds=N, each captions the fold it was not trained on "
         "(data.held_out=0, 1, ... in this order)",
     )
-    distill.add_argument("--beams", type=int, default=5, help="follow this many beams (default: 5)")
+    distill.add_argument(
+        "--beams",
+        type=int,
+        default=5,
+        help="beams of an autoregressive model, lengths of a diffusion model (default: 5)",
+    )
     distill.add_argument(
         "--keep",
         type=int,
         default=3,
         help="keep this many captions per image, those that agree best with people's (default: 3)",
+    )
+    distill.add_argument(
+        "--careful",
+        action="store_true",
+        help="leave out captions that name things people do not, or that have a slip of English",
     )
     distill.add_argument("--output", required=True, help="write the captions to this Karpathy JSON")
     distill.set_defaults(run=_distill)
@@ -75,9 +85,13 @@ def _distill(options: argparse.Namespace) -> int:
         teachers,
         beams=options.beams,
         keep=options.keep,
+        careful=options.careful,
         progress=lambda work, count: progress_bar(work, count, "captions"),
     )
-    write_json(options.output, {"images": images, "teachers": options.teacher, "beams": options.beams})
+    write_json(
+        options.output,
+        {"images": images, "teachers": options.teacher, "beams": options.beams, "careful": options.careful},
+    )
     first = [image["sentences"][0]["cider"] for image in images]
     print(
         f"{len(images)} images, CIDEr of the best caption {sum(first) / len(first):.1f} against people's",

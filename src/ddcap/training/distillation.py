@@ -1,8 +1,10 @@
-"""Sequence-level distillation: an autoregressive teacher captions the training images (`ddcap distill`).
+"""Sequence-level distillation: a trained model captions the training images (`ddcap distill`).
 
 A denoising step predicts its positions independently of each other, and five people's captions of an image
-mix in it. A teacher's beams write in one voice: a student that learns from them has fewer captions to
-confuse. Source: Kim and Rush 2016 (Sequence-Level Knowledge Distillation); Gu et al. 2018 and Ghazvininejad
+mix in it. A teacher's captions are in one voice: a student that learns from them has fewer to confuse. An
+autoregressive teacher gives its beams, a diffusion model its candidates of several lengths; of both those
+stay that agree best with people's captions (sequence-level interpolation). A diffusion model may be its own
+teacher. Source: Kim and Rush 2016 (Sequence-Level Knowledge Distillation); Gu et al. 2018 and Ghazvininejad
 et al. 2019 for models that fill in many words at once.
 
 Shapes: I images, K beams.
@@ -11,7 +13,7 @@ Shapes: I images, K beams.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,18 @@ import torch
 from ddcap.data.batches import CaptionData, Draw
 from ddcap.data.records import CaptionedImage, fold_of
 from ddcap.data.tokenizer import CaptionTokenizer
-from ddcap.decoding.generate import start_tokens
+from ddcap.decoding.generate import start_tokens, whole_captions
 from ddcap.decoding.left_to_right import decode_left_to_right
-from ddcap.decoding.sampler import concept_evidence
+from ddcap.decoding.sampler import Sampler, concept_evidence
+from ddcap.decoding.trace import DecodingResult
 from ddcap.errors import DataError, RecipeError
+from ddcap.evaluation.hallucination import thing_words
 from ddcap.evaluation.metrics import DocumentFrequencies, score_cider
+from ddcap.evaluation.slips import repeats_content, slips_of
 from ddcap.evaluation.tokenization import tokenize
 from ddcap.model.autoregressive import AutoregressiveModel
-from ddcap.model.loading import load_model
+from ddcap.model.features import ImageFeatures
+from ddcap.model.loading import CaptioningModel, load_model
 from ddcap.publishing import find_model
 from ddcap.recipe import Recipe
 from ddcap.training.loss import batch_features
@@ -38,7 +44,7 @@ _IMAGES_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained autoregressive model.
+    """A trained model.
 
     Attributes:
         model: in evaluation mode.
@@ -46,7 +52,7 @@ class Teacher:
         fold: the fold of the training images that it has not seen, and captions; None: it captions all.
     """
 
-    model: AutoregressiveModel
+    model: CaptioningModel
     tokenizer: CaptionTokenizer
     fold: int | None = None
 
@@ -56,7 +62,7 @@ def load_teachers(folders: Sequence[str], folds: int) -> list[Teacher]:
 
     Raises:
         CheckpointError: if there is no such model.
-        RecipeError: if one is not autoregressive, or a fold has no teacher.
+        RecipeError: if a fold has no teacher.
     """
     if len(folders) % folds:
         raise RecipeError(
@@ -67,11 +73,6 @@ def load_teachers(folders: Sequence[str], folds: int) -> list[Teacher]:
     for number, name in enumerate(folders):
         folder = find_model(name)
         model = load_model(folder)
-        if not isinstance(model, AutoregressiveModel):
-            raise RecipeError(
-                f"{name}: is no autoregressive model, and only beams are distilled; train one with "
-                "model.kind=autoregressive"
-            )
         fold = number % folds if folds > 1 else None
         teachers.append(Teacher(model.eval(), CaptionTokenizer.load(folder), fold))
     return teachers
@@ -83,17 +84,20 @@ def distill(
     *,
     beams: int,
     keep: int,
+    careful: bool = False,
     progress: Callable[[Iterable[Any], int], Iterable[Any]] = lambda items, _: items,
 ) -> list[dict[str, Any]]:
     """Caption the training images, each by the teachers that have not seen it.
 
-    Of all beams of an image's teachers the `keep` that agree best with its human captions (CIDEr-D) stay.
+    Of all captions of an image's teachers the `keep` that agree best with its human captions (CIDEr-D) stay.
 
     Args:
         recipe: its sections `data` and `encoder` say which images, and how they are seen: in view 0.
         teachers: from `load_teachers`.
-        beams: K.
+        beams: K; beams of an autoregressive teacher, lengths of a diffusion model.
         keep: captions per image, at most.
+        careful: leave out captions that name a thing which none of the image's human captions shows
+            (`things.txt`), that have a slip of English, or that say a content word twice.
         progress: wraps the batches and their number.
 
     Returns:
@@ -117,15 +121,16 @@ def distill(
             (teacher, own[start : start + _IMAGES_AT_ONCE]) for start in range(0, len(own), _IMAGES_AT_ONCE)
         ]
     for teacher, numbers in progress(work, len(work)):
-        for number, texts in _beams_of(teacher, data, numbers, beams).items():
+        for number, texts in _captions_of(teacher, data, numbers, beams).items():
             found[number] += [text for text in texts if text and text not in found[number]]
-    scores = _agreement(records, found)
+    scores, faultless = _agreement(records, found)
     root = Path(recipe.data.root) / recipe.data.images
     entries = []
-    for record, texts, values in zip(records, found, scores, strict=True):
-        if not texts:
-            continue  # the image cannot be read
-        best = sorted(range(len(texts)), key=lambda place: -values[place])[:keep]
+    for record, texts, values, clean in zip(records, found, scores, faultless, strict=True):
+        places = [place for place in range(len(texts)) if not careful or clean[place]]
+        if not places:
+            continue  # the image cannot be read, or no caption of it is faultless
+        best = sorted(places, key=lambda place: -values[place])[:keep]
         entries.append(
             {
                 "filename": record.path.name,
@@ -137,29 +142,41 @@ def distill(
             }
         )
     if not entries:
-        raise DataError(f"none of {len(records)} training images could be captioned; check data.root")
+        remedy = "leave --careful out" if careful and any(found) else "check data.root"
+        raise DataError(f"none of {len(records)} training images could be captioned; {remedy}")
     return entries
 
 
 @torch.no_grad()
-def _beams_of(
+def _captions_of(
     teacher: Teacher, data: CaptionData, numbers: Sequence[int], beams: int
 ) -> dict[int, list[str]]:
-    """All K beams of each image that can be read, the likeliest first."""
+    """All K captions of each image that can be read, the likeliest first."""
     model, tokenizer = teacher.model, teacher.tokenizer
     batch = data[tuple(Draw(number, (), view=0, epoch=0) for number in numbers)]
     if batch.is_blank:
         return {}
     features = batch_features(model, batch)
     assert features is not None
-    lengths = torch.full((len(batch.places),), model.config.model.max_length)
+    if isinstance(model, AutoregressiveModel):
+        result = _beams(model, features, tokenizer.end_id, beams)
+    else:
+        settings = replace(model.config.decoding, candidates=beams)
+        result = whole_captions(Sampler(model, features, settings, tokenizer.end_id)).best(beams)
+    texts = [tokenizer.decode(row) for row in result.until(tokenizer.end_id).tolist()]
+    each = len(texts) // features.images
+    return {numbers[place]: texts[row * each : (row + 1) * each] for row, place in enumerate(batch.places)}
+
+
+def _beams(model: AutoregressiveModel, features: ImageFeatures, end_id: int, beams: int) -> DecodingResult:
     settings = model.config.decoding
-    result = decode_left_to_right(
+    lengths = torch.full((features.images,), model.config.model.max_length)
+    return decode_left_to_right(
         model,
         features,
         start_tokens(lengths, model.mask_id),
         lengths,
-        tokenizer.end_id,
+        end_id,
         may_end=True,
         beams=beams,
         length_penalty=settings.length_penalty,
@@ -167,19 +184,30 @@ def _beams_of(
         concept_weight=settings.concept_weight,
         keep=beams,
     )
-    texts = [tokenizer.decode(row) for row in result.until(tokenizer.end_id).tolist()]
-    return {numbers[place]: texts[row * beams : (row + 1) * beams] for row, place in enumerate(batch.places)}
 
 
-def _agreement(records: Sequence[CaptionedImage], found: Sequence[Sequence[str]]) -> list[list[float]]:
-    """CIDEr-D of each image's captions against its human ones, whose n-grams it counts."""
+def _agreement(
+    records: Sequence[CaptionedImage], found: Sequence[Sequence[str]]
+) -> tuple[list[list[float]], list[list[bool]]]:
+    """CIDEr-D of each image's captions against its human ones, and which are faultless."""
     human, _ = tokenize({str(n): record.captions for n, record in enumerate(records)}, "ptb-python")
     written, _ = tokenize({str(n): texts for n, texts in enumerate(found)}, "ptb-python")
     frequencies = DocumentFrequencies.count(human, f"{len(records)} training images")
     truth: dict[str, Sequence[str]] = {}
     guess: dict[str, Sequence[str]] = {}
+    faultless = []
+    things = thing_words()
     for number, texts in written.items():
+        shown = set().union(*map(things.shown, human[number]))
+        faultless.append([_is_faultless(text, shown) for text in texts])
         for place, text in enumerate(texts):
             truth[f"{number}/{place}"], guess[f"{number}/{place}"] = human[number], [text]
     each = iter(score_cider(truth, guess, frequencies).per_image or ())
-    return [[next(each) for _ in texts] for texts in found]
+    return [[next(each) for _ in texts] for texts in found], faultless
+
+
+def _is_faultless(text: str, shown: set[str]) -> bool:
+    """Whether a tokenised caption names only things that are shown, in English without slips or repeats."""
+    words = text.split()
+    invents = any(shown.isdisjoint(mention.things) for mention in thing_words().mentions(text))
+    return not (invents or slips_of(words) or repeats_content(words))
