@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+import yaml
 
 from ddcap.commands import main
-from ddcap.data.batches import CaptionData
+from ddcap.data.batches import CaptionData, Draw
 from ddcap.data.images import load_image
 from ddcap.data.records import fold_of, load_records
 from ddcap.data.tokenizer import CaptionTokenizer
@@ -18,6 +19,7 @@ from ddcap.model.kinds import load_model
 from ddcap.recipe import DataSettings, load_recipe
 from ddcap.training.distillation import _agreement, load_teachers
 from ddcap.training.loop import train
+from ddcap.training.start import load_training_images
 
 AR = ["model.kind=autoregressive", "model.length_prediction=false", "model.concentrated_attention=false",
         "training.image_free_probability=0", "decoding.method=left_to_right", "decoding.guidance=1",
@@ -168,6 +170,19 @@ def test_a_diffusion_model_teaches_its_candidates(recipe_file, photos, captions_
             result = generate(model, features, settings, tokenizer.end_id, captions_per_image=4)
         wanted = {tokenizer.decode(row) for row in result.until(tokenizer.end_id).tolist()}
         assert {sentence["raw"] for sentence in image["sentences"]} == wanted - {""}
+
+
+def test_the_images_are_seen_as_the_initial_model_sees_them(recipe_file, tiny_model_folder):
+    """With `model.init` a recipe needs no section for the encoder."""
+    model = load_model(tiny_model_folder)
+    content = yaml.safe_load(recipe_file.read_text())
+    recipe_file.write_text(yaml.safe_dump({"data": content["data"]}))
+    recipe = load_recipe(recipe_file, [f"model.init={tiny_model_folder}"])
+    data = load_training_images(recipe, CaptionTokenizer.load(tiny_model_folder))
+    batch = data[(Draw(0, (), view=0, epoch=0),)]
+    assert torch.equal(
+        batch.pixels[0], torch.as_tensor(model.preprocessing(load_image(data.records[0].path)))
+    )
 
 
 def test_careful_leaves_out_inventions_and_slips(photos, captions_json):

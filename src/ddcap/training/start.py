@@ -41,7 +41,7 @@ from ddcap.training.checkpoint import (
     list_checkpoints,
     load_progress,
 )
-from ddcap.training.tags import DrawnTags, StoredTags, load_tagging
+from ddcap.training.tags import DrawnTags, StoredTags, Tagging, load_tagging
 
 # Training that starts from a trained model (`model.init`). The architecture is taken over, and the tokenizer.
 
@@ -231,11 +231,7 @@ def prepare(
         texts = (text for record in [*train_records, *beside] for text in record.captions)
         tokenizer = initial.tokenizer or build_tokenizer(recipe.tokenizer, texts)
         tokenizer.save(output)
-    tagging = load_tagging(recipe.encoder.tagger) if recipe.encoder.tagger is not None else None
-    if tagging is not None:
-        encoder: ImageEncoder = tagging.encoder(recipe.encoder)
-    else:
-        encoder = initial.encoder or build_image_encoder(recipe.encoder)
+    encoder, tagging = _eyes(initial)
     encoder.to(device)
     vocabulary = tagging.vocabulary if tagging else initial.model.vocabulary if initial.model else None
 
@@ -338,6 +334,15 @@ def _load_split(settings: DataSettings, split: str) -> list[CaptionedImage]:
     return records
 
 
+def _eyes(initial: Initial) -> tuple[ImageEncoder, Tagging | None]:
+    """The encoder that the recipe asks for, the initial model's or a new one, and its tagger's run if any."""
+    settings = initial.recipe.encoder
+    if settings.tagger is not None:
+        tagging = load_tagging(settings.tagger)
+        return tagging.encoder(settings), tagging
+    return initial.encoder or build_image_encoder(settings), None
+
+
 def load_training_images(recipe: Recipe, tokenizer: CaptionTokenizer) -> CaptionData:
     """All images of the training split, with people's captions and what a training sees of the images.
 
@@ -347,14 +352,11 @@ def load_training_images(recipe: Recipe, tokenizer: CaptionTokenizer) -> Caption
     """
     if recipe.data.shards:
         raise RecipeError("data.shards: cannot be distilled; set data.json to the images and captions")
+    initial = load_initial(recipe)
+    recipe = initial.recipe
     records = _load_split(recipe.data, "train")
-    tags = None
-    if recipe.encoder.tagger is not None:
-        tagging = load_tagging(recipe.encoder.tagger)
-        encoder: ImageEncoder = tagging.encoder(recipe.encoder)
-        tags = StoredTags(tagging.tags_path, records)
-    else:
-        encoder = build_image_encoder(recipe.encoder)
+    encoder, tagging = _eyes(initial)
+    tags = StoredTags(tagging.tags_path, records) if tagging is not None else None
     source = _source(recipe, encoder, records, recipe.data.views, iter, ALONE)
     settings = replace(recipe.data, held_out=None, distilled=None)
     return CaptionData(records, tokenizer, source, settings, recipe.model.max_length, tags)
