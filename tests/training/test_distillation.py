@@ -15,7 +15,7 @@ from ddcap.data.records import fold_of, load_records
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.generate import generate
 from ddcap.errors import DDCapError, RecipeError
-from ddcap.model.kinds import load_model
+from ddcap.model.loading import load_model
 from ddcap.recipe import DataSettings, load_recipe
 from ddcap.training.distillation import _agreement, load_teachers
 from ddcap.training.loop import train

@@ -33,7 +33,7 @@ from ddcap.evaluation.slips import repeats_content, slips_of
 from ddcap.evaluation.tokenization import tokenize
 from ddcap.model.autoregressive import AutoregressiveModel
 from ddcap.model.features import ImageFeatures
-from ddcap.model.loading import CaptioningModel, load_model
+from ddcap.model.loading import TorchModel, load_model
 from ddcap.publishing import find_model
 from ddcap.recipe import Recipe
 from ddcap.training.loss import batch_features
@@ -52,7 +52,7 @@ class Teacher:
         fold: the fold of the training images that it has not seen, and captions; None: it captions all.
     """
 
-    model: CaptioningModel
+    model: TorchModel
     tokenizer: CaptionTokenizer
     fold: int | None = None
 
