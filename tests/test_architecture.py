@@ -1,10 +1,9 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 import ddcap
 
@@ -24,6 +23,12 @@ RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 FACADE = {"Captioner": "captioner", "Caption": "decoding"}  # names that `import ddcap` makes on demand
 
 
+@cache
+def tree_of(source):
+    """The syntax tree of a file, parsed once."""
+    return ast.parse(source.read_text(encoding="utf-8"))
+
+
 def part_of(source):
     """The top-level module or subpackage a file belongs to; None for the package's __init__ and __main__."""
     relative = source.relative_to(ROOT)
@@ -33,7 +38,7 @@ def part_of(source):
 
 def imported_parts(source):
     """Top-level parts of ddcap that a file imports anywhere, functions included."""
-    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(source)):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{source}:{node.lineno}: relative import"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
@@ -48,6 +53,11 @@ def imported_parts(source):
                 yield FACADE.get(part, part), node.lineno
 
 
+def calls_in(source):
+    """Every call in a file."""
+    return [node for node in ast.walk(tree_of(source)) if isinstance(node, ast.Call)]
+
+
 def source_name(source):
     return str(source.relative_to(ROOT))
 
@@ -57,46 +67,57 @@ def test_there_are_sources():
     assert expected <= {part_of(source) for source in SOURCES}
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=source_name)
-def test_imports_come_from_the_left(source):
-    part = part_of(source)
-    if part is None:
-        return
-    assert part in RANK, f"{part} has no place in ORDER yet"
-    for imported, line in imported_parts(source):
-        assert imported in RANK, f"{source}:{line}: {imported} has no place in ORDER yet"
-        left = RANK[imported] < RANK[part]
-        assert imported == part or left, f"{source}:{line}: {part} imports {imported}, not on its left"
+def test_every_part_has_a_place_in_the_order():
+    parts = {part_of(source) for source in SOURCES} - {None}
+    imported = {part for source in SOURCES for part, _ in imported_parts(source)}
+    assert (parts | imported) - RANK.keys() == set()
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=source_name)
-def test_no_file_is_over_450_lines(source):
-    assert len(source.read_text(encoding="utf-8").splitlines()) <= 450
+def test_imports_come_from_the_left():
+    wrong = []
+    for source in SOURCES:
+        part = part_of(source)
+        if part is None:
+            continue
+        for imported, line in imported_parts(source):
+            if imported != part and RANK[imported] >= RANK[part]:
+                wrong.append(f"{source_name(source)}:{line}: {part} imports {imported}, not on its left")
+    assert wrong == []
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=source_name)
-def test_pictures_are_opened_in_one_place(source):
+def test_no_file_is_over_450_lines():
+    lines = {source_name(source): len(source.read_text("utf-8").splitlines()) for source in SOURCES}
+    assert {name: count for name, count in lines.items() if count > 450} == {}
+
+
+def test_pictures_are_opened_in_one_place():
     """Pillow's `open` without a list of formats starts other programs for some."""
-    calls = [
-        node for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)
-    ]
-    if source_name(source) != "data/images.py":
-        assert not [call for call in calls if ast.unparse(call.func) == "Image.open"]
+    opened = {
+        source_name(source)
+        for source in SOURCES
+        for call in calls_in(source)
+        if ast.unparse(call.func) == "Image.open"
+    }
+    assert opened == {"data/images.py"}
 
 
 WRITES_INTO_A_TEMPORARY_FOLDER = {"evaluation/external.py"}
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=source_name)
-def test_only_the_one_helper_writes_whole_files(source):
+def test_only_the_one_helper_writes_whole_files():
     """A file written past `ddcap.files` can be found half written, or be written by two processes at once."""
-    if source_name(source) == "files.py" or source_name(source) in WRITES_INTO_A_TEMPORARY_FOLDER:
-        return
-    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            name = ast.unparse(node.func)
-            assert node.func.attr not in ("write_text", "write_bytes", "rename"), f"{source}:{node.lineno}"
-            assert name not in ("os.replace", "temporary.replace"), f"{source}:{node.lineno}"
+    written = []
+    for source in SOURCES:
+        if source_name(source) == "files.py" or source_name(source) in WRITES_INTO_A_TEMPORARY_FOLDER:
+            continue
+        for call in calls_in(source):
+            if not isinstance(call.func, ast.Attribute):
+                continue
+            name = ast.unparse(call.func)
+            is_writing = call.func.attr in ("write_text", "write_bytes", "rename")
+            if is_writing or name in ("os.replace", "temporary.replace"):
+                written.append(f"{source_name(source)}:{call.lineno}: {name}")
+    assert written == []
 
 
 def module_name(source):
@@ -109,7 +130,7 @@ def test_no_files_import_each_other():
     modules = {module_name(source): source for source in SOURCES}
     graph = {name: set() for name in modules}
     for name, source in modules.items():
-        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(source)):
             if isinstance(node, ast.ImportFrom):
                 found = {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
                 graph[name] |= (found & modules.keys()) - {name, "ddcap"}
