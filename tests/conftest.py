@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +35,7 @@ ENDINGS = [
 
 
 # more examples of a property test: pytest FILE --hypothesis-profile thousands
-for _profile, _examples in (("some", 700), ("thousands", 6000)):
+for _profile, _examples in (("few", 100), ("thousands", 6000)):
     settings.register_profile(
         _profile,
         max_examples=_examples,
@@ -42,22 +43,29 @@ for _profile, _examples in (("some", 700), ("thousands", 6000)):
         database=None,
         suppress_health_check=[HealthCheck.too_slow],
     )
-settings.load_profile("some")
+settings.load_profile("few")
+
+
+MakeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
 @pytest.fixture(scope="session")
-def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
-    """A function (name, make) -> the folder that `make` wrote, once for all processes of a test run."""
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
+    """A function (name, make) -> the folder that `make` wrote, once for all processes of a test run.
+
+    A test that changes something there copies it first.
+    """
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     def made_once(name: str, make: Callable[[Path], object]) -> Path:
-        folder = shared / name
+        folder, done = shared / "once" / name, shared / "once" / f"{name}.done"
+        folder.parent.mkdir(exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            if not folder.exists():
-                begun = tmp_path_factory.mktemp(name) / name
-                make(begun)
-                begun.rename(folder)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # what a test that was stopped has left
+                make(folder)
+                done.touch()
         return folder
 
     return made_once
@@ -70,18 +78,21 @@ def photos() -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def small_photos(photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def small_photos(photos: list[Path], made_once: MakeOnce) -> list[Path]:
     """The same photographs, 96 pixels wide or high, by the same names: a training reads them many times."""
-    folder = tmp_path_factory.mktemp("small_photos")
-    for photo in photos:
-        with Image.open(photo) as image:
-            image.thumbnail((96, 96))
-            image.save(folder / photo.name, quality=95)
-    return sorted(folder.iterdir())
+
+    def shrink(folder: Path) -> None:
+        folder.mkdir()
+        for photo in photos:
+            with Image.open(photo) as image:
+                image.thumbnail((96, 96))
+                image.save(folder / photo.name, quality=95)
+
+    return sorted(made_once("small_photos", shrink).iterdir())
 
 
 @pytest.fixture(scope="session")
-def captions_json(photos: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def captions_json(photos: list[Path], made_once: MakeOnce) -> Path:
     """A Karpathy JSON over `photos`; the image folder is `photos[0].parent`.
 
     The last but one is "val", the last "test", the rest "train". Five captions each, but three for the first.
@@ -93,9 +104,12 @@ def captions_json(photos: list[Path], tmp_path_factory: pytest.TempPathFactory) 
         texts = [f"{subject} {ending}" for ending in (ENDINGS if number else ENDINGS[:3])]
         sentences = [{"raw": text} for text in texts]
         images.append({"filename": photo.name, "imgid": number, "split": split, "sentences": sentences})
-    path = tmp_path_factory.mktemp("captions") / "dataset.json"
-    path.write_text(json.dumps({"images": images, "dataset": "photos"}))
-    return path
+
+    def write(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "dataset.json").write_text(json.dumps({"images": images, "dataset": "photos"}))
+
+    return made_once("captions", write) / "dataset.json"
 
 
 @pytest.fixture(scope="session")
@@ -120,7 +134,7 @@ def small_sizes() -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_clip_folder(made_once: MakeOnce) -> Path:
     """A CLIP vision model with random weights: 32 pixels, patches of 8, width 32, projection 16."""
     transformers = pytest.importorskip("transformers")
     config = transformers.CLIPVisionConfig(
@@ -132,38 +146,40 @@ def tiny_clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch_size=8,
         projection_dim=16,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = transformers.CLIPVisionModelWithProjection(config)
-    folder = tmp_path_factory.mktemp("tiny_clip")
-    model.eval().save_pretrained(folder)
-    return folder
+
+    def build(folder: Path) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = transformers.CLIPVisionModelWithProjection(config)
+        model.eval().save_pretrained(folder)
+
+    return made_once("tiny_clip", build)
 
 
 @pytest.fixture(scope="session")
-def tiny_model_folder(
-    tiny_clip_folder: Path, tiny_tokenizer: CaptionTokenizer, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def tiny_model_folder(tiny_clip_folder: Path, tiny_tokenizer: CaptionTokenizer, made_once: MakeOnce) -> Path:
     """A saved model with random weights, large enough for its captions to differ, beside its tokenizer."""
     encoder = EncoderSettings(kind="clip", name=str(tiny_clip_folder), image_size=32, fit="crop")
     settings = ModelSettings(width=32, layers=2, heads=2, projection_hidden=16, length_hidden=16)
     config = ModelConfig(
         tiny_tokenizer.vocabulary_size, encoder, settings, DiffusionSettings(), DecodingSettings()
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = DDCapModel(config)
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data.normal_(std=0.3)
-    folder = tmp_path_factory.mktemp("tiny_model")
-    model.save_pretrained(folder)
-    tiny_tokenizer.save(folder)
-    return folder
+
+    def build(folder: Path) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = DDCapModel(config)
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter.data.normal_(std=0.3)
+        model.save_pretrained(folder)
+        tiny_tokenizer.save(folder)
+
+    return made_once("tiny_model", build)
 
 
 @pytest.fixture(scope="session")
-def tiny_graphs_folder(tiny_model_folder: Path, made_once: Callable[..., Path]) -> Path:
+def tiny_graphs_folder(tiny_model_folder: Path, made_once: MakeOnce) -> Path:
     """The model of `tiny_model_folder` with its ONNX graphs, in float32."""
     pytest.importorskip("onnxscript")
     words = ["export", str(tiny_model_folder), "--onnx", "--dtype", "float32"]
@@ -175,9 +191,7 @@ def tiny_graphs_folder(tiny_model_folder: Path, made_once: Callable[..., Path]) 
 
 
 @pytest.fixture(scope="session")
-def tiny_ar_folder(
-    tiny_model_folder: Path, tiny_tokenizer: CaptionTokenizer, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def tiny_ar_folder(tiny_model_folder: Path, tiny_tokenizer: CaptionTokenizer, made_once: MakeOnce) -> Path:
     """A saved autoregressive model with random weights, of the size of `tiny_model_folder`'s."""
     theirs = read_config(tiny_model_folder)
     changes = {"kind": "autoregressive", "length_prediction": False, "concentrated_attention": False}
@@ -188,10 +202,12 @@ def tiny_ar_folder(
         theirs.diffusion,
         DecodingSettings(method="left_to_right", guidance=1),
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = build_model(config)
-    folder = tmp_path_factory.mktemp("tiny_ar")
-    model.save_pretrained(folder)
-    tiny_tokenizer.save(folder)
-    return folder
+
+    def build(folder: Path) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = build_model(config)
+        model.save_pretrained(folder)
+        tiny_tokenizer.save(folder)
+
+    return made_once("tiny_ar", build)

@@ -116,6 +116,7 @@ def shallow_default(tmp_path_factory):
     return str(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", commands())
 def test_every_command_in_the_documents_runs(command, workplace, request, monkeypatch, capsys, tmp_path):
     """As it stands there, but on the CPU and without the metrics that take Java long.
@@ -180,6 +181,7 @@ def python_blocks():
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", python_blocks())
 def test_the_python_of_a_page_runs_from_its_first_block_to_its_last(blocks, workplace, monkeypatch):
     monkeypatch.chdir(workplace)
@@ -195,6 +197,7 @@ def test_the_python_of_a_page_runs_from_its_first_block_to_its_last(blocks, work
         exec(block, known)
 
 
+@pytest.mark.slow
 def test_an_encoder_of_ones_own_learns_a_picture_by_heart(workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     text = (ROOT / "docs" / "own_encoder.md").read_text()
@@ -264,6 +267,7 @@ def test_caption_folder(monkeypatch, tmp_path, photos, tiny_model_folder):
     assert len(out.read_text().splitlines()) == len(photos) + 1
 
 
+@pytest.mark.slow
 def test_datasets_map(monkeypatch, tmp_path, small_photos, capsys):
     pytest.importorskip("datasets")
     import pyarrow.parquet

@@ -52,6 +52,7 @@ def named(output):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_the_tutorial_teaches_the_default_model_a_dozen_animals(capsys):
     caption, check, train, caption_again, score, score_again, unseen = commands(section("tutorial"))
@@ -79,6 +80,7 @@ def test_the_tutorial_teaches_the_default_model_a_dozen_animals(capsys):
     assert len(capsys.readouterr().out.split()) >= 3  # a caption
 
 
+@pytest.mark.slow
 def test_the_csv_of_the_page_trains(here, capsys):
     csv = re.search(r"```csv\n(.*?)```", PAGE, re.DOTALL)[1]
     (here / "animals.csv").write_text(csv)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).parents[1] / "examples" / "quickstart.ipynb"
@@ -17,6 +18,7 @@ def printed(notebook):
     return found
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_and_shows_what_is_stored():
     stored = nbformat.read(NOTEBOOK, as_version=4)
     assert NOTEBOOK.stat().st_size < 100_000

@@ -14,6 +14,8 @@ from ddcap import Captioner
 from ddcap.choices import caption_drafts, word_alternatives
 from ddcap.commands import main
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").rglob("*.jpg"))
 READY = "body[data-model=ready]"
 CHELSEA = Path(__file__).parents[2] / "examples" / "photos" / "chelsea.jpg"

@@ -445,9 +445,10 @@ class Histories(RuleBasedStateMachine):
         assert all(path.stat().st_size for path in Path("album").rglob("*.*g"))
 
 
-def test_no_byte_of_the_users_changes_and_no_caption_goes_away():
+@pytest.mark.parametrize("histories", [3, pytest.param(25, marks=pytest.mark.slow)])
+def test_no_byte_of_the_users_changes_and_no_caption_goes_away(histories):
     checks = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
-    given = int(os.environ.get("DDCAP_HISTORIES", "25"))
+    given = int(os.environ.get("DDCAP_HISTORIES", histories))
     run_state_machine_as_test(
         Histories,
         settings=settings(

@@ -55,6 +55,7 @@ def rows_of(path):
     return sorted((json.loads(line) for line in path.read_text().splitlines()), key=lambda row: row["image"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_the_rows_are_those_of_the_local_engine(album, tmp_path, capsys):
     local, over, tars = tmp_path / "local.jsonl", tmp_path / "ray.jsonl", tmp_path / "captions"
@@ -84,6 +85,7 @@ def test_the_rows_are_those_of_the_local_engine(album, tmp_path, capsys):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 def test_a_killed_worker_loses_nothing(small_photos, tmp_path):
     from ddcap.bulk.ray_engine import caption_on_ray

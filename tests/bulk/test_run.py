@@ -99,6 +99,7 @@ def test_a_torn_row_is_made_again(default, folder, tmp_path, kind, cut):
     assert names == {row["image"] for row in rows_of(out)}
 
 
+@pytest.mark.slow
 def test_killed_twice_it_ends_complete_and_without_doubles(tmp_path, small_photos):
     folder, out = tmp_path / "many", tmp_path / "captions.jsonl"
     folder.mkdir()

@@ -116,6 +116,7 @@ def test_a_torn_tar_is_gone_on_with(shards, tmp_path, default, share):
     assert [one.name for one in out.iterdir() if one.name.startswith(".")] == [".ddcap-job"]
 
 
+@pytest.mark.slow
 def test_killed_it_ends_complete_and_without_doubles(tmp_path, small_photos):
     shard, out = tmp_path / "00000.tar", tmp_path / "captions"
     with tarfile.open(shard, "w") as tar:

@@ -84,6 +84,7 @@ def test_the_bytes_of_weights_that_the_default_reads(photos):
     assert weights["choose"] == 0
 
 
+@pytest.mark.slow
 def test_guidance_of_one_picture_takes_one_call_a_step(tiny_graphs_folder, photos):
     captioner = Captioner.from_pretrained(tiny_graphs_folder)
     counted = Counted(captioner.model)
@@ -92,6 +93,7 @@ def test_guidance_of_one_picture_takes_one_call_a_step(tiny_graphs_folder, photo
     assert [shape[2] for shape in counted.steps("positions")] == list(range(5, 0, -1))
 
 
+@pytest.mark.slow
 def test_pictures_share_what_is_the_same_without_them(tiny_graphs_folder, photos):
     """All captions of one length are alike before the first step: one of them is computed."""
     captioner = Captioner.from_pretrained(tiny_graphs_folder)

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,30 +20,50 @@ ROWS = {
 
 
 @pytest.fixture(scope="session")
-def photo_splits(captions_json, tmp_path_factory):
+def photo_splits(captions_json, made_once):
     """A Karpathy JSON in which every photograph is in each split."""
     entries = json.loads(captions_json.read_text())["images"]
     images = []
     for number, split in enumerate(("train", "val", "test")):
         images += [{**entry, "split": split, "imgid": 100 * number + entry["imgid"]} for entry in entries]
-    path = tmp_path_factory.mktemp("splits") / "dataset.json"
-    path.write_text(json.dumps({"images": images}))
-    return path
+
+    def write(folder):
+        folder.mkdir()
+        (folder / "dataset.json").write_text(json.dumps({"images": images}))
+
+    return made_once("splits", write) / "dataset.json"
 
 
 @pytest.fixture(scope="session")
-def plan_file(photos, photo_splits, tiny_clip_folder, tmp_path_factory):
-    """A small but whole ablation of real trainings on real photographs."""
-    folder = tmp_path_factory.mktemp("plan")
+def shared_plan(small_photos, photo_splits, tiny_clip_folder, made_once):
+    """A small but whole ablation of real trainings on real photographs, the same for all processes."""
+
+    def write(folder):
+        folder.mkdir()
+        write_plan(folder, small_photos[0].parent, photo_splits, tiny_clip_folder)
+
+    return made_once("plan", write) / "plan.yaml"
+
+
+@pytest.fixture
+def plan_file(shared_plan, tmp_path):
+    """The same plan, in a folder where a test may add others."""
+    folder = tmp_path / "plan"
+    shutil.copytree(shared_plan.parent, folder, ignore=shutil.ignore_patterns("cache"))
+    return folder / "plan.yaml"
+
+
+def write_plan(folder, photos, splits, clip):
+    """Write the plan with its recipes."""
     base = {
         "data": {
-            "root": str(photos[0].parent),
-            "json": str(photo_splits),
+            "root": str(photos),
+            "json": str(splits),
             "captions_per_image": 2,
             "workers": 0,
             "cache": str(folder / "cache"),
         },
-        "encoder": {"kind": "clip", "name": str(tiny_clip_folder), "image_size": 32, "fit": "crop"},
+        "encoder": {"kind": "clip", "name": str(clip), "image_size": 32, "fit": "crop"},
         "tokenizer": {"vocabulary_size": 120},
         "model": {"width": 32, "layers": 1, "heads": 2, "dropout": 0},
         "training": {
@@ -77,20 +98,21 @@ def plan_file(photos, photo_splits, tiny_clip_folder, tmp_path_factory):
             "shares": {"0.5": ["training.epochs=4", "training.validate_at=[2]"]},
         },
     }
-    path = folder / "plan.yaml"
-    path.write_text(yaml.safe_dump(plan))
-    return path
+    (folder / "plan.yaml").write_text(yaml.safe_dump(plan))
 
 
 @pytest.fixture(scope="session")
-def finished(plan_file, tmp_path_factory):
+def finished(shared_plan, made_once):
     """The folder of a finished ablation, and what it said on the way."""
     from experiments.run import ablate
 
-    output = tmp_path_factory.mktemp("ablation")
-    said = []
-    ablate(load_plan(plan_file, output), output, fast=True, say=said.append)
-    return output, said
+    def run(folder):
+        said = []
+        ablate(load_plan(shared_plan, folder / "out"), folder / "out", fast=True, say=said.append)
+        (folder / "said.json").write_text(json.dumps(said))
+
+    folder = made_once("ablation", run)
+    return folder / "out", json.loads((folder / "said.json").read_text())
 
 
 @pytest.fixture(scope="session")
@@ -108,19 +130,21 @@ def pair(best_folders):
 
 
 @pytest.fixture(scope="session")
-def val(finished, plan_file):
+def val(finished, shared_plan):
     """The pictures of val, with their features."""
     from experiments.split import load_split
 
-    return load_split(load_plan(plan_file, finished[0]).named("g")[0].recipe, "val")
+    return load_split(load_plan(shared_plan, finished[0]).named("g")[0].recipe, "val")
 
 
 @pytest.fixture(scope="session")
-def analysed(best_folders, plan_file, tmp_path_factory):
+def analysed(best_folders, shared_plan, made_once):
     """The folder of a whole analysis of two pictures."""
     from experiments.analysis.run import main
 
-    output = tmp_path_factory.mktemp("analysis")
-    recipe = str(plan_file.parent / "g.yaml")
-    assert main([*best_folders, recipe, "--limit", "2", "--output", str(output)]) == 0
-    return output
+    recipe = str(shared_plan.parent / "g.yaml")
+
+    def analyse(folder):
+        assert main([*best_folders, recipe, "--limit", "2", "--output", str(folder)]) == 0
+
+    return made_once("analysis", analyse)

@@ -28,6 +28,7 @@ def test_rows_stand_on_the_papers_recipe():
         assert designs(recipe) == designs(flickr8k.named(one.name)[0].recipe)
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_rows_and_one_scores_them(
     small_photos, photo_splits, tiny_clip_folder, small_sizes, tmp_path
 ):

@@ -85,8 +85,14 @@ def test_infilling_differences_are_paired(finished):
             assert systems["g - twin"][name]["mean"] == pytest.approx(expected, abs=2e-3)
 
 
-def test_a_second_run_repeats_nothing_and_finds_the_same(finished, plan_file):
-    output, _ = finished
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A copy of the finished ablation, to run again."""
+    return Path(shutil.copytree(finished[0], tmp_path / "copy"))
+
+
+def test_a_second_run_repeats_nothing_and_finds_the_same(copy, plan_file):
+    output = copy
     before = {path: path.stat().st_mtime_ns for path in output.rglob("*") if path.name != METRICS_NAME}
     text = (output / METRICS_NAME).read_text()
     ablate(load_plan(plan_file, output), output, fast=True)
@@ -96,10 +102,8 @@ def test_a_second_run_repeats_nothing_and_finds_the_same(finished, plan_file):
     assert (output / METRICS_NAME).read_text() == text
 
 
-def test_a_lost_result_is_made_again_from_the_training(finished, plan_file, tmp_path):
+def test_a_lost_result_is_made_again_from_the_training(finished, copy, plan_file):
     output, _ = finished
-    copy = tmp_path / "copy"
-    shutil.copytree(output, copy)
     lost = copy / "results" / "g-seed0.json"
     expected = json.loads(lost.read_text())["predictions"]
     lost.write_text(lost.read_text()[:100])
@@ -111,8 +115,8 @@ def test_a_lost_result_is_made_again_from_the_training(finished, plan_file, tmp_
     assert metrics[0] == metrics[1]
 
 
-def test_the_command_prints_the_tables_and_leaves_them(finished, plan_file, capsys):
-    output, _ = finished
+def test_the_command_prints_the_tables_and_leaves_them(copy, plan_file, capsys):
+    output = copy
     assert main(["ablate", str(plan_file), "--output", str(output), "--fast"]) == 0
     printed = capsys.readouterr()
     assert printed.out.startswith("## Does the order turn?") and "## Table 1" in printed.out

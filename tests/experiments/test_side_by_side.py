@@ -59,6 +59,7 @@ def test_a_part_is_one_training_with_all_that_takes_it(plan_file):
     assert sum(len(part.trials) for part in parts) == len(plan.trials)
 
 
+@pytest.mark.slow
 def test_two_at_a_time_give_the_captions_of_one_at_a_time(small_plan, finished, tmp_path):
     said = []
     plan = load_plan(small_plan, tmp_path)
@@ -76,6 +77,7 @@ def test_two_at_a_time_give_the_captions_of_one_at_a_time(small_plan, finished, 
     assert json.loads(metrics.read_text())["rows"]["f"]["seeds"].keys() == {"0", "1"}
 
 
+@pytest.mark.slow
 def test_a_signal_saves_all_trainings_and_the_same_command_goes_on(small_plan, tmp_path, start):
     overrides = ["training.epochs=4000", "training.validate_every=4000", "training.checkpoint_every=1000000"]
     command = ["ablate", str(small_plan), *overrides, "--output", str(tmp_path), "--fast", "--jobs", "2"]
@@ -94,6 +96,7 @@ def test_a_signal_saves_all_trainings_and_the_same_command_goes_on(small_plan, t
     assert not (tmp_path / "trainings" / "g-0.5-seed0").exists()
 
 
+@pytest.mark.slow
 def test_a_signal_spares_a_process_that_has_nothing_to_do(small_plan, tmp_path, start):
     plan = yaml.safe_load(small_plan.read_text())
     long = small_plan.with_name("f.yaml").read_text().replace("extends", "training: {epochs: 4000}\nextends")

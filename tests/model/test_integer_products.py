@@ -30,7 +30,7 @@ DEFAULT = Path(ddcap.__file__).parent / "pretrained" / "default"
 PRODUCT = "MatMulIntegerToFloat"
 
 
-@pytest.fixture(scope="module", params=["default", "exported"])
+@pytest.fixture(scope="module", params=["default", pytest.param("exported", marks=pytest.mark.slow)])
 def products(request):
     """Name, integers (inputs, outputs) and inputs' zero of each product in the graphs of a folder."""
     folder = DEFAULT if request.param == "default" else request.getfixturevalue("tiny_graphs_folder")

@@ -13,7 +13,8 @@ from ddcap.captioner import Captioner
 from ddcap.commands import main
 from ddcap.errors import CheckpointError, DDCapError
 from ddcap.model.config import GRAPHS
-from ddcap.model.quantization import dequantise_state, quantise_state
+
+pytestmark = pytest.mark.slow
 
 pytest.importorskip("onnxscript")
 
@@ -154,25 +155,3 @@ def test_a_damaged_folder_is_one_line(folder, tmp_path, what, capsys, photos):
     assert main(["caption", "--model", str(broken), "--precision", "float32", str(photos[0])]) == 1
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and str(broken) in message
-
-
-def test_eight_bits_and_back():
-    generator = np.random.default_rng(0)
-    state = {
-        "large": generator.standard_normal((300, 256)).astype(np.float32) * generator.random((300, 1)) * 9,
-        "bias": generator.standard_normal(256).astype(np.float32),
-        "small": generator.standard_normal((4, 5, 6)).astype(np.float32),
-        "numbers": np.arange(10),
-    }
-    state["large"][7] = 0
-    state["large"] = state["large"].astype(np.float32)
-    stored = quantise_state(state)
-    assert stored["large"].dtype == np.int8 and stored["large#scale"].shape == (300,)
-    again = dequantise_state(stored)
-    assert again.keys() == state.keys()
-    step = np.abs(state["large"]).max(axis=1, keepdims=True) / 127
-    assert (np.abs(again["large"] - state["large"]) <= step / 2 + 1e-7).all()
-    assert np.array_equal(again["bias"], state["bias"]) and np.array_equal(again["numbers"], state["numbers"])
-    np.testing.assert_allclose(again["small"], state["small"], rtol=1e-3)
-    twice = quantise_state(again)
-    assert np.array_equal(twice["large"], stored["large"])

@@ -11,6 +11,8 @@ from ddcap.model.ddcap import DDCapModel
 from ddcap.model.onnx_export import export_onnx
 from ddcap.settings import DecodingSettings
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("onnxscript")
 
 

@@ -23,6 +23,7 @@ def step(name):
     return [text for kind, text in STEPS if kind == name]
 
 
+@pytest.mark.slow
 def test_what_it_copies_is_enough_to_build_the_package(tmp_path):
     """Whose wheel holds the default model, its confidence and the list of neutral words."""
     pytest.importorskip("hatchling")

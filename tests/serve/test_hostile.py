@@ -16,6 +16,8 @@ import httpx
 import numpy as np
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 FINE, REFUSED = 200, 422
 
 

@@ -13,6 +13,7 @@ pytest.importorskip("fastapi")
 httpx = pytest.importorskip("httpx")
 
 
+@pytest.mark.slow
 def test_it_finishes_what_it_has_accepted(start_service, photos, tmp_path):
     """One request at a time: others wait in the queue, and a caption is streamed, when it is told to stop."""
     keys = tmp_path / "keys.txt"

@@ -20,6 +20,8 @@ from hypothesis import HealthCheck, given, settings
 from PIL import Image
 from schemathesis.generation import GenerationMode
 
+pytestmark = pytest.mark.slow
+
 CONFIG = schemathesis.Config.from_path(Path(__file__).with_name("schemathesis.toml"))
 
 

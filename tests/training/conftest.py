@@ -13,8 +13,16 @@ CONCEPTS = ["cat", "cup", "coffee", "woman", "rocket", "dog", "people", "wall", 
 
 
 @pytest.fixture(scope="session")
-def tagger_recipe(tmp_path_factory, photos, captions_json):
-    folder = tmp_path_factory.mktemp("tagger")
+def tagger_recipe(made_once, small_photos, captions_json):
+    def write(folder):
+        folder.mkdir()
+        write_tagger_recipe(folder, small_photos, captions_json)
+
+    return made_once("tagger_recipe", write) / "tagger.yaml"
+
+
+def write_tagger_recipe(folder, photos, captions_json):
+    """Write the recipe with all that it names."""
     ConceptVocabulary(CONCEPTS, {"cats": "cat", "person": "people"}).save(folder)
     names = {"281": {"words": {"cat": 0.9}}, "105": {"words": {"koala": 0.9, "bear": 0.5}}}
     (folder / "class_words.json").write_text(json.dumps(names))
@@ -46,22 +54,39 @@ def tagger_recipe(tmp_path_factory, photos, captions_json):
             "fewest": 1,
         },
     }
-    path = folder / "tagger.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    return path
+    (folder / "tagger.yaml").write_text(yaml.safe_dump(recipe))
 
 
 @pytest.fixture(scope="session")
-def tagger_folder(tagger_recipe):
-    return train_tagger(load_recipe(tagger_recipe))
+def tagger_folder(tagger_recipe, made_once):
+    """A trained tagger with its tags of the training pictures."""
+    return made_once(
+        "tagger", lambda folder: train_tagger(load_recipe(tagger_recipe, [f"tagger.output={folder}"]))
+    )
 
 
 @pytest.fixture
 def recipe_file(tmp_path, small_photos, captions_json, tiny_clip_folder):
     """A tiny but complete training on real photographs: trainable CLIP, dropout, image-free training, EMA."""
+    return write_recipe(tmp_path, small_photos, captions_json, tiny_clip_folder)
+
+
+@pytest.fixture(scope="session")
+def shared_recipe(made_once, small_photos, captions_json, tiny_clip_folder):
+    """The same, for runs that several tests look at; give each an output of its own."""
+
+    def write(folder):
+        folder.mkdir()
+        write_recipe(folder, small_photos, captions_json, tiny_clip_folder)
+
+    return made_once("recipe", write) / "recipe.yaml"
+
+
+def write_recipe(folder, photos, captions_json, clip):
+    """Write the recipe; its output is `run` in the same folder."""
     recipe = {
         "data": {
-            "root": str(small_photos[0].parent),
+            "root": str(photos[0].parent),
             "json": str(captions_json),
             "captions_per_image": 2,
             "views": 3,
@@ -69,7 +94,7 @@ def recipe_file(tmp_path, small_photos, captions_json, tiny_clip_folder):
         },
         "encoder": {
             "kind": "clip",
-            "name": str(tiny_clip_folder),
+            "name": str(clip),
             "image_size": 32,
             "fit": "crop",
             "trainable": True,
@@ -77,7 +102,7 @@ def recipe_file(tmp_path, small_photos, captions_json, tiny_clip_folder):
         "tokenizer": {"vocabulary_size": 120},
         "model": {"width": 16, "layers": 1, "heads": 2, "projection_hidden": 8, "length_hidden": 8},
         "training": {
-            "output": str(tmp_path / "run"),
+            "output": str(folder / "run"),
             "epochs": 4,
             "warmup_epochs": 1,
             "batch_size": 8,
@@ -88,6 +113,6 @@ def recipe_file(tmp_path, small_photos, captions_json, tiny_clip_folder):
             "log_every": 1,
         },
     }
-    path = tmp_path / "recipe.yaml"
+    path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return path

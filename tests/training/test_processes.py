@@ -17,6 +17,8 @@ from ddcap.recipe import load_recipe
 from ddcap.training.checkpoint import list_checkpoints
 from ddcap.training.loop import train
 
+pytestmark = pytest.mark.slow
+
 # dropout is drawn by every process for itself; t, noise, dropped images and views are those of the picture
 QUIET = [
     "model.dropout=0",
@@ -24,7 +26,7 @@ QUIET = [
     "training.epochs=2",
     "training.warmup_epochs=0",
     "training.learning_rate=1e-3",
-    "training.checkpoint_every=500",
+    "training.checkpoint_every=1",
     "training.validate_every=1",
     "training.validate_images=2",
 ]
@@ -33,13 +35,37 @@ QUIET = [
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 ACCELERATE = ["accelerate.commands.launch", "--cpu", "--num_processes=2"]
 COMMAND = [sys.executable, "-m", *TORCHRUN, "-m", "ddcap", "train"]
+SHARING = {
+    "DDP": [],
+    "FSDP2": ["training.fsdp=true"],
+    "FSDP2, accumulating": ["training.fsdp=true", "training.gradient_accumulation=2"],
+}
+
+# several trainings in turn: to start two processes takes longer than all of them
+IN_TURN = """
+import json, sys
+from ddcap.machine import leave
+from ddcap.recipe import load_recipe
+from ddcap.training.loop import train
+
+for recipe, changes, resume in json.loads(sys.argv[1]):
+    train(load_recipe(recipe, changes), resume=resume)
+leave(0)
+"""
 
 
-def train_in_two_processes(*arguments, launcher=TORCHRUN):
-    command = [sys.executable, "-m", *launcher, "-m", "ddcap", "train", *map(str, arguments)]
+def launch(*command, launcher=TORCHRUN):
+    command = [sys.executable, "-m", *launcher, *map(str, command)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def train_in_two_processes(folder, runs, *, resume=False):
+    """Train with a recipe and changes each, one after the other, in the same two processes."""
+    script = folder / "in_turn.py"
+    script.write_text(IN_TURN)
+    launch(script, json.dumps([[str(recipe), changes, resume] for recipe, changes in runs]))
 
 
 def log(output, kind, name):
@@ -55,12 +81,43 @@ def close(first, second):
         torch.testing.assert_close(value, other[name], rtol=2e-3, atol=2e-5)
 
 
-@pytest.fixture
-def alone(recipe_file, tmp_path):
-    """A run in one process."""
-    output = tmp_path / "alone"
-    train(load_recipe(recipe_file, [*QUIET, f"training.output={output}"]))
-    return output
+def undo_a_step(output):
+    """As if the run had been killed before its last step."""
+    shutil.rmtree(list_checkpoints(output)[-1])
+
+
+def changes_for(folder, name, sharing):
+    return [*QUIET, *SHARING[sharing], f"training.output={folder / name}"]
+
+
+@pytest.fixture(scope="session")
+def runs(shared_recipe, made_once):
+    """Folder of `alone`, a run of one process, and of those of two processes, by how they share."""
+
+    def make(folder):
+        folder.mkdir()
+        train(load_recipe(shared_recipe, [*QUIET, f"training.output={folder / 'alone'}"]))
+        train_in_two_processes(folder, [(shared_recipe, changes_for(folder, name, name)) for name in SHARING])
+
+    return made_once("two_processes", make)
+
+
+@pytest.fixture(scope="session")
+def resumed(runs, shared_recipe, made_once):
+    """Folder of runs that two processes began: one made the last step, and then two made it again."""
+
+    def make(folder):
+        folder.mkdir()
+        for name in ("DDP", "FSDP2"):
+            shutil.copytree(runs / name, folder / f"{name} by one")
+            undo_a_step(folder / f"{name} by one")
+            train(load_recipe(shared_recipe, changes_for(folder, f"{name} by one", name)), resume=True)
+            shutil.copytree(folder / f"{name} by one", folder / f"{name} by two")
+            undo_a_step(folder / f"{name} by two")
+        again = [(shared_recipe, changes_for(folder, f"{name} by two", name)) for name in ("DDP", "FSDP2")]
+        train_in_two_processes(folder, again, resume=True)
+
+    return made_once("two_processes_resumed", make)
 
 
 def same_curve(alone, two):
@@ -70,18 +127,11 @@ def same_curve(alone, two):
     close(alone, two)
     validations = [log(output, "validation", "loss") for output in (alone, two)]
     assert validations[0] == pytest.approx(validations[1], rel=1e-3)
-    return len(losses[0])
 
 
-@pytest.mark.parametrize(
-    "sharing",
-    [[], ["training.fsdp=true"], ["training.fsdp=true", "training.gradient_accumulation=2"]],
-    ids=["DDP", "FSDP2", "FSDP2, accumulating"],
-)
-def test_two_processes_equal_one_with_the_same_batch(recipe_file, tmp_path, alone, sharing):
-    two = tmp_path / "two"
-    printed = train_in_two_processes(recipe_file, *QUIET, *sharing, f"training.output={two}")
-    assert printed.splitlines() == [str(two / "best")]  # one of them prints
+@pytest.mark.parametrize("sharing", SHARING)
+def test_two_processes_equal_one_with_the_same_batch(runs, sharing):
+    alone, two = runs / "alone", runs / sharing
     same_curve(alone, two)
     samples = [log(output, "validation", "samples") for output in (alone, two)]
     assert [len(one) for one in samples[0]] == [len(one) for one in samples[1]]
@@ -90,26 +140,22 @@ def test_two_processes_equal_one_with_the_same_batch(recipe_file, tmp_path, alon
     assert best.keys() == load_file(alone / "best" / "model.safetensors").keys()
 
 
-def test_accelerate_launch_does_as_well_as_torchrun(recipe_file, tmp_path, alone):
+def test_accelerate_launch_does_as_well_as_torchrun(runs, shared_recipe, tmp_path):
     two = tmp_path / "two"
-    train_in_two_processes(recipe_file, *QUIET, f"training.output={two}", launcher=ACCELERATE)
-    same_curve(alone, two)
+    command = ["-m", "ddcap", "train", shared_recipe, *QUIET, f"training.output={two}"]
+    assert launch(*command, launcher=ACCELERATE).splitlines() == [str(two / "best")]  # one of them prints
+    same_curve(runs / "alone", two)
 
 
-@pytest.mark.parametrize("sharing", [[], ["training.fsdp=true"]], ids=["DDP", "FSDP2"])
-def test_one_process_goes_on_for_two_and_two_for_one(recipe_file, tmp_path, alone, sharing):
-    mixed = tmp_path / "mixed"
+@pytest.mark.parametrize("sharing", ["DDP", "FSDP2"])
+def test_one_process_goes_on_for_two_and_two_for_one(runs, resumed, sharing):
+    alone = runs / "alone"
     steps = len(log(alone, "train", "loss"))
-    often = [*QUIET, *sharing, f"training.output={mixed}", "training.checkpoint_every=1"]
-    train_in_two_processes(recipe_file, *often)
-    undo_a_step(mixed)
-    train(load_recipe(recipe_file, often), resume=True)
-    close(alone, mixed)
-    undo_a_step(mixed)
-    train_in_two_processes(recipe_file, *often, "--resume")
-    close(alone, mixed)
-    assert log(mixed, "train", "loss")[-1] == pytest.approx(log(alone, "train", "loss")[-1], rel=1e-3)
-    assert list_checkpoints(mixed)[-1].name == f"step_{steps:08d}"
+    for who in ("one", "two"):
+        mixed = resumed / f"{sharing} by {who}"
+        close(alone, mixed)
+        assert log(mixed, "train", "loss")[-1] == pytest.approx(log(alone, "train", "loss")[-1], rel=1e-3)
+        assert list_checkpoints(mixed)[-1].name == f"step_{steps:08d}"
 
 
 needs_proc = pytest.mark.skipif(
@@ -134,7 +180,7 @@ def test_a_killed_process_ends_all_and_the_run_goes_on_from_its_checkpoint(recip
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     steps = [int(list_checkpoints(output)[-1].name.removeprefix("step_")) for output in (killed, whole)]
     assert 0 < steps[0] < steps[1], "the run was not killed in the middle"
-    train_in_two_processes(*arguments, "--resume")
+    launch("-m", "ddcap", "train", *arguments, "--resume")
     close(whole, killed)
 
 
@@ -156,8 +202,3 @@ def test_a_signal_to_one_of_them_ends_all_with_a_checkpoint(recipe_file, tmp_pat
     assert [path.name for path in list_checkpoints(output)] == [
         f"step_{len(log(output, 'train', 'loss')):08d}"
     ]
-
-
-def undo_a_step(output):
-    """As if the run had been killed before its last step."""
-    shutil.rmtree(list_checkpoints(output)[-1])

@@ -4,7 +4,11 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from ddcap.captioner import Captioner
+
+pytestmark = pytest.mark.slow
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
@@ -12,9 +16,11 @@ SCRIPT = """
 import json, sys, torch
 from ddcap.machine import leave
 from ddcap.recipe import load_recipe
+from ddcap.training.loop import train
 from ddcap.training.run import Run
 
-run = Run(load_recipe(sys.argv[1], sys.argv[3:]), resume=False, progress_bar=iter)
+recipe, folder, clip, efficientnet = json.loads(sys.argv[1])
+run = Run(load_recipe(recipe, clip), resume=False, progress_bar=iter)
 model = run.inputs.model
 held = {name: value.to_local().numel() for name, value in model.named_parameters()}
 with run.state.shipped_model() as whole:
@@ -27,25 +33,35 @@ report = {
     "checkpoint": {name: value.numel() for name, value in checkpoint.weights.items()},
     "average": len(checkpoint.average),
 }
-open(f"{sys.argv[2]}/{run.processes.index}.json", "w").write(json.dumps(report))
+open(f"{folder}/{run.processes.index}.json", "w").write(json.dumps(report))
 run.accelerator.wait_for_everyone()
+train(load_recipe(recipe, efficientnet))
 leave(0)
 """
 
 
-def test_each_process_holds_half_and_what_leaves_is_whole(recipe_file, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    command = [*TORCHRUN, str(script)]
-    changes = ["training.fsdp=true", f"training.output={tmp_path / 'fsdp'}"]
-    done = subprocess.run(
-        [sys.executable, *command, str(recipe_file), str(tmp_path), *changes],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    first, second = (json.loads((tmp_path / f"{index}.json").read_text()) for index in (0, 1))
+@pytest.fixture(scope="session")
+def reports(shared_recipe, made_once):
+    """What each of two processes holds of a CLIP's run; they then trained with an EfficientNet."""
+
+    def make(folder):
+        folder.mkdir()
+        (folder / "script.py").write_text(SCRIPT)
+        clip = ["training.fsdp=true", f"training.output={folder / 'clip'}"]
+        changes = ["encoder.kind=efficientnet_lite", "encoder.name=lite2", "training.fsdp=true"]
+        changes += ["training.gradient_checkpointing=true", "training.mixed_precision=bf16"]
+        changes += ["training.epochs=1", f"training.output={folder / 'efficientnet'}"]
+        given = json.dumps([str(shared_recipe), str(folder), clip, changes])
+        command = [sys.executable, *TORCHRUN, str(folder / "script.py"), given]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        (folder / "stderr.txt").write_text(done.stderr)
+
+    return made_once("sharded", make)
+
+
+def test_each_process_holds_half_and_what_leaves_is_whole(reports):
+    first, second = (json.loads((reports / f"{index}.json").read_text()) for index in (0, 1))
     assert any(name.startswith("encoder.network.") for name in first["held"])
     for name, size in first["whole"].items():
         assert first["held"][name] + second["held"][name] == size
@@ -56,14 +72,8 @@ def test_each_process_holds_half_and_what_leaves_is_whole(recipe_file, tmp_path)
         assert first["whole"].get(name, size) == size
 
 
-def test_an_efficientnet_too_with_all_that_spares_memory(recipe_file, tmp_path, photos):
+def test_an_efficientnet_too_with_all_that_spares_memory(reports, photos):
     """Its weights lie with channels last."""
-    changes = ["encoder.kind=efficientnet_lite", "encoder.name=lite2"]
-    changes += ["training.fsdp=true", "training.gradient_checkpointing=true", "training.mixed_precision=bf16"]
-    changes += ["training.epochs=1", f"training.output={tmp_path / 'run'}"]
-    command = [*TORCHRUN, "-m", "ddcap", "train", str(recipe_file), *changes]
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "returned a view tensor" not in done.stderr
-    captioner = Captioner.from_pretrained(done.stdout.strip())
+    assert "returned a view tensor" not in (reports / "stderr.txt").read_text()
+    captioner = Captioner.from_pretrained(reports / "efficientnet" / "best")
     assert captioner(photos[0])[0].length >= 1

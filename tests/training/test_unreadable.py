@@ -96,6 +96,7 @@ def test_a_blank_part_counts_for_nothing(recipe_file, tmp_path, damage, splits):
             assert one[name] == pytest.approx(other[name], rel=2e-3), name
 
 
+@pytest.mark.slow
 def test_two_processes_of_which_one_reads_nothing_go_on(recipe_file, tmp_path, damage, splits):
     json_setting, train_names, _ = splits([0, 1, 2], [5])
     settings = [*ONE_BY_ONE, json_setting, damage(train_names[0]), "training.batch_size=2"]

@@ -30,12 +30,14 @@ def pages(site):
     return {page.relative_to(site).as_posix(): page.read_text() for page in site.rglob("*.html")}
 
 
+@pytest.mark.slow
 def test_every_page_of_the_docs_is_a_page_of_the_site(site):
     for page in (ROOT / "docs").rglob("*.md"):
         inside = page.relative_to(ROOT / "docs").with_suffix("").as_posix()
         assert (site / ("index.html" if inside == "index" else f"{inside}/index.html")).is_file(), inside
 
 
+@pytest.mark.slow
 def test_nothing_is_loaded_from_another_host(site):
     for name, page in pages(site).items():
         tags = re.findall(r"<(?:script|link|img|iframe|source)\b[^>]*>", page)
@@ -47,6 +49,7 @@ def test_nothing_is_loaded_from_another_host(site):
         assert not re.search(r"url\(\s*[\"']?(?:https?:)?//", style.read_text()), style.name
 
 
+@pytest.mark.slow
 def test_every_picture_of_a_page_is_there(site):
     shown = 0
     for name, page in pages(site).items():
@@ -57,11 +60,13 @@ def test_every_picture_of_a_page_is_there(site):
     assert shown > 10
 
 
+@pytest.mark.slow
 def test_the_home_page_claims_no_more_than_the_readme(site):
     home = (site / "index.html").read_text()
     assert "in full" not in home and "results on COCO have not" in home
 
 
+@pytest.mark.slow
 def test_on_a_phone_what_is_wide_scrolls_and_says_so(site):
     pytest.importorskip("playwright")
     if headless.CHROMIUM is None:
@@ -86,12 +91,14 @@ def test_on_a_phone_what_is_wide_scrolls_and_says_so(site):
         )
 
 
+@pytest.mark.slow
 def test_the_search_knows_the_words_of_the_pages(site):
     index = (site / "search" / "search_index.json").read_text()
     for word in ("best-first", "gradient_checkpointing", "--min-sure", "caption_each"):
         assert word in index, word
 
 
+@pytest.mark.slow
 def test_the_reference_is_filled_in(site):
     python = (site / "reference" / "python" / "index.html").read_text()
     for name in (
@@ -107,6 +114,7 @@ def test_the_reference_is_filled_in(site):
     assert "generated:" not in (site / "reference" / "settings" / "index.html").read_text()
 
 
+@pytest.mark.slow
 def test_links_out_of_the_docs_lead_to_copies_of_the_files(site):
     linked = [
         file
@@ -153,6 +161,7 @@ def test_the_extra_docs_is_enough_to_build_the_site():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_broken_link_or_anchor_fails_the_build(tmp_path):
     for name in ("mkdocs.yml", "website", "src"):
         (tmp_path / name).symlink_to(ROOT / name)

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 from experiments.analysis.run import main
 
@@ -12,15 +13,16 @@ def test_one_command_writes_figures_and_chart(analysed):
     assert (analysed / "why.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_is_finished_is_kept(analysed, best_folders, plan_file, capsys):
-    content = (analysed / "analysis.json").read_text()
-    (analysed / "analysis.json").unlink()
+def test_what_is_finished_is_kept(analysed, best_folders, plan_file, tmp_path, capsys):
+    copy = shutil.copytree(analysed, tmp_path / "analysis")
+    content = (copy / "analysis.json").read_text()
+    (copy / "analysis.json").unlink()
     recipe = str(plan_file.parent / "g.yaml")
-    assert main([*best_folders, recipe, "--limit", "2", "--output", str(analysed)]) == 0
+    assert main([*best_folders, recipe, "--limit", "2", "--output", str(copy)]) == 0
     said = capsys.readouterr()
-    assert said.out.split() == [str(analysed / "analysis.json"), str(analysed / "why.png")]
+    assert said.out.split() == [str(copy / "analysis.json"), str(copy / "why.png")]
     assert "decoding" not in said.err
-    assert (analysed / "analysis.json").read_text() == content
+    assert (copy / "analysis.json").read_text() == content
 
 
 def test_a_single_look(best_folders, plan_file, tmp_path, capsys):

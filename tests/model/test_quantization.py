@@ -1,0 +1,25 @@
+import numpy as np
+
+from ddcap.model.quantization import dequantise_state, quantise_state
+
+
+def test_eight_bits_and_back():
+    generator = np.random.default_rng(0)
+    state = {
+        "large": generator.standard_normal((300, 256)).astype(np.float32) * generator.random((300, 1)) * 9,
+        "bias": generator.standard_normal(256).astype(np.float32),
+        "small": generator.standard_normal((4, 5, 6)).astype(np.float32),
+        "numbers": np.arange(10),
+    }
+    state["large"][7] = 0
+    state["large"] = state["large"].astype(np.float32)
+    stored = quantise_state(state)
+    assert stored["large"].dtype == np.int8 and stored["large#scale"].shape == (300,)
+    again = dequantise_state(stored)
+    assert again.keys() == state.keys()
+    step = np.abs(state["large"]).max(axis=1, keepdims=True) / 127
+    assert (np.abs(again["large"] - state["large"]) <= step / 2 + 1e-7).all()
+    assert np.array_equal(again["bias"], state["bias"]) and np.array_equal(again["numbers"], state["numbers"])
+    np.testing.assert_allclose(again["small"], state["small"], rtol=1e-3)
+    twice = quantise_state(again)
+    assert np.array_equal(twice["large"], stored["large"])
