@@ -244,6 +244,13 @@ def test_the_paper_map_names_files_that_exist():
         assert (ROOT / "src" / "ddcap" / name).exists() or (ROOT / name).exists(), name
 
 
+def test_a_page_cites_every_benchmark():
+    """One whose figures nobody reads goes."""
+    text = "\n".join(page.read_text() for page in PAGES)
+    scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")} - {"__init__.py", "headless.py"}
+    assert {name for name in scripts if f"benchmarks/{name}" not in text} == set()
+
+
 def test_the_readme_holds_the_two_commands_that_ci_runs():
     block = (ROOT / "README.md").read_text().split("<!-- set-up -->")[1].split("<!-- end of set-up -->")[0]
     lines = [line for line in block.splitlines() if line.startswith("pip ")]
