@@ -20,7 +20,7 @@ pytest.importorskip("onnxscript")
 def folder(request, tiny_model_folder, tmp_path_factory):
     """A tiny model with a judge that has a will of its own, and its graphs."""
     plain = DDCapModel.from_pretrained(tiny_model_folder)
-    settings = dataclasses.replace(plain.config.model, judge=request.param, judge_layers=1)
+    settings = dataclasses.replace(plain.config.model, judge=request.param, judge_layers=1, layers=1)
     decoding = DecodingSettings(guidance=1.0, candidates=4, length=8, judge_weight=0.7, edit_rounds=1)
     config = dataclasses.replace(plain.config, model=settings, decoding=decoding)
     model = DDCapModel(config, plain.encoder)
