@@ -88,7 +88,7 @@ def start_and_wait(command, is_due):
     child = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300  # of machines that are busy with other things
     while not is_due() and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     return child

@@ -170,7 +170,7 @@ def test_a_killed_process_ends_all_and_the_run_goes_on_from_its_checkpoint(recip
     train(load_recipe(recipe_file, [*longer, f"training.output={whole}"]))
     arguments = [str(recipe_file), *longer, f"training.output={killed}"]
     launcher = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300  # of machines that are busy with other things
     while not list_checkpoints(killed) and launcher.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     workers = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
@@ -190,7 +190,7 @@ def test_a_signal_to_one_of_them_ends_all_with_a_checkpoint(recipe_file, tmp_pat
     rarely = ["training.epochs=400", "training.checkpoint_every=100000", "training.validate_every=400"]
     arguments = [str(recipe_file), *rarely, f"training.output={output}", "training.fsdp=true"]
     launcher = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300  # of machines that are busy with other things
     file = output / "log.jsonl"
     while not (file.exists() and file.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.005)
