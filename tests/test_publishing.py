@@ -33,6 +33,7 @@ def test_a_folder_holds_the_model_and_a_card_about_it(tiny_model_folder, tmp_pat
     assert "| CIDEr | 51.5 | [48.3, 54.8] |" in card.text or "| CIDEr | 51.6 | [48.3, 54.8] |" in card.text
     config = captioner.model.config
     assert f"width {config.model.width}" in card.text and "eight photographs" in card.text
+    assert '    pip install -c constraints.txt ".[train]"\n' in card.text  # as every document installs it
 
 
 def test_without_an_evaluation_the_card_says_so_and_a_written_one_is_kept(tiny_ar_folder, tmp_path):

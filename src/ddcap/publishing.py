@@ -171,7 +171,9 @@ Captions have at most {model.max_length} tokens.
 
 ## Use
 
-    pip install "ddcap[train]"
+In a clone of ddcap's repository:
+
+    pip install -c constraints.txt ".[train]"
     ddcap caption --model {name} photo.jpg
 
     from ddcap import Captioner
