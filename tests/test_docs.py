@@ -161,6 +161,12 @@ def _clear(workplace):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
+def test_no_page_outside_the_research_is_longer_than_a_reader_takes():
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        words = len(page.read_text().split())
+        assert words <= 1800, f"{page.name}: {words} words; move figures to docs/research"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_relative_link_leads_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
