@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ddcap.arrays import Array, to_host
-from ddcap.data.concepts import NO_CONCEPT, ConceptEdits
+from ddcap.arrays import Array
+from ddcap.data.concepts import ConceptEdits
 from ddcap.data.images import load_image
 from ddcap.data.sources import ImageSource
 from ddcap.data.tokenizer import CaptionTokenizer
-from ddcap.decoding.caption import Caption, Concept, ImageResult
+from ddcap.decoding.caption import Caption, Concept, ImageResult, PersonsSeen, what_is_seen
 from ddcap.decoding.confidence import Confidence
 from ddcap.decoding.constraints import Constraints, Vocabulary
 from ddcap.decoding.finishing import Confident, finish
@@ -177,19 +177,19 @@ class Captioner:
             raise DDCapError(f"ONNX graphs cannot be {what}; load the model with runtime='torch'")
 
     def concepts(self, image: ImageSource) -> list[Concept]:
-        """The concepts that the model sees in an image, the most certain first.
+        """The concepts of `seen`."""
+        return self.seen(image)[0]
+
+    def seen(self, image: ImageSource) -> tuple[list[Concept], PersonsSeen | None]:
+        """The concepts that the model sees in an image, surest first; and persons, if it has a detector.
 
         Raises:
             ImageError: if the image cannot be read.
             DDCapError: if the model sees no concepts.
         """
-        vocabulary = self.model.vocabulary
-        if vocabulary is None:
+        if self.model.vocabulary is None:
             raise DDCapError("this model sees no concepts; use one with a tagger, such as the default")
-        seen = self.features([image]).concepts
-        assert seen is not None
-        pairs = zip(to_host(seen.ids)[0].tolist(), to_host(seen.confidences)[0].tolist(), strict=True)
-        return [Concept(vocabulary.words[number], share) for number, share in pairs if number != NO_CONCEPT]
+        return what_is_seen(self.features([image]), self.model.vocabulary)
 
     def features(self, images: Sequence[ImageSource]) -> ImageFeatures:
         """Memory (I, P, C) and summary (I, S) of images, on the model's device.

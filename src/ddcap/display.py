@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ddcap.decoding.caption import Caption, Concept, ImageResult
+from ddcap.decoding.caption import Caption, Concept, ImageResult, PersonsSeen
 from ddcap.decoding.trace import Trace
 
 if TYPE_CHECKING:
@@ -64,12 +64,15 @@ def fewer_captions(result: ImageResult) -> str:
     )
 
 
-def concept_line(name: str, concepts: Sequence[Concept]) -> Text:
-    """An image's concepts, each in the colour of its confidence."""
+def concept_line(name: str, concepts: Sequence[Concept], persons: PersonsSeen | None = None) -> Text:
+    """An image's concepts, each in the colour of its confidence, and who is there."""
     text = Text(f"{name}  ", style="cyan")
     for concept in concepts:
         text.append(f"{concept.word} ", style=confidence_style(concept.confidence))
         text.append(f"{concept.confidence:.2f}  ", style="dim")
+    if persons is not None:
+        text.append(f"persons: {persons.text} ", style=confidence_style(persons.probability))
+        text.append(f"{persons.probability:.2f}", style="dim")
     return text
 
 

@@ -16,6 +16,8 @@ from ddcap.model.config import (
     ENCODER_NAME,
     GRAPHS,
     GRAPHS_NAME,
+    PERSONS_LICENCE_NAME,
+    PERSONS_NAME,
     WEIGHTS_NAME,
     ModelConfig,
 )
@@ -29,6 +31,8 @@ MODEL_FILES = (
     ENCODER_NAME,
     CONCEPTS_NAME,
     CONFIDENCE_NAME,
+    PERSONS_NAME,
+    PERSONS_LICENCE_NAME,
     "tokenizer.json",
     GRAPHS_NAME,
     *(f"{graph}.onnx" for graph in GRAPHS),

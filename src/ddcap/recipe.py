@@ -262,7 +262,12 @@ class Recipe:
                 "count from 0"
             )
         if not self.model.is_open:
-            self.decoding.check_model(self.model, sees_concepts=self.encoder.concepts > 0)
+            self.decoding.check_model(
+                self.model,
+                sees_concepts=self.encoder.concepts > 0,
+                sees_persons=self.model.init
+                is not None,  # it comes with the model to start from, or not at all
+            )
         predicts_length = self.model.length_prediction and not self.model.is_open
         if self.data.learn_padding and predicts_length:
             raise ValueError(

@@ -267,6 +267,11 @@ class DecodingSettings(Section):
         description="weight of what speaks against concepts that the tagger does not see: the log of how "
         "likely people name them in such an image against any, for their words and among candidates",
     )
+    persons: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of what a detector says for or against persons, as log-odds",
+    )
     judge_weight: float = Field(
         default=0.0,
         ge=0,
@@ -312,7 +317,7 @@ class DecodingSettings(Section):
                 f"beams={self.beams}: needs method=left_to_right and temperature=0; set these, or beams=1"
             )
 
-    def check_model(self, model: ModelSettings, *, sees_concepts: bool) -> None:
+    def check_model(self, model: ModelSettings, *, sees_concepts: bool, sees_persons: bool = False) -> None:
         """Raise ValueError if a model with these settings cannot decode like this."""
         for name in ("judge_weight", "edit_rounds"):
             if getattr(self, name) and model.judge == "none":
@@ -326,6 +331,8 @@ class DecodingSettings(Section):
                     f"{name}={getattr(self, name)}: this model sees no concepts; set it to 0, or train "
                     "a model with a tagger (docs/concepts.md)"
                 )
+        if self.persons and not sees_persons:
+            raise ValueError(f"persons={self.persons}: this model has no detector of persons; set it to 0")
         if isinstance(self.length, int) and self.length > model.max_length:
             raise ValueError(
                 f"length={self.length}: over this model's longest caption, "

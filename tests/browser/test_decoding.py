@@ -8,6 +8,7 @@ from safetensors.numpy import save
 
 from ddcap import Captioner
 from ddcap.data.concepts import ConceptSpelling
+from ddcap.data.persons import Persons
 from ddcap.decoding.constraints import Constraints, Vocabulary, normalised, words_of
 from ddcap.decoding.predictor import ConceptEvidence, Predictor
 from ddcap.decoding.sampler import Drafts, denoise
@@ -106,11 +107,12 @@ tell({
     assert found["usable"] == vocabulary.usable.tolist() and found["begins"] == vocabulary.begins.tolist()
 
 
-def test_concepts_have_the_same_say(node, captioner, captions, photos):
+@pytest.mark.parametrize("persons", [None, -2.5, 1.7])
+def test_concepts_have_the_same_say(node, captioner, captions, photos, persons):
     code = """
 const { Concepts, Evidence, seenIn } = await page("concepts.js");
 const concepts = new Concepts(data.concepts, data.mask);
-const evidence = new Evidence(seenIn(data.ids, data.shares), concepts, data.settings);
+const evidence = new Evidence(seenIn(data.ids, data.shares), concepts, data.settings, data.persons);
 tell(data.rows.map((ids) => {
   const added = new Float32Array(data.mask);
   evidence.addTo(added, ids);
@@ -124,8 +126,13 @@ tell(data.rows.map((ids) => {
     model = captioner.model
     seen = captioner.features([photos[0]]).concepts
     spelling = ConceptSpelling.of(model.vocabulary, captioner.tokenizer)
-    concepts = {"words": model.vocabulary.words, "forms": model.vocabulary.forms, **_spelling(spelling)}
-    settings = {"concept_bonus": 4.0, "repeat_penalty": 1.0}
+    concepts = {
+        "words": model.vocabulary.words,
+        "forms": model.vocabulary.forms,
+        "persons": np.flatnonzero(spelling.persons).tolist(),
+        **_spelling(spelling),
+    }
+    settings = {"concept_bonus": 4.0, "repeat_penalty": 1.0, "persons": 0.75}
     found = node(
         code,
         rows=captions,
@@ -134,8 +141,15 @@ tell(data.rows.map((ids) => {
         ids=seen.ids[0].tolist(),
         shares=seen.confidences[0].tolist(),
         settings=settings,
+        persons=persons,
     )
-    evidence = ConceptEvidence.of(seen, spelling, model.mask_id, bonus=4.0, repeat_penalty=1.0)
+    told = None
+    if persons is not None:
+        numbers = np.array([persons], dtype=np.float32)
+        told = Persons(numbers, numbers, numbers, numbers)
+    evidence = ConceptEvidence.of(
+        seen, spelling, model.mask_id, bonus=4.0, repeat_penalty=1.0, persons=told, persons_weight=0.75
+    )
     some_named = 0
     for ids, (named, added, said) in zip(captions, found, strict=True):
         tokens = np.array([ids])

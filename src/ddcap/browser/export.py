@@ -22,7 +22,14 @@ from ddcap.data.images import LARGEST_AREA, LARGEST_SQUASH, LONGEST_STRIP, SMALL
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import DDCapError, MissingExtraError
 from ddcap.files import replacing_folder, write_text
-from ddcap.model.config import CONFIDENCE_NAME, GRAPHS_NAME, WEIGHTS_NAME, read_config
+from ddcap.model.config import (
+    CONFIDENCE_NAME,
+    GRAPHS_NAME,
+    PERSONS_LICENCE_NAME,
+    PERSONS_NAME,
+    WEIGHTS_NAME,
+    read_config,
+)
 from ddcap.publishing import find_model
 from ddcap.settings import DecodingSettings, dump_settings
 from ddcap.web_interface import INTERFACE, interface_body
@@ -66,6 +73,10 @@ def export_page(
         shutil.copyfile(folder / WEIGHTS_NAME, target / "model" / WEIGHTS_NAME)
         if captioner.confidence is not None:
             shutil.copyfile(folder / CONFIDENCE_NAME, target / "model" / CONFIDENCE_NAME)
+        if captioner.model.detector is not None:
+            captioner.model.detector.save(target / "model")
+            (target / "model" / PERSONS_LICENCE_NAME).rename(target / PERSONS_LICENCE_NAME)
+            description["graphs"]["persons"] = {"file": PERSONS_NAME, "bytes": 0, "constants": []}
         write_text(target / DESCRIPTION, json.dumps(description, separators=(",", ":")))
         (target / "onnxruntime").mkdir()
         for path in (*runtime_paths, *licences()):
@@ -119,6 +130,7 @@ def _describe(captioner: Captioner, decoding: dict[str, Any]) -> dict[str, Any]:
         description["concepts"] = {
             "words": model.vocabulary.words,
             "forms": model.vocabulary.forms,
+            "persons": [model.vocabulary.number(word) for word in model.vocabulary.persons],
             **_spelling(model.spelling),
         }
     return description
@@ -142,6 +154,7 @@ def _settings(settings: DecodingSettings) -> dict[str, Any]:
         ("temperature", 0.0),
         ("order", "probability"),
         ("block", None),
+        ("absence", 0.0),
     ):
         value = getattr(settings, name)
         if value != only:

@@ -125,6 +125,11 @@ def decoding_arguments() -> argparse.ArgumentParser:
         help="weigh what speaks against things that the tagger does not see; 0 is off",
     )
     group.add_argument(
+        "--persons",
+        type=float,
+        help="weigh what a detector says for or against persons; 0 is off",
+    )
+    group.add_argument(
         "--judge-weight",
         type=float,
         help="give the judge of a model that has one this share in the choice among candidates, from 0 to 1",
@@ -226,7 +231,7 @@ def decoding_changes(options: argparse.Namespace) -> dict[str, Any]:
     """The decoding settings of the command line; None for those not given."""
     names = [
         *("preset", "method", "steps", "guidance", "length", "candidates", "temperature", "beams"),
-        *("block", "absence", "judge_weight", "edit_rounds"),
+        *("block", "absence", "persons", "judge_weight", "edit_rounds"),
     ]
     return {name: getattr(options, name) for name in names}
 

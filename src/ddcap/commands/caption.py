@@ -118,7 +118,7 @@ def _concepts(options: argparse.Namespace) -> int:
     console, failed = Console(highlight=False, soft_wrap=True), False
     for image in find_images(options.images):
         try:
-            seen = captioner.concepts(image)
+            seen, persons = captioner.seen(image)
         except ImageError as error:
             failed = True
             tell(str(error))
@@ -127,9 +127,12 @@ def _concepts(options: argparse.Namespace) -> int:
             continue
         if options.format == "jsonl":
             pairs = {concept.word: round(concept.confidence, 4) for concept in seen}
-            print(json.dumps({"image": str(image), "concepts": pairs}, ensure_ascii=False), flush=True)
+            line: dict[str, Any] = {"image": str(image), "concepts": pairs}
+            if persons is not None:
+                line["persons"] = {**vars(persons), "probability": round(persons.probability, 4)}
+            print(json.dumps(line, ensure_ascii=False), flush=True)
         else:
-            console.print(concept_line(str(image), seen))
+            console.print(concept_line(str(image), seen, persons))
     return int(failed)
 
 

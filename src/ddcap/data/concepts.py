@@ -102,14 +102,21 @@ class ConceptVocabulary:
     Args:
         words: one for each concept, in the order of their numbers.
         forms: other spellings (dogs, sitting) to the word they stand for.
+        rates: of the concepts; None where they were not measured.
+        persons: the words that are persons, for a model with a detector of these.
     """
 
     def __init__(
-        self, words: Sequence[str], forms: Mapping[str, str], rates: ConceptRates | None = None
+        self,
+        words: Sequence[str],
+        forms: Mapping[str, str],
+        rates: ConceptRates | None = None,
+        persons: Sequence[str] = (),
     ) -> None:
         self.words = tuple(words)
         self.forms = dict(forms)
         self.rates = rates
+        self.persons = tuple(persons)
         number = {word: index for index, word in enumerate(self.words)}
         self._number = {**{form: number[word] for form, word in forms.items()}, **number}
 
@@ -145,7 +152,11 @@ class ConceptVocabulary:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             rates = values.get("rates")
-            return cls(values["words"], values["forms"], None if rates is None else ConceptRates.of(**rates))
+            known = None if rates is None else ConceptRates.of(**rates)
+            persons = values.get("persons", ())
+            if not {*persons} <= {*values["words"]}:
+                raise ValueError("persons must be words")
+            return cls(values["words"], values["forms"], known, persons)
         except FileNotFoundError:
             raise CheckpointError(
                 f"{path}: no such file; a model with concepts needs it, copy the model again"
@@ -160,6 +171,8 @@ class ConceptVocabulary:
             values["rates"] = {
                 name: [float(f"{rate:.2g}") for rate in numbers] for name, numbers in vars(self.rates).items()
             }
+        if self.persons:
+            values["persons"] = list(self.persons)
         write_text(Path(folder) / FILE_NAME, json.dumps(values))
 
 
@@ -187,12 +200,14 @@ class ConceptEdits:
         added: numbers of concepts that are there.
         removed: numbers of concepts that are not there.
         renamed: pairs of a concept, and the one to see in its place.
+        tells_of_persons: whether it says that persons are there, or are not.
     """
 
     replaces: bool
     added: tuple[int, ...]
     removed: tuple[int, ...]
     renamed: tuple[tuple[int, int], ...] = ()
+    tells_of_persons: bool = False
 
     @classmethod
     def parse(cls, words: str | Iterable[str], vocabulary: ConceptVocabulary | None) -> ConceptEdits:
@@ -214,7 +229,8 @@ class ConceptEdits:
             )
         added = tuple(_number(word, vocabulary) for word in listed if word[0] != "-")
         removed = tuple(_number(word, vocabulary) for word in listed if word[0] == "-")
-        return cls(not signed, added, removed)
+        tells = not signed or _any_person(added, vocabulary)
+        return cls(not signed, added, removed, tells_of_persons=tells)
 
     @classmethod
     def following(
@@ -242,7 +258,7 @@ class ConceptEdits:
                 (old, new) for old, new in pairs if old is not None and new is not None and old != new
             )
         )
-        return cls(False, added, removed, renamed)
+        return cls(False, added, removed, renamed, _any_person(added, vocabulary))
 
     def apply(self, seen: ConceptTokens) -> ConceptTokens:
         """The concepts of pictures as they are after the changes, as many at most as before."""
@@ -257,6 +273,10 @@ class ConceptEdits:
             rows.append(said if self.replaces else said + kept)
         changed = stack_concepts(rows, seen.ids.shape[1])
         return ConceptTokens(like(changed.ids, seen.ids), like(changed.confidences, seen.ids))
+
+
+def _any_person(numbers: Iterable[int], vocabulary: ConceptVocabulary) -> bool:
+    return any(vocabulary.words[number] in vocabulary.persons for number in numbers)
 
 
 def _number(word: str, vocabulary: ConceptVocabulary) -> int:
@@ -286,6 +306,7 @@ class ConceptSpelling:
         concepts: N.
         prior: (N,) of `ConceptRates`; None where they were not measured.
         unlisted: (N,) likewise.
+        persons: (N,) True for concepts that are persons; None for a model without a detector of these.
     """
 
     pieces: Array
@@ -294,6 +315,7 @@ class ConceptSpelling:
     concepts: int
     prior: Array | None = None
     unlisted: Array | None = None
+    persons: Array | None = None
 
     @classmethod
     def of(cls, vocabulary: ConceptVocabulary, tokenizer: CaptionTokenizer) -> ConceptSpelling:
@@ -306,12 +328,16 @@ class ConceptSpelling:
                 concepts.append(concept)
         texts = tokenizer.pieces(range(tokenizer.vocabulary_size))
         goes_on = [text[:1].isalnum() or text[:1] == "-" for text in texts]
+        rates, persons = vocabulary.rates, vocabulary.persons
+        prior, unlisted = (None, None) if rates is None else (rates.prior, rates.unlisted)
         return cls(
             np.array(pieces, dtype=np.int64).reshape(-1, LONGEST),
             np.array(concepts, dtype=np.int64),
             np.array([*goes_on, False, False]),
             len(vocabulary),
-            *(() if vocabulary.rates is None else (vocabulary.rates.prior, vocabulary.rates.unlisted)),
+            prior,
+            unlisted,
+            np.array([word in persons for word in vocabulary.words]) if persons else None,
         )
 
     def like(self, array: Array) -> ConceptSpelling:
@@ -319,8 +345,11 @@ class ConceptSpelling:
         pieces, concept, continues = (
             like(to_host(part), array) for part in (self.pieces, self.concept, self.continues)
         )
-        rates = [None if part is None else like(to_host(part), array) for part in (self.prior, self.unlisted)]
-        return ConceptSpelling(pieces, concept, continues, self.concepts, *rates)
+        rest = [
+            None if part is None else like(to_host(part), array)
+            for part in (self.prior, self.unlisted, self.persons)
+        ]
+        return ConceptSpelling(pieces, concept, continues, self.concepts, *rest)
 
     @property
     def first(self) -> Array:

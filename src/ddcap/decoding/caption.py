@@ -9,9 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from ddcap.arrays import to_host
+from ddcap.data.concepts import NO_CONCEPT, ConceptVocabulary
 from ddcap.data.images import ImageSource
+from ddcap.data.persons import Persons
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.trace import DecodingResult, Trace, build_trace
+from ddcap.model.features import ImageFeatures
 from ddcap.values import as_share
 
 
@@ -57,6 +61,48 @@ class Concept:
 
     word: str
     confidence: float
+
+
+@dataclass(frozen=True)
+class PersonsSeen:
+    """What a detector says of the persons in an image.
+
+    Attributes:
+        probability: that a person would mention a person.
+        count: how many it finds.
+        place: where the largest is: "left", "centre" or "right"; None of none.
+    """
+
+    probability: float
+    count: int
+    place: str | None
+
+    @classmethod
+    def of(cls, persons: Persons, image: int) -> PersonsSeen:
+        """Those of one of the images."""
+        probability, count, centre = (
+            to_host(part)[image].item() for part in (persons.probability, persons.count, persons.place)
+        )
+        place = ("left", "centre", "right")[min(max(int(3 * centre), 0), 2)]
+        return cls(probability, count, place if count else None)
+
+    @property
+    def text(self) -> str:
+        """In words: "none", "1, centre", "2, the largest left", "several, the largest right"."""
+        if self.count < 2:
+            return f"1, {self.place}" if self.count else "none"
+        return f"{'2' if self.count == 2 else 'several'}, the largest {self.place}"
+
+
+def what_is_seen(
+    features: ImageFeatures, vocabulary: ConceptVocabulary
+) -> tuple[list[Concept], PersonsSeen | None]:
+    """The concepts of the first image, surest first; and its persons, if a detector has looked."""
+    seen, persons = features.concepts, features.persons
+    assert seen is not None
+    pairs = zip(to_host(seen.ids)[0].tolist(), to_host(seen.confidences)[0].tolist(), strict=True)
+    listed = [Concept(vocabulary.words[number], share) for number, share in pairs if number != NO_CONCEPT]
+    return listed, None if persons is None else PersonsSeen.of(persons, 0)
 
 
 @dataclass(frozen=True)

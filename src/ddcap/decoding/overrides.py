@@ -36,7 +36,7 @@ def overridden(model: ModelConfig, changes: Mapping[str, Any]) -> DecodingSettin
     own.update(_given_up(given))
     merged: DecodingSettings = parse_settings(DecodingSettings, {**own, **given}, "decoding settings")
     try:
-        merged.check_model(model.model, sees_concepts=model.concepts > 0)
+        merged.check_model(model.model, sees_concepts=model.concepts > 0, sees_persons=model.persons)
     except ValueError as error:
         raise RecipeError(str(error)) from None
     return merged

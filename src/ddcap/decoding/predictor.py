@@ -14,6 +14,7 @@ import numpy as np
 
 from ddcap.arrays import Array, array_namespace, device, draw_uniform, like, log_sum_exp, raise_at
 from ddcap.data.concepts import ConceptSpelling, ConceptTokens
+from ddcap.data.persons import Persons
 from ddcap.decoding.schedulers.interface import ModelOutput
 from ddcap.errors import DDCapError
 from ddcap.model.guidance import guide
@@ -37,6 +38,9 @@ class ConceptEvidence:
             until the caption names the concept.
         repeat_penalty: is taken from the log-probability of the words of concepts that are named already.
         absence: weight of what speaks against concepts, see `against`.
+        persons: (B,) what a detector says for persons (over 0) or against them, times its weight; None of a
+            model without one. It is added to the log-probabilities of words for persons, above 0 until the
+            caption names one, and to the score of a caption that does.
     """
 
     seen: Array
@@ -45,6 +49,7 @@ class ConceptEvidence:
     bonus: float
     repeat_penalty: float
     absence: float = 0.0
+    persons: Array | None = None
 
     @classmethod
     def of(
@@ -56,6 +61,8 @@ class ConceptEvidence:
         bonus: float = 0.0,
         repeat_penalty: float = 0.0,
         absence: float = 0.0,
+        persons: Persons | None = None,
+        persons_weight: float = 0.0,
     ) -> ConceptEvidence:
         """Spread the concepts (I, K) of pictures out, for one caption of each.
 
@@ -72,12 +79,15 @@ class ConceptEvidence:
         is_it = concepts.ids[:, :, None] == numbers  # (I, K, N); nowhere for NO_CONCEPT, which is negative
         shares = xp.astype(concepts.confidences, xp.float32)[:, :, None]
         seen = xp.sum(xp.where(is_it, shares, xp.zeros_like(shares)), axis=1)
-        return cls(seen, spelling.like(seen), mask_id, bonus, repeat_penalty, absence)
+        told = None
+        if persons is not None and persons_weight and spelling.persons is not None:
+            told = persons_weight * xp.astype(persons.evidence, xp.float32)
+        return cls(seen, spelling.like(seen), mask_id, bonus, repeat_penalty, absence, told)
 
     @property
     def has_a_say(self) -> bool:
         """Whether the probabilities of words depend on it."""
-        return bool(self.bonus or self.repeat_penalty or self.absence)
+        return bool(self.bonus or self.repeat_penalty or self.absence or self.persons is not None)
 
     @cached_property
     def against(self) -> Array:
@@ -103,6 +113,24 @@ class ConceptEvidence:
         return table
 
     @cached_property
+    def _person_words(self) -> Array:
+        """(V,) 1 for words of one token that are persons, else 0."""
+        xp, spelling = array_namespace(self.seen), self.spelling
+        assert spelling.persons is not None  # else there is nothing to say of them
+        table = xp.zeros(self.mask_id, dtype=xp.float32, device=device(self.seen))
+        table[spelling.first[spelling.is_one_token & spelling.persons[spelling.concept]]] = 1.0
+        return table
+
+    def _says_of_persons(self, named: Array) -> Array:
+        """(B, V) what the detector adds to words, given the concepts (B, N) that captions name."""
+        xp = array_namespace(self.seen)
+        assert self.persons is not None
+        is_named = xp.any(named & self.spelling.persons, axis=1)
+        zeros = xp.zeros_like(self.persons)
+        weight = xp.where((self.persons < 0) | ~is_named, self.persons, zeros)
+        return weight[:, None] * self._person_words
+
+    @cached_property
     def _seen_forms(self) -> Array:
         """(f,) the words of concepts that are seen in any of the pictures."""
         xp = array_namespace(self.seen)
@@ -124,21 +152,32 @@ class ConceptEvidence:
         caption, form = xp.nonzero(named[:, spelling.concept[forms]])
         taken = xp.zeros_like(added)
         taken[caption, spelling.first[forms[form]]] = self.repeat_penalty
-        return added - taken + self._against_words if self.absence else added - taken
+        added = added - taken
+        if self.absence:
+            added = added + self._against_words
+        return added if self.persons is None else added + self._says_of_persons(named)
 
     def said(self, tokens: Array) -> Array:
         """(B,) the confidences of all concepts that captions (B, L) name, and what speaks against them."""
         xp = array_namespace(self.seen)
         worth = self.seen + self.against if self.absence else self.seen
-        return xp.sum(xp.where(self.spelling.named(tokens, self.mask_id), worth, 0.0), axis=1)
+        named = self.spelling.named(tokens, self.mask_id)
+        total = xp.sum(xp.where(named, worth, 0.0), axis=1)
+        if self.persons is None:
+            return total
+        is_named = xp.any(named & self.spelling.persons, axis=1)
+        return total + xp.where(is_named, self.persons, xp.zeros_like(self.persons))
 
     def repeat(self, times: int) -> ConceptEvidence:
         """The same for `times` captions of each, side by side."""
-        return replace(self, seen=array_namespace(self.seen).repeat(self.seen, times, axis=0))
+        xp, told = array_namespace(self.seen), self.persons
+        told = None if told is None else xp.repeat(told, times, axis=0)
+        return replace(self, seen=xp.repeat(self.seen, times, axis=0), persons=told)
 
     def select(self, rows: Array) -> ConceptEvidence:
         """The same for captions `rows` (B',) of these."""
-        return replace(self, seen=self.seen[rows])
+        told = None if self.persons is None else self.persons[rows]
+        return replace(self, seen=self.seen[rows], persons=told)
 
 
 # What a decoder asks at every step.

@@ -340,6 +340,7 @@ def concept_evidence(
 ) -> ConceptEvidence | None:
     """What the pictures' concepts say about captions; None if nobody asks, or the model sees none."""
     asked = settings.concept_bonus or settings.repeat_penalty or settings.concept_weight or settings.absence
+    asked = asked or settings.persons
     if not asked or features.concepts is None or model.spelling is None:
         return None
     evidence = ConceptEvidence.of(
@@ -349,5 +350,7 @@ def concept_evidence(
         bonus=settings.concept_bonus,
         repeat_penalty=settings.repeat_penalty,
         absence=settings.absence,
+        persons=features.persons,
+        persons_weight=settings.persons,
     )
     return evidence.repeat(captions_per_image)

@@ -23,12 +23,14 @@ from torch.overrides import TorchFunctionMode
 from ddcap.arrays import like
 from ddcap.data.concepts import ConceptSpelling, ConceptVocabulary
 from ddcap.data.images import Preprocessing
+from ddcap.data.persons import Persons
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError, DDCapError
 from ddcap.files import announce_download, replacing, write_text
 from ddcap.model.config import CONFIG_NAME, ENCODER_NAME, WEIGHTS_NAME, ModelConfig, read_config
 from ddcap.model.encoders import CLIP_ARCHITECTURE, ImageEncoder, build_image_encoder, read_clip_architecture
 from ddcap.model.features import ImageFeatures
+from ddcap.model.persons import PersonDetector
 from ddcap.model.quantization import SCALE, dequantise_state, quantise_state
 from ddcap.settings import EncoderSettings, ModelSettings
 
@@ -221,6 +223,7 @@ class StoredModel(nn.Module):
         self.config = config
         self.vocabulary: ConceptVocabulary | None = None
         self.tokenizer: CaptionTokenizer | None = None
+        self.detector: PersonDetector | None = None
         self._spelling: ConceptSpelling | None = None
         self.encoder = encoder or build_image_encoder(config.encoder, concepts=config.concepts)
 
@@ -286,7 +289,11 @@ class StoredModel(nn.Module):
         """Features of pixels (I, 3, H, W), where the model computes; float32, whatever autocast is on."""
         features: ImageFeatures = self.encoder(self.as_array(pixels))
         assert features.memory is not None and features.summary is not None
-        return ImageFeatures(features.memory.float(), features.summary.float(), features.concepts)
+        persons = None
+        if self.detector is not None:
+            seen = self.detector(np.asarray(pixels, dtype=np.float32))
+            persons = Persons(*(self.as_array(part) for part in vars(seen).values()))
+        return ImageFeatures(features.memory.float(), features.summary.float(), features.concepts, persons)
 
     def carry_encoder(self) -> None:
         """From now on the encoder's weights are stored with the model; nothing else is needed to load it."""
@@ -319,6 +326,8 @@ class StoredModel(nn.Module):
         write_text(folder / CONFIG_NAME, json.dumps((config or self.config).to_dict(), indent=2) + "\n")
         if self.vocabulary is not None:
             self.vocabulary.save(folder)
+        if self.detector is not None:
+            self.detector.save(folder)
         if self.config.encoder.travels and self.encoder.architecture is not None:
             write_text(folder / ENCODER_NAME, json.dumps(self.encoder.architecture, indent=2) + "\n")
 
@@ -368,6 +377,8 @@ class StoredModel(nn.Module):
             ) from None
         if config.concepts:
             model._know_words(ConceptVocabulary.load(folder), CaptionTokenizer.load(folder))
+        if config.persons:
+            model.detector = PersonDetector.load(folder)
         return model.eval()
 
 

@@ -22,6 +22,7 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 GRAPHS_NAME = "graphs.json"  # which weight each constant of the ONNX graphs is
 CONFIDENCE_NAME = "confidence.safetensors"
+PERSONS_NAME, PERSONS_LICENCE_NAME = "persons.onnx", "persons.LICENSE"  # a detector, see `model/persons.py`
 INT8 = "_int8"  # ends the names of graphs that multiply integers
 _BOTH = ("memory", "step", "judge")
 GRAPHS = ("encoder", "length", *_BOTH, *(name + INT8 for name in _BOTH), "choose", "guided_choose")
@@ -34,6 +35,7 @@ class ModelConfig:
     """Everything a stored model must know about itself.
 
     `decoding` are its default decoding settings, `concepts` is how many its tagger knows; 0 without one.
+    `persons` is whether a detector of persons lies beside the weights.
     """
 
     vocabulary_size: int
@@ -42,13 +44,16 @@ class ModelConfig:
     diffusion: DiffusionSettings
     decoding: DecodingSettings
     concepts: int = 0
+    persons: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for `config.json`."""
         sections = {name: dump_settings(getattr(self, name)) for name in _SECTIONS}
-        sizes = {"vocabulary_size": self.vocabulary_size}
+        sizes: dict[str, int] = {"vocabulary_size": self.vocabulary_size}
         if self.concepts:
             sizes["concepts"] = self.concepts
+        if self.persons:
+            sizes["persons"] = True
         return {"format": "ddcap-1", **sizes, **sections}
 
     @classmethod
@@ -70,6 +75,9 @@ class ModelConfig:
         concepts = values.get("concepts", 0)
         if not isinstance(concepts, int) or concepts < 0:
             raise CheckpointError(f"{source}: concepts={concepts!r} is not a number; copy the model again")
+        persons = values.get("persons", False)
+        if not isinstance(persons, bool):
+            raise CheckpointError(f"{source}: persons={persons!r} is neither true nor false; copy it again")
         missing = _SECTIONS.keys() - values.keys()
         if missing:
             raise CheckpointError(f"{source}: has no section {min(missing)!r}; copy the model again")
@@ -85,7 +93,7 @@ class ModelConfig:
                 f"{source}: encoder.concepts={sections['encoder'].concepts}, but the number of "
                 "concepts is missing; copy the model again"
             )
-        return cls(vocabulary_size=size, concepts=concepts, **sections)
+        return cls(vocabulary_size=size, concepts=concepts, persons=persons, **sections)
 
 
 _SECTIONS: dict[str, type] = {

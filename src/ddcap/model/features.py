@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ddcap.data.concepts import ConceptEdits, ConceptTokens
+from ddcap.data.persons import Persons
 
 
 @dataclass(frozen=True)
@@ -17,11 +18,13 @@ class ImageFeatures:
             concepts but no picture.
         summary: (B, S) one vector for the picture, read by the length head; None with `memory`.
         concepts: what a tagger sees in the pictures, K concepts of each; None without a tagger.
+        persons: what a detector says of persons; None without one, and for features from a cache.
     """
 
     memory: Any
     summary: Any
     concepts: ConceptTokens | None = None
+    persons: Persons | None = None
 
     @property
     def images(self) -> int:
@@ -31,11 +34,14 @@ class ImageFeatures:
         return count
 
     def edited(self, edits: ConceptEdits) -> ImageFeatures:
-        """The same features with concepts changed."""
+        """The same features with concepts changed; who is told of persons asks no detector."""
         assert self.concepts is not None  # a model with a vocabulary sees some
-        return replace(self, concepts=edits.apply(self.concepts))
+        persons = (
+            self.persons.silenced() if self.persons is not None and edits.tells_of_persons else self.persons
+        )
+        return replace(self, concepts=edits.apply(self.concepts), persons=persons)
 
     def to(self, device: Any) -> ImageFeatures:
         """The same features, which are tensors, on `device`."""
-        parts = (self.memory, self.summary, self.concepts)
-        return ImageFeatures(*(part if part is None else part.to(device) for part in parts))
+        parts = {name: part if part is None else part.to(device) for name, part in vars(self).items()}
+        return ImageFeatures(**parts)

@@ -267,6 +267,7 @@ def prepare(
         diffusion=recipe.diffusion,
         decoding=recipe.decoding,
         concepts=len(vocabulary) if vocabulary is not None else 0,
+        persons=initial.model is not None and initial.model.config.persons,
     )
     torch.manual_seed(recipe.training.seed)
     model = build_model(config, encoder).cpu()
@@ -282,6 +283,8 @@ def prepare(
         model.load_state_dict({**new, **weights})
     if vocabulary is not None:
         model.set_vocabulary(vocabulary, tokenizer)
+    if initial.model is not None:
+        model.detector = initial.model.detector
     _freeze_unused(model, recipe)
     if recipe.training.gradient_checkpointing:
         recompute_blocks(model)

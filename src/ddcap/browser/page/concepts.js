@@ -8,7 +8,7 @@ const NO_CONCEPT = -1;
 /** The words of the concepts that a model sees, and how its tokens spell them. */
 export class Concepts {
   /** @param {object} given model.json's "concepts" */
-  constructor({ words, forms, spelling, goes_on: goesOn, longest }, maskId) {
+  constructor({ words, forms, spelling, goes_on: goesOn, longest, persons = [] }, maskId) {
     this.words = words;
     this.longest = longest; // tokens of a word
     this.goesOn = goesOn; // tokens that go on with a word
@@ -17,6 +17,9 @@ export class Concepts {
     const place = new Map(words.map((word, number) => [word, number]));
     for (const [form, word] of this.numbers) this.numbers.set(form, place.get(word));
     this.spelling = spelling.map(([concept, ...pieces]) => ({ concept, pieces }));
+    this.persons = new Set(persons);
+    const ofPersons = this.spelling.filter(({ concept, pieces }) => pieces.length === 1 && this.persons.has(concept));
+    this.personTokens = new Set(ofPersons.map(({ pieces: [token] }) => token));
     this.byFirst = new Map();
     for (const form of this.spelling) {
       const [first] = form.pieces;
@@ -77,17 +80,19 @@ export class Evidence {
   /**
    * @param {Array<[number, number]>} seen concepts with their confidences
    * @param {Concepts} concepts
-   * @param {object} settings of decoding: concept_bonus, repeat_penalty
+   * @param {object} settings of decoding: concept_bonus, repeat_penalty, persons
+   * @param {number | null} persons what a detector says for persons (over 0) or against them; null without one
    */
-  constructor(seen, concepts, settings) {
+  constructor(seen, concepts, settings, persons = null) {
     this.seen = new Map(seen);
     this.concepts = concepts;
     this.bonus = settings.concept_bonus;
     this.repeatPenalty = settings.repeat_penalty;
+    this.personWeight = persons === null || !settings.persons ? 0 : Math.fround(settings.persons * persons);
   }
 
   get hasASay() {
-    return Boolean(this.bonus || this.repeatPenalty);
+    return Boolean(this.bonus || this.repeatPenalty || this.personWeight);
   }
 
   /** Add to every position's log-probabilities (V), given the tokens so far. */
@@ -106,12 +111,20 @@ export class Evidence {
       }
     }
     for (const token of taken) added[token] -= this.repeatPenalty;
+    if (this.personWeight < 0 || !this.namesPerson(named)) {
+      for (const token of this.concepts.personTokens) added[token] += this.personWeight;
+    }
+  }
+
+  namesPerson(named) {
+    return [...named].some((concept) => this.concepts.persons.has(concept));
   }
 
   /** The confidences of all concepts that a caption names, added up. */
   said(tokens) {
-    let sum = 0;
-    for (const concept of this.concepts.named(tokens)) sum += this.seen.get(concept) ?? 0;
+    const named = this.concepts.named(tokens);
+    let sum = this.namesPerson(named) ? this.personWeight : 0;
+    for (const concept of named) sum += this.seen.get(concept) ?? 0;
     return sum;
   }
 }

@@ -27,8 +27,9 @@ export function featuresWithout(model, features, ban) {
 
 export async function prepared(model, features, settings) {
   const denoiser = await model.denoiser(features, settings.guidance);
-  const isAsked = settings.concept_bonus || settings.repeat_penalty || settings.concept_weight;
-  const evidence = isAsked && features.seen ? new Evidence(features.seen, model.concepts, settings) : null;
+  const { concept_bonus: bonus, repeat_penalty: penalty, concept_weight: weight, persons } = settings;
+  const isAsked = (bonus || penalty || weight || persons) && features.seen;
+  const evidence = isAsked ? new Evidence(features.seen, model.concepts, settings, features.persons) : null;
   return { denoiser, evidence };
 }
 

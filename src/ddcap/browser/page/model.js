@@ -46,22 +46,24 @@ export class Model {
     return this.sessions[graph].run(inputs);
   }
 
-  /** Features of one picture: the encoder's outputs, and what is seen in it. */
+  /** Features of one picture: the encoder's outputs, what is seen in it, and what speaks for persons. */
   async encode(pixels) {
     const { size } = this.description.preprocessing;
-    const outputs = await this.run("encoder", { pixels: this.floats(pixels, [1, 3, size, size]) });
+    const given = { pixels: this.floats(pixels, [1, 3, size, size]) };
+    const outputs = await this.run("encoder", given);
     if (!outputs.concepts) return { outputs, seen: null };
     const ids = Array.from(outputs.concepts.data, Number);
-    return { outputs, seen: seenIn(ids, Array.from(outputs.confidences.data)) };
+    const persons = "persons" in this.sessions ? (await this.run("persons", given)).evidence.data[0] : null;
+    return { outputs, seen: seenIn(ids, Array.from(outputs.confidences.data)), persons };
   }
 
   /** The same features where other concepts are seen. */
-  withConcepts({ outputs }, seen) {
+  withConcepts({ outputs, persons }, seen) {
     const [count] = outputs.concepts.dims.slice(-1);
     const filled = [...seen, ...new Array(count).fill([-1, 0])].slice(0, count);
     const concepts = this.integers(filled.map(([concept]) => concept), [1, count]);
     const confidences = this.floats(filled.map(([, confidence]) => confidence), [1, count]);
-    return { outputs: { ...outputs, concepts, confidences }, seen };
+    return { outputs: { ...outputs, concepts, confidences }, seen, persons };
   }
 
   /** Logits of each length, or null of a model that predicts none. */
