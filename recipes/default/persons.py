@@ -3,9 +3,9 @@
     python recipes/default/persons.py MODEL detector.onnx dataset.json IMAGES [FOLDER ...]
 
 The graph is that of `detector.py`. It becomes MODEL/persons.onnx, which reads the same pixels as the model's
-image encoder; MODEL/concepts.json gets the concepts that are persons, and MODEL/config.json says that there
-is a detector. Images are those of the split train, of the named folders (`filepath`) if there are any. The first
-40 set the ranges of the 8-bit numbers, the first 600 the probabilities.
+image encoder. MODEL/concepts.json gets the concepts that are persons, and MODEL/config.json says that there
+is a detector. Images are those of the split train, of the named folders (`filepath`) if there are any. 600 of
+them, drawn with a fixed seed, set the probabilities, 40 of these the ranges of the 8-bit numbers.
 
 Convolutions with one filter a channel stay in float32: they are most of the error, and no faster in 8 bits.
 The weights of the others are from -64 to 64, for which the products are exact on every processor (see
@@ -14,6 +14,7 @@ The weights of the others are from -64 to 64, for which the products are exact o
 
 import copy
 import json
+import random
 import sys
 import tempfile
 from dataclasses import replace
@@ -191,7 +192,9 @@ def main() -> None:
     captioner = Captioner.from_pretrained(model)
     vocabulary, preprocessing = captioner.model.vocabulary, captioner.model.preprocessing
     known = load_records(json_path, images, "train")
-    records = [record for record in known if not folders or record.path.parent.name in folders][:_CALIBRATED]
+    records = [record for record in known if not folders or record.path.parent.name in folders]
+    random.Random(0).shuffle(records)
+    records = records[:_CALIBRATED]
     persons = [word for word in vocabulary.words if _names_person(word)]
     vocabulary.persons = tuple(persons)
     notes = {entry.key: entry.value for entry in detector.metadata_props}
