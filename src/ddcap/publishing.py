@@ -21,6 +21,7 @@ from ddcap.model.config import (
     WEIGHTS_NAME,
     ModelConfig,
 )
+from ddcap.model.persons import PersonDetector
 
 # Find a model: the default, a folder, or the Hub.
 
@@ -127,7 +128,8 @@ def write_card(
         model_name=model_name if results else None,
         eval_results=results,
     )
-    body = _body(model_name, config, parameters, figures, data)
+    detector = PersonDetector.load(folder).origin if config.persons else None
+    body = _body(model_name, config, parameters, figures, data, detector)
     write_text(path, f"---\n{head.to_yaml()}\n---\n\n{body}")
     return path
 
@@ -159,7 +161,9 @@ def upload(folder: str | Path, repo_id: str, *, private: bool | None = None) -> 
     return str(address)
 
 
-def _body(name: str, config: ModelConfig, parameters: int, figures: str, data: str | None) -> str:
+def _body(
+    name: str, config: ModelConfig, parameters: int, figures: str, data: str | None, detector: str | None
+) -> str:
     model, encoder = config.model, config.encoder
     kind = "Discrete diffusion (DDCap)" if model.kind == "diffusion" else "Autoregressive (DDCap's blocks)"
     trained = "trained, in this file" if encoder.travels else "frozen, loaded from its own source"
@@ -168,6 +172,7 @@ def _body(name: str, config: ModelConfig, parameters: int, figures: str, data: s
         "concentrated attention mask": model.concentrated_attention,
     }
     on = ", ".join(design for design, is_on in designs.items() if is_on) or "none"
+    persons = f"\n| detector of persons | {detector}; licence: {PERSONS_LICENCE_NAME} |" if detector else ""
     return f"""# {name}
 
 An image captioner. {kind}, {model.layers} layers, width {model.width}.
@@ -190,7 +195,7 @@ In a clone of ddcap's repository:
 |---|---|
 | parameters in this file | {parameters:,} |
 | vocabulary | {config.vocabulary_size:,} entries |
-| image encoder | {encoder.kind} {encoder.name}, {encoder.image_size} pixels, {trained} |
+| image encoder | {encoder.kind} {encoder.name}, {encoder.image_size} pixels, {trained} |{persons}
 | designs | {on} |
 | decoding by default | `{json.dumps(config.to_dict()["decoding"])}` |
 | trained on | {data or "not given"} |

