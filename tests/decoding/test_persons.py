@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from ddcap.model.kinds import build_model
+from ddcap.model.loading import build_model
 
 from ddcap.data.concepts import ConceptEdits, ConceptSpelling, ConceptTokens, ConceptVocabulary
 from ddcap.data.persons import Persons
