@@ -12,7 +12,7 @@ from ddcap.data.persons import Persons
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.caption import PersonsSeen
 from ddcap.decoding.generate import generate
-from ddcap.decoding.predictor import ConceptEvidence
+from ddcap.decoding.predictor import AMONG_CANDIDATES, ConceptEvidence
 from ddcap.errors import CheckpointError, RecipeError
 from ddcap.model.features import ImageFeatures
 from ddcap.publishing import find_model
@@ -95,7 +95,7 @@ def test_a_candidate_that_names_a_person_gains_or_loses_once(spelling, tokenizer
     rows = torch.tensor([ids + [tokenizer.end_id] * (longest - len(ids)) for ids in rows])
     for value in (-1.5, 3.0):
         plain, with_it = (evidence(spelling, weight, value, value).said(rows) for weight in (0.0, 0.5))
-        torch.testing.assert_close(with_it - plain, torch.tensor([0.0, 0.5 * value]))
+        torch.testing.assert_close(with_it - plain, torch.tensor([0.0, 0.5 * AMONG_CANDIDATES * value]))
 
 
 def test_captions_of_one_image_and_chosen_ones_keep_theirs(spelling):

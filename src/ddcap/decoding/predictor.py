@@ -26,6 +26,13 @@ from ddcap.model.protocol import DenoisingSteps
 # and CLIP's say in MAGIC (Su et al. 2022).
 
 
+AMONG_CANDIDATES = 0.1
+"""Share of a detector's evidence for persons that counts among candidates.
+
+With more of it fewer persons are invented, but captions of worse English win (docs/research/experiments.md).
+"""
+
+
 @dataclass(frozen=True)
 class ConceptEvidence:
     """Concepts seen in the pictures of a batch of captions, and how much they count.
@@ -40,7 +47,7 @@ class ConceptEvidence:
         absence: weight of what speaks against concepts, see `against`.
         persons: (B,) what a detector says for persons (over 0) or against them, times its weight; None of a
             model without one. It is added to the log-probabilities of words for persons, above 0 until the
-            caption names one, and to the score of a caption that does.
+            caption names one; and `AMONG_CANDIDATES` of it to what a caption says that does.
     """
 
     seen: Array
@@ -166,7 +173,8 @@ class ConceptEvidence:
         if self.persons is None:
             return total
         is_named = xp.any(named & self.spelling.persons, axis=1)
-        return total + xp.where(is_named, self.persons, xp.zeros_like(self.persons))
+        told = AMONG_CANDIDATES * self.persons
+        return total + xp.where(is_named, told, xp.zeros_like(told))
 
     def repeat(self, times: int) -> ConceptEvidence:
         """The same for `times` captions of each, side by side."""

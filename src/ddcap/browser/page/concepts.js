@@ -4,6 +4,7 @@
 // Shapes: K captions, L positions, N concepts, V words.
 
 const NO_CONCEPT = -1;
+const AMONG_CANDIDATES = 0.1; // share of a detector's evidence for persons
 
 /** The words of the concepts that a model sees, and how its tokens spell them. */
 export class Concepts {
@@ -123,7 +124,7 @@ export class Evidence {
   /** The confidences of all concepts that a caption names, added up. */
   said(tokens) {
     const named = this.concepts.named(tokens);
-    let sum = this.namesPerson(named) ? this.personWeight : 0;
+    let sum = this.namesPerson(named) ? AMONG_CANDIDATES * this.personWeight : 0;
     for (const concept of named) sum += this.seen.get(concept) ?? 0;
     return sum;
   }
