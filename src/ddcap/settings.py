@@ -268,9 +268,7 @@ class DecodingSettings(Section):
         "likely people name them in such an image against any, for their words and among candidates",
     )
     persons: float = Field(
-        default=0.0,
-        ge=0,
-        description="weight of what a detector says for or against persons, as log-odds",
+        default=0.0, ge=0, description="weight of a detector's log-odds for or against persons"
     )
     judge_weight: float = Field(
         default=0.0,

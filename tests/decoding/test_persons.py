@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from ddcap.model.loading import build_model
 
 from ddcap.data.concepts import ConceptEdits, ConceptSpelling, ConceptTokens, ConceptVocabulary
 from ddcap.data.persons import Persons
@@ -15,6 +14,7 @@ from ddcap.decoding.generate import generate
 from ddcap.decoding.predictor import AMONG_CANDIDATES, ConceptEvidence
 from ddcap.errors import CheckpointError, RecipeError
 from ddcap.model.features import ImageFeatures
+from ddcap.model.loading import build_model
 from ddcap.publishing import find_model
 from ddcap.settings import DecodingSettings, parse_settings
 
