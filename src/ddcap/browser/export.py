@@ -25,7 +25,6 @@ from ddcap.files import replacing_folder, write_text
 from ddcap.model.config import (
     CONFIDENCE_NAME,
     GRAPHS_NAME,
-    PERSONS_LICENCE_NAME,
     PERSONS_NAME,
     WEIGHTS_NAME,
     read_config,
@@ -74,8 +73,8 @@ def export_page(
         if captioner.confidence is not None:
             shutil.copyfile(folder / CONFIDENCE_NAME, target / "model" / CONFIDENCE_NAME)
         if captioner.model.detector is not None:
-            captioner.model.detector.save(target / "model")
-            (target / "model" / PERSONS_LICENCE_NAME).rename(target / PERSONS_LICENCE_NAME)
+            shutil.copyfile(folder / PERSONS_NAME, target / "model" / PERSONS_NAME)
+            captioner.model.detector.save_licence(target)
             description["graphs"]["persons"] = {"file": PERSONS_NAME, "bytes": 0, "constants": []}
         write_text(target / DESCRIPTION, json.dumps(description, separators=(",", ":")))
         (target / "onnxruntime").mkdir()

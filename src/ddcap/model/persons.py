@@ -56,8 +56,12 @@ class PersonDetector:
 
     def save(self, folder: str | Path) -> None:
         """Write the graph, and the licence that it carries, into a model's folder."""
-        with replacing(Path(folder) / PERSONS_NAME) as temporary:
-            temporary.write_bytes(self.content)
+        with replacing(Path(folder) / PERSONS_NAME) as temporary, temporary.open("wb") as file:
+            file.write(self.content)
+        self.save_licence(folder)
+
+    def save_licence(self, folder: str | Path) -> None:
+        """Write where the graph is from, and its licence."""
         write_text(Path(folder) / PERSONS_LICENCE_NAME, f"{self.origin}\n\n{self.licence}")
 
     def __deepcopy__(self, memo: Any) -> PersonDetector:
