@@ -44,10 +44,9 @@ def test_it_finds_persons_and_says_where(detector, pixels):
         assert found[name].probability[0] < 0.2 and found[name].count[0] == 0 and found[name].evidence[0] < -1
 
 
-def test_two_halves_with_a_person_are_two(detector, pixels):
-    camera = pixels["camera"][:, :, :144]  # the photographer stands in the left half
-    twice = np.concatenate([camera, camera[:, :, ::-1]], axis=2)
-    assert detector(twice[None]).count[0] == 2
+def test_a_picture_and_its_mirror_side_by_side_are_two_persons(detector, pixels):
+    camera = pixels["camera"][:, :, ::2]
+    assert detector(np.concatenate([camera, camera[:, :, ::-1]], axis=2)[None]).count[0] == 2
 
 
 def test_pictures_of_a_batch_are_looked_at_one_by_one(detector, pixels):
