@@ -7,8 +7,8 @@ image encoder. MODEL/concepts.json gets the concepts that are persons, and MODEL
 is a detector. Images are those of the split train, of the named folders (`filepath`) if there are any. 600 of
 them, drawn with a fixed seed, set the probabilities, 40 of these the ranges of the 8-bit numbers.
 
-Convolutions with one filter a channel stay in float32: they are most of the error, and hardly faster in 8 bits.
-The weights of the others are from -64 to 64, for which the products are exact on every processor (see
+Convolutions with one filter a channel stay in float32: they are most of the error, and hardly faster in 8
+bits. The weights of the others are from -64 to 64, for which the products are exact on every processor (see
 `ddcap/model/quantization.py`).
 """
 
