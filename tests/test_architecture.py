@@ -141,6 +141,21 @@ def test_nobody_edits_the_path_of_modules():
     assert [source_name(source) for source in SOURCES if "sys.path" in source.read_text("utf-8")] == []
 
 
+QUESTIONS = {"what", "how", "who", "whose", "where", "whether", "which", "when", "why"}
+
+
+def test_no_docstring_opens_with_a_question_word():
+    """A docstring says what the function does, verb first, or what a thing is."""
+    found = []
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for source in SOURCES:
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+            text = ast.get_docstring(node) if isinstance(node, documented) else None
+            if text and text.split()[0].lower().strip("`,.:;") in QUESTIONS:
+                found.append(f"{source_name(source)}: {text.splitlines()[0]}")
+    assert found == []
+
+
 def test_no_drawers():
     drawers = {"utils", "util", "misc", "common", "helpers", "helper"}
     parts = {part for source in SOURCES for part in source.relative_to(ROOT).with_suffix("").parts}

@@ -1,4 +1,4 @@
-"""What a person may choose from: the drafts of a caption, and other words in place of one of its words.
+"""Choices for a person: drafts of a caption, and other words in place of one of its words.
 
 Shapes: B captions, L positions, V words (the id V is MASK).
 """

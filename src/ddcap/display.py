@@ -57,7 +57,7 @@ def caption_table(results: list[ImageResult], min_sure: float | None = None) -> 
 
 
 def fewer_captions(result: ImageResult) -> str:
-    """Why a picture has fewer captions than were asked for."""
+    """Say why an image has fewer captions than were asked for."""
     return (
         f"{result.source!s}: {len(result.captions)} of {result.asked} captions: no other one fits what was "
         "asked; require and ban fewer words, or ask for fewer captions"

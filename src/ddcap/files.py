@@ -234,7 +234,7 @@ _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.j
 
 
 def is_folder_name(name: str | Path) -> bool:
-    r"""Whether a name is of a folder, there or not, rather than a Hub id or "default".
+    r"""Return True for the name of a folder, there or not, rather than a Hub id or "default".
 
     `C:\folder` and `C:/folder` are folders on every system: no Hub id has a colon or a backslash.
     """

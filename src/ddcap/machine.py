@@ -1,4 +1,4 @@
-"""What the machine is and can do, and the processes that work on one thing."""
+"""The machine's hardware, and the processes that work on one thing."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def computing(device: torch.device, *, bfloat16: bool) -> torch.autocast:
 
 
 def computes_bfloat16(device: str) -> bool:
-    """Whether a device has instructions of its own for bfloat16; without them it would be slower, not faster.
+    """Return True if a device has instructions of its own for bfloat16; without them it would be slower.
 
     Args:
         device: "cpu", or a GPU as torch names it.

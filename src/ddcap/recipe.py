@@ -127,7 +127,7 @@ class DataSettings(Section):
 
 @dataclass(frozen=True, config=STRICT)
 class TaggerSettings(Section):
-    """How `ddcap tagger` learns the concepts of images."""
+    """Settings of `ddcap tagger`, which learns the concepts of images."""
 
     concepts: str | None = Field(
         default=None, description="JSON of the concepts: words, and the forms captions use"
@@ -228,7 +228,7 @@ class TrainingSettings(Section):
 
     @property
     def bf16(self) -> bool:
-        """Whether forward passes run in mixed precision, including those that fill the feature cache."""
+        """True if forward passes run in mixed precision, including those that fill the feature cache."""
         return self.mixed_precision == "bf16"
 
 

@@ -1,4 +1,4 @@
-"""What all sections of settings share: they are checked strictly, and know which settings were given."""
+"""The base of all sections of settings: checked strictly, and aware of the settings that were given."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class EncoderSettings(Section):
 
     @property
     def travels(self) -> bool:
-        """Whether the model's file contains the encoder's weights."""
+        """True if the model's file contains the encoder's weights."""
         return self.trainable or self.stored
 
 
@@ -124,7 +124,7 @@ class ModelSettings(Section):
 
     @property
     def is_open(self) -> bool:
-        """Whether settings that were not given still have to be read from the model of `init`."""
+        """True if settings that were not given still have to be read from the model of `init`."""
         return self.init is not None and len(self.given) < len(dataclasses.fields(self))
 
     def __post_init__(self) -> None:
@@ -197,7 +197,7 @@ class DiffusionSettings(Section):
 
 @dataclass(frozen=True, config=STRICT)
 class DecodingSettings(Section):
-    """How a trained model decodes a caption."""
+    """Decoding of a caption by a trained model."""
 
     method: Literal["best_first", "ancestral", "left_to_right"] = Field(
         default="best_first",

@@ -1,4 +1,4 @@
-"""What a caller gives, checked: whole numbers, texts, and lists of them."""
+"""Checks of what callers give: whole numbers, texts, and lists of them."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def _loaded(model: str | Path) -> Captioner:
 
 
 def _describe(captioner: Captioner, decoding: dict[str, Any]) -> dict[str, Any]:
-    """What the page has to know, but for the graphs."""
+    """Collect what the page has to know, but for the graphs."""
     model, tokenizer = captioner.model, captioner.tokenizer
     config = model.config
     description = {
@@ -136,7 +136,7 @@ def _describe(captioner: Captioner, decoding: dict[str, Any]) -> dict[str, Any]:
 
 
 def _tokens(tokenizer: CaptionTokenizer) -> dict[str, Any]:
-    """What each token adds to a text, and the pairs that make longer tokens, in their order."""
+    """List what each token adds to a text, and the pairs that make longer tokens, in their order."""
     merges = json.loads(tokenizer.to_json())["model"]["merges"]
     return {
         "pieces": tokenizer.pieces(range(tokenizer.vocabulary_size)),
@@ -162,7 +162,7 @@ def _settings(settings: DecodingSettings) -> dict[str, Any]:
 
 
 def _spelling(spelling: ConceptSpelling) -> dict[str, Any]:
-    """How the tokenizer spells the words of concepts: the concept, then its tokens."""
+    """List the spellings of the words of concepts: the concept, then its tokens."""
     rows = zip(spelling.concept.tolist(), spelling.pieces.tolist(), strict=True)
     return {
         "longest": LONGEST,

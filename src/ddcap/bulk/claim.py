@@ -143,7 +143,7 @@ class Claim:
 
 
 def _lock(file: BinaryIO, output: Path) -> bool:
-    """Whether this process has the lock now."""
+    """Try to lock; True if this process has the lock now."""
     if sys.platform == "win32":
         import msvcrt
 

@@ -11,7 +11,7 @@ from ddcap.bulk.walk import SeenNames
 
 
 class FailedRows:
-    """Which rows of an output are errors, and which of these are out of date; some 40 bytes for each.
+    """Rows of an output that are errors, and those of them that are out of date; some 40 bytes for each.
 
     Args:
         key: of a name, see `PictureNames.key`.
@@ -38,7 +38,7 @@ class FailedRows:
         self._places.append(place)
 
     def is_told(self, text: str) -> bool:
-        """Whether there is the very same row."""
+        """Return True if there is the very same row."""
         return text in self._told
 
     def resolve(self, name: str) -> None:

@@ -12,7 +12,7 @@ _URI = "file://"
 
 
 class PictureNames:
-    """How an output names pictures.
+    """Names of pictures in an output.
 
     Args:
         base: the folder that relative names of its rows start from.

@@ -1,4 +1,4 @@
-"""Where captions of very many pictures go: what an output is, for whoever writes to one."""
+"""The interface of outputs, which take the captions of very many images."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class CaptionOutput:
 
 
 def caption_count(options: Mapping[str, Any]) -> int:
-    """How many captions each picture gets."""
+    """Number of captions of each image."""
     lengths = options.get("lengths")
     return int(options.get("num") or 1) if lengths is None else len(lengths)
 

@@ -1,4 +1,4 @@
-"""Which output a path names."""
+"""A path to the output that it names."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from ddcap.errors import DataError, ImageError, MissingExtraError
 
 
 def is_remote(name: str) -> bool:
-    """Whether a name is an address, as s3://bucket/folder."""
+    """Return True for an address, as s3://bucket/folder."""
     return "://" in name
 
 

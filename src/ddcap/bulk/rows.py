@@ -78,7 +78,7 @@ class TextRows(CaptionOutput):
         raise NotImplementedError
 
     def _is_whole(self, record: bytes) -> bool:
-        """Whether a record of `_split` has its end mark."""
+        """Return True if a record of `_split` has its end mark."""
         raise NotImplementedError
 
     def _parse(self, record: bytes, number: int) -> tuple[str, bool] | None:
@@ -90,7 +90,7 @@ class TextRows(CaptionOutput):
         raise NotImplementedError
 
     def _missing_end_of(self, rest: bytes) -> bytes | None:
-        """What the last record lacks if it is whole but for its end mark; None if a kill has torn it.
+        """Return what the last record lacks if it is whole but for its end mark; None if a kill has torn it.
 
         Raises:
             DataError: if it is no row of ours.
@@ -135,7 +135,7 @@ class TextRows(CaptionOutput):
 
     @property
     def _may_be_torn(self) -> bool:
-        """Whether there can be a piece of a row: of a job that was killed, or of an earlier version."""
+        """True if there can be a piece of a row: of a job that was killed, or of an earlier version."""
         return self._claim.was_killed or (self._claim.is_new and self._end > 0)
 
     # How it is written.

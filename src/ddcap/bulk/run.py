@@ -23,7 +23,7 @@ from ddcap.errors import DataError, DDCapError, remedy
 
 @dataclass
 class Progress:
-    """How far a job is.
+    """The progress of a job.
 
     Attributes:
         captioned: pictures with a caption now, or with a reason why there is none.
@@ -51,7 +51,7 @@ class Progress:
 
 
 class Job:
-    """What is done, and what becomes of each picture, whoever captions it.
+    """A job: the images that are done, and what becomes of each image, whoever captions it.
 
     Args:
         output: takes a row for each picture.
@@ -124,7 +124,7 @@ class Job:
             self.resolve(tar)
 
     def wants_file(self, path: Path) -> bool:
-        """Whether a picture is still to be captioned; asked once of each."""
+        """Return True for an image still to be captioned; asked once of each."""
         for one in self._beside:
             try:
                 one.check(path)
@@ -138,7 +138,7 @@ class Job:
         return self.wants(str(path))
 
     def _is_all_beside(self, path: Path) -> bool:
-        """Whether everything that is to be beside a picture is there."""
+        """Return True if everything that is to be beside an image is there."""
         return all(one.is_done(path) for one in self._beside)
 
     def wants(self, name: str) -> bool:
@@ -151,7 +151,7 @@ class Job:
         return self.seen.add(self.names.for_row(name))
 
     def is_complete(self, tar: str) -> bool:
-        """Whether a tar file need not be read."""
+        """Return True for a tar file that need not be read."""
         count = None if self._output is None else self._output.complete(tar)
         self.progress.skipped += count or 0
         return count is not None
@@ -184,7 +184,7 @@ class Job:
             self._fail(str(source), error, caption)
 
     def _write_beside(self, picture: Path, caption: str) -> str | None:
-        """Why it could not be, or None."""
+        """Write the sidecars of an image; return why that failed, or None."""
         for one in self._beside:
             try:
                 is_written = one.write(picture, caption, overwrite=self._overwrite)
@@ -277,7 +277,7 @@ def caption_files(
 
 
 def count_pictures(paths: Iterable[str | Path], links: Links) -> int:
-    """How many pictures `caption_files` would find; only names are read."""
+    """Count the images that `caption_files` would find; only names are read."""
     count = 0
     for path in walk(paths, links=links, on_problem=lambda *_: None):
         if not is_tar(path):

@@ -41,7 +41,7 @@ class Beside(Protocol):
         """
 
     def is_done(self, picture: Path) -> bool:
-        """Whether something is there already, of this program or not."""
+        """Return True if something is there already, of this program or not."""
 
     def write(self, picture: Path, caption: str, *, overwrite: bool = False) -> bool:
         """Write it, whole or not at all; False if something is there, and stays.
@@ -56,14 +56,14 @@ class Beside(Protocol):
 
 
 class _Places:
-    """Which picture of a job has which place; 16 bytes for each."""
+    """The places that images of a job have taken; 16 bytes for each."""
 
     def __init__(self) -> None:
         self._names = PictureNames(os.getcwd())
         self._places, self._owners = SeenNames(self._names.key), SeenNames()
 
     def take(self, place: Path, picture: Path) -> bool:
-        """Whether it is the picture's."""
+        """Take a place for an image; False if another image has it."""
         owner = f"{self._names.key(str(place))}\n{self._names.key(str(picture))}"
         return self._owners.add(owner) if self._places.add(str(place)) else owner in self._owners
 
@@ -94,7 +94,7 @@ class Sidecars:
             )
 
     def is_done(self, picture: Path) -> bool:
-        """Whether there is a text file, or a description in XMP."""
+        """Return True if there is a text file, or a description in XMP."""
         path = self._of(picture)
         if not os.path.lexists(path) or self._kind == "txt":
             return os.path.lexists(path)
@@ -220,7 +220,7 @@ class DescribedCopies:
             )
 
     def is_done(self, picture: Path) -> bool:
-        """Whether there is a copy."""
+        """Return True if there is a copy."""
         return os.path.lexists(self._of(picture))
 
     def write(self, picture: Path, caption: str, *, overwrite: bool = False) -> bool:

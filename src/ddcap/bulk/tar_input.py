@@ -35,7 +35,7 @@ class TarPicture(EncodedImage):
 
 
 def is_tar(name: str | os.PathLike[str]) -> bool:
-    """Whether a name is of a tar file, by its ending."""
+    """Return True for the name of a tar file, by its ending."""
     return os.fspath(name).lower().endswith(".tar")
 
 
@@ -96,7 +96,7 @@ def tar_members(
 
 
 def _why_refused(member: tarfile.TarInfo) -> str | None:
-    """Why a member that is called a picture is not read, and what helps; None if it is."""
+    """Say why a member with the name of an image is not read, and what helps; None if it is."""
     posix, windows = PurePosixPath(member.name), PureWindowsPath(member.name)
     if posix.is_absolute() or windows.anchor or ".." in windows.parts:
         return "leads out of the tar file; give it a plain name"

@@ -203,7 +203,7 @@ def _is_begun(target: Path) -> bool:
 
 
 def _is_ours(path: Path, *, may_be_torn: bool) -> bool:
-    """Whether a tar's first sample is a caption of ours; one that is torn may have none."""
+    """Return True if a tar's first sample is a caption of ours; one that is torn may have none."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -228,7 +228,7 @@ def _growing(target: Path) -> Path:
 
 
 def _samples(file: BinaryIO) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """Where each whole sample ends, its key, and its row.
+    """Yield the end of each whole sample, its key, and its row.
 
     Raises:
         DataError: if a JSON member is no row.

@@ -114,7 +114,7 @@ class SeenNames:
         return True
 
     def holds(self, number: int) -> bool:
-        """Whether a hash was seen."""
+        """Return True if a hash was seen."""
         if number in self._recent:
             return True
         place = int(np.searchsorted(self._sorted, np.uint64(number)))

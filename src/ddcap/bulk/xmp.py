@@ -87,7 +87,7 @@ class _Place:
 
 
 class _Reader:
-    """Where things are in a packet.
+    """A reader of an XMP packet that notes the positions of its parts.
 
     Args:
         packet: its bytes.

@@ -75,7 +75,7 @@ def load_captioner(options: argparse.Namespace) -> Captioner:
 
 
 def decoding_arguments() -> argparse.ArgumentParser:
-    """How captions are decoded; `decoding_changes` reads them."""
+    """Add the options of decoding; `decoding_changes` reads them."""
     decoding = argparse.ArgumentParser(add_help=False)
     group = decoding.add_argument_group("decoding", "The model stores a default for each of these settings.")
     group.add_argument(

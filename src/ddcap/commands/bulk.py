@@ -76,7 +76,7 @@ def bulk_arguments(caption: argparse.ArgumentParser) -> None:
 
 
 def is_bulk(options: argparse.Namespace) -> bool:
-    """Whether captions go into files. If not, refuse the options that need it."""
+    """Return True if captions go into files. If not, refuse the options that need it."""
     from ddcap.bulk.remote import is_remote
     from ddcap.bulk.tar_input import is_tar
 

@@ -147,7 +147,7 @@ def collate(
 
 
 class StepData(Dataset[CaptionBatch]):
-    """What steps are made of: a data set whose items are batches."""
+    """A data set whose items are the batches of steps."""
 
     settings: DataSettings
 
@@ -162,7 +162,7 @@ class StepData(Dataset[CaptionBatch]):
 
 @dataclass(frozen=True)
 class StepPlan:
-    """How an optimiser step's captions are shared among processes and accumulation parts."""
+    """The shares of an optimiser step's captions, by process and accumulation part."""
 
     seed: int
     images_per_step: int
@@ -191,7 +191,7 @@ class StepPlan:
         return self.images_per_step // (self.processes * self.accumulation)
 
     def first_image(self, part: int) -> int:
-        """Where this process's part of a step begins among the step's pictures."""
+        """Return the first image of this process's part of a step."""
         return (self.process * self.accumulation + part) * self.images_per_part
 
     def parts(self, data: StepData, first_step: int, last_step: int) -> _Parts:
@@ -282,7 +282,7 @@ class PixelSource:
 
 
 class ConceptSource(Protocol):
-    """Where the concepts of pictures come from, if not from the encoder."""
+    """A source of the concepts of images, in place of the encoder."""
 
     def read(self, draws: Sequence[Draw]) -> ConceptTokens:
         """Of each draw's picture."""
@@ -411,7 +411,7 @@ class CaptionData(StepData):
         )
 
     def _read(self, part: Part) -> tuple[dict[str, Any], list[int], list[str]]:
-        """What the source has of the pictures, for `collate`; their places, and why others are missing."""
+        """Read from the source, for `collate`: the images, their places, and why others are missing."""
         if self.source is None:
             return {}, list(range(len(part))), []
         name = "features" if isinstance(self.source, FeatureCache) else "pixels"

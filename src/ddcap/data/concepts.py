@@ -34,7 +34,7 @@ _WORD = re.compile(r"[a-z]+(?:-[a-z]+)*")
 
 @dataclass(frozen=True)
 class ConceptTokens:
-    """Which concepts pictures show: arrays of numpy or torch.
+    """The concepts of images: arrays of numpy or torch.
 
     Attributes:
         ids: (I, K) numbers of concepts, `NO_CONCEPT` where there are fewer.
@@ -54,7 +54,7 @@ class ConceptTokens:
 
 @dataclass(frozen=True)
 class ConceptRates:
-    """How often people name each concept, of all images and of those in which the tagger does not list it.
+    """Rates at which people name each concept, in all images and in those whose tags lack it.
 
     Attributes:
         prior: (N,) mean share of an image's captions that name it.
@@ -241,7 +241,7 @@ class ConceptEdits:
         banned: Iterable[str],
         replaced: Mapping[str, str | None],
     ) -> ConceptEdits:
-        """What follows for the concepts if a caption is to say some words and not to say others.
+        """Derive edits of the concepts from words that a caption is to say and words that it must not.
 
         Args:
             vocabulary: of the model.

@@ -34,13 +34,13 @@ SHARD_SIZE = 64
 
 
 class Encoder(Protocol):
-    """What the cache needs of an image encoder."""
+    """The interface that the cache needs of an image encoder."""
 
     preprocessing: Preprocessing
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device that it computes on."""
 
     @property
     def cache_key(self) -> str:

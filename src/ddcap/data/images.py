@@ -144,7 +144,7 @@ LARGEST_SQUASH = 2.0
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes pixels.
+    """The way from an image to pixels.
 
     Attributes:
         size: side of the square, in pixels.
@@ -163,7 +163,7 @@ class Preprocessing:
         return self.normalize(self.view(image))
 
     def view(self, image: Image.Image) -> Image.Image:
-        """What of an RGB `image` the encoder sees, at its size; the view of a view is the same."""
+        """Cut and scale an RGB `image` to what the encoder sees; the view of a view is the same."""
         if self.fit == "crop":
             # resize first, then cut, as CLIP does: cutting first would round the box to whole source pixels
             image = _resize_short_side(image, self.size)
@@ -204,7 +204,7 @@ _EFFICIENTNET_LITE = ((127 / 255,) * 3, (128 / 255,) * 3)
 
 
 def preprocessing_of(encoder: EncoderSettings) -> Preprocessing:
-    """What an image encoder expects, by its published training."""
+    """Return the preprocessing that an image encoder expects, by its published training."""
     mean, std = CLIP_MEAN_STD if encoder.kind == "clip" else _EFFICIENTNET_LITE
     return Preprocessing(encoder.image_size, encoder.fit, mean, std)
 

@@ -69,7 +69,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What a data set holds and what of it cannot be used.
+    """The contents of a data set, and what of it cannot be used.
 
     Attributes:
         pictures: number of entries by split, those with a problem of their picture included.
@@ -129,7 +129,7 @@ def _read_entries(captions: Path, image_folder: str | Path) -> tuple[list[Captio
 
 
 def _why_unusable(path: Path) -> str | None:
-    """Why a picture cannot be used; None if it can."""
+    """Say why an image cannot be used; None if it can."""
     try:
         load_image(path)
     except ImageError as error:
@@ -144,7 +144,7 @@ _QUALITY = 95  # of re-encoded JPEG files: invisible at the sizes a model sees
 
 @dataclass(frozen=True)
 class ShardingResult:
-    """What became of a data set.
+    """The result of sharding a data set.
 
     Attributes:
         shards: files there are now.

@@ -1,4 +1,4 @@
-"""Where pictures and captions are listed: Karpathy's JSON, COCO's files, tables, folders, text alone."""
+"""Lists of images and captions: Karpathy's JSON, COCO's files, tables, folders, text alone."""
 
 from __future__ import annotations
 
@@ -405,7 +405,7 @@ def _text_record(path: Path, number: int, captions: tuple[str, ...]) -> Captione
 
 
 def _read_text(path: Path) -> Any:
-    """What a JSON holds, or a list with a list for each line of a text file."""
+    """Read a JSON, or a text file into a list with a list for each line."""
     try:
         content = path.read_bytes()
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")

@@ -162,7 +162,7 @@ _ATTEMPTS = 3
 
 
 def local_path(url: str) -> Path | None:
-    """Where a shard, or a folder of them, lies on this disk; None if it is elsewhere."""
+    """Return the path of a shard, or of a folder of them, on this disk; None if it is elsewhere."""
     protocol, _ = fsspec.core.split_protocol(url)
     if protocol in ("file", "local"):
         return Path(fsspec.core.url_to_fs(url)[1])

@@ -1,4 +1,4 @@
-"""What a picture may be given as: a path, a PIL image, bytes of a file, an open file, an array of pixels."""
+"""Sources of an image: a path, a PIL image, bytes of a file, an open file, an array of pixels."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ImageSource = (
 
 
 def is_one_picture(source: Any) -> bool:
-    """Whether `source` is one picture; else it may be several: a list of them, an array (I, H, W, 3)."""
+    """Return True for one image; else it may be several: a list of them, an array (I, H, W, 3)."""
     if isinstance(source, np.ndarray):
         return source.ndim in (2, 3) and source.dtype.kind not in "OSU"  # else names of files
     plain = (str, os.PathLike, Image.Image, EncodedImage, bytes, bytearray, memoryview)
@@ -55,12 +55,12 @@ def is_one_picture(source: Any) -> bool:
 
 
 def is_tensor(source: Any) -> bool:
-    """Whether `source` is a tensor of PyTorch, which need not be installed."""
+    """Return True for a tensor of PyTorch, which need not be installed."""
     return any(kind.__module__ == "torch" and kind.__name__ == "Tensor" for kind in type(source).__mro__)
 
 
 def taken(source: Any, unnamed: str = "image") -> Path | Image.Image | EncodedImage:
-    """What `source` stands for: a file, a picture in memory, or the bytes of a file.
+    """Read what `source` stands for: a file, an image in memory, or the bytes of a file.
 
     Args:
         source: a picture in any of the ways of `ImageSource`.

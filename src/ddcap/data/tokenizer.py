@@ -130,7 +130,7 @@ class CaptionTokenizer:
 
     @property
     def kind(self) -> Literal["compact", "gpt2"]:
-        """Which of the two it is, as a recipe names it."""
+        """The kind of tokenizer, as a recipe names it."""
         return "gpt2" if self.end_id == self._backend.token_to_id(_GPT2_END) else "compact"
 
     def encode(self, caption: str) -> list[int]:
@@ -165,7 +165,7 @@ class CaptionTokenizer:
         raise DDCapError(f"{name}: this model cannot spell {lost}{remedy}")
 
     def spells(self, text: str) -> bool:
-        """Whether nothing of a text is lost, see `check_spelling`."""
+        """Return True if nothing of a text is lost, see `check_spelling`."""
         if any("\ud800" <= letter <= "\udfff" for letter in text):
             return False  # half a character
         return _letters(self.decode(self.encode_part(text))) == _letters(text)
@@ -222,7 +222,7 @@ _LOST = frozenset({"Mn", "Pc", "Pd", "Pe", "Pf", "Pi", "Ps"})
 
 
 def _letters(text: str) -> list[str]:
-    """What has to be spelled of a text, without case: all but accents, spaces and common punctuation."""
+    """Keep what has to be spelled of a text, without case: no accents, spaces or common punctuation."""
     plain = unicodedata.normalize("NFKD", text).lower()
     return [
         letter

@@ -140,7 +140,7 @@ class ImageResult:
 
 
 def answer_of(result: ImageResult, min_sure: float | None = None) -> dict[str, Any]:
-    """What became of an image: its likeliest caption and how sure it is, or why there is none."""
+    """Describe the result of an image: its likeliest caption and how sure it is, or why there is none."""
     if result.error is not None:
         return {"error": result.error}
     best = result.captions[0]
@@ -157,7 +157,7 @@ def withheld_of(result: ImageResult, min_sure: float | None) -> dict[str, Any]:
 
 
 def confidence_of(caption: Caption) -> dict[str, Any]:
-    """How sure a caption is, as programs read it; nothing of a model that is not calibrated."""
+    """Return the confidence of a caption, as programs read it; empty for a model without calibration."""
     if caption.sure is None or caption.faithful is None or caption.known is None:
         return {}
     chances = {name: round(getattr(caption, name), 4) for name in ("sure", "faithful", "known")}

@@ -1,4 +1,4 @@
-"""How sure a captioner is: calibrated probabilities, fitted on pictures with human captions.
+"""Calibrated confidence of a captioner, fitted on images with human captions.
 
 - sure: that the caption's CIDEr is above the median human caption's;
 - faithful: that it names nothing which none of the people has named;
@@ -78,7 +78,7 @@ class Logistic:
 
 @dataclass(frozen=True)
 class KnownPictures:
-    """What the encoder sees of pictures like those of the training: a centre and directions around it.
+    """The encoder's features of images like those of the training: a centre and directions around it.
 
     A picture's distance is in two parts: along the directions, in their spread, and beside them. Source:
     Mahalanobis distance, Lee et al. 2018; the residual, Wang et al. 2022 (ViM).

@@ -23,7 +23,7 @@ _CHARS = 5.2  # of a token in captions, its space included
 
 
 class Frame:
-    """What is given of every caption under constraints: its ends, and phrases that are not placed yet.
+    """The given parts of every caption under constraints: its ends, and phrases that are not placed yet.
 
     Args:
         constraints: what captions have to be like.

@@ -1,4 +1,4 @@
-"""What a person asks of a caption's words, and which token may stand where so that the caption obeys.
+"""Constraints on a caption's words, and the tokens that they allow at each position.
 
 A caption is built token by token in any order. A token is refused if no caption that obeys could come of it
 any more: every rule here leaves at least one token to each position that is still MASK, so a finished caption
@@ -114,13 +114,13 @@ class Constraints:
 
     @property
     def wanted(self) -> list[tuple[str, str]]:
-        """What is given, by name: prefix, suffix and what is to be included."""
+        """The given words, by name: prefix, suffix and what is to be included."""
         ends = [(name, getattr(self, name).strip()) for name in ("prefix", "suffix")]
         return [*(end for end in ends if end[1]), *(("include", phrase) for phrase in self.include)]
 
     @property
     def unplaced(self) -> list[str]:
-        """What is to be included and does not stand in the prefix, the suffix or another such phrase."""
+        """Phrases to include that do not stand in the prefix, the suffix or another such phrase."""
         left: list[str] = []
         others = [words_of(self.prefix), words_of(self.suffix)]
         for phrase in sorted(self.include, key=lambda one: -len(words_of(one))):
@@ -149,7 +149,7 @@ class Constraints:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is asked for."""
+        """True if nothing is asked for."""
         return self == Constraints()
 
     @classmethod
@@ -166,7 +166,7 @@ class Constraints:
         return cls(**given), others
 
     def edits(self, vocabulary: ConceptVocabulary | None) -> list[ConceptEdits]:
-        """What follows for the concepts that a model sees: what is wanted is there, what is banned is not."""
+        """Derive edits of the concepts that a model sees: what is wanted is there, what is banned is not."""
         if vocabulary is None or self.is_empty:
             return []
         wanted = [text for _, text in self.wanted]
@@ -218,13 +218,13 @@ def words_of(text: str) -> list[str]:
 
 
 def holds(words: Sequence[str], phrase: Sequence[str]) -> bool:
-    """Whether the words of a phrase stand in a row among `words`."""
+    """Return True if the words of a phrase stand in a row among `words`."""
     size = len(phrase)
     return any(list(words[at : at + size]) == list(phrase) for at in range(len(words) - size + 1))
 
 
 class Vocabulary:
-    """What each token of a tokenizer spells; MASK is one character."""
+    """The spelling of each token of a tokenizer; MASK is one character."""
 
     def __init__(self, tokenizer: CaptionTokenizer) -> None:
         self.tokenizer, self.end_id, self.mask_id = tokenizer, tokenizer.end_id, tokenizer.mask_id
@@ -264,7 +264,7 @@ class Vocabulary:
         return usable
 
     def counts_as_word(self, token: int) -> bool:
-        """Whether a token certainly begins a word of its own."""
+        """Return True for a token that certainly begins a word of its own."""
         return bool(self.is_word[token])
 
 
@@ -296,7 +296,7 @@ class ConstrainedCaption:
         )
 
     def allows(self, position: int, token: int) -> bool:
-        """Whether `token` may be committed at a MASK position."""
+        """Return True if `token` may be committed at a MASK position."""
         pattern = self.constraints.pattern
         if not self._obeys(position, token):
             return False
@@ -307,7 +307,7 @@ class ConstrainedCaption:
         return np.asarray(self._obeys(position, slice(None)))
 
     def _obeys(self, position: int, tokens: int | slice) -> Any:
-        """Which of `tokens` may stand at a MASK position as far as starts, characters and words go."""
+        """Check which of `tokens` may stand at a MASK position as far as starts, characters and words go."""
         vocabulary, asked, left = self.vocabulary, self.constraints, self._masks - 1
         obeys = vocabulary.usable[tokens]
         if position in self.starts:
@@ -344,7 +344,7 @@ class ConstrainedCaption:
 
     @property
     def is_possible(self) -> bool:
-        """Whether the rest can still be filled."""
+        """True if the rest can still be filled."""
         asked = self.constraints
         is_short = asked.max_chars is None or self._chars + 2 * self._masks <= asked.max_chars + 1
         return is_short and (asked.min_words is None or self._words + self._masks >= asked.min_words)
@@ -358,7 +358,7 @@ class ConstrainedCaption:
             )
 
     def room_for(self, size: int) -> list[int]:
-        """Where `size` tokens in a row are all MASK."""
+        """List the starts of `size` tokens in a row that are all MASK."""
         return [start for first, count in self._gaps() for start in range(first, first + count - size + 1)]
 
     def place(self, start: int, phrase: Sequence[int], others: Sequence[int]) -> bool:
@@ -395,7 +395,7 @@ class ConstrainedCaption:
 
 
 def fits(gaps: Sequence[int], sizes: Sequence[int]) -> bool:
-    """Whether runs of `sizes` tokens can be put into `gaps` side by side."""
+    """Return True if runs of `sizes` tokens fit into `gaps` side by side."""
     if not sizes:
         return True
     first, rest = sizes[0], sizes[1:]

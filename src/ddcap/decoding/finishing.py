@@ -92,7 +92,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Confident:
-    """What it takes to say how sure a model is of its captions.
+    """The calibration of a model and what it is applied to: the confidence of captions.
 
     Attributes:
         confidence: of the model.

@@ -183,7 +183,7 @@ def start_tokens(lengths: Array, mask_id: int) -> Array:
 
 @dataclass(frozen=True)
 class CaptionRequest:
-    """How many captions of each picture, made how, and like what.
+    """A request for captions: how many of each image, decoded how, under which constraints.
 
     Attributes:
         settings: of the decoder.
@@ -231,7 +231,7 @@ class CaptionRequest:
         vocabulary: Vocabulary,
         generator: np.random.Generator,
     ) -> list[ImageResult]:
-        """What becomes of each picture; see `captions`.
+        """Caption the images that could be read; see `captions`.
 
         Args:
             model: in evaluation mode.
@@ -299,7 +299,7 @@ class CaptionRequest:
         return [_different(several) for several in captions] if is_diverse else captions
 
     def _varies_words(self, model: ModelConfig) -> bool:
-        """Whether several captions are made to differ in words; else in lengths, or by drawing."""
+        """Return True if several captions are made to differ in words; else in lengths, or by drawing."""
         is_best_first = (model.model.kind, self.settings.method) == ("diffusion", "best_first")
         return is_best_first and not self.settings.temperature and self.lengths is None
 

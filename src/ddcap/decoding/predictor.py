@@ -1,4 +1,4 @@
-"""What has a say in a prediction: the image-free branch (special design 4), and concepts that are seen.
+"""The prediction of a step: guidance (special design 4) and concept bonuses added to the logits.
 
 Shapes: B captions, L positions, n of them asked for, I images, K concepts of each, F forms, N concepts, V
 words.
@@ -93,7 +93,7 @@ class ConceptEvidence:
 
     @property
     def has_a_say(self) -> bool:
-        """Whether the probabilities of words depend on it."""
+        """True if the probabilities of words depend on it."""
         return bool(self.bonus or self.repeat_penalty or self.absence or self.persons is not None)
 
     @cached_property
@@ -192,7 +192,7 @@ class ConceptEvidence:
 
 
 class Guesses:
-    """What was predicted at the step before, for a model that self-conditions.
+    """Predictions of the step before, for a model that self-conditions.
 
     It is one for all captions of a batch, however few of them are still decoded. With guidance both branches
     are told the guided prediction: it is what the caption goes on with.
@@ -214,7 +214,7 @@ class Guesses:
         return words[:, : tokens.shape[1]]
 
     def note(self, rows: Array | None, positions: Array, words: Array) -> None:
-        """What is predicted now: `words` (B', n) at `positions` (B', n)."""
+        """Store what is predicted now: `words` (B', n) at `positions` (B', n)."""
         assert self._words is not None  # it was asked for before
         xp = array_namespace(positions)
         rows = xp.arange(positions.shape[0], device=device(positions)) if rows is None else rows
@@ -314,7 +314,7 @@ class Predictor:
         )
 
     def _told(self, tokens: Array) -> tuple[Array, ...]:
-        """What steps are told beyond the rest: nothing, unless their model self-conditions."""
+        """Return the guess that steps take besides the tokens: none, unless their model self-conditions."""
         if self.watch is not None:
             self.watch(tokens)
         return () if self.guesses is None else (self.guesses.of(self.rows, tokens),)

@@ -204,7 +204,7 @@ class Sampler:
         return model.denoising_steps(self.features, with_image_free=self.settings.guidance != 1)
 
     def concepts(self, per_image: int) -> ConceptEvidence | None:
-        """What the pictures' concepts say about K captions of each; None if they have no say."""
+        """Build the images' concepts as evidence for K captions of each; None if no setting asks."""
         if per_image not in self._concepts:
             self._concepts[per_image] = concept_evidence(self.model, self.features, self.settings, per_image)
         return self._concepts[per_image]
@@ -338,7 +338,7 @@ def scheduler_of(model: CaptioningModel, settings: DecodingSettings) -> Schedule
 def concept_evidence(
     model: CaptioningModel, features: ImageFeatures, settings: DecodingSettings, captions_per_image: int
 ) -> ConceptEvidence | None:
-    """What the pictures' concepts say about captions; None if nobody asks, or the model sees none."""
+    """Build the concepts of images as evidence; None if no setting asks, or the model sees none."""
     asked = settings.concept_bonus or settings.repeat_penalty or settings.concept_weight or settings.absence
     asked = asked or settings.persons
     if not asked or features.concepts is None or model.spelling is None:

@@ -1,4 +1,4 @@
-"""How well a picture supports a given caption: by word, and as a whole.
+"""Scores of given captions: how well an image supports them, by word and as a whole.
 
 Two likelihoods of a caption, neither in the paper:
 
@@ -48,7 +48,7 @@ _ROWS = 512  # noised captions computed at once
 
 @dataclass(frozen=True)
 class WordEvidence:
-    """How well an image supports one word of a caption.
+    """The support of an image for one word of a caption.
 
     Attributes:
         word: the word.
@@ -70,7 +70,7 @@ class WordEvidence:
 
 @dataclass(frozen=True)
 class CaptionEvidence:
-    """How well an image supports a caption.
+    """The support of an image for a caption.
 
     Attributes:
         words: evidence of each word.
@@ -97,7 +97,7 @@ class CaptionEvidence:
 
     @property
     def fit(self) -> float:
-        """How well caption and image fit: the gain per token."""
+        """The gain per token: how well caption and image fit."""
         return self.gain / self.tokens
 
 
@@ -107,7 +107,7 @@ def caption_evidence(
     captions: Sequence[Sequence[str]],
     tokenizer: CaptionTokenizer,
 ) -> list[list[CaptionEvidence]]:
-    """What I pictures say for captions, as many of each picture.
+    """Score captions of I images, as many of each image.
 
     Args:
         model: a diffusion model in evaluation mode.

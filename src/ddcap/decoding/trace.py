@@ -144,7 +144,7 @@ class TraceEvent:
 
 @dataclass(frozen=True)
 class Trace:
-    """How the model built one caption, step by step.
+    """The steps in which the model built one caption.
 
     Attributes:
         events: all tokens committed, by step, the most certain first within a step.

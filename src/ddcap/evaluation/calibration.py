@@ -110,7 +110,7 @@ def judge_captions(
 
 
 def _is_faithful(captioner: Captioner, pair: tuple[ImageFeatures, Caption], record: CaptionedImage) -> bool:
-    """Whether the captions of people name, in any form of its word, all that a caption names."""
+    """Return True if the captions of people name, in any form of its word, all that a caption names."""
     said, named = set(_names(captioner, pair[1].text)), set()
     for text in record.captions:
         named |= set(_names(captioner, text))
@@ -216,7 +216,7 @@ def mean_at_coverage(values: np.ndarray, chances: np.ndarray, share: float) -> f
 
 
 def area_under_curve(true: np.ndarray, other: np.ndarray) -> float:
-    """How often one of `true` is over one of `other`; equal ones count half."""
+    """Compute how often one of `true` is over one of `other`; equal ones count half."""
     order = np.sort(other)
     below, up_to = np.searchsorted(order, true, "left"), np.searchsorted(order, true, "right")
     return float((below + up_to).sum() / 2 / len(true) / len(other))

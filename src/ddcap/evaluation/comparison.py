@@ -41,13 +41,13 @@ class Difference:
 
     @property
     def excludes_zero(self) -> bool | None:
-        """Whether chance alone hardly explains the difference; None where there is no interval."""
+        """True if chance alone hardly explains the difference; None where there is no interval."""
         return None if self.interval is None else self.interval[0] > 0 or self.interval[1] < 0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found.
+    """The result of `compare`.
 
     Attributes:
         images: number of common images.
@@ -58,7 +58,7 @@ class Comparison:
     differences: dict[str, Difference]
 
     def to_dict(self) -> dict[str, Any]:
-        """What `--json` prints."""
+        """Return what `--json` prints."""
         rows = {
             name: {
                 "first": round(row.first, 3),
@@ -72,7 +72,7 @@ class Comparison:
         return {"images": self.images, "metrics": rows}
 
     def to_text(self) -> str:
-        """What people read."""
+        """Return the text that people read."""
         lines = [f"{'':<12} {'first':>6} {'second':>6} {'difference':>10}  95 % interval"]
         for name, row in self.differences.items():
             line = f"{name:<12} {row.first:6.1f} {row.second:6.1f} {row.second - row.first:+10.2f}"
@@ -193,7 +193,7 @@ def _difference(
 
 
 def _identity(value: Any) -> Any:
-    """What has to be equal: of document frequencies their digest, not what they are called."""
+    """Return what has to be equal: of document frequencies their digest, not what they are called."""
     return value["digest"] if isinstance(value, dict) else value
 
 

@@ -190,7 +190,7 @@ def read_printed_mean(printed: str) -> float:
 
 
 def _jar_problem(corenlp: str | Path | None) -> str | None:
-    """Why the folder does not do."""
+    """Say why the folder does not do."""
     if corenlp is None:
         return f"needs CoreNLP 3.6.0; unpack {_ARCHIVE} and give its folder by --corenlp"
     missing = [jar for jar in JARS if not (Path(corenlp) / jar).is_file()]

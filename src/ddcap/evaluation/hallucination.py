@@ -120,7 +120,7 @@ class ThingWords:
     def _phrases(
         self, words: Sequence[str], listed: Mapping[tuple[str, ...], Any]
     ) -> Iterable[tuple[int, int]]:
-        """Where phrases of the list stand: begin and end, the longest at each place."""
+        """Find phrases of the list: begin and end, the longest at each place."""
         start = 0
         while start < len(words):
             sizes = range(min(self._longest, len(words) - start), 0, -1)
@@ -196,7 +196,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Inventions:
-    """What the captions of a set of images invent; see `find_inventions`.
+    """Things that the captions of a set of images invent; see `find_inventions`.
 
     Attributes:
         named: of each image, what its caption names.

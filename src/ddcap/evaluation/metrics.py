@@ -114,7 +114,7 @@ class DocumentFrequencies:
         return hashlib.sha256("\n".join([str(self.images), *lines]).encode()).hexdigest()[:16]
 
     def summary(self) -> dict[str, Any]:
-        """What a result says of its frequencies."""
+        """Summarise the frequencies for a result."""
         return {"source": self.source, "images": self.images, "digest": self.digest}
 
     def save(self, path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""What an evaluation found, human captions beside it: for people as text, for programs as JSON."""
+"""The result of an evaluation, human captions beside it: for people as text, for programs as JSON."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def leave_one_out(
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """The result of an evaluation.
 
     Attributes:
         scores: the metrics.
@@ -202,7 +202,7 @@ class Evaluation:
     decoding: dict[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """What `--json` prints."""
+        """Return what `--json` prints."""
         return {
             "metrics": self.scores.rounded(),
             "intervals_95": self.scores.rounded_intervals(),
@@ -222,7 +222,7 @@ class Evaluation:
         }
 
     def to_record(self) -> dict[str, Any]:
-        """What `--output` keeps: also the scores of every image and the predictions."""
+        """Return what `--output` keeps: also the scores of every image and the predictions."""
         per_image = {"image_ids": self.scores.image_ids, **self.scores.per_image}
         return {
             **self.to_dict(),
@@ -232,7 +232,7 @@ class Evaluation:
         }
 
     def to_text(self) -> str:
-        """What people read."""
+        """Return the text that people read."""
         scores, human = self.scores, self.human
         head = f"{'':<12} {'score':>6} {'95 % interval':>15}"
         lines = [head + (f" {'human':>7} {'alike':>7}" if human else "")]

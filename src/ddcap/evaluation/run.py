@@ -34,7 +34,7 @@ Texts = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class ScoringSettings:
-    """How predictions are scored.
+    """Settings of scoring predictions.
 
     Attributes:
         tokenization: None takes Stanford's where Java is.

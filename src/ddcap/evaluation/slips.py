@@ -172,13 +172,13 @@ def slips_of(words: Sequence[str]) -> list[str]:
 
 
 def repeats_content(words: Sequence[str]) -> bool:
-    """Whether a word that is no function word occurs twice; good English may do that."""
+    """Return True if a word that is no function word occurs twice; good English may do that."""
     return max(Counter(word for word in words if word not in _FUNCTION_WORDS).values(), default=0) > 1
 
 
 @dataclass(frozen=True)
 class Slips:
-    """How many captions have slips.
+    """Shares of captions with slips.
 
     Attributes:
         any: share of captions that break a rule.

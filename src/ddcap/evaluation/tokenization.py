@@ -21,7 +21,7 @@ _ENGLISH = ("-Duser.language=en", "-Duser.country=US", "-Dfile.encoding=UTF-8")
 
 
 def java_problem() -> str | None:
-    """Why Java cannot be used, with the line that installs it; None where it can."""
+    """Say why Java cannot be used, with the line that installs it; None where it can."""
     return _version(shutil.which("java"))[1]
 
 
@@ -41,7 +41,7 @@ def java_environment() -> dict[str, str]:
 
 
 def complaint(messages: str) -> str:
-    """What Java complained about: the line that names the error, else the last one."""
+    """Find Java's complaint: the line that names the error, else the last one."""
     lines = [line.strip() for line in messages.splitlines() if line.strip()]
     errors = [line for line in lines if re.search(r"\b\w*(Error|Exception)\b", line)]
     return next(iter([*errors, *lines[::-1]]), "no message")

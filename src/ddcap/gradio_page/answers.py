@@ -1,4 +1,4 @@
-"""What the page asks for, in words of the service: its bodies check it, its engine computes it."""
+"""Answers to the page's requests: the service's bodies check them, its engine computes them."""
 
 from __future__ import annotations
 
@@ -137,6 +137,6 @@ def _content(picture: Any) -> bytes:
 
 
 def _about_picture(message: str) -> str:
-    """What is wrong with a picture, for somebody who sees no file names."""
+    """Say what is wrong with an image, for somebody who sees no file names."""
     reason = message.removeprefix(f"{_NAME}: ")
     return reason if "pixels" in reason else f"this file is not a readable image ({reason})"

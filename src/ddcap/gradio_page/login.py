@@ -1,4 +1,4 @@
-"""Who may see the page of a service that has keys: a form asks for one, a cookie remembers it."""
+"""Login to the page of a service that has keys: a form asks for one, a cookie remembers it."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Visitors:
         self._secret = secrets.token_bytes(32)
 
     def cookie_of(self, key: str) -> str | None:
-        """What the browser has to send from now on; None for an unknown key. Compares in constant time."""
+        """Return the cookie of a known key; None for an unknown one. Compares in constant time."""
         given = key.strip().encode()
         if not any([hmac.compare_digest(given, known.encode()) for known in self.keys]):
             return None
         return self._code(given.decode())
 
     def knows(self, headers: Sequence[tuple[bytes, bytes]]) -> bool:
-        """Whether a request comes from somebody who has given a key."""
+        """Return True for a request from somebody who has given a key."""
         if not self.keys:
             return True
         given = _cookie(headers).encode()

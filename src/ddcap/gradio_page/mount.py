@@ -119,7 +119,7 @@ class Door:
         self.app, self.visitors = app, visitors
 
     def watches(self, scope: Scope) -> bool:
-        """Whether it looks itself at who sends a request."""
+        """Return True if it checks the sender of a request itself."""
         path = scope["path"]
         return path in _DOORS.get(scope["method"].replace("HEAD", "GET"), ()) or path.startswith(
             (*_ROOMS, _IDLE)

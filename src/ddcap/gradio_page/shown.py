@@ -1,4 +1,4 @@
-"""What the page shows of a caption: its words, and when each of their tokens was committed."""
+"""A caption as the page shows it: its words, and when each of their tokens was committed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every captioning model is built and stored from: its config, its encoder, its folder on disk.
+"""A model's files: weights and config are written to a folder, checked and read.
 
 Files of weights may be from strangers: they are looked at before anything is allocated, and never run.
 """
@@ -76,7 +76,7 @@ def check_shapes(expected: Shapes, found: Shapes) -> None:
 
 
 def load_pickle(path: Path, remedy: str) -> Any:
-    """What `torch.save` wrote, tensors and plain values only, onto the CPU.
+    """Load what `torch.save` wrote, tensors and plain values only, onto the CPU.
 
     Args:
         path: of the file.
@@ -238,7 +238,7 @@ class StoredModel(nn.Module):
 
     @property
     def spelling(self) -> ConceptSpelling | None:
-        """How the words of the concepts are spelled; None without concepts."""
+        """The spelling of the concepts' words; None without concepts."""
         if self._spelling is None and self.vocabulary is not None and self.tokenizer is not None:
             self._spelling = ConceptSpelling.of(self.vocabulary, self.tokenizer)
         return self._spelling
@@ -250,7 +250,7 @@ class StoredModel(nn.Module):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How a picture becomes pixels."""
+        """The way from an image to pixels."""
         return self.encoder.preprocessing
 
     def as_array(self, values: np.ndarray) -> Tensor:
@@ -259,7 +259,7 @@ class StoredModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     def stored_state(self) -> dict[str, Tensor]:

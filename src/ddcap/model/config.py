@@ -1,4 +1,4 @@
-"""What a stored model knows about itself: its config, and the names of the files in its folder."""
+"""A stored model's config, and the names of the files in its folder."""
 
 from __future__ import annotations
 

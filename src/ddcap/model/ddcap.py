@@ -128,7 +128,7 @@ class DDCapModel(StoredModel):
         return states
 
     def shifted(self, tokens: Tensor) -> Tensor:
-        """What a reader of `tokens` (B, L) sees at each position: the token before it, at first MASK."""
+        """Shift `tokens` (B, L) by one: a reader sees at each position the token before it, at first MASK."""
         return torch.nn.functional.pad(tokens[:, :-1], (1, 0), value=self.mask_id)
 
     def read(
@@ -173,7 +173,7 @@ class DDCapModel(StoredModel):
     def keys_values(
         self, features: ImageFeatures | None, use_image: Tensor | None = None
     ) -> MemoryKeysValues:
-        """What the denoiser sees of I pictures; of captions without pictures (None), the image-free memory.
+        """Project what the denoiser sees of I images; for captions without (None), the image-free memory.
 
         `use_image` (I,) False replaces an image's memory by the learned one (special design 4).
         """
@@ -184,7 +184,7 @@ class DDCapModel(StoredModel):
     def memory(
         self, features: ImageFeatures, use_image: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """What captions of I images attend to: (I, P, D), and (I, P) where there is something; None: all."""
+        """Build what captions of I images attend to: (I, P, D), and its mask (I, P); None: all of it."""
         if self.concept_embedding is not None:
             return memory_with_concepts(self, features, self.denoiser.token_embedding.weight, use_image)
         memory = self.memory_projection(features.memory)  # (I, P, D)

@@ -23,7 +23,7 @@ from ddcap.settings import EncoderSettings
 
 
 class ImageEncoder(nn.Module):
-    """What every encoder offers: `forward(pixels) -> ImageFeatures`, its shapes and its preprocessing."""
+    """The interface of encoders: `forward(pixels) -> ImageFeatures`, shapes and preprocessing."""
 
     preprocessing: Preprocessing
     memory_positions: int  # P
@@ -50,7 +50,7 @@ class ImageEncoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """The device of its weights."""
         return next(self.parameters()).device
 
     @property

@@ -1,4 +1,4 @@
-"""What the caption model sees of pictures; tensors or numpy arrays, as the runtime has them."""
+"""Image features, as the caption model sees them; tensors or numpy arrays, by runtime."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ddcap.data.persons import Persons
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """What the caption model sees of a picture.
+    """The features of images that the caption model sees.
 
     Attributes:
         memory: (B, P, C) one vector per image position, read by cross-attention; None for captions that have

@@ -1,4 +1,4 @@
-"""What a model says with the image against what it says without (special design 4, at inference)."""
+"""Guidance: the prediction with the image against that without it (special design 4, at inference)."""
 
 from __future__ import annotations
 

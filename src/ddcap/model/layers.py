@@ -1,4 +1,4 @@
-"""What a stack of blocks is made of: attention, packing, timestep, length head, recomputing.
+"""Layers of a stack of blocks: attention, packing, timestep, length head, recomputing.
 
 Shapes: B captions, H heads, Q queries, K keys, L caption positions, N real positions of all captions, D
 width.
@@ -64,7 +64,7 @@ def join_heads(hidden: Tensor) -> Tensor:
 
 
 class Packing:
-    """Where the real positions of a padded batch are.
+    """The real positions of a padded batch.
 
     Args:
         is_padding: (B, L) boolean.

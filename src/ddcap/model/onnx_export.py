@@ -380,7 +380,7 @@ def _quietly() -> Iterator[None]:
 
 
 def _fingerprints(model: DDCapModel) -> dict[bytes, list[Any]]:
-    """What graphs may hold of a model's weights, by content: name, form, and whether it is transposed."""
+    """Index a model's weights by content, as graphs may hold them: name, form, and if it is transposed."""
     known: dict[bytes, list[Any]] = {}
     factors = {f"{name}.weight" for name in model.integer_products()}
     for name, tensor in model.stored_state().items():

@@ -34,7 +34,7 @@ from ddcap.model.quantization import (
 
 
 class OnnxModel:
-    """What decoding needs of a model, by ONNX Runtime on the CPU.
+    """A diffusion model for decoding, run by ONNX Runtime on the CPU.
 
     Args:
         folder: with the graphs.
@@ -87,7 +87,7 @@ class OnnxModel:
 
     @property
     def device(self) -> str:
-        """Where it computes."""
+        """The device that it computes on."""
         return "cpu"
 
     @property
@@ -97,12 +97,12 @@ class OnnxModel:
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        """How a picture becomes pixels."""
+        """The way from an image to pixels."""
         return preprocessing_of(self.config.encoder)
 
     @cached_property
     def spelling(self) -> ConceptSpelling | None:
-        """How the words of the concepts are spelled; None without concepts."""
+        """The spelling of the concepts' words; None without concepts."""
         return None if self.vocabulary is None else ConceptSpelling.of(self.vocabulary, self.tokenizer)
 
     def as_array(self, values: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ class DenoisingSteps(Protocol):
 
     @property
     def self_conditions(self) -> bool:
-        """Whether it takes `guess`: the model has `model.self_conditioning`."""
+        """True if it takes `guess`: the model has `model.self_conditioning`."""
 
     def logits(
         self, tokens: Array, timestep: Array, lengths: Array, positions: Array, guess: Array | None = None
@@ -70,7 +70,7 @@ class CaptioningModel(Protocol):
 
     @property
     def device(self) -> Any:
-        """Where it computes."""
+        """The device that it computes on."""
 
     @property
     def mask_id(self) -> int:
@@ -78,7 +78,7 @@ class CaptioningModel(Protocol):
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How a picture becomes pixels."""
+        """The way from an image to pixels."""
 
     @property
     def vocabulary(self) -> ConceptVocabulary | None:
@@ -86,7 +86,7 @@ class CaptioningModel(Protocol):
 
     @property
     def spelling(self) -> ConceptSpelling | None:
-        """How the words of its concepts are spelled; None if it sees none."""
+        """The spelling of its concepts' words; None if it sees none."""
 
     def as_array(self, values: np.ndarray) -> Array:
         """Numbers where the model computes."""

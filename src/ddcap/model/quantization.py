@@ -32,7 +32,7 @@ _SMALLEST = 65_536  # numbers of a matrix; smaller ones are not worth it
 
 
 def is_quantised(value: np.ndarray) -> bool:
-    """Whether a weight is one to store in 8 bits: a large matrix, of a linear layer or an embedding."""
+    """Return True for a weight to store in 8 bits: a large matrix, of a linear layer or an embedding."""
     return value.ndim == 2 and value.size >= _SMALLEST and np.issubdtype(value.dtype, np.floating)
 
 

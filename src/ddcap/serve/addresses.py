@@ -31,7 +31,7 @@ _OTHERWISE = (
 
 
 def is_public(address: Address) -> bool:
-    """Whether an address is a host's on the public internet.
+    """Return True for the address of a host on the public internet.
 
     Refused are private, shared, local, link-local (169.254.169.254), multicast and reserved addresses, and
     every IPv6 address that holds an IPv4 one: mapped, 6to4, Teredo, NAT64.
@@ -156,7 +156,7 @@ _HEADERS = {"accept": "image/*", "accept-encoding": "identity", "user-agent": "d
 
 
 class _RefusedError(Exception):
-    """Why an address is not fetched."""
+    """An address that is not fetched, and why."""
 
 
 class _CheckedTransport(httpx.AsyncBaseTransport):

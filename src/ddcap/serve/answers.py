@@ -58,14 +58,14 @@ class RewriteAnswer(Sureness):
 
 
 class WordScore(BaseModel):
-    """How much the image supports a word: its gain in log-probability, in nats."""
+    """The image's support for a word: its gain in log-probability, in nats."""
 
     word: str
     gain: float
 
 
 class CaptionScore(BaseModel):
-    """How well a caption fits the image, in nats per token, and for each word."""
+    """The fit of a caption and the image, in nats per token, and for each word."""
 
     caption: str
     fit: float

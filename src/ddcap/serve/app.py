@@ -189,7 +189,7 @@ def create_app(
 
     @app.post("/v1/score", **_route("words", ScoresAnswer, ScoreBody, "image", limits))
     async def score_captions(request: Request) -> dict[str, Any]:
-        """What the picture says for given captions, word by word."""
+        """Score given captions of an image, word by word."""
         body, picture = await asked(request, ScoreBody)
         found = await engine.run(
             lambda captioner: captioner.score(opened(picture, "image", limits, sizes), body.captions)
@@ -206,12 +206,12 @@ def create_app(
 
     @app.get("/healthz", tags=["operation"])
     async def is_alive() -> StateAnswer:
-        """Whether the process answers."""
+        """Say that the process is alive."""
         return StateAnswer(status="alive")
 
     @app.get("/readyz", tags=["operation"], responses={503: {"model": StateAnswer}})
     async def may_ask(response: Response) -> StateAnswer:
-        """Whether it takes requests: not while it shuts down."""
+        """Say if requests are taken: not while the service shuts down."""
         response.status_code = 200 if is_ready else 503
         return StateAnswer(status="ready" if is_ready else "closing")
 
@@ -243,7 +243,7 @@ _EVENT = {
 def _route(
     tag: str, answer: type[BaseModel] | None, body: type[BaseModel], field: str, limits: ServeLimits
 ) -> dict[str, Any]:
-    """How a route that takes pictures is described."""
+    """Describe a route that takes images."""
     return {
         "tags": [tag],
         "response_model": answer,

@@ -1,4 +1,4 @@
-"""What a request says: its options and pictures, from JSON or from a form, and how they are described."""
+"""The body of a request: options and images, from JSON or from a form, and their description."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def picture_bytes(text: str, name: str) -> bytes:
 
 
 def described(kind: type[BaseModel], field: str, limits: ServeLimits) -> dict[str, Any]:
-    """How a request's body is described in OpenAPI: JSON, or a form with files."""
+    """Describe a request's body in OpenAPI: JSON, or a form with files."""
     plain, form = kind.model_json_schema(), kind.model_json_schema()
     for name, schema in form["properties"].items():
         form["properties"][name] = _without_null(schema)  # a form leaves out what it does not say

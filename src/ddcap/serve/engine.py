@@ -32,7 +32,7 @@ class TooLateError(DDCapError):
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How much is done at once.
+    """Limits on what is done at once.
 
     Attributes:
         together: pictures decoded together.
@@ -109,7 +109,7 @@ class Engine:
             raise self.too_late() from None
 
     def too_late(self) -> TooLateError:
-        """What is said of a request that takes longer than it may."""
+        """Return the message for a request that takes longer than it may."""
         return TooLateError(f"took longer than {self.settings.seconds:g} s; ask for fewer images or captions")
 
     def check_room(self, pictures: int = 1) -> None:

@@ -123,7 +123,7 @@ class JointModel(OnnxModel):
                         one.answer.set_exception(error)
 
     def _has_room(self) -> bool:
-        """Whether a step that comes now could be run with those that wait: the first one and its like."""
+        """Return True if a step that comes now could run with those that wait: the first one and its like."""
         first, *others = self._waiting
         return first.rows + sum(one.rows for one in others if one.kind == first.kind) < self._rows
 

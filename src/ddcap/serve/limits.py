@@ -1,4 +1,4 @@
-"""What keeps a service from being flooded: limits on bodies, keys, and a log line for each request."""
+"""Protection of a service from floods: limits on bodies, keys, and a log line for each request."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _route(scope: Scope) -> str:
 
 
 def _is_open(scope: Scope) -> bool:
-    """Whether a path needs no key in its header: the page, where there is one, asks for it in its own way."""
+    """Return True for a path that needs no key in its header: the page, if any, asks in its own way."""
     door = getattr(scope["app"].state, "door", None)
     return scope["path"] in _OPEN or (door is not None and door.watches(scope))
 
@@ -147,7 +147,7 @@ def _declared(headers: dict[bytes, bytes]) -> int:
 
 
 def _is_known(headers: dict[bytes, bytes], keys: Sequence[str]) -> bool:
-    """Whether a known key is given; compared in constant time, all of them."""
+    """Return True if a known key is given; compared in constant time, all of them."""
     if not keys:
         return True
     kind, _, given = headers.get(b"authorization", b"").partition(b" ")

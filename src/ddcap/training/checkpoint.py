@@ -132,7 +132,7 @@ _FILES = ("progress.json", "weights.safetensors", "average.safetensors", "optimi
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training has come.
+    """The progress of a training.
 
     Attributes:
         step: optimiser steps done.
@@ -163,7 +163,7 @@ class Checkpoint:
 
 
 def checkpoint_folder(output: Path) -> Path:
-    """Where a run keeps its checkpoints."""
+    """Return the folder in which a run keeps its checkpoints."""
     return output / "checkpoints"
 
 
@@ -215,7 +215,7 @@ def list_checkpoints(output: Path) -> list[Path]:
 
 
 def load_progress(path: Path) -> Progress:
-    """How far a checkpoint is, without its weights.
+    """Read the progress of a checkpoint, without its weights.
 
     Raises:
         CheckpointError: if that cannot be read.

@@ -1,4 +1,4 @@
-"""What a training tells the world: a progress bar, `log.jsonl`, TensorBoard."""
+"""Logs of a training: a progress bar, `log.jsonl`, TensorBoard."""
 
 from __future__ import annotations
 

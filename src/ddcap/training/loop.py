@@ -87,7 +87,7 @@ class Interruption:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Where all is saved: a signal does not wait. Of several processes each learns of it by `check`.
+        """Let a signal stop the run at once, since all is saved; several processes agree in `check`.
 
         Raises:
             Stopped: wherever the signal comes in, and if one came in before.
@@ -130,7 +130,7 @@ class DivergenceGuard:
         self.in_a_row = 0
 
     def allows(self, step: int, gradient_norm: Tensor, image_ids: Sequence[str]) -> bool:
-        """Whether the step may be taken.
+        """Return True if the step may be taken.
 
         The norm is that of all processes' gradients together, so all of them decide the same.
 

@@ -1,4 +1,4 @@
-"""What a training minimises: the noise of a step, the likelihood of captions and of their lengths.
+"""The training loss: the noise of a step, the likelihood of captions and of their lengths.
 
 L_x0 = -log p(x_0 | x_t, y) over all real positions, and the cross-entropy of the length head.
 An autoregressive model's is -log p(word | words before it, y) over the same positions.
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Noise:
-    """What likelihood training draws for some images.
+    """Random numbers of likelihood training for some images.
 
     Attributes:
         image: (I,) uniform in [0, 1): whether the image is dropped (special design 4).
@@ -310,7 +310,7 @@ class Share(NamedTuple):
     pictures: float
 
     def of(self, losses: Losses, length_weight: float) -> Tensor:
-        """What the part's mean losses add to the step's: words by words, lengths by pictures."""
+        """Weight the part's mean losses in the step's: words by words, lengths by images."""
         return self.words * losses.token + self.pictures * length_weight * losses.length
 
 

@@ -173,7 +173,7 @@ class Run:
         return computing(self.accelerator.device, bfloat16=self.recipe.training.bf16)
 
     def noise(self, step: int) -> Noise | None:
-        """What a step draws for all its pictures, whoever computes them; None where it draws none."""
+        """Draw a step's random numbers for all its images, whoever computes them; None if it needs none."""
         model, data = self.inputs.model, self.recipe.data
         if not isinstance(model, DDCapModel) and not self.recipe.training.image_free_probability:
             return None
@@ -189,29 +189,29 @@ class Run:
         )
 
     def first_image(self, part: int) -> int:
-        """Where a part of a step begins among all that the step reads, captions without pictures last."""
+        """Return the first image of a part among all that the step reads, captions without images last."""
         if part < self.plan.accumulation or self.beside_plan is None:
             return self.plan.first_image(part)
         return self.plan.images_per_step + self.beside_plan.first_image(part - self.plan.accumulation)
 
     @property
     def best_folder(self) -> Path:
-        """Where the best model so far lies."""
+        """The folder of the best model so far."""
         return self.inputs.output / "best"
 
     def validation_is_due(self, done: int) -> bool:
-        """Whether the model is validated after `done` steps: as the recipe says, and in the end."""
+        """Return True if the model is validated after `done` steps: as the recipe says, and in the end."""
         if self._validate_at:
             return done == self.total_steps or done in self._validate_at
         times = round(done / self._validate_every)
         return done == self.total_steps or (times > 0 and done == round(times * self._validate_every))
 
     def save_is_due(self, done: int) -> bool:
-        """Whether a checkpoint is written after `done` steps; what is validated is saved first."""
+        """Return True if a checkpoint is written after `done` steps; what is validated is saved first."""
         return self.validation_is_due(done) or done % self.recipe.training.checkpoint_every == 0
 
     def validation_is_missing(self) -> bool:
-        """Whether the run that goes on was ended between its newest checkpoint and that one's validation."""
+        """Return True if the run to resume ended between its newest checkpoint and that one's validation."""
         step = self.progress.step
         is_missing = self.progress.validated_step != step or not self.best_folder.exists()
         return self.processes.gather(step > 0 and self.validation_is_due(step) and is_missing)[0]

@@ -51,7 +51,7 @@ _JUDGE = ("judge", "judge_layers")  # may be added to a trained model
 
 @dataclass(frozen=True)
 class Initial:
-    """Where a training starts.
+    """The start of a training.
 
     Attributes:
         recipe: with the architecture of the model to start from filled in.
@@ -147,7 +147,7 @@ ProgressBar = Callable[[list[int]], Iterable[int]]
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """What `prepare` made.
+    """The inputs that `prepare` made.
 
     Attributes:
         recipe: as given, with the architecture of `model.init` filled in.

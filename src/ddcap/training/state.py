@@ -1,4 +1,4 @@
-"""What a training changes: weights, their moving average, optimizer; whole on every process, or spread."""
+"""The state of a training: weights, moving average, optimizer; whole on every process, or spread."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def shard(root: nn.Module, model: TorchModel, mesh: DeviceMesh) -> None:
 
 
 def exchange_gradients(root: nn.Module, enabled: bool) -> None:
-    """Whether the next backward pass shares its gradients with the other processes, or keeps them."""
+    """Switch the exchange of gradients between processes on or off for the next backward pass."""
     assert isinstance(root, FSDPModule)
     root.set_requires_gradient_sync(enabled)
 

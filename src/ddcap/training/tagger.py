@@ -289,7 +289,7 @@ def predict(tagger: Tagger, seen: Tensor) -> Tensor:
 
 
 def describe(probabilities: Tensor, named: Tensor) -> str:
-    """How good tags are: precision of the strongest, mean average precision, calibration."""
+    """Measure tags: precision of the strongest, mean average precision, calibration."""
     there = named > 0
     order = probabilities.argsort(dim=1, descending=True)
     top = [there.gather(1, order[:, :count]).float().mean() for count in (3, 5, 10)]

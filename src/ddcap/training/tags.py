@@ -39,7 +39,7 @@ _PRIOR = 5.0  # pictures that a concept's rates are mixed with, those of all con
 
 @dataclass(frozen=True)
 class ConceptNoise:
-    """What tags of pictures are like.
+    """Statistics of the tags of images.
 
     Attributes:
         confidences: (R, K) of the pictures' tags, highest first, 0 where there are fewer.
@@ -155,7 +155,7 @@ TAGS_NAME = "tags.safetensors"
 
 @dataclass(frozen=True)
 class Tagging:
-    """What `ddcap tagger` made.
+    """The files that `ddcap tagger` made.
 
     Attributes:
         vocabulary: the concepts' words.

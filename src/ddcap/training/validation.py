@@ -1,4 +1,4 @@
-"""What a training asks now and then: validation loss, sampled captions, CIDEr where it can be computed."""
+"""Validation during a training: loss, sampled captions, CIDEr where it can be computed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Validation:
 
     @property
     def score(self) -> float | None:
-        """What the best checkpoint is chosen by, higher is better: CIDEr, else the negative loss.
+        """The score that chooses the best checkpoint, higher is better: CIDEr, else the negative loss.
 
         None if the pictures are too few to choose by: then the newest is kept.
         """

@@ -19,7 +19,7 @@ from ddcap.decoding.schedulers.interface import AllowedTokens, ModelOutput, Sche
 
 @dataclass(frozen=True)
 class BestFirstPlan:
-    """When how many positions are committed; known before the first step.
+    """The number of positions that each step commits; known before the first step.
 
     Attributes:
         timesteps: (S, B) t of each step.
@@ -63,7 +63,7 @@ def plan_steps(
     steps: int | None = None,
     schedule: Literal["per_caption", "released"] = "per_caption",
 ) -> BestFirstPlan:
-    """How many positions each step commits, and the t it runs at.
+    """Plan how many positions each step commits, and the t it runs at.
 
     A caption with n MASK positions takes S = `steps` steps, at most n (without `steps`: one position a step,
     but at most T steps). Step i commits floor(n (i+1) / S) - floor(n i / S) positions. Its t says which

@@ -39,7 +39,7 @@ class ModelOutput:
 
 @dataclass(frozen=True)
 class SchedulerOutput:
-    """What one step makes of a sample.
+    """The result of one step.
 
     Attributes:
         prev_sample: (B', L) the sample of the next step.
@@ -58,7 +58,7 @@ class AllowedTokens(Protocol):
         """(V,) False for tokens that are never allowed."""
 
     def allows(self, position: int, token: int) -> bool:
-        """Whether `token` may be committed at a MASK position."""
+        """Return True if `token` may be committed at a MASK position."""
 
     def possible(self, position: int) -> np.ndarray:
         """(V,) False for tokens that `allows` surely refuses; it may still refuse others."""
@@ -92,7 +92,7 @@ class Scheduler(Protocol):
 
     @property
     def is_done(self) -> bool:
-        """Whether no step is left."""
+        """True if no step is left."""
 
     @property
     def running(self) -> np.ndarray:
