@@ -207,7 +207,7 @@ def _agreement(
 
 
 def _is_faultless(text: str, shown: set[str]) -> bool:
-    """Whether a tokenised caption names only things that are shown, in English without slips or repeats."""
+    """Return True if a tokenised caption names only things that are shown, without slips or repeats."""
     words = text.split()
     invents = any(shown.isdisjoint(mention.things) for mention in thing_words().mentions(text))
     return not (invents or slips_of(words) or repeats_content(words))
