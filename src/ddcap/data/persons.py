@@ -1,4 +1,4 @@
-"""Who is in pictures, as a detector sees it."""
+"""Persons in images, as a detector sees them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ddcap.arrays import Array
 
 @dataclass(frozen=True)
 class Persons:
-    """What a detector says of persons in pictures: arrays of numpy or torch.
+    """A detector's findings on persons in images: arrays of numpy or torch.
 
     Attributes:
         probability: (I,) calibrated probability that a person would name a person.

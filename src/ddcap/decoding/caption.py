@@ -65,7 +65,7 @@ class Concept:
 
 @dataclass(frozen=True)
 class PersonsSeen:
-    """What a detector says of the persons in an image.
+    """A detector's findings on the persons in an image.
 
     Attributes:
         probability: that a person would mention a person.

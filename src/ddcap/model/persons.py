@@ -96,7 +96,7 @@ class PersonDetector:
 
     @property
     def origin(self) -> str:
-        """Where the detector is from, in a line."""
+        """The origin of the detector, in a line."""
         return str(self._notes.get("source", "unknown source"))
 
     @property
