@@ -4,13 +4,14 @@ import logging
 import shutil
 import threading
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from ddcap.captioner import Captioner
 from ddcap.errors import CheckpointError
 from ddcap.files import is_folder_name
-from ddcap.publishing import MODEL_FILES, find_model
+from ddcap.publishing import MODEL_FILES, SHIM_NAME, find_model
 
 
 @pytest.mark.parametrize(
@@ -60,11 +61,15 @@ def hub(tmp_path, monkeypatch):
     """A Hub on this machine that has nothing; what it is asked for."""
     from huggingface_hub import constants
 
-    asked = []
+    class Asked(list):
+        tokens: ClassVar[set[str | None]] = set()
+
+    asked = Asked()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             asked.append(self.path)
+            asked.tokens.add(self.headers.get("Authorization"))
             logging.getLogger("ddcap").info("asked")  # to see what was said before
             self.send_error(404)
 
@@ -112,4 +117,33 @@ def test_a_download_brings_all_that_a_model_consists_of(tiny_model_folder, tmp_p
     Captioner.from_pretrained("default", runtime="torch").save(tmp_path)
     files = {path.name for folder in (tmp_path, tiny_model_folder) for path in folder.iterdir()}
     assert "concepts.json" in files
-    assert files <= set(MODEL_FILES)
+    for_transformers = {SHIM_NAME, "preprocessor_config.json"}  # which downloads them itself
+    assert files - for_transformers <= set(MODEL_FILES)
+
+
+@pytest.fixture
+def downloaded(tiny_model_folder, tmp_path):
+    """A Hub's cache with two revisions of one model."""
+    cache = tmp_path / "cache"
+    repository = cache / "models--somebody--captions"
+    for commit, revision, steps in (("a" * 40, "main", 3), ("b" * 40, "v1", 5)):
+        snapshot = repository / "snapshots" / commit
+        Captioner.from_pretrained(tiny_model_folder).save_pretrained(snapshot, steps=steps)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / revision).write_text(commit)
+    return cache
+
+
+def test_a_revision_from_a_cache_without_the_hub(downloaded, hub):
+    where = {"cache_dir": downloaded, "local_files_only": True}
+    assert Captioner.from_pretrained("somebody/captions", **where).decoding.steps == 3
+    assert Captioner.from_pretrained("somebody/captions", revision="v1", **where).decoding.steps == 5
+    with pytest.raises(CheckpointError, match="not available from the Hub"):
+        Captioner.from_pretrained("somebody/captions", revision="v2", **where)
+    assert hub == []
+
+
+def test_the_token_goes_to_the_hub(hub, tmp_path):
+    with pytest.raises(CheckpointError):
+        Captioner.from_pretrained("somebody/private", token="hf_secret", cache_dir=tmp_path)
+    assert "Bearer hf_secret" in hub.tokens

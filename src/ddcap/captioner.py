@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -29,12 +28,17 @@ from ddcap.decoding.scoring import CaptionEvidence, caption_evidence, sampler_ev
 from ddcap.decoding.stream import caption_stream
 from ddcap.decoding.words import straight
 from ddcap.errors import CheckpointError, DDCapError, ImageError, RecipeError
-from ddcap.files import is_folder_name
 from ddcap.machine import computes_bfloat16, computing
 from ddcap.model.features import ImageFeatures
+from ddcap.model.generation_config import own_names
 from ddcap.model.loading import Precision, Runtime, check_choice, load_runtime
 from ddcap.model.protocol import CaptioningModel
-from ddcap.publishing import DEFAULT_MODEL, find_model, upload, write_card
+from ddcap.publishing import (
+    DEFAULT_MODEL,
+    find_model,
+    push,
+    save_model,
+)
 from ddcap.settings import DecodingSettings
 from ddcap.values import as_text, as_texts, as_whole, as_wholes
 
@@ -90,6 +94,11 @@ class Captioner:
         device: Any = "cpu",
         precision: Precision = "auto",
         runtime: Runtime = "auto",
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
     ) -> Captioner:
         """Load a model.
 
@@ -100,13 +109,19 @@ class Captioner:
             runtime: "onnx" needs no PyTorch, runs on the CPU, and needs a folder with ONNX graphs, such as
                 the default or the output of `ddcap export --onnx`; "torch" runs every model on any device;
                 "auto" takes "onnx" if it can.
+            revision: branch, tag or commit of a Hub id; this and the rest as in `publishing.find_model`.
+            token: for a private model.
+            cache_dir: where downloads lie.
+            local_files_only: whether not to ask the Hub.
 
         Raises:
             CheckpointError: if the model does not exist or is damaged.
             DDCapError: if the device, precision or runtime is not available.
             MissingExtraError: if the model needs PyTorch and PyTorch is not installed.
         """
-        folder = find_model(model)
+        folder = find_model(
+            model, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
         loaded = load_runtime(folder, str(model), device, precision, runtime)
         return cls(loaded, loaded.tokenizer, precision, Confidence.load(folder))
 
@@ -125,8 +140,8 @@ class Captioner:
         """
         return overridden(self.model.config, changes)
 
-    def save(self, folder: str | Path, dtype: Any = None, **settings: Any) -> None:
-        """Write the model and its tokenizer into `folder`.
+    def save_pretrained(self, folder: str | Path, dtype: Any = None, **settings: Any) -> None:
+        """Write (or copy, if it runs as ONNX graphs) the model and what transformers reads beside it.
 
         Args:
             folder: folder to create.
@@ -134,16 +149,14 @@ class Captioner:
             settings: decoding settings to store as the model's defaults.
 
         Raises:
-            DDCapError: if the model does not run with PyTorch.
+            CheckpointError: if the folder is the model's own.
+            DDCapError: if a `dtype` is asked of ONNX graphs.
+            RecipeError: if a decoding setting is unknown or wrong.
         """
-        self._need_torch("saved")
         config = replace(self.model.config, decoding=self.settings(**settings))
-        import torch
+        save_model(self.model, self.tokenizer, self.confidence, Path(folder), config, dtype)
 
-        self.model.save_pretrained(folder, torch.float32 if dtype is None else dtype, config)
-        self.tokenizer.save(folder)
-        if self.confidence is not None:
-            self.confidence.save(Path(folder))
+    save = save_pretrained
 
     def push_to_hub(self, target: str | Path, *, private: bool | None = None, **card: Any) -> str:
         """Write model, tokenizer and model card to the Hub or a folder. Returns the URL or path.
@@ -156,25 +169,9 @@ class Captioner:
 
         Raises:
             CheckpointError: if the upload fails.
+            DDCapError: if the model runs as ONNX graphs.
         """
-        self._need_torch("pushed")
-        if is_folder_name(target):
-            return str(self._save_with_card(Path(target).expanduser(), None, card))
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = self._save_with_card(Path(temporary), str(target), card)
-            return upload(folder, str(target), private=private)
-
-    def _save_with_card(self, folder: Path, name: str | None, card: dict[str, Any]) -> Path:
-        import torch
-
-        self.save(folder, torch.float16)
-        parameters = sum(value.numel() for value in self.model.stored_state().values())
-        write_card(folder, self.model.config, parameters=parameters, name=name, **card)
-        return folder
-
-    def _need_torch(self, what: str) -> None:
-        if self.runtime != "torch":
-            raise DDCapError(f"ONNX graphs cannot be {what}; load the model with runtime='torch'")
+        return push(self.model, self.tokenizer, self.confidence, target, card, private=private)
 
     def concepts(self, image: ImageSource) -> list[Concept]:
         """The concepts of `seen`."""
@@ -230,16 +227,17 @@ class Captioner:
             seed: seed for sampling; the same seed and batch give the same captions.
             batch_size: images to process at a time; None takes the fastest.
             concepts: concepts to use instead of those seen: "cat, window"; or changes: "+cat, -dog".
-            settings: decoding settings to change (see `DecodingSettings`): method, steps, guidance, length,
-                temperature, ...; or `preset`, "fast" or "best". Also the constraints on every caption (see
-                `decoding.constraints.Constraints`): include, prefix, suffix, ban, min_words, max_chars; or
-                `neutral` (True, or the path of a word list).
+            settings: decoding settings to change (see `DecodingSettings`, `generation_config.ALIASES`), such
+                as steps, guidance, length, temperature; or `preset`, "fast" or "best". Also the constraints
+                on every caption (see `decoding.constraints.Constraints`): include, prefix, suffix, ban,
+                min_words, max_chars; or `neutral` (True, or the path of a word list).
 
         Raises:
             ImageError: for the first image that cannot be read; `caption_each` continues instead.
             RecipeError: if a decoding setting is unknown or wrong.
             DDCapError: if an argument is wrong, or no caption can satisfy the constraints.
         """
+        settings = own_names(settings)
         for name in ("num", "lengths"):
             value = settings.pop(name, None)
             if value is not None and (name == "lengths" or as_whole(name, value, 1) > 1):
@@ -281,6 +279,8 @@ class Captioner:
             RecipeError: if a decoding setting is unknown or wrong.
             DDCapError: if an argument is wrong, or no caption can satisfy the constraints.
         """
+        settings = own_names(settings)
+        num = settings.pop("num", num)
         constraints, settings = self._constraints(settings)
         asked = CaptionRequest(
             self.settings(**settings),

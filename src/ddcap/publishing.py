@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ddcap.data.concepts import FILE_NAME as CONCEPTS_NAME
-from ddcap.errors import CheckpointError, DataError
+from ddcap.data.images import Preprocessing
+from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.decoding.confidence import Confidence
+from ddcap.errors import CheckpointError, DataError, DDCapError
 from ddcap.files import is_folder_name, write_text
 from ddcap.model.config import (
     CONFIDENCE_NAME,
@@ -21,7 +26,9 @@ from ddcap.model.config import (
     WEIGHTS_NAME,
     ModelConfig,
 )
+from ddcap.model.generation_config import GENERATION_CONFIG_NAME, write_generation_config
 from ddcap.model.persons import PersonDetector
+from ddcap.model.protocol import CaptioningModel
 
 # Find a model: the default, a folder, or the Hub.
 
@@ -35,6 +42,7 @@ MODEL_FILES = (
     PERSONS_NAME,
     PERSONS_LICENCE_NAME,
     "tokenizer.json",
+    GENERATION_CONFIG_NAME,
     GRAPHS_NAME,
     *(f"{graph}.onnx" for graph in GRAPHS),
 )
@@ -43,8 +51,22 @@ MODEL_FILES = (
 _EMBEDDED = Path(__file__).parent / "pretrained" / "default"
 
 
-def find_model(model: str | Path) -> Path:
-    """The folder of a model: the embedded one, a given folder, or a download from the Hub.
+def find_model(
+    model: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """Find the folder of a model: the embedded one, a given folder, or a download from the Hub.
+
+    Args:
+        model: "default", a folder, or a Hub id.
+        revision: branch, tag or commit on the Hub; None means its main branch.
+        token: for a private model; None takes the one that was logged in with.
+        cache_dir: where downloads lie; None means the Hub's cache of this user.
+        local_files_only: whether to use what was downloaded before, without asking the Hub.
 
     Raises:
         CheckpointError: if it is none of them.
@@ -62,12 +84,172 @@ def find_model(model: str | Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(str(model), allow_patterns=list(MODEL_FILES)))
+        folder = snapshot_download(
+            str(model),
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            allow_patterns=list(MODEL_FILES),
+        )
+        return Path(folder)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
             f"{model}: no such folder, and not available from the Hub ({reason}); check the name"
         ) from None
+
+
+def copy_model(source: Path, folder: Path, config: ModelConfig) -> None:
+    """Copy all files of a model, and store other decoding settings in the copy.
+
+    Args:
+        source: the model's folder.
+        folder: is made if missing.
+        config: of the model, with the settings.
+
+    Raises:
+        CheckpointError: if both folders are the same.
+    """
+    if folder.exists() and folder.samefile(source):
+        raise CheckpointError(f"{folder}: is the model's own folder; choose another one")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in MODEL_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)  # of another model
+    write_text(folder / CONFIG_NAME, json.dumps(config.to_dict(), indent=2) + "\n")
+
+
+def save_model(
+    model: CaptioningModel,
+    tokenizer: CaptionTokenizer,
+    confidence: Confidence | None,
+    folder: Path,
+    config: ModelConfig,
+    dtype: Any = None,
+) -> None:
+    """Write a model with everything that belongs to it, and what transformers reads beside it.
+
+    Args:
+        model: a PyTorch model; ONNX graphs are copied from their folder.
+        tokenizer: of the model.
+        confidence: its calibration, if it has one.
+        folder: is made if missing.
+        config: of the model, with the decoding settings to store.
+        dtype: torch dtype of the weights; None means float32.
+
+    Raises:
+        CheckpointError: if graphs would be copied onto themselves.
+        DDCapError: if a `dtype` is asked of graphs.
+    """
+    given: Any = model  # of either runtime
+    if getattr(model, "runtime", "torch") == "onnx":
+        if dtype is not None:
+            raise DDCapError("dtype: ONNX graphs keep theirs; load the model with runtime='torch'")
+        copy_model(given.folder, folder, config)
+    else:
+        import torch
+
+        given.save_pretrained(folder, torch.float32 if dtype is None else dtype, config)
+        tokenizer.save(folder)
+        if confidence is not None:
+            confidence.save(folder)
+    write_transformers_files(folder, config, given.preprocessing)
+
+
+def push(
+    model: CaptioningModel,
+    tokenizer: CaptionTokenizer,
+    confidence: Confidence | None,
+    target: str | Path,
+    card: Mapping[str, Any],
+    *,
+    private: bool | None = None,
+) -> str:
+    """Save a PyTorch model in float16 with its card, in a folder or on the Hub. Returns the path or URL.
+
+    Args:
+        model: see `save_model`, as for the next two.
+        tokenizer: of the model.
+        confidence: its calibration, if it has one.
+        target: see `Captioner.push_to_hub`.
+        card: see `write_card`.
+        private: whether a new Hub repository is private.
+
+    Raises:
+        CheckpointError: if the upload fails.
+        DDCapError: if the model runs as ONNX graphs.
+    """
+    if getattr(model, "runtime", "torch") == "onnx":
+        raise DDCapError("ONNX graphs cannot be pushed; load the model with runtime='torch'")
+    import torch
+
+    given: Any = model
+
+    def save(folder: Path, name: str | None) -> Path:
+        save_model(model, tokenizer, confidence, folder, given.config, torch.float16)
+        parameters = sum(value.numel() for value in given.stored_state().values())
+        write_card(folder, given.config, parameters=parameters, name=name, **card)
+        return folder
+
+    if is_folder_name(target):
+        return str(save(Path(target).expanduser(), None))
+    with tempfile.TemporaryDirectory() as temporary:
+        return upload(save(Path(temporary), str(target)), str(target), private=private)
+
+
+# What transformers reads beside a model.
+
+SHIM_NAME = "modeling_ddcap.py"
+_SHIM = '''"""For transformers: AutoModel loads this folder with trust_remote_code=True. Needs ddcap."""
+
+from ddcap.transformers_model import DDCapConfig, DDCapForImageCaptioning, DDCapProcessor
+
+__all__ = ["DDCapConfig", "DDCapForImageCaptioning", "DDCapProcessor"]
+'''
+_CLASSES = {
+    "AutoConfig": "DDCapConfig",
+    "AutoModel": "DDCapForImageCaptioning",
+    "AutoModelForImageTextToText": "DDCapForImageCaptioning",
+}
+_PROCESSORS = {"AutoProcessor": "DDCapProcessor", "AutoImageProcessor": "DDCapProcessor"}
+
+
+def write_transformers_files(folder: str | Path, config: ModelConfig, preprocessing: Preprocessing) -> None:
+    """Write what lets transformers load a model's folder with `trust_remote_code=True`.
+
+    These are `modeling_ddcap.py`, `preprocessor_config.json`, `generation_config.json`, and the names of the
+    classes in `config.json`.
+
+    Args:
+        folder: of the saved model.
+        config: of the model.
+        preprocessing: of its encoder.
+    """
+    module = SHIM_NAME.removesuffix(".py")
+
+    def classes(kinds: Mapping[str, str]) -> dict[str, str]:
+        return {auto: f"{module}.{name}" for auto, name in kinds.items()}
+
+    folder, size = Path(folder), preprocessing.size
+    path = folder / CONFIG_NAME
+    known = json.loads(path.read_text(encoding="utf-8"))
+    head = {"model_type": "ddcap", "architectures": [_CLASSES["AutoModel"]], "auto_map": classes(_CLASSES)}
+    write_text(path, json.dumps({**known, **head}, indent=2) + "\n")
+    processor = {
+        "processor_class": _PROCESSORS["AutoProcessor"],
+        "auto_map": classes(_PROCESSORS),
+        "size": {"height": size, "width": size},
+        "fit": preprocessing.fit,
+        "rescale_factor": 1 / 255,
+        "image_mean": list(preprocessing.mean),
+        "image_std": list(preprocessing.std),
+    }
+    write_text(folder / "preprocessor_config.json", json.dumps(processor, indent=2) + "\n")
+    write_generation_config(folder, config.decoding)
+    write_text(folder / SHIM_NAME, _SHIM)
 
 
 # A model with a card that says what it is, put into a folder or onto the Hub.
@@ -124,6 +306,7 @@ def write_card(
         license=licence,
         library_name="ddcap",
         pipeline_tag="image-to-text",
+        language="en",
         tags=tags,
         model_name=model_name if results else None,
         eval_results=results,

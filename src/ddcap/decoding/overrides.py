@@ -7,6 +7,7 @@ from typing import Any
 
 from ddcap.errors import RecipeError
 from ddcap.model.config import ModelConfig
+from ddcap.model.generation_config import own_names
 from ddcap.settings import DecodingSettings, dump_settings, parse_settings, preset_settings
 from ddcap.values import as_text
 
@@ -20,12 +21,12 @@ def overridden(model: ModelConfig, changes: Mapping[str, Any]) -> DecodingSettin
 
     Args:
         model: the model's configuration.
-        changes: settings by name, and `preset`.
+        changes: settings by name (ours, or that of `model.generation_config.ALIASES`), and `preset`.
 
     Raises:
         RecipeError: if a setting is unknown or wrong.
     """
-    given = {name: value for name, value in changes.items() if value is not None}
+    given = {name: value for name, value in own_names(changes).items() if value is not None}
     own = dump_settings(model.decoding)
     if "preset" in given:
         own.update(preset_settings(as_text("preset", given.pop("preset")), model.model.kind))

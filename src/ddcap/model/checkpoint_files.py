@@ -30,6 +30,7 @@ from ddcap.files import announce_download, replacing, write_text
 from ddcap.model.config import CONFIG_NAME, ENCODER_NAME, WEIGHTS_NAME, ModelConfig, read_config
 from ddcap.model.encoders import CLIP_ARCHITECTURE, ImageEncoder, build_image_encoder, read_clip_architecture
 from ddcap.model.features import ImageFeatures
+from ddcap.model.generation_config import GENERATION_CONFIG_NAME
 from ddcap.model.persons import PersonDetector
 from ddcap.model.quantization import SCALE, dequantise_state, quantise_state
 from ddcap.settings import EncoderSettings, ModelSettings
@@ -323,6 +324,7 @@ class StoredModel(nn.Module):
         state = {name: value.contiguous() for name, value in state.items()}
         with replacing(folder / WEIGHTS_NAME) as temporary:
             save_file(state, temporary)
+        (folder / GENERATION_CONFIG_NAME).unlink(missing_ok=True)  # of another model, it would go first
         write_text(folder / CONFIG_NAME, json.dumps((config or self.config).to_dict(), indent=2) + "\n")
         if self.vocabulary is not None:
             self.vocabulary.save(folder)

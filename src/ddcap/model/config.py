@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ddcap.errors import CheckpointError, RecipeError
+from ddcap.model.generation_config import read_generation_config
 from ddcap.settings import (
     DecodingSettings,
     DiffusionSettings,
@@ -105,7 +106,7 @@ _SECTIONS: dict[str, type] = {
 
 
 def read_config(folder: str | Path) -> ModelConfig:
-    """The config of a model folder.
+    """The config of a model folder; settings in `generation_config.json` go before those in `config.json`.
 
     Raises:
         CheckpointError: if config or weights are missing, or the config is damaged.
@@ -118,4 +119,7 @@ def read_config(folder: str | Path) -> ModelConfig:
         values = json.loads(config_path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
         raise CheckpointError(f"{config_path}: not valid JSON; copy the model again") from None
+    generation = read_generation_config(folder)
+    if generation and isinstance(values, dict) and isinstance(values.get("decoding"), dict):
+        values["decoding"] = {**values["decoding"], **generation}
     return ModelConfig.from_dict(values, str(config_path))
