@@ -47,7 +47,7 @@ def test_several_captions_of_an_image(loaded, photos):
     assert len(tokens) == 3
     settings = model.captioner.config.decoding
     with torch.no_grad():
-        features = model.captioner.encoder(inputs["pixel_values"])
+        features = model.captioner.encode(inputs["pixel_values"].numpy())
         result = generate(
             model.captioner, features, settings, processor.tokenizer.end_id, captions_per_image=3
         )

@@ -133,7 +133,7 @@ class DDCapForImageCaptioning(PreTrainedModel):
         changes = own_names(settings)
         changes.pop("num", None)
         asked = overridden(self.captioner.config, changes)
-        features = self.captioner.encoder(pixel_values.to(self.device, self.dtype))
+        features = self.captioner.encode(pixel_values.float().cpu().numpy())
         result = generate(
             self.captioner,
             features,
