@@ -7,6 +7,7 @@ from huggingface_hub import ModelCard
 from ddcap.captioner import Captioner
 from ddcap.commands import main
 from ddcap.errors import CheckpointError, DataError
+from ddcap.publishing import find_model
 
 EVALUATION = {
     "metrics": {"CIDEr": 51.55, "BLEU-4": 19.02},
@@ -66,3 +67,12 @@ def test_mistakes_are_one_line(tiny_model_folder, tmp_path):
     with pytest.raises(CheckpointError, match="upload to the Hub failed") as caught:
         captioner.push_to_hub("not a/hub id")
     assert "\n" not in str(caught.value)
+
+
+def test_the_defaults_card_says_what_the_hub_asks():
+    card = ModelCard.load(find_model("default") / "README.md")
+    assert card.data.library_name == "ddcap" and card.data.pipeline_tag == "image-to-text"
+    assert card.data.language == "en" and card.data.datasets
+    figures = {result.dataset_name: result.metric_value for result in card.data.eval_results}
+    for name, value in figures.items():
+        assert f"**{value}" in card.text, name
