@@ -172,3 +172,16 @@ def test_the_blind_read_counts_as_the_page_says():
         pair["fidelity"] if pair["fidelity"] != "same" else pair["fluency"] for pair in content["pairs"]
     )
     assert f"{together[ours]} to {together[twin]}" in page
+
+
+def test_the_blind_read_of_distillation_counts_as_the_page_says():
+    content = json.loads((DOCS / "results" / "blind_read_distilled.json").read_text())
+    page = (DOCS / "research" / "comparison.md").read_text()
+    student, teacher = content["rows"]
+    pairs = content["pairs"]
+    assert len(pairs) == 100
+    fidelity, fluency = (Counter(pair[name] for pair in pairs) for name in ("fidelity", "fluency"))
+    assert f"truer {fidelity[student]} times, the teacher {fidelity[teacher]} times" in page
+    assert f"better {fluency[student]} times, the teacher's {fluency[teacher]} times" in page
+    together = Counter(pair["fidelity" if pair["fidelity"] != "same" else "fluency"] for pair in pairs)
+    assert f"Together it is {together[student]} to {together[teacher]}." in page
