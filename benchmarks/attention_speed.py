@@ -1,4 +1,4 @@
-"""How long attention takes on the CPU in training: `model/attention.py` against torch's fused kernel.
+"""Time attention in training on the CPU: `model/attention.py` against torch's fused kernel.
 
     python benchmarks/attention_speed.py
 

@@ -119,7 +119,7 @@ def compare(browser: Browser, address: str, photos: list[Path], model: str) -> N
 
 
 def disturb(captioner: Captioner, photos: list[Path], rounds: int = 3) -> None:
-    """How many captions change, in Python, where the pixels do by a millionth."""
+    """Count the captions that change, in Python, where the pixels do by a millionth."""
     asked, generator = CaptionRequest(captioner.settings()), np.random.default_rng(0)
 
     def caption(pixels: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""What concepts are worth to a model that sees them: CIDEr with evidence taken away, or perfect.
+"""Measure what concepts are worth to a model that sees them: CIDEr with evidence taken away, or perfect.
 
     python benchmarks/concepts.py MODEL --data dataset.json --images FOLDER [--split val] [--limit N]
 

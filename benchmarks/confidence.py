@@ -1,4 +1,4 @@
-"""How well a model's confidence holds on captions that it was not fitted on.
+"""Measure how well a model's confidence holds on captions that it was not fitted on.
 
     python benchmarks/confidence.py --data dataset_flickr8k.json --images images --unknown FOLDER
 
@@ -110,7 +110,7 @@ def main() -> None:
 
 
 def print_words(captioner: Captioner, confidence: Confidence, judged: JudgedCaptions) -> None:
-    """How well doubted words are told."""
+    """Print how well doubted words are told."""
     chances, truth = [], []
     vocabulary = captioner.model.vocabulary
     for record, features, caption in zip(judged.records, judged.features, judged.captions, strict=True):

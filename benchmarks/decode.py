@@ -1,4 +1,4 @@
-"""How long a caption takes: ONNX graphs in int8 and float32, and PyTorch, one photograph and in bulk.
+"""Time a caption: ONNX graphs in int8 and float32, and PyTorch, one photograph and in bulk.
 
 Everything runs by turns in one process, so that a busy machine slows all of it; the figures are medians with
 the lowest and the highest. A cold start is a process of its own.

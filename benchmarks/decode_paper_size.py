@@ -1,4 +1,4 @@
-"""How long a caption takes at the paper's size: this package, the release's loop, Hugging Face's captioners.
+"""Time a caption at the paper's size: this package, the release's loop, Hugging Face's captioners.
 
     python benchmarks/decode_paper_size.py [--batches 1 8 64] [--rounds 5] [--ways NAME ...] [--bfloat16]
 
@@ -89,7 +89,7 @@ class Ways:
         self._models: dict[str, Any] = {}
 
     def job(self, way: str, images: int) -> _Job:
-        """What captions `images` pictures in this way."""
+        """Make what captions `images` images in this way."""
         features = random_features(images)
         name, _, how = way.partition(", ")
         if name == "encoder":
@@ -169,7 +169,7 @@ def write_graphs(folder: Path) -> None:
 
 
 def random_features(images: int) -> ImageFeatures:
-    """What a ViT-B/16 sees of pictures: 196 positions and a summary."""
+    """Draw what a ViT-B/16 sees of images: 196 positions and a summary."""
     generator = torch.Generator().manual_seed(1)
     memory, summary = (
         torch.randn(images, 196, 768, generator=generator),

@@ -1,4 +1,4 @@
-"""Whether evidence tells true captions from others, and finds picture and caption in each other.
+"""Measure whether scores tell true captions from others, and find image and caption in each other.
 
     python benchmarks/evidence.py --data dataset_flickr8k.json --images images --retrieval 1000
 
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def fits(captioner: Captioner, text: str, longest: int) -> bool:
-    """Whether a caption has words, and not more tokens than the model knows."""
+    """Tell whether a caption has words, and not more tokens than the model knows."""
     return 1 < len(captioner.tokenizer.encode(text)) <= longest
 
 

@@ -1,4 +1,4 @@
-"""How many captions a second a service gives to one client that waits for each answer, and to several.
+"""Measure a service in captions a second: for one client that waits for each answer, and for several.
 
     python benchmarks/http_rate.py [--clients 1 2 8 16] [--rounds 5] [--captions 40] [--preset fast]
 

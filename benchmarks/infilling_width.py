@@ -1,4 +1,4 @@
-"""How often infilling finds the width of a blank: with and without a second look at the widths.
+"""Measure how often infilling finds the width of a blank: with and without a second look at the widths.
 
     python benchmarks/infilling_width.py --data dataset_flickr8k.json --images images [--limit 400]
 

@@ -1,4 +1,4 @@
-"""How many captions a second joint decoding gives, against one request after another on all cores.
+"""Measure how many captions a second joint decoding gives, against one request after another on all cores.
 
     python benchmarks/joint.py [--photos FOLDER] [--users 2 8 16] [--rows 64 256] [--rounds 3]
 

@@ -1,4 +1,4 @@
-"""Where photographs lose what they show: in the tagger, in its weight, or in decoding.
+"""Find where photographs lose what they show: in the tagger, in its weight, or in decoding.
 
     python benchmarks/lost.py [MODEL] [PHOTOGRAPH ...]
 

@@ -1,4 +1,4 @@
-"""How much memory the names of a large job take: walked, a row written for each, and walked again after that.
+"""Measure the memory of a large job's names: walked, a row written for each, and walked again.
 
     python benchmarks/names.py [--counts 10000 1000000]
 

@@ -1,4 +1,4 @@
-"""Whether captions of the example photographs name what they show.
+"""Tell whether captions of the example photographs name what they show.
 
     python benchmarks/naming.py [MODEL]
 

@@ -1,4 +1,4 @@
-"""How much work of a core a caption is, here and over Ray, and what a billion would be.
+"""Measure how much work of a core a caption is, here and over Ray, and what a billion would be.
 
     python benchmarks/scale.py FOLDER [--pictures 512] [--preset fast] [--price 0.04]
 

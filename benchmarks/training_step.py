@@ -1,4 +1,4 @@
-"""What padding and torch's fused attention cost in a training step of the default model on the CPU.
+"""Measure what padding and torch's fused attention cost in a training step of the default model on the CPU.
 
     python benchmarks/training_step.py [--threads 2] [--runs 9]
 

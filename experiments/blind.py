@@ -70,7 +70,7 @@ def make_sheet(
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one question, or both together, came out.
+    """The outcome of one question, or of both together.
 
     Attributes:
         first: pairs in which the first row was better.

@@ -1,4 +1,4 @@
-"""What all charts share: colours, and figures without ornament."""
+"""Style that all charts share: colours, and figures without ornament."""
 
 from __future__ import annotations
 

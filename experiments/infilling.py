@@ -44,7 +44,7 @@ class BlankedCaption:
 
 @dataclass(frozen=True)
 class InfillingScores:
-    """How well blanks were filled, times 100.
+    """Scores of filled blanks, times 100.
 
     Attributes:
         image_ids: of the captions, one per image.

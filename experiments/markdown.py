@@ -101,7 +101,7 @@ def _curves(results: dict[str, Any]) -> str:
 
 
 def _after_the_last_epoch(results: dict[str, Any]) -> list[str]:
-    """How far g is ahead of the twin where nobody stopped them, on val, from each seed that both have."""
+    """Write the lead of g over the twin where nobody stopped them, on val, from each seed that both have."""
     rows = []
     for share, content in results["curves"].items():
         ours, theirs = (content["rows"].get(name, {}) for name in ("g", "twin"))
@@ -187,7 +187,7 @@ def _footnote(results: dict[str, Any]) -> str:
 
 
 def _captions(results: dict[str, Any]) -> str:
-    """What scores do not show, of every row's first seed and of the human captions; nouns of all seeds."""
+    """Write what scores do not show, of every row's first seed and of human captions; nouns of all seeds."""
     shown = {NAMES.get(name, name): row["diagnostics"] for name, row in results["rows"].items()}
     nouns = {NAMES.get(name, name): row["nouns"] for name, row in results["rows"].items() if "nouns" in row}
     if results.get("human"):
@@ -300,7 +300,7 @@ def _infilling(results: dict[str, Any]) -> str:
 
 
 def _tested_infilling(results: dict[str, Any]) -> int:
-    """How many differences of infilling have a p."""
+    """Count the differences of infilling that have a p."""
     return sum(
         score.get("p") is not None
         for systems in results["infilling"].values()
@@ -368,7 +368,7 @@ def p_cell(comparison: dict[str, Any]) -> str:
 
 
 def how_it_is_settled(results: dict[str, Any]) -> str:
-    """What the verdicts of a page rest on, and how many comparisons it makes."""
+    """Write what the verdicts of a page rest on, and how many comparisons it makes."""
     claims = len(results["claims"])
     if any("p" in claim for claim in results["claims"]):
         text = _how_p_settles(results["claims"])

@@ -86,7 +86,7 @@ def known(values: Sequence[float | None]) -> list[float]:
 def nouns_of_row(
     name: str, captions: Mapping[str, str], references: Mapping[str, Sequence[str]], notebook: Notebook
 ) -> dict[str, Any]:
-    """What `agreement` finds, kept in the notebook as `nouns-NAME`.
+    """Compute what `agreement` finds, kept in the notebook as `nouns-NAME`.
 
     Args:
         name: of the row and its seed.

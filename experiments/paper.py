@@ -1,4 +1,4 @@
-"""What the paper reports (arXiv 2211.11694), to stand beside our numbers, and the claims its rows make."""
+"""Figures of the paper (arXiv 2211.11694), to stand beside our numbers, and the claims its rows make."""
 
 from __future__ import annotations
 

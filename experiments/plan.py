@@ -1,4 +1,4 @@
-"""What an ablation consists of, and which trainings its rows share."""
+"""Parts of an ablation, and which trainings its rows share."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class CurvesPlan:
 
 @dataclass(frozen=True, config=_STRICT)
 class PlanFile:
-    """What `plan.yaml` holds; rows are named after recipes beside it."""
+    """Contents of `plan.yaml`; rows are named after recipes beside it."""
 
     rows: dict[str, list[int]] = Field(default_factory=dict)
     base: str | None = None  # what the rows' recipes extend, in place of their own; beside the plan
@@ -185,7 +185,7 @@ def load_plan(path: str | Path, output: str | Path, overrides: list[str] | None 
 
 
 def _check_claims(path: Path, file: PlanFile) -> None:
-    """Whether the rows of every claim are two of the plan's."""
+    """Check that the rows of every claim are two of the plan's."""
     known = [*file.rows, *(["twin_beams"] if "twin" in file.rows else [])]
     for better, worse, _ in file.claims:
         for row in (better, worse):
@@ -198,7 +198,7 @@ def _check_claims(path: Path, file: PlanFile) -> None:
 
 
 def training_settings(recipe: Recipe) -> dict[str, Any]:
-    """What decides a training's weights, as plain values: equal for recipes that train the same model."""
+    """Return what decides a training's weights, as plain values, equal for recipes of the same model."""
     values = dump_settings(recipe)
     del values["decoding"]
     for name in ("output", "log_every", "checkpoint_every", "keep_checkpoints"):

@@ -49,7 +49,7 @@ class Split:
         return {record.image_id: record.captions for record in self.records}
 
     def features(self, captioner: Captioner, rows: Sequence[int]) -> ImageFeatures:
-        """What the captioner's model sees of some of the pictures."""
+        """Encode some of the images with the captioner's model."""
         features = [self.cache.read(row, 0) for row in rows]
         memory, summary = (torch.stack([one[part] for one in features]).float() for part in (0, 1))
         model = captioner.model

@@ -35,7 +35,7 @@ def decodings_of(plan: Plan) -> Decodings:
 
 
 def with_beams(trial: Trial, plan: Plan) -> DecodingSettings:
-    """How a twin is decoded with the plan's number of beams."""
+    """Settings of a twin decoded with the plan's number of beams."""
     beams = {**dump_settings(trial.recipe.decoding), "beams": plan.file.beams}
     settings: DecodingSettings = parse_settings(DecodingSettings, beams, "plan")
     return settings
@@ -49,7 +49,7 @@ def score_row(
     *,
     fast: bool = False,
 ) -> dict[str, Any]:
-    """What `ddcap evaluate --output` would write, for one row and seed; `fast` without METEOR and SPICE."""
+    """Score like `ddcap evaluate --output`, for one row and seed; `fast` without METEOR and SPICE."""
     trial, settings = decoding
     name = f"{trial.name}_beams" if settings.beams > 1 else trial.name
 
@@ -95,7 +95,7 @@ def score_humans(split: Split, notebook: Notebook, *, fast: bool = False) -> dic
 
 
 def designs(recipe: Recipe) -> dict[str, bool]:
-    """Which of the paper's special designs a recipe has on, by their names in Table 1."""
+    """List which of the paper's special designs a recipe has on, by their names in Table 1."""
     decoding = recipe.decoding
     return {
         "best-first": decoding.method == "best_first",

@@ -62,7 +62,7 @@ def _train(trial: Trial, say: Callable[[str], None], *, resume: bool, is_main: b
 
 
 def training_summary(output: str | Path) -> dict[str, Any]:
-    """What the log of a training tells: steps, hours of training proper, and CIDEr on val as it grew."""
+    """Read what the log of a training tells: steps, hours of training proper, and CIDEr on val as it grew."""
     steps, hours = 0, 0.0
     curve: list[dict[str, float]] = []
     for entry in _entries(Path(output) / LOG_NAME):

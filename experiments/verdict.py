@@ -113,7 +113,7 @@ def interval_over_seeds(differences: Sequence[float]) -> list[float] | None:
 
 
 def verdict(interval: Sequence[float] | None) -> str:
-    """Whether the interval is on the paper's side of 0, on the other, or on both, or is not known."""
+    """Tell whether the interval is on the paper's side of 0, on the other, or on both, or is not known."""
     if interval is None:
         return "not settled"
     low, high = interval

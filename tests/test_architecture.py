@@ -148,11 +148,13 @@ def test_no_docstring_opens_with_a_question_word():
     """A docstring says what the function does, verb first, or what a thing is."""
     found = []
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for source in SOURCES:
+    folders = ("experiments", "website", "benchmarks")
+    others = [path for folder in folders for path in (PAGE.parents[1] / folder).rglob("*.py")]
+    for source in [*SOURCES, *others]:
         for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
             text = ast.get_docstring(node) if isinstance(node, documented) else None
             if text and text.split()[0].lower().strip("`,.:;") in QUESTIONS:
-                found.append(f"{source_name(source)}: {text.splitlines()[0]}")
+                found.append(f"{source.name}: {text.splitlines()[0]}")
     assert found == []
 
 

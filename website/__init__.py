@@ -1,1 +1,1 @@
-"""How the site is built from docs/: links, reference pages, figures."""
+"""Build of the site from docs/: links, reference pages, figures."""

@@ -143,7 +143,7 @@ def _words(caption: Caption) -> list[tuple[str, list[int]]]:
 
 
 def _lines(words: list[str], width: int) -> tuple[list[tuple[float, int, float]], int]:
-    """Where each word stands: left edge, line, width; lines are centred. And how many lines there are."""
+    """Place each word: left edge, line, width; lines are centred. And how many lines there are."""
     font = ImageFont.load_default(SIZE)
     widths = [font.getlength(word) for word in words]
     rows: list[list[int]] = [[]]

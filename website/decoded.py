@@ -1,4 +1,4 @@
-"""What the pictures of the paper's page show: one photograph, captioned by the default, step by step.
+"""Data of the figures of the paper's page: one photograph, captioned by the default, step by step.
 
 Shapes: B captions (here 1), L positions, S steps, V words.
 """

@@ -96,7 +96,7 @@ def forward_process(decoded: Decoded) -> Figure:
 
 
 def concentrated_mask(decoded: Decoded) -> Figure:
-    """Who attends to whom, half-way through: without the concentrated mask and with it."""
+    """Draw who attends to whom, half-way through: without the concentrated mask and with it."""
     tokens = decoded.result.history[decoded.steps // 2]
     words, is_mask = decoded.words(tokens[0]), tokens == decoded.model.mask_id
     figure = new_figure(9.6, 4.9)

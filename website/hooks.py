@@ -1,4 +1,4 @@
-"""What MkDocs calls while it builds the site, see `hooks` in mkdocs.yml.
+"""Functions that MkDocs calls while it builds the site, see `hooks` in mkdocs.yml.
 
 Pages are written for GitHub. On the site three things are done to them: links to files outside docs/ lead
 to copies of those files, the reference is filled in from the code, and formulas become MathML.

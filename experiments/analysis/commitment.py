@@ -55,12 +55,12 @@ class Word:
 
     @property
     def is_content(self) -> bool:
-        """Whether it says what is in the picture."""
+        """Tell whether it says what is in the image."""
         return self.text not in FUNCTION_WORDS
 
 
 def commitment_ranks(result: DecodingResult, row: int) -> list[int]:
-    """When each position of caption `row` was committed, from 0; of one step, the surest first."""
+    """Rank the positions of caption `row` by their commitment, from 0; of one step, the surest first."""
     length = int(result.lengths[row])
     history = result.history[:, row, :length]
     final, confidences = result.tokens[row, :length], result.confidences[row, :length].tolist()
@@ -112,7 +112,7 @@ def decoded_words(captioner: Captioner, settings: DecodingSettings, split: Split
 def commitment(
     captioners: dict[str, Captioner], settings: dict[str, DecodingSettings], split: Split
 ) -> dict[str, Any]:
-    """What goes wrong, by tenths of the commitments and in all, for row "g" and its "twin"."""
+    """Count what goes wrong, by tenths of the commitments and in all, for row "g" and its "twin"."""
     found: dict[str, Any] = {"pictures": len(split.records)}
     for row, captioner in captioners.items():
         said = [_said(record.captions, captioner.tokenizer) for record in split.records]

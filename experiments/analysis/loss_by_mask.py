@@ -1,4 +1,4 @@
-"""What human captions cost diffusion and its twin: nats a token by the share still unknown, and in all.
+"""Measure the cost of human captions for diffusion and its twin: nats a token by the share still unknown.
 
 A diffusion model's chain of conditional losses depends on the order in which the tokens become known. Three
 orders are followed, one token at a time, at the timestep that the sampler would be at:

@@ -1,4 +1,4 @@
-"""Who chooses best among row g's candidates of several lengths: itself, its twin, or an oracle?
+"""Compare who chooses among row g's candidates of several lengths: itself, its twin, or an oracle.
 
 Shapes: I pictures, K candidates of each.
 """

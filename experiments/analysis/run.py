@@ -1,4 +1,4 @@
-r"""Why is diffusion behind its twin? Four looks at one trained model of each, on val.
+r"""Look four times at why diffusion is behind its twin: one trained model of each, on val.
 
     python -m experiments.analysis g/best twin/best recipes/comparison/g.yaml data.root=path/to/flickr8k \
         --output runs/analysis
@@ -77,7 +77,7 @@ def analyse(
     say: Callable[[str], None],
     looks: Sequence[str] = LOOKS,
 ) -> dict[str, Any]:
-    """What each look finds, as plain values.
+    """Return what each look finds, as plain values.
 
     Args:
         captioners: row "g" and its "twin".
