@@ -84,7 +84,7 @@ def find_model(
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        folder = snapshot_download(
+        downloaded = snapshot_download(
             str(model),
             revision=revision,
             token=token,
@@ -92,7 +92,7 @@ def find_model(
             local_files_only=local_files_only,
             allow_patterns=list(MODEL_FILES),
         )
-        return Path(folder)
+        return Path(downloaded)
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(

@@ -67,7 +67,7 @@ class DDCapForImageCaptioning(PreTrainedModel):
         self.captioner, self._end_id = model, tokenizer.end_id
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | Path, *_: Any, **options: Any
     ) -> DDCapForImageCaptioning:
         """Load a model of ddcap.
@@ -185,7 +185,7 @@ class DDCapProcessor:
         Raises:
             ImageError: for the first image that cannot be read.
         """
-        several = images if isinstance(images, list | tuple) else [images]
+        several: Sequence[Any] = images if isinstance(images, list | tuple) else [images]
         pixels = np.stack([self.preprocessing(load_image(image, unnamed="image")) for image in several])
         return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
 

@@ -223,7 +223,7 @@ def test_what_a_person_does(context, address, captioner):
     page.set_input_files(".file >> nth=0", CHELSEA)  # before the model is there
     page.wait_for_selector(".word")
     loading = [text for text in page.evaluate("self.loadingTexts") if "MB" in text]
-    assert loading[-1] == "Loading the model: 44 of 44 MB" and len(set(loading)) > 3
+    assert loading[-1] == "Loading the model: 48 of 48 MB" and len(set(loading)) > 3
     assert page.evaluate("crossOriginIsolated")
     assert page.locator(".promise").text_content() == "The picture never leaves your device."
     # the words appear one after the other, and the verdict after the last

@@ -129,8 +129,8 @@ def test_what_it_cannot_do_it_says(folder, tiny_model_folder, tiny_ar_folder, ph
     with pytest.raises(DDCapError, match="runtime='light': use one of auto, onnx, torch"):
         Captioner.from_pretrained(folder, runtime="light")
     light = Captioner.from_pretrained(folder)
-    with pytest.raises(DDCapError, match=r"cannot be saved; load the model with runtime='torch'"):
-        light.save(tmp_path / "saved")
+    with pytest.raises(DDCapError, match=r"cannot be pushed; load the model with runtime='torch'"):
+        light.push_to_hub(tmp_path / "saved")
     with pytest.raises(DDCapError, match=r"method=ancestral.*runtime='torch'"):
         light(photos[0], method="ancestral")
     assert main(["export", str(tiny_ar_folder), str(tmp_path / "ar"), "--onnx"]) == 1

@@ -126,7 +126,7 @@ def test_links_out_of_the_docs_lead_to_copies_of_the_files(site):
     copies = repository_files(ROOT)
     assert "repository/src/ddcap/pretrained/default/README.md" in copies
     assert "repository/src/ddcap/decoding/schedulers/best_first.py.md" in copies
-    text = (site / "repository" / "src" / "ddcap" / "decoding" / "best_first.py" / "index.html").read_text()
+    text = (site / "repository/src/ddcap/decoding/schedulers/best_first.py/index.html").read_text()
     assert "BestFirstScheduler" in text
 
 
