@@ -92,3 +92,5 @@ def test_a_setting_by_two_names_is_refused(loaded, photos):
     model, processor = loaded
     with pytest.raises(RecipeError, match="num_inference_steps and steps are the same setting"):
         model.generate(**processor(photos[0]), num_inference_steps=2, steps=2)
+    with pytest.raises(RecipeError, match="num"):
+        model.generate(**processor(photos[0]), num=2)  # it is num_return_sequences here

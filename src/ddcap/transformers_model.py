@@ -29,7 +29,6 @@ from ddcap.decoding.overrides import overridden
 from ddcap.errors import DDCapError
 from ddcap.model.autoregressive import AutoregressiveModel
 from ddcap.model.config import read_config
-from ddcap.model.generation_config import own_names
 from ddcap.model.loading import TorchModel, load_model
 from ddcap.publishing import find_model
 
@@ -130,9 +129,7 @@ class DDCapForImageCaptioning(PreTrainedModel):
         Raises:
             RecipeError: if a setting is unknown or wrong.
         """
-        changes = own_names(settings)
-        changes.pop("num", None)
-        asked = overridden(self.captioner.config, changes)
+        asked = overridden(self.captioner.config, settings)
         features = self.captioner.encode(pixel_values.float().cpu().numpy())
         result = generate(
             self.captioner,
