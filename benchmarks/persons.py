@@ -18,7 +18,7 @@ import numpy as np
 from ddcap import Captioner
 from ddcap.data.images import load_image
 from ddcap.data.records import load_records
-from ddcap.evaluation.hallucination import thing_words
+from ddcap.evaluation.hallucination import names_person, thing_words
 from ddcap.evaluation.tokenization import tokenize
 
 ROUNDS = 30
@@ -33,13 +33,7 @@ def main() -> None:
     tokenized, _ = tokenize({one.image_id: one.captions for one in records}, "ptb-python")
     words = thing_words()
     named = np.array(
-        [
-            [
-                any("person" in found.things for found in words.mentions(text))
-                for text in tokenized[one.image_id]
-            ]
-            for one in records
-        ]
+        [[names_person(words.mentions(text)) for text in tokenized[one.image_id]] for one in records]
     )
     seen = [own.detector(own.preprocessing(load_image(one.path))[None]) for one in records]
     chance, count = (np.array([getattr(one, name)[0] for one in seen]) for name in ("probability", "count"))

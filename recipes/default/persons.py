@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from ddcap.data.images import Preprocessing, load_image
 from ddcap.data.records import CaptionedImage, load_records
 from ddcap.decoding.confidence import Logistic
-from ddcap.evaluation.hallucination import thing_words
+from ddcap.evaluation.hallucination import names_person, thing_words
 from ddcap.files import write_text
 from ddcap.model.config import CONFIG_NAME, read_config
 from ddcap.model.persons import PersonDetector
@@ -195,7 +195,7 @@ def main() -> None:
     records = [record for record in known if not folders or record.path.parent.name in folders]
     random.Random(0).shuffle(records)
     records = records[:_CALIBRATED]
-    persons = [word for word in vocabulary.words if _names_person(word)]
+    persons = [word for word in vocabulary.words if names_person(thing_words().mentions(word))]
     vocabulary.persons = tuple(persons)
     notes = {entry.key: entry.value for entry in detector.metadata_props}
     anchors = torch.tensor(json.loads(notes.pop("anchors")))
@@ -221,10 +221,6 @@ def main() -> None:
     write_text(folder / CONFIG_NAME, json.dumps(replace(config, persons=True).to_dict(), indent=2) + "\n")
     told = f"{len(records)} images, a person in {prior:.3f} of their captions"
     print(f"{told}; {slope:.3f} x log-odds {offset:+.3f}")
-
-
-def _names_person(word: str) -> bool:
-    return any("person" in mention.things for mention in thing_words().mentions(word))
 
 
 def _calibrated(

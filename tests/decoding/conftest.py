@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +46,24 @@ def model_without_length_head(config):
     return random_model(
         ModelConfig(config.vocabulary_size, config.encoder, settings, config.diffusion, config.decoding)
     )
+
+
+@pytest.fixture(scope="session")
+def model_with_concepts(config):
+    """Builds a random model that sees the concepts of a vocabulary; it predicts no lengths."""
+
+    def build(vocabulary, tokenizer):
+        model = dataclasses.replace(config.model, length_prediction=False)
+        own = dataclasses.replace(
+            config, model=model, concepts=len(vocabulary), vocabulary_size=tokenizer.vocabulary_size
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            made = build_model(own).eval()
+        made.set_vocabulary(vocabulary, tokenizer)
+        return made
+
+    return build
 
 
 @pytest.fixture(scope="session")

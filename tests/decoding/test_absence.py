@@ -16,7 +16,6 @@ from ddcap.data.concepts import (
 from ddcap.decoding.generate import generate
 from ddcap.decoding.predictor import ConceptEvidence
 from ddcap.errors import CheckpointError, DDCapError, RecipeError
-from ddcap.model.loading import build_model
 from ddcap.settings import DecodingSettings, parse_settings
 
 WORDS = ("dog", "ball", "man", "snow")
@@ -99,16 +98,8 @@ def test_rates_are_stored_with_the_concepts(vocabulary, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def seeing(config, tiny_tokenizer, vocabulary):
-    model = dataclasses.replace(config.model, length_prediction=False)
-    own = dataclasses.replace(
-        config, model=model, concepts=len(WORDS), vocabulary_size=tiny_tokenizer.vocabulary_size
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        made = build_model(own).eval()
-    made.set_vocabulary(vocabulary, tiny_tokenizer)
-    return made
+def seeing(model_with_concepts, tiny_tokenizer, vocabulary):
+    return model_with_concepts(vocabulary, tiny_tokenizer)
 
 
 def test_a_strong_weight_keeps_absent_words_out(seeing, features, tiny_tokenizer):

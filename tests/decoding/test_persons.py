@@ -14,7 +14,6 @@ from ddcap.decoding.generate import generate
 from ddcap.decoding.predictor import AMONG_CANDIDATES, ConceptEvidence
 from ddcap.errors import CheckpointError, RecipeError
 from ddcap.model.features import ImageFeatures
-from ddcap.model.loading import build_model
 from ddcap.publishing import find_model
 from ddcap.settings import DecodingSettings, parse_settings
 
@@ -105,16 +104,8 @@ def test_captions_of_one_image_and_chosen_ones_keep_theirs(spelling):
 
 
 @pytest.fixture(scope="module")
-def seeing(config, tokenizer, vocabulary):
-    model = dataclasses.replace(config.model, length_prediction=False)
-    own = dataclasses.replace(
-        config, model=model, concepts=len(WORDS), vocabulary_size=tokenizer.vocabulary_size
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        made = build_model(own).eval()
-    made.set_vocabulary(vocabulary, tokenizer)
-    return made
+def seeing(model_with_concepts, tokenizer, vocabulary):
+    return model_with_concepts(vocabulary, tokenizer)
 
 
 def test_a_strong_weight_keeps_persons_out_or_brings_them_in(seeing, features, tokens_of):

@@ -128,13 +128,17 @@ class ConceptEvidence:
         table[spelling.first[spelling.is_one_token & spelling.persons[spelling.concept]]] = 1.0
         return table
 
+    def _name_persons(self, named: Array) -> Array:
+        """(B,) True for captions that name a person, given the concepts (B, N) that they name."""
+        assert self.spelling.persons is not None
+        return array_namespace(named).any(named & self.spelling.persons, axis=1)
+
     def _says_of_persons(self, named: Array) -> Array:
         """(B, V) what the detector adds to words, given the concepts (B, N) that captions name."""
         xp = array_namespace(self.seen)
         assert self.persons is not None
-        is_named = xp.any(named & self.spelling.persons, axis=1)
         zeros = xp.zeros_like(self.persons)
-        weight = xp.where((self.persons < 0) | ~is_named, self.persons, zeros)
+        weight = xp.where((self.persons < 0) | ~self._name_persons(named), self.persons, zeros)
         return weight[:, None] * self._person_words
 
     @cached_property
@@ -172,9 +176,8 @@ class ConceptEvidence:
         total = xp.sum(xp.where(named, worth, 0.0), axis=1)
         if self.persons is None:
             return total
-        is_named = xp.any(named & self.spelling.persons, axis=1)
         told = AMONG_CANDIDATES * self.persons
-        return total + xp.where(is_named, told, xp.zeros_like(told))
+        return total + xp.where(self._name_persons(named), told, xp.zeros_like(told))
 
     def repeat(self, times: int) -> ConceptEvidence:
         """The same for `times` captions of each, side by side."""

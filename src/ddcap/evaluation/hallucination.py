@@ -227,13 +227,13 @@ class Inventions:
     def given_persons(self) -> list[bool]:
         """Of every image without a person: does its caption name one?"""
         pairs = zip(self.named, self.known, strict=True)
-        return [_names_person(named) for named, known in pairs if _PERSON not in known]
+        return [names_person(named) for named, known in pairs if _PERSON not in known]
 
     @cached_property
     def lost_persons(self) -> list[bool]:
         """Of every image of which most human captions name a person: does its caption name none?"""
         pairs = zip(self.named, self.persons_seen, strict=True)
-        return [not _names_person(named) for named, share in pairs if share > 0.5]
+        return [not names_person(named) for named, share in pairs if share > 0.5]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; scores and intervals times 100."""
@@ -291,7 +291,7 @@ def find_inventions(
         named=tuple(tuple(words.mentions(caption)) for caption in captions.values()),
         known=tuple(seen),
         persons_seen=tuple(
-            sum(_names_person(words.mentions(text)) for text in references[image]) / len(references[image])
+            sum(names_person(words.mentions(text)) for text in references[image]) / len(references[image])
             for image in captions
         ),
         labelled=sum(image in labels for image in captions),
@@ -319,7 +319,8 @@ def load_objects(path: str | Path) -> dict[str, list[str]]:
     return content
 
 
-def _names_person(mentions: Iterable[Mention]) -> bool:
+def names_person(mentions: Iterable[Mention]) -> bool:
+    """Return True if one of a caption's mentions is a person."""
     return any(_PERSON in mention.things for mention in mentions)
 
 

@@ -22,6 +22,7 @@ from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError
 from ddcap.model.config import GRAPHS, GRAPHS_NAME, INT8, WEIGHTS_NAME, read_config
 from ddcap.model.features import ImageFeatures
+from ddcap.model.onnx_session import session_options
 from ddcap.model.persons import PersonDetector
 from ddcap.model.quantization import (
     FACTOR,
@@ -328,13 +329,7 @@ def _load_graph(folder: Path, name: str, weights: _Weights, threads: int | None)
     path = folder / f"{name}.onnx"
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; write the graphs with 'ddcap export --onnx'")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors only; they come as exceptions
-    options.enable_cpu_mem_arena = threads == 1  # in bulk it saves time; for one picture it only takes memory
-    # between two runs the threads of one graph would spin and take the cores from the next one
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options = session_options(threads)
     try:
         names, values = weights.of(name)
         options.add_external_initializers(names, values)

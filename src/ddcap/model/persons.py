@@ -17,6 +17,7 @@ from ddcap.data.persons import Persons
 from ddcap.errors import CheckpointError
 from ddcap.files import replacing, write_text
 from ddcap.model.config import PERSONS_LICENCE_NAME, PERSONS_NAME
+from ddcap.model.onnx_session import session_options
 
 
 class PersonDetector:
@@ -77,12 +78,7 @@ class PersonDetector:
         """ONNX Runtime at work on the graph."""
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # errors only; they come as exceptions
-        options.enable_cpu_mem_arena = self.threads == 1  # as for the other graphs
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        if self.threads is not None:
-            options.intra_op_num_threads = self.threads
+        options = session_options(self.threads)
         try:
             session = onnxruntime.InferenceSession(self.content, options, providers=["CPUExecutionProvider"])
         except (
