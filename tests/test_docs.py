@@ -82,7 +82,7 @@ def workplace(tmp_path_factory, small_photos, captions_json, tiny_model_folder):
         (here / name).write_text(json.dumps(content))
     for name in ("flickr8k", "path/to/flickr8k"):
         (here / name / "dataset_flickr8k.json").write_text(json.dumps(content))
-    for name in ("NAME", "animals", "text", "flickr8k_default", "coco_vit_b16_trainable"):
+    for name in ("NAME", "animals", "g", "text", "flickr8k_default", "coco_vit_b16_trainable"):
         shutil.copytree(tiny_model_folder, here / "runs" / name / "best")
     said = [
         {"image_id": str(image["imgid"]), "caption": "a cat"}
