@@ -194,3 +194,26 @@ def test_careful_leaves_out_inventions_and_slips(photos, captions_json):
     scores, faultless = _agreement([horse, other], [texts, ["a cup"]])
     assert scores[0][0] == max(scores[0]) > 0
     assert faultless == [[True, False, False, False, True], [True]]
+
+
+def test_captions_below_a_cider_are_left_out(recipe_file, tiny_model_folder, tmp_path, capsys):
+    """The same captions as without, but for the worse ones; with none left the remedy is named."""
+    content = yaml.safe_load(recipe_file.read_text())
+    recipe_file.write_text(yaml.safe_dump({"data": content["data"]}))
+    arguments = [
+        "distill",
+        str(recipe_file),
+        f"model.init={tiny_model_folder}",
+        "--teacher",
+        str(tiny_model_folder),
+    ]
+    every, good = tmp_path / "every.json", tmp_path / "good.json"
+    assert main([*arguments, "--output", str(every)]) == 0
+    written = [s for image in json.loads(every.read_text())["images"] for s in image["sentences"]]
+    least = sorted(sentence["cider"] for sentence in written)[len(written) // 2]
+    assert least > min(sentence["cider"] for sentence in written)
+    assert main([*arguments, "--min-cider", str(least), "--output", str(good)]) == 0
+    kept = [s for image in json.loads(good.read_text())["images"] for s in image["sentences"]]
+    assert kept == [sentence for sentence in written if sentence["cider"] >= least]
+    assert main([*arguments, "--min-cider", "5000", "--output", str(good)]) == 1
+    assert "leave --min-cider 5000 out" in capsys.readouterr().err

@@ -64,6 +64,13 @@ def _add_distill(commands: Any) -> None:
         action="store_true",
         help="leave out captions that name things people do not, or that have a slip of English",
     )
+    distill.add_argument(
+        "--min-cider",
+        type=float,
+        default=0.0,
+        metavar="POINTS",
+        help="leave out captions whose CIDEr against people's is lower (default: 0)",
+    )
     distill.add_argument("--output", required=True, help="write the captions to this Karpathy JSON")
     distill.set_defaults(run=_distill)
 
@@ -86,11 +93,18 @@ def _distill(options: argparse.Namespace) -> int:
         beams=options.beams,
         keep=options.keep,
         careful=options.careful,
+        min_cider=options.min_cider,
         progress=lambda work, count: progress_bar(work, count, "captions"),
     )
     write_json(
         options.output,
-        {"images": images, "teachers": options.teacher, "beams": options.beams, "careful": options.careful},
+        {
+            "images": images,
+            "teachers": options.teacher,
+            "beams": options.beams,
+            "careful": options.careful,
+            "min_cider": options.min_cider,
+        },
     )
     first = [image["sentences"][0]["cider"] for image in images]
     print(

@@ -85,6 +85,7 @@ def distill(
     beams: int,
     keep: int,
     careful: bool = False,
+    min_cider: float = 0.0,
     progress: Callable[[Iterable[Any], int], Iterable[Any]] = lambda items, _: items,
 ) -> list[dict[str, Any]]:
     """Caption the training images, each by the teachers that have not seen it.
@@ -98,6 +99,7 @@ def distill(
         keep: captions per image, at most.
         careful: leave out captions that name a thing which none of the image's human captions shows
             (`things.txt`), that have a slip of English, or that say a content word twice.
+        min_cider: CIDEr-D, in points (100 times the score), that a caption needs to stay.
         progress: wraps the batches and their number.
 
     Returns:
@@ -127,22 +129,26 @@ def distill(
     root = Path(recipe.data.root) / recipe.data.images
     entries = []
     for record, texts, values, clean in zip(records, found, scores, faultless, strict=True):
-        places = [place for place in range(len(texts)) if not careful or clean[place]]
+        points = [round(100 * value, 1) for value in values]
+        places = [
+            place
+            for place in range(len(texts))
+            if points[place] >= min_cider and (clean[place] or not careful)
+        ]
         if not places:
-            continue  # the image cannot be read, or no caption of it is faultless
+            continue  # the image cannot be read, or no caption of it is good enough
         best = sorted(places, key=lambda place: -values[place])[:keep]
         entries.append(
             {
                 "filename": record.path.name,
                 "filepath": record.path.parent.relative_to(root).as_posix(),
                 "split": "train",
-                "sentences": [
-                    {"raw": texts[place], "cider": round(100 * values[place], 1)} for place in best
-                ],
+                "sentences": [{"raw": texts[place], "cider": points[place]} for place in best],
             }
         )
     if not entries:
-        remedy = "leave --careful out" if careful and any(found) else "check data.root"
+        strict = [f"--min-cider {min_cider:g}"] * (min_cider > 0) + ["--careful"] * careful
+        remedy = f"leave {' and '.join(strict)} out" if strict and any(found) else "check data.root"
         raise DataError(f"none of {len(records)} training images could be captioned; {remedy}")
     return entries
 
