@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -32,7 +32,7 @@ from ddcap.model.encoders import CLIP_ARCHITECTURE, ImageEncoder, build_image_en
 from ddcap.model.features import ImageFeatures
 from ddcap.model.generation_config import GENERATION_CONFIG_NAME
 from ddcap.model.persons import PersonDetector
-from ddcap.model.quantization import SCALE, dequantise_state, quantise_state
+from ddcap.model.quantization import SCALE, in_float32, quantise_state
 from ddcap.settings import EncoderSettings, ModelSettings
 
 # Files of weights, which may be from strangers: looked at before anything is allocated, and never run.
@@ -286,6 +286,17 @@ class StoredModel(nn.Module):
         self.load_state_dict(state, strict=False)  # not strict: a frozen encoder has its weights already
 
     @torch.no_grad()
+    def _read_weights(self, path: Path, shapes: Shapes) -> None:
+        """Fill the weights from a file, one after the other, so that memory holds the model only once."""
+        state = self.stored_state()
+        check_shapes(_shapes(state), shapes)
+        with safe_open(path, framework="pt") as file:
+            scales = {name for name in file.keys() if name.endswith(SCALE)}  # noqa: SIM118
+            for name, value in state.items():
+                stored, scale = file.get_tensor(name), name + SCALE
+                value.copy_(in_float32(stored, file.get_tensor(scale)) if scale in scales else stored)
+
+    @torch.no_grad()
     def encode(self, pixels: np.ndarray) -> ImageFeatures:
         """Features of pixels (I, 3, H, W), where the model computes; float32, whatever autocast is on."""
         features: ImageFeatures = self.encoder(self.as_array(pixels))
@@ -370,9 +381,9 @@ class StoredModel(nn.Module):
                 architecture=architecture,
                 concepts=config.concepts,
             )
-            with _Undrawn():  # all that is drawn is stored, which `load_stored_state` checks
+            with _Undrawn():  # all that is drawn is stored, which `_read_weights` checks
                 model = cls(config, encoder)
-            model.load_stored_state(dequantise_state(load_file(weights_path)))
+            model._read_weights(weights_path, shapes)
         except RuntimeError as error:
             raise CheckpointError(
                 f"{weights_path}: does not fit {config_path} ({error}); copy the model again"

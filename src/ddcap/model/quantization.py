@@ -88,12 +88,3 @@ def quantise_state(state: Mapping[str, np.ndarray], factors: Collection[str] = (
         else:
             stored[name] = value
     return stored
-
-
-def dequantise_state(stored: Mapping[str, Array]) -> dict[str, Array]:
-    """Inverse of `quantise_state`, for files of other types too: all weights in float32."""
-    return {
-        name: in_float32(value, stored.get(name + SCALE))
-        for name, value in stored.items()
-        if not name.endswith(SCALE)
-    }
