@@ -45,7 +45,7 @@ class CurvesPlan:
 
 @dataclass(frozen=True, config=_STRICT)
 class PlanFile:
-    """Contents of `plan.yaml`; rows are named after recipes beside it."""
+    """Contents of `plan.yaml`; rows are named after recipes beside it, `twin` is autoregressive.yaml."""
 
     rows: dict[str, list[int]] = Field(default_factory=dict)
     base: str | None = None  # what the rows' recipes extend, in place of their own; beside the plan
@@ -116,7 +116,7 @@ def load_plan(path: str | Path, output: str | Path, overrides: list[str] | None 
     decoding validates it).
 
     Args:
-        path: the plan; a row `f` is the recipe `f.yaml` beside it.
+        path: the plan; a row `f` is the recipe `f.yaml` beside it, the row `twin` is `autoregressive.yaml`.
         output: folder of the ablation; trainings go into its `trainings/`.
         overrides: dotted overrides for every recipe.
 
@@ -143,7 +143,10 @@ def load_plan(path: str | Path, output: str | Path, overrides: list[str] | None 
 
     def trial(name: str, row: str, seed: int, changes: list[str]) -> Trial:
         base = path.parent / file.base if file.base is not None else None
-        recipe = load_recipe(path.parent / f"{row}.yaml", [*changes, *overrides], base=base)
+        beside = path.parent / f"{row}.yaml"
+        if row == "twin" and not beside.exists():  # the row has the name of stored results
+            beside = path.parent / "autoregressive.yaml"
+        recipe = load_recipe(beside, [*changes, *overrides], base=base)
         return Trial(name, seed, replace(recipe, training=replace(recipe.training, seed=seed)))
 
     rows = [trial(name, name, seed, []) for name, seeds in file.rows.items() for seed in seeds]

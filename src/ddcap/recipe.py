@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -314,6 +315,9 @@ class Recipe:
 
 # Recipes as YAML files, and the dotted overrides on top.
 
+logger = logging.getLogger("ddcap")
+_RENAMED = {"twin.yaml": "autoregressive.yaml"}
+
 
 def load_recipe(
     path: str | Path, overrides: list[str] | None = None, *, base: str | Path | None = None
@@ -339,6 +343,7 @@ def load_recipe(
 
 def _read_sections(path: Path, above: tuple[Path, ...], base: Path | None = None) -> dict[str, Any]:
     """The sections of a recipe on top of those it extends; `above` are the recipes that extend this one."""
+    path = _present_name(path)
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _TextLoader) or {}
     except FileNotFoundError:
@@ -364,6 +369,15 @@ def _read_sections(path: Path, above: tuple[Path, ...], base: Path | None = None
         both = isinstance(keys, dict) and isinstance(merged.get(section), dict)
         merged[section] = {**merged[section], **keys} if both else keys
     return merged
+
+
+def _present_name(path: Path) -> Path:
+    """Return the path of a recipe, or that of its new name if only this one is there."""
+    renamed = path.with_name(_RENAMED.get(path.name, path.name))
+    if path.exists() or not renamed.exists():
+        return path
+    logger.warning("%s: deprecated name; use %s", path, renamed)
+    return renamed
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:

@@ -79,7 +79,8 @@ def write_plan(folder, photos, splits, clip):
     }
     (folder / "base.yaml").write_text(yaml.safe_dump(base))
     for name, changes in ROWS.items():
-        (folder / f"{name}.yaml").write_text(f"extends: base.yaml\n{changes}")
+        recipe = "autoregressive" if name == "twin" else name
+        (folder / f"{recipe}.yaml").write_text(f"extends: base.yaml\n{changes}")
     plan = {
         "rows": {"a": [0, 1], "d": [0, 1], "f": [0, 1], "g": [0], "twin": [0]},
         "beams": 2,

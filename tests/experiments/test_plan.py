@@ -50,6 +50,14 @@ def test_rows_that_differ_in_decoding_share_a_training():
     assert folder_of(plan, "twin") == "twin-seed0"
 
 
+def test_a_plan_of_ones_own_may_have_its_twin_yaml(plan_file, caplog):
+    renamed = load_plan(plan_file, "out").named("twin")
+    assert [one.recipe.model.kind for one in renamed] == ["autoregressive"]
+    (plan_file.parent / "autoregressive.yaml").rename(plan_file.parent / "twin.yaml")
+    assert load_plan(plan_file, "out").named("twin") == renamed
+    assert not caplog.records
+
+
 def test_rows_differ_in_nothing_but_their_designs():
     plan = load_plan(SHIPPED, "out")
     first = plan.rows[0].recipe

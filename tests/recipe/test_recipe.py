@@ -274,3 +274,16 @@ def test_what_shards_cannot_do_is_refused(write, change):
 def test_a_retired_setting_says_where_it_went(write, change):
     text = message(write(""), [change])
     assert f"{change.split('=')[0]!r} was removed" in text and "docs/research/experiments.md" in text
+
+
+def test_the_old_name_of_a_shipped_recipe_still_works(caplog):
+    folder = Path(__file__).parents[2] / "recipes" / "ablation"
+    assert load_recipe(folder / "twin.yaml") == load_recipe(folder / "autoregressive.yaml")
+    (said,) = caplog.messages
+    assert said == f"{folder / 'twin.yaml'}: deprecated name; use {folder / 'autoregressive.yaml'}"
+
+
+def test_a_recipe_of_ones_own_may_be_called_twin(write, tmp_path, caplog):
+    write("").rename(tmp_path / "twin.yaml")
+    assert load_recipe(tmp_path / "twin.yaml") == Recipe()
+    assert not caplog.records
