@@ -204,6 +204,6 @@ def training_settings(recipe: Recipe) -> dict[str, Any]:
     """Return what decides a training's weights, as plain values, equal for recipes of the same model."""
     values = dump_settings(recipe)
     del values["decoding"]
-    for name in ("output", "log_every", "checkpoint_every", "keep_checkpoints"):
+    for name in ("output", "log_every", "wandb", "checkpoint_every", "keep_checkpoints"):
         del values["training"][name]
     return values

@@ -216,6 +216,9 @@ class TrainingSettings(Section):
     )
     seed: int = Field(default=0, description="seed of all random numbers")
     log_every: int = Field(default=20, ge=1, description="optimiser steps between log lines")
+    wandb: str | None = Field(
+        default=None, description="project at Weights & Biases that gets the figures of the log, too"
+    )
     checkpoint_every: int = Field(default=500, ge=1, description="optimiser steps between checkpoints")
     keep_checkpoints: int = Field(
         default=2, ge=2, description="newest checkpoints to keep; if one is damaged, another is left"

@@ -35,7 +35,7 @@ from ddcap.settings import RETIRED, dump_settings, parse_settings
 MAY_CHANGE = frozenset(
     {
         # how long, and what is written where
-        *("training.epochs", "training.output", "training.log_every"),
+        *("training.epochs", "training.output", "training.log_every", "training.wandb"),
         *("training.checkpoint_every", "training.keep_checkpoints"),
         # what is asked in between
         *("training.validate_every", "training.validate_at"),

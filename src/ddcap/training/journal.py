@@ -1,4 +1,4 @@
-"""Logs of a training: a progress bar, `log.jsonl`, TensorBoard."""
+"""Logs of a training: a progress bar, `log.jsonl`, TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from ddcap.training.loss import Losses, Share
+from ddcap.training.weights_and_biases import WeightsAndBiases
 
 LOG_NAME = "log.jsonl"
 
@@ -29,6 +30,7 @@ class Journal:
         total_steps: steps in all.
         active: False writes nothing (every process but the main one).
         mean: a tensor of this process to its mean over all of them.
+        wandb: gets the same numbers as TensorBoard; None: nothing goes there.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Journal:
         *,
         active: bool,
         mean: Callable[[Tensor], Tensor] = lambda mine: mine,
+        wandb: WeightsAndBiases | None = None,
     ) -> None:
         self._mean = mean
         self._log_every = log_every
@@ -49,6 +52,7 @@ class Journal:
         self._since = time.monotonic()
         self._file = (output / LOG_NAME).open("a", encoding="utf-8") if active else None
         self._board = _tensorboard(output) if active else None
+        self._wandb = wandb
         self._bar = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -72,6 +76,8 @@ class Journal:
             self._file.close()
         if self._board is not None:
             self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish(failed=error is not None)
 
     def add(self, losses: Losses, share: Share) -> None:
         """Add the losses of one part of a step; nothing is read back from the device here."""
@@ -102,15 +108,19 @@ class Journal:
         self._sums, self._count, self._since = {}, 0, time.monotonic()
 
     def write(self, step: int, kind: str, values: dict[str, Any]) -> None:
-        """Write one line to `log.jsonl`, and its numbers to TensorBoard."""
+        """Write one line to `log.jsonl`, and its numbers to TensorBoard and Weights & Biases."""
         if self._file is None:
             return
         self._file.write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
         self._file.flush()
+        figures = {
+            f"{kind}/{name}": value for name, value in values.items() if isinstance(value, int | float)
+        }
         if self._board is not None:
-            for name, value in values.items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(f"{kind}/{name}", value, step)
+            for name, value in figures.items():
+                self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.log(step, figures)
         if kind == "validation":
             self._since = time.monotonic()  # do not count the validation as training time
 

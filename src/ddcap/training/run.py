@@ -33,6 +33,7 @@ from ddcap.training.loss import Noise, Objective, draw_noise
 from ddcap.training.start import ProgressBar, prepare
 from ddcap.training.state import TrainingState
 from ddcap.training.validation import FEWEST_TO_CHOOSE_BY, Validation, validate
+from ddcap.training.weights_and_biases import WeightsAndBiases, check_installed
 
 try:
     from accelerate import Accelerator, DistributedType
@@ -107,6 +108,8 @@ class Run:
 
     def __init__(self, recipe: Recipe, *, resume: bool, progress_bar: ProgressBar) -> None:
         settings = recipe.training
+        if settings.wandb is not None:
+            check_installed()
         # without being told, several processes on a machine without a GPU would each train for themselves
         on_cpu = not torch.accelerator.is_available()
         self.accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")  # see `precision`
@@ -153,7 +156,14 @@ class Run:
             self.total_steps,
             active=self.accelerator.is_main_process,
             mean=lambda mine: self.accelerator.reduce(mine, "mean"),
+            wandb=self._wandb(resume=resume),
         )
+
+    def _wandb(self, *, resume: bool) -> WeightsAndBiases | None:
+        project = self.recipe.training.wandb
+        if project is None or not self.accelerator.is_main_process:
+            return None
+        return WeightsAndBiases(project, self.inputs.output, dump_settings(self.recipe), resume=resume)
 
     def _tell_of_few_pictures(self) -> None:
         """Say which pictures are not learned from, and what `best` means, where they are few."""
