@@ -15,7 +15,7 @@ from typing import Any
 def captions(
     pictures: list[bytes], address: str = "http://127.0.0.1:8000", key: str | None = None, **asked: Any
 ) -> list[dict[str, Any]]:
-    """Return one answer per picture: {"caption": ..., "sure": ...} or {"error": ...}.
+    """Return one answer per image: {"caption": ..., "sure": ...} or {"error": ...}.
 
     Args:
         pictures: contents of image files.
@@ -32,7 +32,7 @@ def captions(
 
 
 def main() -> None:
-    """Print one line per picture."""
+    """Print one line per image."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,6 +1,6 @@
 """A blind read of two rows' captions (docs/research/blind_read.md): a sheet to fill, its key, and the score.
 
-python -m experiments.blind sheet dataset.json pictures/ results/g-seed0.json results/twin-seed0.json
+python -m experiments.blind sheet dataset.json images/ results/g-seed0.json results/twin-seed0.json
 python -m experiments.blind score blind/sheet.md blind/key.json
 """
 
@@ -36,19 +36,19 @@ def make_sheet(
     """The sheet as Markdown, which names no row, and the key to it.
 
     Args:
-        rows: two, of the same pictures.
-        pairs: how many pictures, drawn from those with two different captions.
-        seed: of the draw of pictures, and of which row is A.
-        pictures_from: folder that the pictures' paths are told from; None for whole paths.
+        rows: two, of the same images.
+        pairs: how many images, drawn from those with two different captions.
+        seed: of the draw of images, and of which row is A.
+        pictures_from: folder that the images' paths are told from; None for whole paths.
 
     Raises:
-        DataError: if fewer pictures have different captions.
+        DataError: if fewer images have different captions.
     """
     first, second = rows
     differ = [one for one in first.records if first.captions[one.image_id] != second.captions[one.image_id]]
     if not 1 <= pairs <= len(differ):
         raise DataError(
-            f"{first.name} and {second.name}: {pairs} pairs are wanted, {len(differ)} pictures have "
+            f"{first.name} and {second.name}: {pairs} pairs are wanted, {len(differ)} images have "
             "different captions; choose another number with --pairs"
         )
     generator = random.Random(seed)
@@ -147,9 +147,9 @@ def to_text(verdicts: dict[str, Verdict], key: dict[str, Any]) -> str:
 
 _HEAD = """# A blind read
 
-For every pair write A, B or same behind both questions; change nothing else. Look at the picture, not at the
+For every pair write A, B or same behind both questions; change nothing else. Look at the image, not at the
 captions that people wrote alone. Fidelity: which caption says less that is wrong; if neither does, which says
-more that is right. Fluency: which caption is the better English, whatever the picture shows."""
+more that is right. Fluency: which caption is the better English, whatever the image shows."""
 
 
 def _digest(sheet: str) -> str:
@@ -179,10 +179,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True)
     sheet = commands.add_parser("sheet", help="write a sheet and its key")
     sheet.add_argument("data", help="the captions' JSON that the results were scored on")
-    sheet.add_argument("images", help="folder of its pictures")
+    sheet.add_argument("images", help="folder of its images")
     sheet.add_argument("results", nargs=2, help="JSON files of two rows")
     sheet.add_argument("--output", default="blind", help="folder for sheet.md and key.json (default: blind)")
-    sheet.add_argument("--pairs", type=int, default=PAIRS, help=f"pictures (default: {PAIRS})")
+    sheet.add_argument("--pairs", type=int, default=PAIRS, help=f"images (default: {PAIRS})")
     sheet.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
     sheet.set_defaults(run=_write)
     score = commands.add_parser("score", help="score a filled sheet")

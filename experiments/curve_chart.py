@@ -1,4 +1,4 @@
-"""The chart of learning curves: CIDEr against epochs, a panel for each share of the pictures."""
+"""The chart of learning curves: CIDEr against epochs, a panel for each share of the images."""
 
 from __future__ import annotations
 

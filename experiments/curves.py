@@ -1,4 +1,4 @@
-"""CIDEr against epochs for several shares of the training pictures: does the order of two rows turn?"""
+"""CIDEr against epochs for several shares of the training images: does the order of two rows turn?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from experiments.trainings import train_if_missing, training_summary
 def learning_curves(
     plan: Plan, split: Split, notebook: Notebook, say: Callable[[str], None], *, fast: bool = False
 ) -> dict[str, Any]:
-    """Per share of the pictures: each row's curve from each seed, and its best model on `split`.
+    """Per share of the images: each row's curve from each seed, and its best model on `split`.
 
     Args:
         plan: its curves; what is not trained yet is trained now.
@@ -72,7 +72,7 @@ def _epoch(step: int, steps: int, trial: Trial) -> float:
 
 
 def _differences(per_image: dict[tuple[str, int], list[float]]) -> dict[str, Any]:
-    """Row g minus every other row, picture by picture, over the seeds that both have."""
+    """Row g minus every other row, image by image, over the seeds that both have."""
     found = {}
     for other in dict.fromkeys(row for row, _ in per_image if row != "g"):
         seeds = [seed for row, seed in per_image if row == other and ("g", seed) in per_image]

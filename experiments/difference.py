@@ -1,6 +1,6 @@
-"""The difference between two rows, over the pictures and the seeds that it was measured with.
+"""The difference between two rows, over the images and the seeds that it was measured with.
 
-A hierarchical (two-level) bootstrap. Upper level: the pictures are resampled, the same ones for both rows,
+A hierarchical (two-level) bootstrap. Upper level: the images are resampled, the same ones for both rows,
 since both rows captioned them. Lower level: the seeds of each row. Resampling three seeds is too narrow in
 two ways: the variance of a resampled mean is (n - 1) / n of what it should be, and its tails are those of a
 normal distribution although the spread of three numbers says little about their true spread. So the lower
@@ -8,11 +8,11 @@ level is drawn from Student's t, scaled by what the seeds differ by, with Satter
 freedom where each row has seeds of its own. Where both rows are decodings of the same trainings, what is
 drawn is the difference that each training gives.
 
-What is particular to one picture and one seed (their interaction) is in both levels, and would count twice;
-the pictures' level is narrowed by it, as estimated from the two-way layout.
+What is particular to one image and one seed (their interaction) is in both levels, and would count twice;
+the images' level is narrowed by it, as estimated from the two-way layout.
 
 With three seeds a row, an interval of 95 % held the true difference in 94 to 97 % of simulated comparisons,
-whether pictures, seeds or their interaction mattered most; resampled seeds alone would hold it in fewer than
+whether images, seeds or their interaction mattered most; resampled seeds alone would hold it in fewer than
 85 % (tests/experiments/test_difference.py). Seeds of two rows that share their number count as independent.
 A family of many comparisons settles little from three seeds unless the seeds agree closely.
 
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from ddcap.evaluation.metrics import SAMPLES, bootstrap_interval
 
 _Scores = NDArray[np.float64]
-_OF_SEEDS = 50  # draws of the seeds for each draw of the pictures: p is told to 0.00002
+_OF_SEEDS = 50  # draws of the seeds for each draw of the images: p is told to 0.00002
 
 
 def compare_rows(
@@ -48,7 +48,7 @@ def compare_rows(
         same_trainings: both rows are decodings of the same trainings, seed by seed.
 
     Returns:
-        "difference"; "interval_95", over pictures alone; "interval_95_seeds", over both, and "p", two-sided,
+        "difference"; "interval_95", over images alone; "interval_95_seeds", over both, and "p", two-sided,
         both None if a row has one seed; "per_seed", the difference from each seed that both have.
     """
     shared = [seed for seed in better if seed in worse]
@@ -87,7 +87,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _draw(paired: _Scores, samples: Sequence[_Scores]) -> _Scores:
-    """(D,) differences, had pictures and seeds been others.
+    """(D,) differences, had images and seeds been others.
 
     Args:
         paired: (I,) the difference on each image, means over seeds.
@@ -111,7 +111,7 @@ def _draw(paired: _Scores, samples: Sequence[_Scores]) -> _Scores:
 
 
 def _interaction(rows: _Scores) -> float:
-    """Variance that neither the seed nor the picture explains: the residual mean square of (S, I) scores."""
+    """Variance that neither the seed nor the image explains: the residual mean square of (S, I) scores."""
     seeds, images = rows.shape
     residual = rows - rows.mean(axis=0) - rows.mean(axis=1, keepdims=True) + rows.mean()
     return float((residual**2).sum()) / ((seeds - 1) * (images - 1)) if images > 1 else 0.0

@@ -104,7 +104,7 @@ def evaluate_infilling(
 
     Args:
         captioner: of either kind.
-        split: of the pictures.
+        split: of the images.
         settings: how to decode.
         share: of each caption's words to mask.
         seed: of the choice of words.

@@ -21,7 +21,7 @@ def compare_infilling(
 ) -> dict[str, Any]:
     """Per share of masked words: both models' scores, and the paired differences to the twin.
 
-    Scores are means over the seeds that g and the twin both have, picture by picture.
+    Scores are means over the seeds that g and the twin both have, image by image.
     """
     seeds = sorted({one.seed for one in plan.named("g")} & {one.seed for one in plan.named(TWIN)})
     if not seeds:
@@ -66,7 +66,7 @@ def fill_blanks(
 
 
 def _mean(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Every score as a mean over seeds and pictures, with its interval over pictures."""
+    """Every score as a mean over seeds and images, with its interval over images."""
     return {
         name: summary(mean_of([one[name]["per_image"] for one in scores]))
         for name, score in scores[0].items()

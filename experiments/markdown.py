@@ -356,7 +356,7 @@ def paper_difference(claim: dict[str, Any]) -> float | None:
 
 
 def with_seeds(claim: dict[str, Any]) -> str:
-    """The interval of a claim over pictures and seeds, or why there is none."""
+    """The interval of a claim over images and seeds, or why there is none."""
     interval = claim["interval_95_seeds"]
     return "one seed only" if interval is None else _interval(interval, signed=True)
 

@@ -1,4 +1,4 @@
-"""Do a caption's nouns agree with the human captions of its picture? A judge that is not CIDEr.
+"""Do a caption's nouns agree with the human captions of its image? A judge that is not CIDEr.
 
 Nouns are what HanTa's English model tags as common nouns in the caption as scoring tokenises it, each counted
 once. Plurals count as their singular ("two men" agrees with "a man", "people" with "a person"). Synonyms are
@@ -6,8 +6,8 @@ not merged: another name for the same thing agrees if one of the people used it,
 ("person" for "man"). Nouns that name no thing ("group", "front") count like others. The tagger's mistakes are
 the same for both rows of a comparison.
 
-Precision: the share of a caption's nouns that any human caption of the picture has; 0 if it has no noun.
-Recall: of the nouns that at least AGREED human captions have, the share that the caption has; pictures
+Precision: the share of a caption's nouns that any human caption of the image has; 0 if it has no noun.
+Recall: of the nouns that at least AGREED human captions have, the share that the caption has; images
 without such a noun are left out, for every row alike.
 
     python -m experiments.nouns dataset.json results/g-seed0.json results/twin-seed0.json
@@ -79,7 +79,7 @@ def nouns_of(caption: str) -> frozenset[str]:
 
 
 def known(values: Sequence[float | None]) -> list[float]:
-    """The pictures that a measure can be told of: the same ones for all captions of a split."""
+    """The images that a measure can be told of: the same ones for all captions of a split."""
     return [value for value in values if value is not None]
 
 
@@ -148,7 +148,7 @@ def to_text(stored: Sequence[Stored]) -> str:
             differences = [a - b for a, b in zip(own, first, strict=True)]
             cells.append("" if column is columns[0] else _shown(differences, "+"))
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", f"{len(stored[0].captions)} pictures; intervals: bootstrap over pictures"])
+    return "\n".join([*lines, "", f"{len(stored[0].captions)} images; intervals: bootstrap over images"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -157,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m experiments.nouns", description="noun agreement of scored rows"
     )
     parser.add_argument("data", help="the captions' JSON that the results were scored on")
-    parser.add_argument("results", nargs="+", help="JSON files of rows of the same pictures")
+    parser.add_argument("results", nargs="+", help="JSON files of rows of the same images")
     options = parser.parse_args(arguments)
     try:
         print(to_text(load_stored(options.results, options.data, Path(options.data).parent)))

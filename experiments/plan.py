@@ -37,7 +37,7 @@ class InfillingPlan:
 
 @dataclass(frozen=True, config=_STRICT)
 class CurvesPlan:
-    """Rows with their seeds, each trained on every share of the pictures, with more overrides for each."""
+    """Rows with their seeds, each trained on every share of the images, with more overrides for each."""
 
     rows: dict[str, list[int]]
     shares: dict[str, list[str]]
@@ -90,7 +90,7 @@ class Plan:
         file: what `plan.yaml` says.
         rows: every row from each of its seeds.
         sweeps: per training sweep its points, all from the first seed of the sweep's row.
-        curves: per share of the training pictures its trainings, named "row-share".
+        curves: per share of the training images its trainings, named "row-share".
     """
 
     file: PlanFile

@@ -44,10 +44,10 @@ def ablate(
     Args:
         plan: see `load_plan`.
         output: folder for `trainings/`, `results/` and `metrics.json`.
-        limit: evaluate on the first so many pictures of test and val only.
+        limit: evaluate on the first so many images of test and val only.
         fast: without METEOR and SPICE.
         say: is told what begins.
-        device: where pictures are captioned; trainings take a GPU where there is one.
+        device: where images are captioned; trainings take a GPU where there is one.
         processes: this one and the others, if there are any; every one has to call this.
         jobs: trainings at a time, each in a process of its own.
 

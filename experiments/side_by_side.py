@@ -34,7 +34,7 @@ from experiments.trainings import train_if_missing
 
 @dataclass(frozen=True)
 class Scoring:
-    """Options of `ablate` for scoring: its output folder, pictures, metrics and device."""
+    """Options of `ablate` for scoring: its output folder, images, metrics and device."""
 
     output: Path
     limit: int | None

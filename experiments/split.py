@@ -29,11 +29,11 @@ IMAGES_AT_ONCE = 50
 
 @dataclass(frozen=True)
 class Split:
-    """The pictures of one split with their cached features.
+    """The images of one split with their cached features.
 
     Attributes:
         name: "val" or "test".
-        records: its pictures and human captions.
+        records: its images and human captions.
         cache: their features, plain views, in the same order.
         device: where they are captioned.
     """
@@ -59,7 +59,7 @@ class Split:
     def batches(
         self, captioner: Captioner, at_once: int = IMAGES_AT_ONCE
     ) -> Iterator[tuple[Sequence[CaptionedImage], ImageFeatures]]:
-        """Some pictures and what the captioner's model sees of them, at most `at_once`, in order."""
+        """Some images and what the captioner's model sees of them, at most `at_once`, in order."""
         for start in range(0, len(self.records), at_once):
             records = self.records[start : start + at_once]
             yield records, self.features(captioner, range(start, start + len(records)))
@@ -71,7 +71,7 @@ def load_split(recipe: Recipe, name: str, limit: int | None = None, device: str 
     Args:
         recipe: its data and encoder sections are read.
         name: "val" or "test".
-        limit: only the first so many pictures.
+        limit: only the first so many images.
         device: where features and captions are computed.
 
     Raises:
@@ -105,8 +105,8 @@ def caption_split(
         split: what to caption.
         settings: how to decode.
         seed: of decoders that draw.
-        true_lengths: give every caption the length of the picture's first human caption.
-        at_once: pictures decoded together.
+        true_lengths: give every caption the length of the image's first human caption.
+        at_once: images decoded together.
     """
     generator = np.random.default_rng(seed)
     captions: dict[str, str] = {}
@@ -127,7 +127,7 @@ def caption_split(
 
 
 def _first_lengths(captioner: Captioner, records: Sequence[CaptionedImage]) -> Tensor:
-    """(I,) tokens of each picture's first human caption, end token included, at most the model's longest."""
+    """(I,) tokens of each image's first human caption, end token included, at most the model's longest."""
     encoded = captioner.tokenizer.encode_batch([record.captions[0] for record in records])
     longest = captioner.model.config.model.max_length
     return torch.tensor([min(len(ids), longest) for ids in encoded], device=captioner.model.device)

@@ -1,4 +1,4 @@
-"""A scored row read from its JSON, with the pictures and human captions that it was scored on."""
+"""A scored row read from its JSON, with the images and human captions that it was scored on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Stored:
     Attributes:
         name: of the file, without its end.
         captions: image id to caption.
-        records: the captioned pictures with their human captions, in the order of the split.
+        records: the captioned images with their human captions, in the order of the split.
     """
 
     name: str
@@ -38,15 +38,15 @@ class Stored:
 
 
 def load_stored(paths: Sequence[str | Path], json_path: str | Path, folder: str | Path) -> list[Stored]:
-    """Read scored rows; they have to be of the same pictures.
+    """Read scored rows; they have to be of the same images.
 
     Args:
         paths: JSON files of `python -m experiments ablate` (in its `results/`) or `ddcap evaluate --output`.
         json_path: the data that they were scored on.
-        folder: of its pictures, which are not opened.
+        folder: of its images, which are not opened.
 
     Raises:
-        DataError: if a file is something else, or of other human captions or pictures.
+        DataError: if a file is something else, or of other human captions or images.
     """
     everything = load_records(json_path, folder)
     stored: list[Stored] = []
@@ -57,7 +57,7 @@ def load_stored(paths: Sequence[str | Path], json_path: str | Path, folder: str 
             raise DataError(f"{path}: holds no predictions; {_REMEDY}")
         whole = [record for record in everything if record.split == content.get("split")]
         records = [record for record in whole if record.image_id in captions]
-        # `ablate --limit` tells only of the first pictures, `ddcap evaluate --limit` of the whole split
+        # `ablate --limit` tells only of the first images, `ddcap evaluate --limit` of the whole split
         digests = [
             references_digest({one.image_id: one.captions for one in part}) for part in (whole, records)
         ]
@@ -66,6 +66,6 @@ def load_stored(paths: Sequence[str | Path], json_path: str | Path, folder: str 
                 f"{path}: was scored on other data than {json_path}; give the JSON that it was scored on"
             )
         if stored and captions.keys() != stored[0].captions.keys():
-            raise DataError(f"{path}: has other pictures than {paths[0]}; give results of the same ones")
+            raise DataError(f"{path}: has other images than {paths[0]}; give results of the same ones")
         stored.append(Stored(Path(path).stem, captions, records))
     return stored

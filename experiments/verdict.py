@@ -1,9 +1,9 @@
-"""Does a difference between two rows hold on other pictures, from other seeds, and among so many comparisons?
+"""Does a difference between two rows hold on other images, from other seeds, and among so many comparisons?
 
-New results carry p-values over pictures and seeds (`difference.py`); here they are corrected for their number
-and judged. Results of earlier versions have scores of each seed but not of each picture and seed: their
-interval over pictures is widened by what the seeds differ by, and nothing corrects for their number. The
-variance of a difference is then that over pictures, plus each row's variance over seeds divided by their
+New results carry p-values over images and seeds (`difference.py`); here they are corrected for their number
+and judged. Results of earlier versions have scores of each seed but not of each image and seed: their
+interval over images is widened by what the seeds differ by, and nothing corrects for their number. The
+variance of a difference is then that over images, plus each row's variance over seeds divided by their
 number. With few seeds the latter is itself uncertain, hence Student's t, with Satterthwaite's (1946) degrees
 of freedom.
 """
@@ -81,11 +81,11 @@ def _as_before(claim: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]
 def interval_with_seeds(
     difference: float, over_pictures: Sequence[float], better: Sequence[float], worse: Sequence[float]
 ) -> list[float] | None:
-    """95 % interval of a difference over pictures and seeds; None if a row has one seed, and no spread.
+    """95 % interval of a difference over images and seeds; None if a row has one seed, and no spread.
 
     Args:
         difference: of the rows' mean scores.
-        over_pictures: its 95 % interval over pictures alone.
+        over_pictures: its 95 % interval over images alone.
         better: one row's score from each seed.
         worse: the other's.
     """

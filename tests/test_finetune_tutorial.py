@@ -60,7 +60,7 @@ def test_the_tutorial_teaches_the_default_model_a_dozen_animals(capsys):
     before = named(run(caption, capsys, *jsonl).out)
     assert 3 <= len(before) <= 12, before  # it knows some of them, under their common names
 
-    assert "train: 16 pictures, 32 captions" in run(check, capsys).err
+    assert "train: 16 images, 32 captions" in run(check, capsys).err
 
     # 20 of the recipe's 50 epochs, for the sake of time; the page's figures are those of all
     assert run(train, capsys, "training.epochs=20").out.split() == ["runs/animals/best"]

@@ -1,6 +1,6 @@
-"""The Mermaid diagram of docs/architecture.md as a picture.
+"""The Mermaid diagram of docs/architecture.md as an image.
 
-GitHub draws Mermaid itself. The site has no script for it, and shows the picture.
+GitHub draws Mermaid itself. The site has no script for it, and shows the image.
 """
 
 from __future__ import annotations

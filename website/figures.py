@@ -1,4 +1,4 @@
-"""The pictures of docs/paper_explained.md, docs/architecture.md and README.md.
+"""The images of docs/paper_explained.md, docs/architecture.md and README.md.
 
     python -m website.figures                      # all of them, into docs/images
     python -m website.figures some_folder --photo photo.jpg

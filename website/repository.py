@@ -71,7 +71,7 @@ def linked_files(page: Path) -> Iterator[Path]:
 
 
 def _pictures_in_markdown(prose: str) -> str:
-    """Pictures in HTML as Markdown: GitHub takes a width only in HTML, MkDocs an address only in Markdown."""
+    """Images in HTML as Markdown: GitHub takes a width only in HTML, MkDocs an address only in Markdown."""
     return _HTML_PICTURE.sub(r"![\g<alt>](\g<target>){ width=\g<width> }", prose)
 
 

@@ -1,6 +1,6 @@
 """Row g's candidates of several lengths, decoded once: what fewer of them would give, and what judges say.
 
-Shapes: I pictures, K candidates of each.
+Shapes: I images, K candidates of each.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CANDIDATES = 5
 
 @dataclass(frozen=True)
 class Candidates:
-    """A picture's candidates side by side, that of the likeliest length first.
+    """An image's candidates side by side, that of the likeliest length first.
 
     Attributes:
         ids: I times K captions as token ids, each of its whole length.
@@ -43,7 +43,7 @@ class Candidates:
         return np.array([[len(one) for one in own] for own in self.ids])
 
     def texts(self, tokenizer: CaptionTokenizer) -> list[list[str]]:
-        """The captions of each picture."""
+        """The captions of each image."""
         return [[tokenizer.decode(one) for one in own] for own in self.ids]
 
     def likeliest(self, count: int) -> np.ndarray:
@@ -59,11 +59,11 @@ def candidates_of(
     notebook: Notebook,
     say: Callable[[str], None],
 ) -> Candidates:
-    """The candidates of every picture.
+    """The candidates of every image.
 
     Args:
         captioner: of row g.
-        split: of the pictures.
+        split: of the images.
         settings: how one candidate is decoded.
         notebook: holds what is finished.
         say: is told what begins.

@@ -28,7 +28,7 @@ _GROUPS = {
 
 
 def draw_why(results: dict[str, Any]) -> Figure:
-    """Three panels, with 95 % intervals over pictures.
+    """Three panels, with 95 % intervals over images.
 
     Raises:
         MissingExtraError: if matplotlib is not installed.

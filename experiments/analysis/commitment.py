@@ -3,7 +3,7 @@
 A word is committed with the last of its tokens. What is counted, by tenths of a caption's commitments:
 
 - content words (`ddcap.decoding.words.FUNCTION_WORDS` are the others), and those that no human caption of the
-  picture has. Spelling decides: another word for the same thing, or its plural, counts as unsupported.
+  image has. Spelling decides: another word for the same thing, or its plural, counts as unsupported.
 - words again: content words that the caption had already when they were committed.
 - right words: content words that are neither.
 - words beside themselves: any words that were committed next to the same word.
@@ -100,7 +100,7 @@ def words_of(result: DecodingResult, row: int, tokenizer: CaptionTokenizer) -> l
 
 @torch.no_grad()
 def decoded_words(captioner: Captioner, settings: DecodingSettings, split: Split) -> Iterator[list[Word]]:
-    """Each picture's caption as words."""
+    """Each image's caption as words."""
     generator = np.random.default_rng(0)
     for records, features in split.batches(captioner):
         end_id = captioner.tokenizer.end_id
@@ -128,13 +128,13 @@ def commitment(
 
 
 def _said(captions: Sequence[str], tokenizer: CaptionTokenizer) -> frozenset[str]:
-    """The words of a picture's human captions, spelled as the tokenizer spells them."""
+    """The words of an image's human captions, spelled as the tokenizer spells them."""
     texts = [tokenizer.decode(ids) for ids in tokenizer.encode_batch(captions)]
     return frozenset(word for text in texts for word in text.lower().split())
 
 
 def _rates(captions: Sequence[Sequence[Word]], said: Sequence[frozenset[str]]) -> dict[str, Any]:
-    """Shares of words, each a mean over all words with its interval over pictures."""
+    """Shares of words, each a mean over all words with its interval over images."""
     content = [[word for word in words if word.is_content] for words in captions]
     unsupported, right = (
         [[is_so(word, told) for word in words] for words, told in zip(content, said, strict=True)]
@@ -161,9 +161,9 @@ def _is_right(word: Word, said: frozenset[str]) -> bool:
 
 
 def rate(values: Sequence[Sequence[float]], seed: int = 0) -> dict[str, Any]:
-    """The mean over all values of all pictures, and its 95 % interval when pictures are drawn anew.
+    """The mean over all values of all images, and its 95 % interval when images are drawn anew.
 
-    A picture with more values counts more. None where there is no value.
+    An image with more values counts more. None where there is no value.
     """
     sums, counts = (
         np.array([function(own) for own in values], dtype=np.float64)

@@ -1,6 +1,6 @@
 """CIDEr against what decoding computes: what do diffusion and its twin gain from the same work?
 
-Work is counted and not timed, on the first pictures, one at a time: passes of the decoder one after another,
+Work is counted and not timed, on the first images, one at a time: passes of the decoder one after another,
 caption positions that they compute, and operations as PyTorch counts them (two for a multiplication with
 its addition; attention's own products are not seen). The image encoder is not part of it: it is the same.
 """
@@ -24,7 +24,7 @@ from experiments.notebook import Notebook
 from experiments.split import Split, caption_split
 
 COUNTED = 25
-"""Pictures that work is counted on."""
+"""Images that work is counted on."""
 
 GROUPS: dict[str, list[dict[str, Any]]] = {
     "twin": [{"beams": beams} for beams in (1, 2, 3, 5)],
@@ -72,7 +72,7 @@ def equal_compute(
 
     Args:
         captioners: row "g" and its "twin".
-        split: of the pictures.
+        split: of the images.
         notebook: holds what is finished.
         say: is told what begins.
     """
@@ -146,7 +146,7 @@ def _point(
 def work_of(
     captioner: Captioner, split: Split, settings: DecodingSettings, *, true_lengths: bool = False
 ) -> dict[str, float]:
-    """Passes, positions and operations for one picture, the mean of the first COUNTED, one at a time."""
+    """Passes, positions and operations for one image, the mean of the first COUNTED, one at a time."""
     model = copy.deepcopy(captioner.model).requires_grad_(False)  # the counter would ask for gradients
     counted = Captioner(model, captioner.tokenizer)
     part = replace(split, records=split.records[:COUNTED])

@@ -76,7 +76,7 @@ def losses_in_order(
 
 @torch.no_grad()
 def twin_losses(model: Any, features: ImageFeatures, tokens: Tensor) -> Tensor:
-    """(B, L) nats of each token, given the picture and the tokens before it."""
+    """(B, L) nats of each token, given the image and the tokens before it."""
     log_p = model.decoder.logits(model(tokens, features)).float().log_softmax(dim=2)
     return -log_p.gather(2, tokens.unsqueeze(2)).squeeze(2)
 
@@ -86,7 +86,7 @@ class Chain:
     """The losses of one human caption, from all unknown to all known.
 
     Attributes:
-        row: of its picture in the split.
+        row: of its image in the split.
         losses: model and order to L numbers.
         length: nats of its length, by g's length head.
     """
@@ -127,7 +127,7 @@ def loss_by_mask(captioners: dict[str, Captioner], split: Split) -> dict[str, An
 
     Args:
         captioners: row "g" and its "twin", with one tokenizer.
-        split: of the pictures; all their human captions count, each picture as much as the others.
+        split: of the images; all their human captions count, each image as much as the others.
 
     Returns:
         "by_share": model and order to BINS points, from little unknown to all; "captions": to nats of a whole
@@ -175,7 +175,7 @@ def _bin(found: Sequence[Chain], name: str, number: int) -> dict[str, Any]:
 
 
 def _by_picture(pairs: Any) -> list[float]:
-    """The mean of each picture's numbers, for those that have any."""
+    """The mean of each image's numbers, for those that have any."""
     values: dict[int, list[float]] = defaultdict(list)
     for row, value in pairs:
         values[row].append(value)

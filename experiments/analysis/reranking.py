@@ -1,6 +1,6 @@
 """Compare who chooses among row g's candidates of several lengths: itself, its twin, or an oracle.
 
-Shapes: I pictures, K candidates of each.
+Shapes: I images, K candidates of each.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def rerank(
 
     Args:
         captioners: row "g" and its "twin".
-        split: of the pictures.
+        split: of the images.
         settings: how g decodes, with one candidate.
         notebook: holds what is finished.
         say: is told what begins.

@@ -81,7 +81,7 @@ def analyse(
 
     Args:
         captioners: row "g" and its "twin".
-        split: of the pictures.
+        split: of the images.
         notebook: of these two models; holds what is finished.
         say: is told what begins.
         looks: some of LOOKS.
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("recipe", help="of either, for data and encoder")
     parser.add_argument("overrides", nargs="*", help="settings to change in it: section.key=value")
     parser.add_argument("--output", default="runs/analysis", help="folder (default: runs/analysis)")
-    parser.add_argument("--limit", type=int, help="look at the first so many pictures only")
+    parser.add_argument("--limit", type=int, help="look at the first so many images only")
     parser.add_argument("--looks", nargs="+", choices=LOOKS, default=LOOKS, help="only some (default: all)")
     options = parser.parse_args(arguments)
     folders = {"g": options.g, "twin": options.twin}

@@ -77,7 +77,7 @@ def concept_line(name: str, concepts: Sequence[Concept], persons: PersonsSeen | 
 
 
 def evidence_lines(text: str, evidence: CaptionEvidence) -> list[Text]:
-    """A caption, how well it fits, and a bar for what the picture says for each word."""
+    """A caption, how well it fits, and a bar for what the image says for each word."""
     lines = [Text.assemble((f"{evidence.fit:+.2f}", _gain_style(evidence.fit)), "  ", (text, "bold"))]
     longest = max(len(one.word) for one in evidence.words)
     for one in evidence.words:

@@ -225,7 +225,7 @@ def test_what_a_person_does(context, address, captioner):
     loading = [text for text in page.evaluate("self.loadingTexts") if "MB" in text]
     assert loading[-1] == "Loading the model: 48 of 48 MB" and len(set(loading)) > 3
     assert page.evaluate("crossOriginIsolated")
-    assert page.locator(".promise").text_content() == "The picture never leaves your device."
+    assert page.locator(".promise").text_content() == "The image never leaves your device."
     # the words appear one after the other, and the verdict after the last
     page.wait_for_selector(".verdict:not([class='verdict '])")
     assert both_pages.caption(page) == captioner(CHELSEA)[0].text

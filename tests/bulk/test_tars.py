@@ -187,7 +187,7 @@ def test_hostile_members_cost_a_line_each(tmp_path, small_photos, default, monke
         "bomb.png": "decompression bomb",
         "empty.jpg": "",
         "text.jpg": "not an image",
-        "0.png": "another picture has its key",
+        "0.png": "another image has its key",
     }
     assert told.keys() == expected.keys()
     for name, reason in expected.items():

@@ -74,7 +74,7 @@ def test_the_command_lists_problems_and_fails(broken_json, folder, capsys):
     assert main(["data", "check", str(broken_json), "--images", str(root), "--workers", "1"]) == 1
     output = capsys.readouterr()
     assert f"unreadable: {root / names[1]}: damaged or truncated" in output.out
-    assert "train: 4 pictures, 4 captions" in output.err and "3 problems" in output.err
+    assert "train: 4 images, 4 captions" in output.err and "3 problems" in output.err
     arguments = ["data", "check", str(broken_json), "--images", str(root), "--workers", "1"]
     main([*arguments, "--format", "jsonl"])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

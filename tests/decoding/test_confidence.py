@@ -106,7 +106,7 @@ def test_drawings_and_texts_are_not_known(default, drawings, photos):
     assert area_under_curve(np.array(known), np.array(strange)) > 0.85
     assert np.mean(np.array(strange) < 0.5) > 0.7
     guess = default(next(one for one in drawings if "window" in one.name))[0]
-    assert guess.why_not == "only a guess: the model has not seen pictures like this"
+    assert guess.why_not == "only a guess: the model has not seen images like this"
     assert default(photos[0])[0].why_not is None
 
 

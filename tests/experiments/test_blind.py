@@ -56,7 +56,7 @@ def test_the_draw_follows_the_seed():
 
 def test_more_pairs_than_differ_is_one_line():
     for pairs in (13, 0):
-        with pytest.raises(DataError, match="12 pictures have different captions"):
+        with pytest.raises(DataError, match="12 images have different captions"):
             make_sheet([OURS, TWIN], pairs=pairs)
 
 

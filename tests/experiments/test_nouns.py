@@ -81,7 +81,7 @@ def test_results_of_other_data_are_one_line(finished, photo_splits, captions_jso
     fewer.write_text(json.dumps(part))
     assert main([str(photo_splits), good, str(fewer)]) == 1
     message = capsys.readouterr().err
-    assert "has other pictures than" in message and message.count("\n") == 1
+    assert "has other images than" in message and message.count("\n") == 1
 
 
 def test_results_of_the_first_pictures_alone_can_be_read(finished, photo_splits, tmp_path, capsys):
@@ -95,4 +95,4 @@ def test_results_of_the_first_pictures_alone_can_be_read(finished, photo_splits,
     path = tmp_path / "limited.json"
     path.write_text(json.dumps(part))
     assert main([str(photo_splits), str(path)]) == 0
-    assert "3 pictures" in capsys.readouterr().out
+    assert "3 images" in capsys.readouterr().out

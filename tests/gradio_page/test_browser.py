@@ -155,7 +155,7 @@ def test_what_goes_wrong_is_one_line(default, opened, tmp_path):
         form = both_pages.options(page).locator(".sentence")
         form.locator("input").fill("a ___")
         form.locator("button").click()
-        sync_api.expect(line).to_contain_text("There is no picture yet")
+        sync_api.expect(line).to_contain_text("There is no image yet")
         page.set_input_files(".file >> nth=0", tmp_path / "large.jpg")
         sync_api.expect(line).to_contain_text("at most 0.1 MB")
         may_go = threading.Event()

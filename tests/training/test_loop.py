@@ -130,9 +130,7 @@ def test_a_run_that_diverges_is_one_line_and_its_checkpoints_stay(recipe_file, t
     train(load_recipe(recipe_file, ["training.epochs=1", "training.warmup_epochs=0"]))
     kept = list_checkpoints(tmp_path / "run")
     spoil_weights(kept[-1])
-    with pytest.raises(
-        TrainingError, match=r"not finite for the 3rd time in a row \(pictures .*learning_rate"
-    ):
+    with pytest.raises(TrainingError, match=r"not finite for the 3rd time in a row \(images .*learning_rate"):
         changes = ["training.checkpoint_every=1000", "training.epochs=40"]
         train(load_recipe(recipe_file, ["training.warmup_epochs=0", *changes]), resume=True)
     assert list_checkpoints(tmp_path / "run") == kept

@@ -14,7 +14,7 @@ CAT, COFFEE, HORSES = (
     EXAMPLES / name for name in ("photos/chelsea.jpg", "photos/coffee.jpg", "animals/horses.jpg")
 )
 ACCEPTED = re.compile(r"\d+ % chance to score above the median human caption \(CIDEr\)")
-GUESS = "Only a guess: the model has not seen pictures like this"
+GUESS = "Only a guess: the model has not seen images like this"
 
 # drops a file, and tells what there is to see in the same moment
 DROP = """([content, name]) => {
@@ -77,7 +77,7 @@ def nothing_of_the_last_picture_stays(page):
     at_once = drop(page, COFFEE)
     assert at_once["state"] == "waiting" and at_once["isHidden"]
     assert (at_once["verdict"], at_once["spoken"], at_once["words"]) == ("", "", 0)
-    assert at_once["empty"] == "Captioning the picture …"
+    assert at_once["empty"] == "Captioning the image …"
     shown(page)
     assert ACCEPTED.fullmatch(page.text_content(".verdict"))
 

@@ -1,1 +1,1 @@
-"""Very many pictures: names walked, captions written as they come, jobs that go on after a kill."""
+"""Very many images: names walked, captions written as they come, jobs that go on after a kill."""

@@ -1,4 +1,4 @@
-"""Rows of pictures that failed: tried again by the next job, and replaced by what becomes of them then."""
+"""Rows of images that failed: tried again by the next job, and replaced by what becomes of them then."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class FailedRows:
         """Take a row.
 
         Args:
-            name: of the picture.
+            name: of the image.
             place: of the row; later rows have larger ones.
             text: of the row.
         """

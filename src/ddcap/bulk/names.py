@@ -1,4 +1,4 @@
-"""Names of pictures: one picture is one name, however it is spelled."""
+"""Names of images: one image is one name, however it is spelled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _URI = "file://"
 
 
 class PictureNames:
-    """Names of pictures in an output.
+    """Names of images in an output.
 
     Args:
         base: the folder that relative names of its rows start from.
@@ -22,9 +22,9 @@ class PictureNames:
         self._base, self._here = base, os.getcwd()
 
     def key(self, name: str) -> str:
-        """The same for all spellings of a picture: by its folder's real path. Addresses stay as they are.
+        """The same for all spellings of an image: by its folder's real path. Addresses stay as they are.
 
-        A link that is a picture keeps its own name. `name` can be a member of a tar file: `x.tar/member`.
+        A link that is an image keeps its own name. `name` can be a member of a tar file: `x.tar/member`.
         """
         if "://" in name:
             return name
@@ -39,7 +39,7 @@ class PictureNames:
 
 
 def tar_of(name: str) -> str | None:
-    """The tar file that a picture is in, as it is named; None if it is in none."""
+    """The tar file that an image is in, as it is named; None if it is in none."""
     found = _IN_TAR.search(name)
     return None if found is None else name[: found.end() - 1]
 

@@ -21,8 +21,8 @@ class CaptionOutput:
     Opening one changes nothing that is there; `begin` does.
 
     Attributes:
-        names: how its rows name pictures.
-        done: the pictures that it has a row without an error of.
+        names: how its rows name images.
+        done: the images that it has a row without an error of.
     """
 
     names: PictureNames
@@ -41,12 +41,12 @@ class CaptionOutput:
         raise NotImplementedError
 
     def complete(self, tar: str) -> int | None:
-        """Captions of a tar of pictures that need not be read again; None if it has to be."""
+        """Captions of a tar of images that need not be read again; None if it has to be."""
         del tar
         return None
 
     def write(self, row: Row, source: ImageSource | None = None, /) -> None:
-        """Take a row; "image" names the picture, `source` is it where there is one.
+        """Take a row; "image" names the image, `source` is it where there is one.
 
         Raises:
             DataError: if there is no place for it.
@@ -58,7 +58,7 @@ class CaptionOutput:
         """A folder or tar file that may have a row with an error can be read now."""
 
     def finish(self) -> None:
-        """All pictures have come."""
+        """All images have come."""
 
     def close(self) -> None:
         """Write what is left, and let other jobs have it."""

@@ -26,7 +26,7 @@ _SHIFT = 32  # a row's place: the number of its part, then its number there
 class ParquetParts(CaptionOutput):
     """A folder of Parquet files, each of many rows.
 
-    Text in Parquet is UTF-8. A picture with another name is named by its file URI.
+    Text in Parquet is UTF-8. An image with another name is named by its file URI.
 
     Args:
         path: of the folder.
@@ -191,5 +191,5 @@ class ParquetParts(CaptionOutput):
 
 
 def _columns(count: int) -> tuple[str, ...]:
-    """Of the files; two and more captions of each picture are a list."""
+    """Of the files; two and more captions of each image are a list."""
     return (*COLUMNS[:2], *(("captions",) if count > 1 else ()), *COLUMNS[2:])

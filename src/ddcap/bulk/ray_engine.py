@@ -1,6 +1,6 @@
 """The same job over a Ray Data cluster: every CPU of it captions, this process writes.
 
-The names are cut into units: a tar file, or a few pictures. A unit goes to one of a pool of actors, each with
+The names are cut into units: a tar file, or a few images. A unit goes to one of a pool of actors, each with
 a model of its own, and comes back whole. Where an actor or its machine is lost, Ray starts another one and
 gives it the unit again. Rows are written here, by the same outputs as without Ray, so a job whose driver was
 killed goes on in the same way, too.
@@ -31,9 +31,9 @@ from ddcap.decoding.caption import answer_of
 from ddcap.errors import DDCapError, ImageError, MissingExtraError, remedy
 from ddcap.machine import ahead
 
-_UNIT = 64  # pictures that are files, captioned by one actor and lost with it
+_UNIT = 64  # images that are files, captioned by one actor and lost with it
 _MOST_BLOCKS = 10_000  # of one job; Ray's bookkeeping grows with them
-_READERS = 8  # pictures on object storage read at once by an actor
+_READERS = 8  # images on object storage read at once by an actor
 
 
 def caption_on_ray(
@@ -57,7 +57,7 @@ def caption_on_ray(
 
     Args:
         model: arguments of `Captioner.from_pretrained`; every machine loads the model by them.
-        paths: of files, folders and tar files that every machine sees, or addresses of pictures and tar
+        paths: of files, folders and tar files that every machine sees, or addresses of images and tar
             files (`remote.expand` lists those of a folder).
         output: see `caption_files`.
         beside: likewise; written by this process.
@@ -67,7 +67,7 @@ def caption_on_ray(
         on_progress: likewise.
         on_failure: likewise.
         workers: actors; None: one for each CPU of the cluster.
-        unit: pictures that an actor is given at once, where they are no tar files.
+        unit: images that an actor is given at once, where they are no tar files.
         asked: see `Captioner.caption_each`. Decoders that draw draw otherwise than without Ray.
 
     Raises:
@@ -157,7 +157,7 @@ def _quiet(ray: Any) -> None:
 
 
 def _units(job: Job, paths: Iterable[str], links: Links, size: int) -> Iterator[dict[str, Any]]:
-    """Tar files that are not complete, one each, and `size` pictures at a time."""
+    """Tar files that are not complete, one each, and `size` images at a time."""
     tars: list[str] = []
 
     def pictures() -> Iterator[str]:
@@ -225,7 +225,7 @@ class UnitCaptioner:
         return found
 
     def _pictures(self, unit: dict[str, Any], found: dict[str, Any]) -> Iterator[ImageSource]:
-        """A unit's pictures; those on object storage are read ahead."""
+        """A unit's images; those on object storage are read ahead."""
 
         def problem(name: str, reason: str) -> None:
             found["problems"].append((name, reason))

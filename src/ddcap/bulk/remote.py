@@ -1,4 +1,4 @@
-"""Pictures and tar files on object storage, by the file systems that Ray Data uses: pyarrow's."""
+"""Images and tar files on object storage, by the file systems that Ray Data uses: pyarrow's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def is_remote(name: str) -> bool:
 
 
 def expand(url: str) -> Iterator[str]:
-    """The addresses of the pictures and tar files that an address names: a file, a folder, or a pattern.
+    """The addresses of the images and tar files that an address names: a file, a folder, or a pattern.
 
     Args:
         url: s3://, gs:// or whatever pyarrow opens; `*` stands for any part of names, as a shell has it.
@@ -67,7 +67,7 @@ def open_remote(url: str) -> BinaryIO:
 
 
 def read_picture(url: str) -> EncodedImage:
-    """A picture's bytes.
+    """An image's bytes.
 
     Raises:
         ImageError: if it cannot be read.

@@ -36,7 +36,7 @@ class TextRows(CaptionOutput):
         path: of the file.
         overwrite: begin anew.
         claim: on the folder that it is part of, if it is: then it is looked at in any case.
-        on_failed: told of the pictures of rows with an error.
+        on_failed: told of the images of rows with an error.
 
     Raises:
         DataError: if the file is there and of something else, or another job has it.
@@ -82,7 +82,7 @@ class TextRows(CaptionOutput):
         raise NotImplementedError
 
     def _parse(self, record: bytes, number: int) -> tuple[str, bool] | None:
-        """The picture of a whole record, and whether it failed; None of a table's first line.
+        """The image of a whole record, and whether it failed; None of a table's first line.
 
         Raises:
             DataError: if it is no row.
@@ -318,7 +318,7 @@ class CsvRows(TextRows):
 
 
 def csv_columns(count: int) -> tuple[str, ...]:
-    """The columns of a table with `count` captions of each picture."""
+    """The columns of a table with `count` captions of each image."""
     return (*COLUMNS[:2], *(f"caption_{number}" for number in range(2, count + 1)), *COLUMNS[2:])
 
 

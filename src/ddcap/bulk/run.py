@@ -1,4 +1,4 @@
-"""Caption pictures as they are found, and write each caption as it comes."""
+"""Caption images as they are found, and write each caption as it comes."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Progress:
     """The progress of a job.
 
     Attributes:
-        captioned: pictures with a caption now, or with a reason why there is none.
-        failed: pictures that cannot be read, folders and tar files.
-        skipped: pictures that were done before.
-        kept: files beside pictures that were there, of whomever, and stay as they are.
+        captioned: images with a caption now, or with a reason why there is none.
+        failed: images that cannot be read, folders and tar files.
+        skipped: images that were done before.
+        kept: files beside images that were there, of whomever, and stay as they are.
         started: seconds on a clock that only runs on.
     """
 
@@ -46,7 +46,7 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Pictures a second, since the start."""
+        """Images a second, since the start."""
         return (self.captioned + self.failed) / max(1e-9, time.monotonic() - self.started)
 
 
@@ -54,12 +54,12 @@ class Job:
     """A job: the images that are done, and what becomes of each image, whoever captions it.
 
     Args:
-        output: takes a row for each picture.
-        beside: also write each caption beside its picture.
+        output: takes a row for each image.
+        beside: also write each caption beside its image.
         overwrite: also where there is one.
         options: of the captions; a job that goes on with what is there has the same ones.
-        on_progress: told after each picture.
-        on_failure: told of each picture, folder and tar file that failed, in one line with the reason.
+        on_progress: told after each image.
+        on_failure: told of each image, folder and tar file that failed, in one line with the reason.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Job:
         return all(one.is_done(path) for one in self._beside)
 
     def wants(self, name: str) -> bool:
-        """The same, of a picture that is known by its name only."""
+        """The same, of an image that is known by its name only."""
         is_new = self._is_new(name)
         self.progress.skipped += not is_new
         return is_new
@@ -157,7 +157,7 @@ class Job:
         return count is not None
 
     def problem(self, name: str | Path, reason: str) -> None:
-        """Take a row of a folder, link or file that is no picture that could be read."""
+        """Take a row of a folder, link or file that is no image that could be read."""
         if self._is_new(str(name)):
             self._fail(str(name), f"{name}: {reason}")
 
@@ -167,7 +167,7 @@ class Job:
             self._output.resolve(self.names.for_row(str(name)))
 
     def take(self, source: ImageSource, row: Row) -> None:
-        """Write what became of a picture."""
+        """Write what became of an image."""
         caption = row.get("caption")
         error = row.get("error")
         if caption and self._beside:
@@ -207,13 +207,13 @@ class Job:
         self._on_progress(self.progress)
 
     def finish(self) -> Progress:
-        """All pictures have come."""
+        """All images have come."""
         if self._output is not None:
             self._output.finish()
         return self.progress
 
     def close(self) -> None:
-        """Let other jobs write beside these pictures; who has opened `output` closes it."""
+        """Let other jobs write beside these images; who has opened `output` closes it."""
         for one in self._beside:
             one.close()
 
@@ -233,24 +233,24 @@ def caption_files(
     on_failure: Callable[[str], None] = lambda _: None,
     **asked: Any,
 ) -> Progress:
-    """Caption files, the pictures in folders and in tar files, in flat memory; each named picture once.
+    """Caption files, the images in folders and in tar files, in flat memory; each named image once.
 
-    Pictures that `output` has a row of, or that have a sidecar, are left out, so that a job which was killed
-    goes on where it was. A picture that cannot be read gets a row with its error, and the others go on; the
-    next job tries it again. What is beside a picture stays as it is, whoever wrote it.
+    Images that `output` has a row of, or that have a sidecar, are left out, so that a job which was killed
+    goes on where it was. An image that cannot be read gets a row with its error, and the others go on; the
+    next job tries it again. What is beside an image stays as it is, whoever wrote it.
 
     Args:
         captioner: of the model.
         paths: of files, folders and tar files.
-        output: takes a row for each picture.
-        sidecar: "txt" or "xmp": also write the caption beside each picture.
-        beside: more that is written for each picture, for instance `DescribedCopies`.
-        overwrite: write what is beside pictures anew.
+        output: takes a row for each image.
+        sidecar: "txt" or "xmp": also write the caption beside each image.
+        beside: more that is written for each image, for instance `DescribedCopies`.
+        overwrite: write what is beside images anew.
         links: see `walk`.
         min_sure: leave out captions that the model is less sure of, with the reason.
         model: what tells it from others, for instance its name; noted in the output with the options.
-        on_progress: told after each picture.
-        on_failure: told of each picture, folder and tar file that failed, in one line with the reason.
+        on_progress: told after each image.
+        on_failure: told of each image, folder and tar file that failed, in one line with the reason.
         asked: see `Captioner.caption_each`.
 
     Raises:

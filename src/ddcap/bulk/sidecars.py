@@ -1,4 +1,4 @@
-"""Captions beside pictures: text files and XMP sidecars, and copies with the caption written into them."""
+"""Captions beside images: text files and XMP sidecars, and copies with the caption written into them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ddcap.files import replacing
 
 
 class Beside(Protocol):
-    """Writes a caption to where it is found by its picture's name.
+    """Writes a caption to where it is found by its image's name.
 
     Attributes:
         options: what it is, as the command line has it.
@@ -34,10 +34,10 @@ class Beside(Protocol):
         """
 
     def check(self, picture: Path) -> None:
-        """Take the place of a picture's caption.
+        """Take the place of an image's caption.
 
         Raises:
-            DataError: if it is that of another picture of this job.
+            DataError: if it is that of another image of this job.
         """
 
     def is_done(self, picture: Path) -> bool:
@@ -71,7 +71,7 @@ class _Places:
 class Sidecars:
     """photo.txt, or photo.jpg.xmp, as programs for photo libraries look for it.
 
-    An XMP sidecar may be of another program, with a picture's rating and edits: it gets the caption as its
+    An XMP sidecar may be of another program, with an image's rating and edits: it gets the caption as its
     description, and is otherwise left as it is.
 
     Args:
@@ -144,10 +144,10 @@ def _merge(path: Path, caption: str, *, overwrite: bool) -> bool:
     return True
 
 
-# Copies with the caption in them. The picture itself is copied as it is compressed; exiv2 writes the fields.
+# Copies with the caption in them. The image itself is copied as it is compressed; exiv2 writes the fields.
 
 FIELDS = ("exif", "iptc", "xmp", "alt")
-"""Where a caption can stand in a picture: Exif ImageDescription, IPTC Caption-Abstract, XMP dc:description,
+"""Where a caption can stand in an image: Exif ImageDescription, IPTC Caption-Abstract, XMP dc:description,
 and the alternative text for screen readers of IPTC 2021, in XMP."""
 SYNCHRONOUS = ("exif", "iptc", "xmp")
 """The three descriptions that programs for photo libraries keep alike."""
@@ -156,7 +156,7 @@ _LONGEST_IPTC = 2000  # bytes, by the standard
 
 
 class DescribedCopies:
-    """Copies of pictures, in the same folders below another one, with the caption in each.
+    """Copies of images, in the same folders below another one, with the caption in each.
 
     Args:
         folder: is made; not in or above what is captioned.
@@ -164,7 +164,7 @@ class DescribedCopies:
         fields: of `FIELDS`.
 
     Raises:
-        DataError: if a picture and its copy could be one file.
+        DataError: if an image and its copy could be one file.
         MissingExtraError: if exiv2 is not installed.
     """
 

@@ -1,4 +1,4 @@
-"""Pictures out of tar files, as webdataset and img2dataset lay them out, read one after the other.
+"""Images out of tar files, as webdataset and img2dataset lay them out, read one after the other.
 
 Tar files come from strangers. Nothing is unpacked to disk, no link is followed, and neither a member nor a
 header gets more memory than a large photograph; what is refused is told in one line, and the rest is read.
@@ -23,7 +23,7 @@ Problem = Callable[[str, str], None]
 
 @dataclass(frozen=True)
 class TarPicture(EncodedImage):
-    """A picture of a tar file.
+    """An image of a tar file.
 
     Attributes:
         tar: path of the tar file, as it was given.
@@ -42,12 +42,12 @@ def is_tar(name: str | os.PathLike[str]) -> bool:
 def tar_pictures(
     file: BinaryIO, tar: str, *, is_wanted: Callable[[str], bool], on_problem: Problem
 ) -> Iterator[TarPicture]:
-    """The pictures of a tar file, in its order, one at a time in memory.
+    """The images of a tar file, in its order, one at a time in memory.
 
     Args:
         file: the open tar file; it has to seek.
         tar: its name.
-        is_wanted: asked by the name of a picture, `tar/member`, before it is read.
+        is_wanted: asked by the name of an image, `tar/member`, before it is read.
         on_problem: told of what is refused, and where the file is damaged; what can be read is.
     """
     for archive, member in tar_members(file, tar, on_problem):
@@ -67,7 +67,7 @@ def tar_pictures(
 def tar_members(
     file: BinaryIO, tar: str, on_problem: Problem
 ) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """The plain files of a tar file that are pictures by their names; nothing of them is read."""
+    """The plain files of a tar file that are images by their names; nothing of them is read."""
     bounded, where = _Bounded(file), 0
     try:
         archive = tarfile.TarFile(fileobj=bounded)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
-"""Captions into tar files: for each tar of pictures one of the same name, with the same keys.
+"""Captions into tar files: for each tar of images one of the same name, with the same keys.
 
-A sample is `KEY.txt`, the caption, and `KEY.json`, the row; with pictures `KEY.jpg` (or its format) before
+A sample is `KEY.txt`, the caption, and `KEY.json`, the row; with images `KEY.jpg` (or its format) before
 them. A tar grows under a hidden name and gets its own when it is complete, so what is seen is whole. After a
 kill the hidden one is gone on with, behind its last whole sample.
 """
@@ -26,7 +26,7 @@ from ddcap.errors import DataError, remedy
 from ddcap.files import publish, replacing
 
 WITHOUT_CAPTION = "without_caption.jsonl"
-"""Beside the tars: a row for each picture without a caption, with the reason."""
+"""Beside the tars: a row for each image without a caption, with the reason."""
 
 _LONGEST_ROW = 1_000_000  # bytes
 
@@ -36,9 +36,9 @@ class TarOutput(CaptionOutput):
 
     Args:
         folder: is made.
-        tars: all tar files of pictures of the job, as they are given; their names differ.
+        tars: all tar files of images of the job, as they are given; their names differ.
         overwrite: begin anew.
-        with_pictures: copy each picture, too.
+        with_pictures: copy each image, too.
 
     Raises:
         DataError: if something else than tars is to be captioned, or two have one name, or the folder cannot
@@ -97,7 +97,7 @@ class TarOutput(CaptionOutput):
                 raise not_ours(self._folder, f"{path.name} in it is not of captions", overwrite=False)
 
     def _note_failed(self, name: str) -> None:
-        """The tar of a picture that failed is read again, though it may be complete."""
+        """The tar of an image that failed is read again, though it may be complete."""
         for tar in (name, tar_of(name)):
             if tar is not None and is_tar(tar):
                 self._again.add(self._target(tar))
@@ -144,7 +144,7 @@ class TarOutput(CaptionOutput):
         target = self._target(source.tar)
         stem, suffix = os.path.splitext(source.member)
         if not self._keys.add(f"{target}/{stem}"):
-            raise DataError(f"{source}: another picture has its key; rename one")
+            raise DataError(f"{source}: another image has its key; rename one")
         if self._open is None or self._open[0] != target:
             self._publish_open()
             self._open = (target, self._grow(target))
@@ -159,7 +159,7 @@ class TarOutput(CaptionOutput):
         self._without.resolve(name)
 
     def finish(self) -> None:
-        """Give the last tar its name, and those that a kill has kept from it: all pictures have come."""
+        """Give the last tar its name, and those that a kill has kept from it: all images have come."""
         self._publish_open()
         for target in self._targets:
             if _growing(target).exists():

@@ -1,4 +1,4 @@
-"""The pictures of folders, one by one: a million names take no more memory than ten."""
+"""The images of folders, one by one: a million names take no more memory than ten."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ class _Reader:
         packet: its bytes.
 
     Attributes:
-        end: of what describes the picture: a new description goes there.
+        end: of what describes the image: a new description goes there.
         about: what the descriptions are of, for the programs that say so.
         description: the element, if there is one.
         default: its text in the default language.

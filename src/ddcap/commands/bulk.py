@@ -98,7 +98,7 @@ def is_bulk(options: argparse.Namespace) -> bool:
 
 
 def caption_into(options: argparse.Namespace) -> int:
-    """Captions of many pictures into files."""
+    """Captions of many images into files."""
     if options.engine == "ray":
         options.images = _expanded(options.images)
     beside, output = _beside(options), _output(options)

@@ -76,7 +76,7 @@ def _check(options: argparse.Namespace) -> int:
         else:
             print(f"{problem.kind}: {problem.item}: {problem.reason}")
     for split, pictures in report.pictures.items():
-        print(f"{split}: {pictures} pictures, {report.captions[split]} captions", file=sys.stderr)
+        print(f"{split}: {pictures} images, {report.captions[split]} captions", file=sys.stderr)
     print(f"{len(report.problems)} problems", file=sys.stderr)
     return 1 if report.problems else 0
 
@@ -96,7 +96,7 @@ def _shard(options: argparse.Namespace) -> int:
     for reason in result.unreadable:
         print(f"left out: {reason}", file=sys.stderr)
     print(
-        f"{result.shards} shards, {result.samples} pictures, {len(result.unreadable)} left out",
+        f"{result.shards} shards, {result.samples} images, {len(result.unreadable)} left out",
         file=sys.stderr,
     )
     print(options.output)

@@ -1,1 +1,1 @@
-"""Pictures and captions on their way into batches."""
+"""Images and captions on their way into batches."""

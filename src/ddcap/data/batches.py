@@ -1,4 +1,4 @@
-"""Captioned pictures to the batches of optimiser steps, as a pure function of (seed, epoch, step).
+"""Captioned images to the batches of optimiser steps, as a pure function of (seed, epoch, step).
 
 Nothing here keeps a random state, so a resumed run reads exactly what an uninterrupted one would have read,
 with any number of loader processes.
@@ -37,7 +37,7 @@ class CaptionBatch:
     """One part of a training step.
 
     Attributes:
-        pixels: (I, 3, H, W), or None when cached features, or captions without pictures, are given.
+        pixels: (I, 3, H, W), or None when cached features, or captions without images, are given.
         memory: (I, P, C) cached features, float16 as they were stored, or None.
         summary: (I, S) likewise.
         tokens: (B, L) x_0, end token included, padded.
@@ -45,9 +45,9 @@ class CaptionBatch:
         positions: (N,) flat indices of the real positions in B x L.
         image_ids: of the I images.
         places: of the I images, each one's place in the part as it was drawn.
-        unreadable: why pictures of the part are missing from it, a line each.
+        unreadable: why images of the part are missing from it, a line each.
         concepts: of the I images; None where the encoder finds them, or there are none.
-        is_blank: whether not one of the part's pictures could be read: then it holds one made up, which is
+        is_blank: whether not one of the part's images could be read: then it holds one made up, which is
             computed, since other processes wait for that, and counts for nothing.
     """
 
@@ -84,7 +84,7 @@ class CaptionBatch:
 
 @dataclass(frozen=True)
 class Draw:
-    """One picture of a batch: which record, which of its captions, which view in which epoch."""
+    """One image of a batch: which record, which of its captions, which view in which epoch."""
 
     record: int
     captions: tuple[int, ...]
@@ -93,7 +93,7 @@ class Draw:
 
 
 Part = tuple[Draw, ...]
-"""The pictures one process computes at once; every picture has as many captions."""
+"""The images one process computes at once; every image has as many captions."""
 
 
 def fit_length(
@@ -152,7 +152,7 @@ class StepData(Dataset[CaptionBatch]):
     settings: DataSettings
 
     def draws(self, seed: int, epoch: int, views: int) -> Sequence[Draw]:
-        """All pictures of an epoch in their order, with captions and views."""
+        """All images of an epoch in their order, with captions and views."""
         raise NotImplementedError
 
     def __getitem__(self, part: Part) -> CaptionBatch:
@@ -171,7 +171,7 @@ class StepPlan:
     accumulation: int = 1
 
     def steps_per_epoch(self, data: StepData) -> float:
-        """Optimiser steps in an epoch. The last may be shared with the next epoch, which its pictures end.
+        """Optimiser steps in an epoch. The last may be shared with the next epoch, which its images end.
 
         Raises:
             DataError: if the data do not fill one step.
@@ -187,7 +187,7 @@ class StepPlan:
 
     @property
     def images_per_part(self) -> int:
-        """Pictures that one process computes at once."""
+        """Images that one process computes at once."""
         return self.images_per_step // (self.processes * self.accumulation)
 
     def first_image(self, part: int) -> int:
@@ -202,7 +202,7 @@ class StepPlan:
 class _Parts(Sequence[Part]):
     """Parts cut out of the draws of epoch after epoch when they are asked for: an epoch can have millions.
 
-    Epochs follow each other without a gap, so that none ends with pictures that do not fill a step.
+    Epochs follow each other without a gap, so that none ends with images that do not fill a step.
     """
 
     def __init__(self, plan: StepPlan, data: StepData, first_step: int, last_step: int) -> None:
@@ -261,12 +261,12 @@ def _leave_signals_to_the_training(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-# Captioned pictures of one split to batches, in any order that is asked for. Nothing here keeps a random
-# state: which pictures, captions and views an epoch draws follows from its number.
+# Captioned images of one split to batches, in any order that is asked for. Nothing here keeps a random
+# state: which images, captions and views an epoch draws follows from its number.
 
 
 class PixelSource:
-    """Views computed from the picture files, with fresh random crops in every epoch."""
+    """Views computed from the image files, with fresh random crops in every epoch."""
 
     def __init__(self, paths: Sequence[Path], preprocessing: Preprocessing) -> None:
         self.paths = paths
@@ -277,7 +277,7 @@ class PixelSource:
         return view_pixels(self.paths[index], view, self.preprocessing, seed)
 
     def blank(self) -> Tensor:
-        """Pixels (3, H, W) of no picture."""
+        """Pixels (3, H, W) of no image."""
         return torch.zeros(3, self.preprocessing.size, self.preprocessing.size)
 
 
@@ -285,11 +285,11 @@ class ConceptSource(Protocol):
     """A source of the concepts of images, in place of the encoder."""
 
     def read(self, draws: Sequence[Draw]) -> ConceptTokens:
-        """Of each draw's picture."""
+        """Of each draw's image."""
 
 
 class CaptionData(StepData):
-    """Tokenized captions beside their pictures; item = a `Part`, as a `CaptionBatch`.
+    """Tokenized captions beside their images; item = a `Part`, as a `CaptionBatch`.
 
     Args:
         records: of one split.
@@ -297,7 +297,7 @@ class CaptionData(StepData):
         source: a feature cache (frozen encoder) or pixels, in the order of `records`; None for text alone.
         settings: the recipe's data section.
         max_length: longest caption in tokens.
-        concepts: what the pictures show, where the encoder is not asked.
+        concepts: what the images show, where the encoder is not asked.
         distilled: captions that a teacher wrote for each record, of which `settings.distilled_share` of all
             captions are drawn (sequence-level distillation, Kim and Rush 2016); None: none.
 
@@ -392,7 +392,7 @@ class CaptionData(StepData):
         return self.distilled[record][number - len(own)]
 
     def __getitem__(self, part: Part) -> CaptionBatch:
-        """Read and pad one part, without the pictures that cannot be read; a blank one if none can."""
+        """Read and pad one part, without the images that cannot be read; a blank one if none can."""
         pictures, places, unreadable = self._read(part)
         is_blank = not places
         if is_blank:

@@ -22,12 +22,12 @@ from ddcap.errors import CheckpointError, DDCapError
 from ddcap.files import write_text
 from ddcap.values import as_texts
 
-# Concepts: the words for what can be seen, and which of them a picture or its captions show.
+# Concepts: the words for what can be seen, and which of them an image or its captions show.
 
 FILE_NAME = "concepts.json"
 
 NO_CONCEPT = -1
-"""What fills up the rows of pictures with fewer concepts than others."""
+"""What fills up the rows of images with fewer concepts than others."""
 
 _WORD = re.compile(r"[a-z]+(?:-[a-z]+)*")
 
@@ -134,7 +134,7 @@ class ConceptVocabulary:
         return list(dict.fromkeys(number for number in numbers if number is not None))
 
     def shares(self, captions: Sequence[str]) -> dict[int, float]:
-        """The concepts that captions of one picture name, with the share of the captions that do."""
+        """The concepts that captions of one image name, with the share of the captions that do."""
         shares: dict[int, float] = {}
         for caption in captions:
             for concept in self.find(caption):
@@ -186,14 +186,14 @@ def stack_concepts(rows: Iterable[Iterable[tuple[int, float]]], size: int) -> Co
     )
 
 
-# What a person says of a picture's concepts: which are there, and which are not.
+# What a person says of an image's concepts: which are there, and which are not.
 
 _CERTAIN = 0.95  # what a person says; a tagger is hardly ever surer
 
 
 @dataclass(frozen=True)
 class ConceptEdits:
-    """Changes to the concepts seen in pictures.
+    """Changes to the concepts seen in images.
 
     Attributes:
         replaces: whether `added` are all the concepts there are.
@@ -261,7 +261,7 @@ class ConceptEdits:
         return cls(False, added, removed, renamed, _any_person(added, vocabulary))
 
     def apply(self, seen: ConceptTokens) -> ConceptTokens:
-        """The concepts of pictures as they are after the changes, as many at most as before."""
+        """The concepts of images as they are after the changes, as many at most as before."""
         rows, names = [], dict(self.renamed)
         gone = {*self.added, *self.removed, NO_CONCEPT}
         for ids, confidences in zip(seen.ids.tolist(), seen.confidences.tolist(), strict=True):

@@ -1,9 +1,9 @@
 """A disk cache of a frozen encoder's features, so that an epoch does not run the encoder again.
 
-One safetensors file holds SHARD_SIZE pictures with all their views, in float16. A file's name is a digest of
-everything its content depends on (encoder, preprocessing, views, pictures by name, size and time of change).
+One safetensors file holds SHARD_SIZE images with all their views, in float16. A file's name is a digest of
+everything its content depends on (encoder, preprocessing, views, images by name, size and time of change).
 It is written under another name and then renamed, so that a half-written file is never read and an
-interrupted build goes on where it stopped. A file damaged later is computed again. A picture that cannot be
+interrupted build goes on where it stopped. A file damaged later is computed again. An image that cannot be
 read is left out, with the reason in the file's metadata.
 """
 
@@ -61,7 +61,7 @@ def view_pixels(path: Path, view: int, preprocessing: Preprocessing, seed: objec
 def image_view(
     image: Image.Image, name: str, view: int, preprocessing: Preprocessing, seed: object = 0
 ) -> Tensor:
-    """The same of a picture that is open already."""
+    """The same of an image that is open already."""
     if view == 0:
         return torch.from_numpy(preprocessing(image))
     generator = random.Random(f"{seed}/{name}/{view}")
@@ -70,20 +70,20 @@ def image_view(
 
 
 class FeatureCache:
-    """Features of a fixed list of pictures on disk, read one view at a time.
+    """Features of a fixed list of images on disk, read one view at a time.
 
     Args:
         folder: where the shards lie; made if missing.
         encoder: a frozen image encoder.
-        paths: the pictures, in the order that `read` counts them.
-        views: views per picture, see `view_pixels`.
+        paths: the images, in the order that `read` counts them.
+        views: views per image, see `view_pixels`.
         progress: wraps an iterable of shards still to be computed.
         bf16: compute in mixed precision: several times as fast where the processor knows bfloat16.
         share: index and number of the processes that build the cache together: each begins elsewhere and
             passes over what another has finished.
 
     Raises:
-        DataError: if a picture is missing, or the folder cannot be written.
+        DataError: if an image is missing, or the folder cannot be written.
     """
 
     def __init__(
@@ -114,10 +114,10 @@ class FeatureCache:
         self._open: dict[int, Any] = {}
 
     def read(self, index: int, view: int, seed: object = 0) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Memory (P, C) and summary (S,) of one picture, float16; the same whatever the seed.
+        """Memory (P, C) and summary (S,) of one image, float16; the same whatever the seed.
 
         Raises:
-            ImageError: if the picture could not be read when the cache was made.
+            ImageError: if the image could not be read when the cache was made.
             DataError: if the file was removed or damaged since the start.
         """
         number, row = divmod(index, SHARD_SIZE)
@@ -127,7 +127,7 @@ class FeatureCache:
         return memory[row, view], summary[row, view]
 
     def blank(self) -> tuple[Tensor, Tensor]:
-        """Memory (P, C) and summary (S,) of no picture."""
+        """Memory (P, C) and summary (S,) of no image."""
         memory, summary, *_ = self._opened(0)
         return torch.zeros_like(memory[0, 0]), torch.zeros_like(summary[0, 0])
 

@@ -1,4 +1,4 @@
-"""Pictures: which files are opened at all, and how they become pixels."""
+"""Images: which files are opened at all, and how they become pixels."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from ddcap.data.sources import taken
 from ddcap.errors import ImageError, remedy
 from ddcap.settings import EncoderSettings
 
-# Which picture files are opened: photographs that Pillow decodes itself, told by their content. Pillow knows
+# Which image files are opened: photographs that Pillow decodes itself, told by their content. Pillow knows
 # some forty formats and goes by the content, not by the name. For a few it starts other programs (Ghostscript
-# for EPS), and the seldom used ones are seldom looked after: pictures come from strangers.
+# for EPS), and the seldom used ones are seldom looked after: images come from strangers.
 
 EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
@@ -52,11 +52,11 @@ _HEAD = 32  # bytes
 
 
 def open_picture(file: Path | BinaryIO, name: str) -> Image.Image:
-    """Open a picture file, its pixels still to be decoded.
+    """Open an image file, its pixels still to be decoded.
 
     Args:
         file: a path, or an open file that can seek.
-        name: of the picture, for messages.
+        name: of the image, for messages.
 
     Raises:
         ImageError: if the file is of no format that is read here; the one that was found is named.
@@ -78,7 +78,7 @@ def open_picture(file: Path | BinaryIO, name: str) -> Image.Image:
 
 
 def check_open_picture(image: Image.Image, name: str) -> None:
-    """Refuse a picture that somebody else has opened and not decoded, if it is of a format not read here.
+    """Refuse an image that somebody else has opened and not decoded, if it is of a format not read here.
 
     Raises:
         ImageError: naming the format.
@@ -131,7 +131,7 @@ logger = logging.getLogger("ddcap")
 
 
 Box = tuple[float, float, float, float]
-"""Left, top, right, bottom in pixels of the picture."""
+"""Left, top, right, bottom in pixels of the image."""
 
 SMALLEST_SIDE = 16  # pixels; below this there is nothing to describe
 LARGEST_AREA = 178_000_000  # pixels; above this, where Pillow itself gives up, lie decompression bombs
@@ -252,15 +252,15 @@ def load_image(source: ImageSource, most_pixels: int = LARGEST_AREA, unnamed: st
 
 
 _lock = threading.Lock()
-_readers = 0  # threads that read a picture
+_readers = 0  # threads that read an image
 _caught = warnings.catch_warnings()
 
 
 @contextmanager
 def _without_remarks() -> Iterator[None]:
-    """Without Pillow's warnings about large or oddly tagged pictures; what matters becomes an ImageError.
+    """Without Pillow's warnings about large or oddly tagged images; what matters becomes an ImageError.
 
-    Python's filters belong to the whole process, and pictures are read by several threads at once: the first
+    Python's filters belong to the whole process, and images are read by several threads at once: the first
     one sets them, the last one puts them back.
     """
     global _readers, _caught
@@ -310,7 +310,7 @@ def _read_file(path: Path, most_pixels: int) -> Image.Image:
         raise ImageError(f"{path}: the file is empty (0 bytes); copy or download it again")
     with open_picture(path, str(path)) as image:
         frames = getattr(image, "n_frames", 1)
-        # phones put a second, hidden picture into their JPEG files; Pillow calls these MPO
+        # phones put a second, hidden image into their JPEG files; Pillow calls these MPO
         if frames > 1 and image.format != "MPO":
             logger.warning("%s: has %d frames or pages; captioning the first one", path, frames)
         return _to_rgb(image, str(path), most_pixels)
@@ -350,7 +350,7 @@ def _too_large(name: str, most_pixels: int) -> ImageError:
 
 
 def _squash_box(size: tuple[int, int]) -> Box:
-    """The whole picture, or its centre if it is longer than LARGEST_SQUASH to 1."""
+    """The whole image, or its centre if it is longer than LARGEST_SQUASH to 1."""
     width, height = size
     kept_width = min(width, height * LARGEST_SQUASH)
     kept_height = min(height, width * LARGEST_SQUASH)

@@ -14,7 +14,7 @@ class Persons:
 
     Attributes:
         probability: (I,) calibrated probability that a person would name a person.
-        evidence: (I,) its log-odds, less those of any picture: above 0 for persons, below 0 against them.
+        evidence: (I,) its log-odds, less those of any image: above 0 for persons, below 0 against them.
         count: (I,) persons found.
         place: (I,) where the centre of the largest is, from 0 on the left to 1 on the right; 0.5 of none.
     """

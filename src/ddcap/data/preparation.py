@@ -1,4 +1,4 @@
-"""Before a training: what of a data set cannot be used, and captioned pictures as webdataset shards."""
+"""Before a training: what of a data set cannot be used, and captioned images as webdataset shards."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class Problem:
     """One item that cannot be used.
 
     Attributes:
-        kind: "missing" or "unreadable" picture, or an "entry" without captions, name or known split.
-        item: the picture, or where the entry stands.
+        kind: "missing" or "unreadable" image, or an "entry" without captions, name or known split.
+        item: the image, or where the entry stands.
         reason: one line.
     """
 
@@ -72,9 +72,9 @@ class CheckReport:
     """The contents of a data set, and what of it cannot be used.
 
     Attributes:
-        pictures: number of entries by split, those with a problem of their picture included.
+        pictures: number of entries by split, those with a problem of their image included.
         captions: number of captions by split.
-        problems: entries first, then pictures in the order of the data set.
+        problems: entries first, then images in the order of the data set.
     """
 
     pictures: dict[str, int]
@@ -89,13 +89,13 @@ def check_data(
     processes: int = 1,
     progress: Callable[[Iterable[str | None], int], Iterable[str | None]] = lambda items, _: items,
 ) -> CheckReport:
-    """Read every entry and decode every picture.
+    """Read every entry and decode every image.
 
     Args:
-        captions: a Karpathy JSON, a CSV file, or a folder with a text file beside each picture.
-        image_folder: folder that picture names start from; not read for a folder of text files.
-        processes: pictures decoded side by side.
-        progress: wraps the pictures' results; its second argument is their number.
+        captions: a Karpathy JSON, a CSV file, or a folder with a text file beside each image.
+        image_folder: folder that image names start from; not read for a folder of text files.
+        processes: images decoded side by side.
+        progress: wraps the images' results; its second argument is their number.
 
     Raises:
         DataError: if nothing of the data set can be read.
@@ -137,7 +137,7 @@ def _why_unusable(path: Path) -> str | None:
     return None
 
 
-# Captioned pictures to webdataset shards: in parallel, restartable, without what cannot be read.
+# Captioned images to webdataset shards: in parallel, restartable, without what cannot be read.
 
 _QUALITY = 95  # of re-encoded JPEG files: invisible at the sizes a model sees
 
@@ -148,7 +148,7 @@ class ShardingResult:
 
     Attributes:
         shards: files there are now.
-        samples: pictures in them.
+        samples: images in them.
         unreadable: why others are not, a line each.
     """
 
@@ -183,13 +183,13 @@ def write_shards(
 ) -> ShardingResult:
     """Write `000000.tar` and so on and their manifest; shards that are there already are not written again.
 
-    Pictures are shuffled first, so that a shard is a sample of the whole, and decoded, so that no shard holds
+    Images are shuffled first, so that a shard is a sample of the whole, and decoded, so that no shard holds
     one that cannot be read.
 
     Args:
         records: what to write, of one split.
         output: folder; made if missing.
-        samples_per_shard: pictures a shard.
+        samples_per_shard: images a shard.
         side: bring the short side down to so many pixels (JPEG, quality 95); None keeps the files.
         processes: shards written side by side.
         progress: wraps the finished shards; its second argument is their number.
@@ -250,7 +250,7 @@ def _samples(job: _Job, unreadable: list[str]) -> Iterator[tuple[str, str, bytes
 
 
 def _encode(image: Image.Image, path: Path, side: int | None) -> tuple[str, bytes]:
-    """A picture's suffix and file: its own, or a smaller one."""
+    """An image's suffix and file: its own, or a smaller one."""
     if side is None or min(image.size) <= side:
         return path.suffix.lower(), path.read_bytes()
     scale = side / min(image.size)

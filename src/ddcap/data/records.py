@@ -15,18 +15,18 @@ from typing import Any
 from ddcap.data.images import EXTENSIONS
 from ddcap.errors import DataError
 
-# Karpathy-layout JSON (COCO, Flickr8k, Flickr30k) to records. No torch, no pictures opened.
+# Karpathy-layout JSON (COCO, Flickr8k, Flickr30k) to records. No torch, no images opened.
 
 SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class CaptionedImage:
-    """One picture and what people wrote about it.
+    """One image and what people wrote about it.
 
     Attributes:
         image_id: `cocoid`, else `imgid`, else the file name; unique in the data set.
-        path: where the picture should be (not checked here).
+        path: where the image should be (not checked here).
         split: "train", "val" or "test".
         captions: the human captions, as written.
     """
@@ -45,7 +45,7 @@ def load_karpathy(
 ) -> list[CaptionedImage]:
     """Read the records of one split, or of all, in file order.
 
-    COCO's "restval" pictures join "train", as in the literature; its pictures may also lie in the folders of
+    COCO's "restval" images join "train", as in the literature; its images may also lie in the folders of
     the 2017 edition (`coco.py`).
 
     Args:
@@ -129,7 +129,7 @@ def _record(json_path: Path, image_folder: Path, number: int, entry: Any) -> Cap
     return CaptionedImage(str([*given_ids, name][0]), image_folder / folder / name, split, captions)
 
 
-# Where COCO's pictures lie, and what to say when they do not.
+# Where COCO's images lie, and what to say when they do not.
 
 SPLIT_URL = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
 PICTURES_URL = "http://images.cocodataset.org/zips/{folder}.zip"
@@ -140,7 +140,7 @@ _FOLDERS_2017 = ("train2017", "val2017")
 def find_in_2017_folders(paths: Sequence[Path], image_folder: Path) -> list[Path]:
     """The paths, but into train2017/ and val2017/ where those are there and the 2014 folders are not.
 
-    Both editions hold the same pictures, shared out differently: `val2014/COCO_val2014_000000000042.jpg` is
+    Both editions hold the same images, shared out differently: `val2014/COCO_val2014_000000000042.jpg` is
     `train2017/000000000042.jpg` or `val2017/000000000042.jpg`.
     """
     wanted = [image_folder / name for name in _FOLDERS_2014]
@@ -157,7 +157,7 @@ def find_in_2017_folders(paths: Sequence[Path], image_folder: Path) -> list[Path
 
 
 def check_folders(paths: Iterable[Path]) -> None:
-    """Look whether the pictures' folders are there, which is quick even for millions of pictures.
+    """Look whether the images' folders are there, which is quick even for millions of images.
 
     Raises:
         DataError: if one is not; for COCO's it says where to get it.
@@ -171,7 +171,7 @@ def check_folders(paths: Iterable[Path]) -> None:
         raise DataError(f"{folder}: no such image folder; check data.root and data.images")
 
 
-# Captioned pictures without a Karpathy JSON: a text file beside each picture, or a CSV file.
+# Captioned images without a Karpathy JSON: a text file beside each image, or a CSV file.
 
 IMAGE_COLUMNS = ("image", "filename", "file", "path")
 CAPTION_COLUMNS = ("caption", "text")
@@ -183,16 +183,16 @@ Tell = Callable[[str], None]
 def load_text_files(
     folder: str | Path, val_share: float, on_problem: Tell | None = None
 ) -> list[CaptionedImage]:
-    """Every picture in `folder` (recursively) that has a text file of the same name: one caption a line.
+    """Every image in `folder` (recursively) that has a text file of the same name: one caption a line.
 
     Args:
-        folder: of the pictures.
-        val_share: share of the pictures that becomes "val", see `assign_split`.
-        on_problem: told of a text file that cannot be used, whose picture is then left out; without it that
+        folder: of the images.
+        val_share: share of the images that becomes "val", see `assign_split`.
+        on_problem: told of a text file that cannot be used, whose image is then left out; without it that
             is an error.
 
     Raises:
-        DataError: if there is no such picture, a text file is empty, or it is no text.
+        DataError: if there is no such image, a text file is empty, or it is no text.
     """
     folder = Path(folder)
     captions: dict[str, list[str]] = {}
@@ -220,7 +220,7 @@ def load_text_files(
 def load_csv(
     path: str | Path, image_folder: str | Path, val_share: float, on_problem: Tell | None = None
 ) -> list[CaptionedImage]:
-    """A CSV file with the columns image and caption, one caption a row; rows of one picture are joined.
+    """A CSV file with the columns image and caption, one caption a row; rows of one image are joined.
 
     A column "split" (train, val, test) is used where it is there.
 
@@ -277,9 +277,9 @@ def _read_row(
 
 
 def assign_split(names: list[str], val_share: float) -> dict[str, str]:
-    """Picture to "train" or "val", by a digest of its name: adding pictures moves none that were there.
+    """Image to "train" or "val", by a digest of its name: adding images moves none that were there.
 
-    At least one picture becomes "val" if there are two or more.
+    At least one image becomes "val" if there are two or more.
     """
     places = {name: _place(name) for name in names}
     splits = {name: "val" if place < val_share else "train" for name, place in places.items()}
@@ -291,7 +291,7 @@ def assign_split(names: list[str], val_share: float) -> dict[str, str]:
 
 
 def take_share(records: Sequence[CaptionedImage], share: float) -> list[CaptionedImage]:
-    """The records of about that share of the pictures, by a digest of their names; at least one.
+    """The records of about that share of the images, by a digest of their names; at least one.
 
     A smaller share is part of a larger one.
     """
@@ -344,10 +344,10 @@ def load_records(
 
     Args:
         captions: a Karpathy JSON, a CSV file with the columns image and caption, or a folder in which a text
-            file lies beside each picture.
-        image_folder: folder that picture names start from; not read for a folder of text files.
+            file lies beside each image.
+        image_folder: folder that image names start from; not read for a folder of text files.
         split: "train", "val" or "test"; None for all.
-        val_share: share of the pictures to validate on, where the layout names no split.
+        val_share: share of the images to validate on, where the layout names no split.
         on_problem: told of an entry that cannot be used, which is then left out; without it that is an error.
 
     Raises:
@@ -370,11 +370,11 @@ def load_records(
     return chosen
 
 
-# Captions without pictures, to learn the language of captions from.
+# Captions without images, to learn the language of captions from.
 
 
 def load_texts(path: str | Path) -> list[CaptionedImage]:
-    """Captions of a file, one record for each, in its order; their picture is nowhere.
+    """Captions of a file, one record for each, in its order; their image is nowhere.
 
     Args:
         path: `.txt` with a caption a line, or `.json` with captions in lists, in whatever nesting; `.gz`
@@ -389,7 +389,7 @@ def load_texts(path: str | Path) -> list[CaptionedImage]:
 
 
 def load_text_groups(path: str | Path) -> list[CaptionedImage]:
-    """The same with captions that stand in one list of a JSON together: they are of one picture.
+    """The same with captions that stand in one list of a JSON together: they are of one image.
 
     Raises:
         DataError: as `load_texts`.

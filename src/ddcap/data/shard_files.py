@@ -22,14 +22,14 @@ from ddcap.data.images import EXTENSIONS
 from ddcap.errors import DataError, remedy
 from ddcap.files import remove_unfinished, replacing, write_text
 
-# One webdataset shard: a tar file of pictures with their captions, read at random or written. A sample is a
-# picture `KEY.jpg` (or another format) and `KEY.txt` with its captions, one a line, as `img2dataset` lays
+# One webdataset shard: a tar file of images with their captions, read at random or written. A sample is an
+# image `KEY.jpg` (or another format) and `KEY.txt` with its captions, one a line, as `img2dataset` lays
 # them out; other members (`KEY.json`) are left alone.
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture of a shard and what people wrote about it.
+    """One image of a shard and what people wrote about it.
 
     Attributes:
         key: its name in the shard, without suffix.
@@ -132,7 +132,7 @@ def write_shard(path: Path, samples: Iterable[tuple[str, str, bytes, Sequence[st
 
     Args:
         path: the tar file.
-        samples: key, the picture's suffix, its encoded file, its captions.
+        samples: key, the image's suffix, its encoded file, its captions.
 
     Raises:
         DataError: if it cannot be written.

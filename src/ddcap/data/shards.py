@@ -31,7 +31,7 @@ from ddcap.errors import DataError, ImageError
 from ddcap.recipe import DataSettings
 
 # In which order an epoch goes through shards: a pure function of (seed, epoch), without opening one. The
-# shards of an epoch are shuffled and taken some at a time; the pictures of those are shuffled together. So
+# shards of an epoch are shuffled and taken some at a time; the images of those are shuffled together. So
 # every process and loader knows the whole order, reads few shards at once, and none reads what another does.
 
 _Ints = NDArray[np.int64]
@@ -49,7 +49,7 @@ class ShardOrder(Sequence[Draw]):
         epoch: its number.
         captions_per_image: captions of each draw; a sample with more has several draws.
         views: to choose a view from.
-        mixed: shards whose pictures are shuffled together.
+        mixed: shards whose images are shuffled together.
     """
 
     def __init__(
@@ -127,11 +127,11 @@ class ShardOrder(Sequence[Draw]):
         return Draw(record, tuple(captions), mine.randrange(self._views), self._epoch)
 
 
-# Pictures of webdataset shards to batches: for data that neither fit a folder nor a list in memory.
+# Images of webdataset shards to batches: for data that neither fit a folder nor a list in memory.
 
 
 class ShardData(StepData):
-    """Captioned pictures of several weighted sources; item = a part, as a `CaptionBatch`.
+    """Captioned images of several weighted sources; item = a part, as a `CaptionBatch`.
 
     Args:
         settings: the recipe's data section; `shards` names the sources.

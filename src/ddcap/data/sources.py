@@ -43,7 +43,7 @@ ImageSource = (
     | BinaryIO
     | np.ndarray[Any, Any]
 )
-"""What a picture may be given as. An array has shape (H, W, 3), (H, W, 4), (H, W, 1) or (H, W), and uint8."""
+"""What an image may be given as. An array has shape (H, W, 3), (H, W, 4), (H, W, 1) or (H, W), and uint8."""
 
 
 def is_one_picture(source: Any) -> bool:
@@ -63,7 +63,7 @@ def taken(source: Any, unnamed: str = "image") -> Path | Image.Image | EncodedIm
     """Read what `source` stands for: a file, an image in memory, or the bytes of a file.
 
     Args:
-        source: a picture in any of the ways of `ImageSource`.
+        source: an image in any of the ways of `ImageSource`.
         unnamed: what to call it in messages, where it has no name of its own.
 
     Raises:
@@ -125,7 +125,7 @@ def _from_file(file: Any, unnamed: str) -> EncodedImage:
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:
-    """A picture of pixels (H, W, 3), (H, W, 4), (H, W, 1) or (H, W)."""
+    """An image of pixels (H, W, 3), (H, W, 4), (H, W, 1) or (H, W)."""
     shape = tuple(array.shape)
     if array.ndim not in (2, 3) or (array.ndim == 3 and shape[2] not in (1, 3, 4)):
         is_channels_first = array.ndim == 3 and shape[0] in (1, 3, 4)

@@ -52,7 +52,7 @@ class Caption:
         """The reason if the caption is no more than a guess, else None."""
         if self.known is None or self.known >= 0.5:
             return None
-        return "only a guess: the model has not seen pictures like this"
+        return "only a guess: the model has not seen images like this"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Fit and test a model's confidence; see `decoding/confidence.py`.
 
-A caption is accepted if its CIDEr against all human captions of the picture is over the median of human
-captions, each against the others of its picture. It is faithful if people have named all that it names.
+A caption is accepted if its CIDEr against all human captions of the image is over the median of human
+captions, each against the others of its image. It is faithful if people have named all that it names.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from ddcap.model.features import ImageFeatures
 
 @dataclass(frozen=True)
 class JudgedCaptions:
-    """Captions of pictures that people have captioned, and whether they are right.
+    """Captions of images that people have captioned, and whether they are right.
 
     Attributes:
-        records: of the pictures.
-        features: of each picture, as of one image.
+        records: of the images.
+        features: of each image, as of one image.
         captions: of each.
         cider: (I,) times 100.
         accepted: (I,) boolean.
@@ -68,7 +68,7 @@ def judge_captions(
     """Caption a whole split, and see what people would say.
 
     Raises:
-        DataError: if there are fewer than 20 pictures with two captions or more.
+        DataError: if there are fewer than 20 images with two captions or more.
         MissingExtraError: if pycocoevalcap is not installed.
     """
     usable = [record for record in records if len(record.captions) > 1]
@@ -90,7 +90,7 @@ def judge_captions(
         tokenization,
     )
     truth = {image: texts[:-1] for image, texts in together.items()}
-    frequencies = DocumentFrequencies.count(truth, "the judged pictures")
+    frequencies = DocumentFrequencies.count(truth, "the judged images")
     cider = score_cider(truth, {image: texts[-1:] for image, texts in together.items()}, frequencies)
     human = []
     for place in range(max(len(texts) for texts in truth.values())):
@@ -130,7 +130,7 @@ def _names(captioner: Captioner, text: str) -> list[Any]:
 def features_of(
     captioner: Captioner, paths: Sequence[Path], progress: Progress = lambda items, _: items
 ) -> list[ImageFeatures]:
-    """Of each picture that can be read, as of one image."""
+    """Of each image that can be read, as of one image."""
     model = captioner.model.for_bulk() if captioner.runtime == "onnx" else captioner.model
 
     def encode(path: Path) -> ImageFeatures | None:
@@ -156,8 +156,8 @@ def calibrate(
     Args:
         captioner: of the model.
         judged: splits that the model was not trained on.
-        training: features of pictures that it was trained on.
-        unknown: features of pictures of kinds that it does not know.
+        training: features of images that it was trained on.
+        unknown: features of images of kinds that it does not know.
 
     Raises:
         DataError: if there are fewer than 20 of `training` or of `unknown`.

@@ -76,10 +76,10 @@ class ClipScorer:
         Args:
             captions: image id to caption.
             references: image id to human captions.
-            images: image id to the picture's file.
+            images: image id to the image's file.
 
         Raises:
-            ImageError: if a picture cannot be read.
+            ImageError: if an image cannot be read.
         """
         image_ids = list(captions)
         pictures = self.image_features([images[image] for image in image_ids])  # (I, D)
@@ -95,7 +95,7 @@ class ClipScorer:
 
     @torch.inference_mode()
     def image_features(self, images: Sequence[Path]) -> Tensor:
-        """Unit vectors (I, D) of pictures; each is looked at once, however many captions are scored."""
+        """Unit vectors (I, D) of images; each is looked at once, however many captions are scored."""
         new = [image for image in dict.fromkeys(images) if image not in self._pictures]
         for start in range(0, len(new), _AT_ONCE):
             some = new[start : start + _AT_ONCE]

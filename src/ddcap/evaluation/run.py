@@ -187,14 +187,14 @@ def evaluate(
 ) -> Evaluation | None:
     """Caption a split and score it.
 
-    Several processes share the pictures; the first scores the captions of all.
+    Several processes share the images; the first scores the captions of all.
 
     Args:
         captioner: the model.
         json_path: captions, see `data.records.load_records`.
-        image_folder: folder of the pictures.
+        image_folder: folder of the images.
         split: "train", "val" or "test".
-        limit: only the first so many pictures.
+        limit: only the first so many images.
         seed: for decoders that draw.
         batch_size: images computed at once.
         predictions_path: where the captions are written before scoring; None writes none, and they are lost
@@ -208,7 +208,7 @@ def evaluate(
         The evaluation; None in all processes but the first.
 
     Raises:
-        DataError: if the data cannot be used, or not one picture can be read.
+        DataError: if the data cannot be used, or not one image can be read.
         MissingExtraError: if pycocoevalcap is not installed; predictions that are to be written are by then.
     """
     if predictions_path is not None and not Path(predictions_path).absolute().parent.is_dir():

@@ -1,1 +1,1 @@
-"""A page for people: drop a picture, watch its caption come about, change its words."""
+"""A page for people: drop an image, watch its caption come about, change its words."""

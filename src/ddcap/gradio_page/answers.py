@@ -19,7 +19,7 @@ from ddcap.serve.engine import Engine
 from ddcap.serve.limits import ServeLimits
 from ddcap.serve.pictures import opened
 
-_NAME = "the picture"
+_NAME = "the image"
 _OPTIONS = ("ban", "steps", "guidance")  # of captions and of filled blanks
 
 
@@ -67,7 +67,7 @@ class Answers:
         return {"number": number, **found}
 
     async def _caption(self, asked: dict[str, Any], content: bytes) -> dict[str, Any]:
-        """Captions of the picture, the likeliest first: as many as are asked for, or one and its drafts."""
+        """Captions of the image, the likeliest first: as many as are asked for, or one and its drafts."""
         num = asked.get("num")
         body = checked(
             CaptionsBody,

@@ -13,7 +13,7 @@ from ddcap.serve.engine import Engine
 from ddcap.serve.limits import ServeLimits
 from ddcap.web_interface import interface_body
 
-_SPARE_BYTES = 10_000  # of a request, for what stands beside the picture
+_SPARE_BYTES = 10_000  # of a request, for what stands beside the image
 
 
 def build_page(engine: Engine, limits: ServeLimits, count: Callable[[], None]) -> gr.Blocks:
@@ -50,5 +50,5 @@ def build_page(engine: Engine, limits: ServeLimits, count: Callable[[], None]) -
             trigger_mode="multiple",
             api_visibility="private",
         )
-    page.state_session_capacity = 1  # Gradio keeps what each of so many visitors sent last, pictures included
+    page.state_session_capacity = 1  # Gradio keeps what each of so many visitors sent last, images included
     return page.queue(default_concurrency_limit=None)

@@ -1,7 +1,7 @@
 // The body of a function: element, props, trigger and watch are Gradio's. The service answers the interface.
 const { longest, mostBytes, seconds } = props.setup;
 const waiting = new Map(); // requests by their numbers
-const written = new WeakMap(); // pictures as data URLs
+const written = new WeakMap(); // images as data URLs
 let last = 0;
 
 function dataUrl(picture) {

@@ -1,7 +1,7 @@
 """Puts the page in front of the service, with as few doors as it needs.
 
 Gradio comes with many more routes than a page of its own needs: uploads into temporary files, files of the
-machine, a proxy. Only those that the page uses are let through; pictures come inside requests, and stay in
+machine, a proxy. Only those that the page uses are let through; images come inside requests, and stay in
 memory.
 """
 

@@ -61,7 +61,7 @@ class CausalDecoder(BlockStack):
         nn.init.normal_(self.start_embedding, std=0.02)
 
     def freeze_cross_attention(self) -> None:
-        """Take the gradient from what captions without pictures skip."""
+        """Take the gradient from what captions without images skip."""
         for block in self.each_block():
             block.norm_cross.requires_grad_(False)
             block.cross_attention.requires_grad_(False)
@@ -122,7 +122,7 @@ class AutoregressiveModel(StoredModel):
 
         Args:
             tokens: (B, L) whole captions; the last one is read by nobody.
-            features: of I images; the B captions are grouped by image. None: they have no picture.
+            features: of I images; the B captions are grouped by image. None: they have no image.
             use_image: see `project_memory`.
         """
         keys_values = self.project_memory(features, use_image) if features is not None else None

@@ -1,8 +1,8 @@
-"""Concepts in the model: the tagger that sees them in a picture, and their positions in the memory.
+"""Concepts in the model: the tagger that sees them in an image, and their positions in the memory.
 
 The encoder that holds a tagger is `TaggingEncoder` in `model/encoders.py`.
 
-Shapes: B pictures, E numbers of evidence, N concepts known, K concepts of a picture, M names of classes, P
+Shapes: B images, E numbers of evidence, N concepts known, K concepts of an image, M names of classes, P
 image positions, C channels, D width.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ddcap.data.concepts import NO_CONCEPT, ConceptTokens
 from ddcap.model.features import ImageFeatures
 
-# Evidence about a picture to the probability of every concept that a person would name it.
+# Evidence about an image to the probability of every concept that a person would name it.
 
 IMAGENET_CLASSES = 1000
 FAINTEST = 0.02
@@ -89,7 +89,7 @@ class Tagger(nn.Module):
         return logits
 
     def strongest(self, evidence: Tensor, count: int) -> ConceptTokens:
-        """The `count` likeliest concepts of each picture, likeliest first, without the faintest."""
+        """The `count` likeliest concepts of each image, likeliest first, without the faintest."""
         return strongest(self(evidence).sigmoid(), count)
 
 
@@ -100,7 +100,7 @@ def strongest(probabilities: Tensor, count: int) -> ConceptTokens:
     return ConceptTokens(ids.masked_fill(is_faint, NO_CONCEPT), confidences.masked_fill(is_faint, 0.0))
 
 
-# Concepts seen in a picture, as positions of the memory: a word each, with the confidence that it is there.
+# Concepts seen in an image, as positions of the memory: a word each, with the confidence that it is there.
 
 _LONGEST = 4  # tokens of a concept's word
 _LEVELS = 10  # of confidence, each with a vector of its own; in between they are mixed
@@ -173,17 +173,17 @@ class Remembering(Protocol):
 def memory_with_concepts(
     model: Remembering, features: ImageFeatures, token_embedding: Tensor, use_image: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The memory of pictures, of their concepts, or of both.
+    """The memory of images, of their concepts, or of both.
 
     Args:
         model: of concepts.
         features: of I images, see `ImageFeatures`.
         token_embedding: (V, D).
-        use_image: (I,) False hides a picture's positions, not its concepts; None: all are seen.
+        use_image: (I,) False hides an image's positions, not its concepts; None: all are seen.
 
     Returns:
         (I, F + P + K, D), and (I, F + P + K) True where there is something to see. The image-free memory is
-        always seen; without a picture P = 0.
+        always seen; without an image P = 0.
     """
     images, device = features.images, token_embedding.device
     parts = [model.image_free_memory.expand(images, -1, -1)]

@@ -41,7 +41,7 @@ class DDCapModel(StoredModel):
         self.memory_projection = TanhMLP(
             self.encoder.memory_width, settings.projection_hidden, settings.width
         )
-        # with concepts one position is enough: it is seen beside a picture's positions, not instead of them
+        # with concepts one position is enough: it is seen beside an image's positions, not instead of them
         free_positions = 1 if config.concepts else self.encoder.memory_positions
         self.image_free_memory = nn.Parameter(torch.randn(free_positions, settings.width).mul_(0.02))
         self.concept_embedding = (
@@ -167,7 +167,7 @@ class DDCapModel(StoredModel):
 
     @torch.no_grad()  # not inference_mode: autocast would cast all weights anew at every step
     def denoising_steps(self, features: ImageFeatures, *, with_image_free: bool) -> TorchSteps:
-        """The denoiser at work on captions of these pictures, see `model.protocol.DenoisingSteps`."""
+        """The denoiser at work on captions of these images, see `model.protocol.DenoisingSteps`."""
         return TorchSteps(self, self.project_memory(features), with_image_free=with_image_free)
 
     def keys_values(

@@ -55,7 +55,7 @@ class ImageEncoder(nn.Module):
 
     @property
     def cache_key(self) -> str:
-        """Changes whenever the features of the same picture would."""
+        """Changes whenever the features of the same image would."""
         return f"{type(self).__name__}-{digest(self.network)}"
 
     def set_trainable(self, settings: EncoderSettings) -> None:

@@ -15,9 +15,9 @@ class ImageFeatures:
 
     Attributes:
         memory: (B, P, C) one vector per image position, read by cross-attention; None for captions that have
-            concepts but no picture.
-        summary: (B, S) one vector for the picture, read by the length head; None with `memory`.
-        concepts: what a tagger sees in the pictures, K concepts of each; None without a tagger.
+            concepts but no image.
+        summary: (B, S) one vector for the image, read by the length head; None with `memory`.
+        concepts: what a tagger sees in the images, K concepts of each; None without a tagger.
         persons: what a detector says of persons; None without one, and for features from a cache.
     """
 
@@ -28,7 +28,7 @@ class ImageFeatures:
 
     @property
     def images(self) -> int:
-        """I, the number of pictures."""
+        """I, the number of images."""
         rows = self.memory if self.memory is not None else self.concepts.ids  # type: ignore[union-attr]
         count: int = rows.shape[0]
         return count

@@ -183,7 +183,7 @@ class PlainLayerNorm(nn.LayerNorm):
         return super().forward(hidden)
 
 
-# Special design 1: the caption's length from the picture's summary.
+# Special design 1: the caption's length from the image's summary.
 
 
 class TanhMLP(nn.Sequential):

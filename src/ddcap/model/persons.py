@@ -21,7 +21,7 @@ from ddcap.model.onnx_session import session_options
 
 
 class PersonDetector:
-    """Finds persons in pictures.
+    """Finds persons in images.
 
     Args:
         content: of the graph's file.
@@ -106,5 +106,5 @@ class PersonDetector:
         return notes
 
     def __call__(self, pixels: np.ndarray) -> Persons:
-        """Persons in pictures, as pixels (I, 3, H, W) of the image encoder."""
+        """Persons in images, as pixels (I, 3, H, W) of the image encoder."""
         return Persons(*self.session.run([*self.OUTPUTS], {"pixels": np.asarray(pixels)}))

@@ -105,4 +105,4 @@ class DenoisingModel(CaptioningModel, Protocol):
     """A diffusion model."""
 
     def denoising_steps(self, features: ImageFeatures, *, with_image_free: bool) -> DenoisingSteps:
-        """The denoiser at work on captions of these pictures."""
+        """The denoiser at work on captions of these images."""

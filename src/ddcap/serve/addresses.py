@@ -1,4 +1,4 @@
-"""Pictures behind addresses: fetched from public hosts only, whatever a name or a redirect leads to.
+"""Images behind addresses: fetched from public hosts only, whatever a name or a redirect leads to.
 
 A service that fetches what strangers name can be sent to hosts that only it can reach: a router, a database,
 the metadata of a cloud (server-side request forgery). So a name is resolved here, every address that it has
@@ -58,10 +58,10 @@ class FetchLimits:
     """Limits on what is fetched.
 
     Attributes:
-        bytes: of a picture.
+        bytes: of an image.
         seconds: that it may take, redirects and waiting included.
         redirects: that are followed.
-        together: pictures fetched at once.
+        together: images fetched at once.
         ports: that may be asked; None: any.
     """
 
@@ -73,7 +73,7 @@ class FetchLimits:
 
 
 class Fetcher:
-    """Fetches pictures that are named by address.
+    """Fetches images that are named by address.
 
     Args:
         limits: on what is fetched.
@@ -99,7 +99,7 @@ class Fetcher:
 
         Args:
             url: http or https.
-            name: of the picture, for messages; nothing of what is found is told.
+            name: of the image, for messages; nothing of what is found is told.
 
         Raises:
             ImageError: if it may not, or cannot, be fetched.

@@ -1,4 +1,4 @@
-"""The service: pictures in, captions out, over HTTP."""
+"""The service: images in, captions out, over HTTP."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def create_app(
         captioner: of the model.
         settings: how much is done at once.
         limits: on a request.
-        fetcher: of pictures that are named by address; None: none is fetched.
+        fetcher: of images that are named by address; None: none is fetched.
     """
     limits = limits or ServeLimits()
     engine, sizes = Engine(captioner, settings), captioner.model.preprocessing
@@ -64,7 +64,7 @@ def create_app(
     requests = Counter("ddcap_requests", "Requests.", ["route", "status"], registry=registry)
     seconds = Histogram("ddcap_seconds", "Seconds a request took.", ["route"], registry=registry)
     captions = Counter("ddcap_captions", "Captions given.", registry=registry)
-    Gauge("ddcap_inside", "Pictures computed or waiting.", registry=registry).set_function(
+    Gauge("ddcap_inside", "Images computed or waiting.", registry=registry).set_function(
         lambda: engine.inside
     )
     is_ready = True
@@ -91,13 +91,13 @@ def create_app(
         return _error(error.status_code, str(error.detail), error.headers)
 
     async def pictures_of(named: list[bytes | str], name: str) -> list[bytes | ImageError]:
-        """The bytes of each picture, or why there are none."""
+        """The bytes of each image, or why there are none."""
         engine.check_room(len(named))  # before anything is fetched for nothing
         fetched = (_fetched(one, name.format(number), fetcher) for number, one in enumerate(named, 1))
         return await asyncio.gather(*fetched)
 
     async def asked(request: Request, kind: type[Any]) -> tuple[Any, bytes]:
-        """The body of a request for one picture, and its bytes."""
+        """The body of a request for one image, and its bytes."""
         body, named = await read_body(request, kind, "image", limits)
         (picture,) = await pictures_of(named, "image")
         if isinstance(picture, ImageError):
@@ -106,7 +106,7 @@ def create_app(
 
     @app.post("/v1/captions", **_route("captions", CaptionsAnswer, CaptionsBody, "images", limits))
     async def caption_pictures(request: Request) -> dict[str, Any]:
-        """Caption pictures: files of a form (`images`), or JSON with base64."""
+        """Caption images: files of a form (`images`), or JSON with base64."""
         body, named = await read_body(request, CaptionsBody, "images", limits)
         pictures = await pictures_of(named, "image {}")
 
@@ -140,7 +140,7 @@ def create_app(
 
     @app.post("/v1/captions/stream", **watched, response_class=StreamingResponse)
     async def watch_caption(request: Request) -> StreamingResponse:
-        """One picture's caption while it comes about: server-sent events "step", then "caption" or "error".
+        """One image's caption while it comes about: server-sent events "step", then "caption" or "error".
 
         One candidate is decoded, so that what is seen is what comes out.
         """
@@ -176,7 +176,7 @@ def create_app(
 
     @app.post("/v1/rewrite", **_route("words", RewriteAnswer, RewriteBody, "image", limits))
     async def rewrite_caption(request: Request) -> dict[str, Any]:
-        """Replace the words of a caption that the picture does not support."""
+        """Replace the words of a caption that the image does not support."""
         body, picture = await asked(request, RewriteBody)
         result = await engine.run(
             lambda captioner: captioner.rewrite(

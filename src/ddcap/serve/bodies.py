@@ -16,7 +16,7 @@ from ddcap.errors import DDCapError, ImageError
 from ddcap.serve.limits import ServeLimits
 
 Words = Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=200)]
-Picture = Annotated[str, Field(description="base64 of a picture file, a data URL, or its http address")]
+Picture = Annotated[str, Field(description="base64 of an image file, a data URL, or its http address")]
 
 
 class Options(BaseModel):
@@ -87,12 +87,12 @@ class ScoreBody(BaseModel):
 async def read_body(
     request: Request, kind: type[Any], field: str, limits: ServeLimits
 ) -> tuple[Any, list[bytes | str]]:
-    """The body of a request and its pictures: the bytes of each, or its address.
+    """The body of a request and its images: the bytes of each, or its address.
 
     Args:
         request: with JSON or a form.
         kind: of body.
-        field: where pictures are: "images" or "image".
+        field: where images are: "images" or "image".
         limits: on a request.
 
     Raises:
@@ -102,7 +102,7 @@ async def read_body(
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     pictures: list[bytes | str] = []
     if content_type == "multipart/form-data":
-        # each list may be full, and each picture over the limit be told
+        # each list may be full, and each image over the limit be told
         form = await request.form(max_files=limits.images + 1, max_fields=1000)
         values: dict[str, Any] = {}
         for name, value in form.multi_items():

@@ -35,8 +35,8 @@ class EngineSettings:
     """Limits on what is done at once.
 
     Attributes:
-        together: pictures decoded together.
-        queue: pictures that may wait beyond these.
+        together: images decoded together.
+        queue: images that may wait beyond these.
         seconds: that a request may take, waiting included.
         lanes: groups that are decoded together, each on a core of its own; None: one a core, see `own_cores`.
         rows: positions of captions of a joint step, at most.
@@ -70,7 +70,7 @@ class Engine:
         ]
         self._pool = ThreadPoolExecutor(self.settings.together, thread_name_prefix="caption")
         self._lock = threading.Lock()
-        self.inside = 0  # pictures that are computed or wait
+        self.inside = 0  # images that are computed or wait
         self._mean_seconds = 0.1
 
     async def run(self, work: Callable[[Captioner], _Result], pictures: int = 1) -> _Result:
@@ -113,7 +113,7 @@ class Engine:
         return TooLateError(f"took longer than {self.settings.seconds:g} s; ask for fewer images or captions")
 
     def check_room(self, pictures: int = 1) -> None:
-        """Raise `BusyError` if the queue has no place for so many pictures."""
+        """Raise `BusyError` if the queue has no place for so many images."""
         if self.inside + pictures > self.settings.together + self.settings.queue:
             raise BusyError(self._retry_after())
 

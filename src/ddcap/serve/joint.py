@@ -5,7 +5,7 @@ it waits; one thread gathers all that wait and answers them by one pass over all
 caption joins the running ones at once, and one that is done leaves them. What each gets does not depend on
 the others: captions are rows, and rows of a batch do not see each other.
 
-What is asked for does not matter: with guidance a picture brings its image-free branch along as a second
+What is asked for does not matter: with guidance an image brings its image-free branch along as a second
 one, and constraints take the logits of their rows.
 
 Shapes: I images of a request, K captions of an image, L positions, n of them asked for, V words.
@@ -157,7 +157,7 @@ class JointModel(OnnxModel):
         return answers
 
     def _memory(self, members: list[Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
-        """Keys and values of the pictures side by side; made anew only when others take part."""
+        """Keys and values of the images side by side; made anew only when others take part."""
         before, stacked = self._stacked
         if len(members) != len(before) or any(a is not b for a, b in zip(members, before, strict=True)):
             stacked = {name: np.concatenate([one[name] for one in members]) for name in members[0]}

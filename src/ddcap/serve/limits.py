@@ -47,7 +47,7 @@ class ServeLimits:
 class Guard:
     """In front of the service: checks the key, counts the body's bytes, gives the request an id, logs a line.
 
-    The log has no picture, no caption and no key.
+    The log has no image, no caption and no key.
 
     Args:
         app: the service.

@@ -1,4 +1,4 @@
-"""Pictures that strangers send: opened within limits, one a core at a time."""
+"""Images that strangers send: opened within limits, one a core at a time."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from ddcap.serve.limits import ServeLimits
 
 _JPEG, _SCAN = b"\xff\xd8", b"\xff\xda"  # how a JPEG file begins, and each of its scans
 MOST_SCANS = 200  # encoders write about ten
-# while it is decoded, a picture takes up to 20 bytes a pixel: as many at once as there are cores
+# while it is decoded, an image takes up to 20 bytes a pixel: as many at once as there are cores
 _turn = threading.BoundedSemaphore(own_cores())
 
 
 def opened(content: bytes, name: str, limits: ServeLimits, preprocessing: Preprocessing) -> Image.Image:
-    """A picture from the bytes of its file, as small as the model sees it.
+    """An image from the bytes of its file, as small as the model sees it.
 
     Args:
         content: of the file.
-        name: of the picture, for messages.
+        name: of the image, for messages.
         limits: on a request.
-        preprocessing: of the model; it finds the same pixels in what is given back as in the whole picture.
+        preprocessing: of the model; it finds the same pixels in what is given back as in the whole image.
 
     Raises:
         ImageError: if it cannot be read, or is over a limit.
     """
     if not content:
         raise ImageError(f"{name}: is empty; send an image")
-    # each scan of a progressive JPEG goes over the whole picture, and may have no more than a few bytes
+    # each scan of a progressive JPEG goes over the whole image, and may have no more than a few bytes
     if content.startswith(_JPEG) and content.count(_SCAN) > MOST_SCANS:
         raise ImageError(f"{name}: has more than {MOST_SCANS} scans; save the image again")
     with _turn:

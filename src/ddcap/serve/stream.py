@@ -24,7 +24,7 @@ async def caption_events(
 
     Args:
         engine: that computes it.
-        work: captions one picture, with one candidate.
+        work: captions one image, with one candidate.
         answer_of: what is said of the result.
     """
     loop, queue = asyncio.get_running_loop(), asyncio.Queue[tuple[str, Any]]()

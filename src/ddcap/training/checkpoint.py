@@ -137,7 +137,7 @@ class Progress:
     Attributes:
         step: optimiser steps done.
         best_score: best validation score so far (higher is better); None before the first validation, or if
-            there are too few pictures to choose by.
+            there are too few images to choose by.
         best_step: the step of the model that is kept as the best.
         recipe: the recipe as plain values.
         validated_step: the step of the last validation that was finished.

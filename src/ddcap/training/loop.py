@@ -137,7 +137,7 @@ class DivergenceGuard:
         Args:
             step: its number.
             gradient_norm: scalar, before clipping.
-            image_ids: pictures of the step, to find the one that did it.
+            image_ids: images of the step, to find the one that did it.
 
         Raises:
             TrainingError: at the last of MOST_IN_A_ROW steps with a norm that is no finite number.
@@ -150,7 +150,7 @@ class DivergenceGuard:
         shown = ", ".join(image_ids[:8]) + (", ..." if len(image_ids) > 8 else "")
         if self.in_a_row == MOST_IN_A_ROW:
             raise TrainingError(
-                f"step {step}: the gradient is not finite for the {MOST_IN_A_ROW}rd time in a row (pictures "
+                f"step {step}: the gradient is not finite for the {MOST_IN_A_ROW}rd time in a row (images "
                 f"{shown}); check these images, or start another run with a lower training.learning_rate "
                 "(model.init=... continues from this run's best model)"
             )

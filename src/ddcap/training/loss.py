@@ -201,7 +201,7 @@ def caption_loss(
     Args:
         model: of either kind.
         batch: on the model's device.
-        features: of the batch's images; None for captions without pictures.
+        features: of the batch's images; None for captions without images.
         noise: of the batch's images; an autoregressive model needs none.
         image_free_probability: p of special design 4.
         label_smoothing: share of the target spread over the vocabulary.
@@ -282,7 +282,7 @@ def first_guess(
 def batch_features(model: TorchModel, batch: CaptionBatch) -> ImageFeatures | None:
     """The batch's cached features, or the encoder's output on its pixels (no gradient if it is frozen).
 
-    None for captions without pictures.
+    None for captions without images.
     """
     if batch.memory is not None and batch.summary is not None:
         # a cache's are float16, half as much to move to a GPU
@@ -303,7 +303,7 @@ class Share(NamedTuple):
 
     Attributes:
         words: of the real positions of all parts and processes.
-        pictures: of their pictures.
+        pictures: of their images.
     """
 
     words: float
@@ -315,7 +315,7 @@ class Share(NamedTuple):
 
 
 def shares(parts: Sequence[CaptionBatch], accelerator: Accelerator) -> tuple[list[Share], bool]:
-    """The share of each of this process's parts, and whether the step has any picture at all.
+    """The share of each of this process's parts, and whether the step has any image at all.
 
     All processes have to ask together.
     """

@@ -40,7 +40,7 @@ try:
 except ImportError:
     raise MissingExtraError("training", "train") from None
 
-# Pictures that a training could not read: it goes on without them and says so.
+# Images that a training could not read: it goes on without them and says so.
 
 logger = logging.getLogger("ddcap")
 
@@ -49,11 +49,11 @@ _MOST_IN_A_ROW = 20
 
 
 class UnreadablePictures:
-    """Names each picture once, up to a number of them, and counts all.
+    """Names each image once, up to a number of them, and counts all.
 
     Args:
         steps_per_epoch: of the training.
-        processes: this one and those that read other pictures.
+        processes: this one and those that read other images.
     """
 
     def __init__(self, steps_per_epoch: float, processes: Processes = ALONE) -> None:
@@ -63,7 +63,7 @@ class UnreadablePictures:
         self._in_a_row, self._most = 0, min(_MOST_IN_A_ROW, math.ceil(steps_per_epoch))
 
     def note(self, reasons: Iterable[str]) -> None:
-        """Take what a batch could not read, a line each; a picture may come again in every epoch."""
+        """Take what a batch could not read, a line each; an image may come again in every epoch."""
         for reason in reasons:
             self._latest = reason
             if reason not in self._reasons:
@@ -72,10 +72,10 @@ class UnreadablePictures:
                     logger.warning("skipped: %s", reason)
 
     def count_step(self, *, is_blank: bool) -> None:
-        """Count a step; one that is blank has no picture in any process.
+        """Count a step; one that is blank has no image in any process.
 
         Raises:
-            DataError: if so many in a row are blank that this is no matter of single pictures.
+            DataError: if so many in a row are blank that this is no matter of single images.
         """
         self._in_a_row = self._in_a_row + 1 if is_blank else 0
         if self._in_a_row == self._most:
@@ -166,7 +166,7 @@ class Run:
         return WeightsAndBiases(project, self.inputs.output, dump_settings(self.recipe), resume=resume)
 
     def _tell_of_few_pictures(self) -> None:
-        """Say which pictures are not learned from, and what `best` means, where they are few."""
+        """Say which images are not learned from, and what `best` means, where they are few."""
         names = [record.image_id for record in self.inputs.val_data.records]
         if self.accelerator.is_main_process and len(names) < FEWEST_TO_CHOOSE_BY:
             logger.warning(
@@ -230,7 +230,7 @@ class Run:
         """Validate what was saved last; the best is kept.
 
         Args:
-            between: is called by all processes between batches of pictures.
+            between: is called by all processes between batches of images.
         """
         settings = self.recipe.training
         with self.state.shipped_model() as model:
@@ -323,7 +323,7 @@ class Run:
             progress, recipe=dump_settings(self.recipe), captions=self.inputs.captions
         )
         self.saved = progress.step
-        if "training.validate_images" in changed:  # a score of other pictures says nothing about the next one
+        if "training.validate_images" in changed:  # a score of other images says nothing about the next one
             before, now = changed["training.validate_images"]
             logger.warning(
                 "training.validate_images was %s and is now %s: choosing the best model again", before, now

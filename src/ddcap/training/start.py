@@ -157,7 +157,7 @@ class TrainingInputs:
         val_data: the validation split, plain views.
         output: the run's folder.
         captions: `checkpoint.caption_digest` of the data.
-        beside_data: captions without pictures, read beside them.
+        beside_data: captions without images, read beside them.
     """
 
     recipe: Recipe

@@ -89,7 +89,7 @@ def compile_blocks(model: nn.Module) -> None:
     """Compile the blocks of the denoiser (or decoder) and of a CLIP, in place; weights keep their names.
 
     Captions are unequally long, so that the denoiser's shapes change from step to step: it is compiled for
-    all of them at once. Pictures are not.
+    all of them at once. Images are not.
     """
     for module in model.modules():
         if isinstance(module, RecomputingBlocks):

@@ -1,6 +1,6 @@
-"""Training of the tagger: evidence about captioned pictures to the words of their captions.
+"""Training of the tagger: evidence about captioned images to the words of their captions.
 
-Shapes: R pictures, E numbers of evidence, N concepts, K concepts kept.
+Shapes: R images, E numbers of evidence, N concepts, K concepts kept.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from ddcap.recipe import Recipe, TaggerSettings
 from ddcap.training.start import ProgressBar
 from ddcap.training.tags import ENCODER_NAME, TAGS_NAME, ConceptNoise
 
-# What a tagger is trained on: evidence about pictures, and the concepts that captions or labels name.
+# What a tagger is trained on: evidence about images, and the concepts that captions or labels name.
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Pictures as the tagger sees them.
+    """Images as the tagger sees them.
 
     Attributes:
         seen: (R, views, E).
-        named: (R, N) share of each picture's captions that name a concept.
+        named: (R, N) share of each image's captions that name a concept.
         asked: (R, N) True where that is known: a label says nothing of what it is not about.
     """
 
@@ -46,11 +46,11 @@ class Evidence:
     asked: Tensor
 
     def rows(self, chosen: Tensor) -> Evidence:
-        """Some of the pictures."""
+        """Some of the images."""
         return Evidence(self.seen[chosen], self.named[chosen], self.asked[chosen])
 
     def followed_by(self, other: Evidence | None) -> Evidence:
-        """These pictures, then those of `other`."""
+        """These images, then those of `other`."""
         if other is None:
             return self
         pairs = ((self.seen, other.seen), (self.named, other.named), (self.asked, other.asked))
@@ -83,7 +83,7 @@ def named_shares(records: Sequence[CaptionedImage], vocabulary: ConceptVocabular
 def captioned_evidence(
     records: Sequence[CaptionedImage], cache: FeatureCache, views: int, vocabulary: ConceptVocabulary
 ) -> Evidence:
-    """Of captioned pictures, in their order."""
+    """Of captioned images, in their order."""
     seen = [torch.stack([cache.read(row, view)[1] for view in range(views)]) for row in range(len(records))]
     named = named_shares(records, vocabulary)
     return Evidence(torch.stack(seen), named, torch.ones_like(named, dtype=torch.bool))
@@ -96,7 +96,7 @@ def labelled_evidence(
     progress_bar: ProgressBar,
     views: int,
 ) -> Evidence | None:
-    """Pictures with labels; each set is asked about the concepts that any of its labels names."""
+    """Images with labels; each set is asked about the concepts that any of its labels names."""
     if recipe.tagger.labelled is None:
         return None
     assert recipe.data.cache is not None
@@ -135,14 +135,14 @@ def read_labelled(path: Path) -> list[dict[str, Any]]:
 
 logger = logging.getLogger("ddcap")
 
-_OFTEN = 0.4  # share of a picture's captions from which on a concept is plainly there
+_OFTEN = 0.4  # share of an image's captions from which on a concept is plainly there
 
 
 def train_tagger(recipe: Recipe, *, progress_bar: ProgressBar = iter) -> Path:
     """Train the tagger that a recipe describes.
 
     Writes into `tagger.output`: the weights of the tagger, the concepts' words, the tags of the
-    training pictures (each by a tagger that has not seen it), and how tags are wrong, which training on text
+    training images (each by a tagger that has not seen it), and how tags are wrong, which training on text
     imitates.
 
     Args:
@@ -309,7 +309,7 @@ def describe(probabilities: Tensor, named: Tensor) -> str:
 
 
 def save_tags(path: Path, records: Sequence[CaptionedImage], probabilities: Tensor, count: int) -> None:
-    """Write the `count` strongest tags of every view of every picture, by the pictures' ids."""
+    """Write the `count` strongest tags of every view of every image, by the images' ids."""
     tags = strongest(probabilities.flatten(0, 1), count)
     shape = (*probabilities.shape[:2], -1)
     tensors = {

@@ -1,6 +1,6 @@
-"""Concepts for training: stored tags of pictures, and tags drawn for captions without pictures.
+"""Concepts for training: stored tags of images, and tags drawn for captions without images.
 
-Shapes: I or R pictures, N concepts, K tags of a picture, C confusions kept of each concept.
+Shapes: I or R images, N concepts, K tags of an image, C confusions kept of each concept.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from ddcap.model.concepts import strongest
 from ddcap.model.encoders import ImageEncoder, build_image_encoder
 from ddcap.settings import EncoderSettings
 
-# Tags for captions without pictures: wrong as often, and in the same way, as those of pictures are. A
+# Tags for captions without images: wrong as often, and in the same way, as those of images are. A
 # tagger's list is a row of confidences, and a confidence says how often such a tag is right. So a list for a
-# caption takes the confidences of a real picture's list; each becomes a concept that the captions name with
+# caption takes the confidences of a real image's list; each becomes a concept that the captions name with
 # that probability, and else one of those that are seen by mistake beside what is there.
 
 FILE_NAME = "concept_noise.safetensors"
 
 _CONFUSIONS = 12
-_PRIOR = 5.0  # pictures that a concept's rates are mixed with, those of all concepts
+_PRIOR = 5.0  # images that a concept's rates are mixed with, those of all concepts
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ConceptNoise:
     """Statistics of the tags of images.
 
     Attributes:
-        confidences: (R, K) of the pictures' tags, highest first, 0 where there are fewer.
+        confidences: (R, K) of the images' tags, highest first, 0 where there are fewer.
         found: (N,) how much of what captions name of a concept is among the tags.
         mistaken: (N,) share of all wrong tags.
         confused: (N, C) concepts most often seen by mistake beside each.
@@ -55,11 +55,11 @@ class ConceptNoise:
 
     @classmethod
     def measure(cls, probabilities: Tensor, named: Tensor, count: int) -> ConceptNoise:
-        """Of pictures whose captions are known.
+        """Of images whose captions are known.
 
         Args:
-            probabilities: (R, N) by taggers that have not seen the pictures.
-            named: (R, N) share of each picture's captions that name a concept.
+            probabilities: (R, N) by taggers that have not seen the images.
+            named: (R, N) share of each image's captions that name a concept.
             count: K.
         """
         tags = strongest(probabilities, count)
@@ -161,7 +161,7 @@ class Tagging:
         vocabulary: the concepts' words.
         weights: of the tagger, by their names in the encoder.
         noise: how tags are wrong.
-        tags_path: tags of the training pictures.
+        tags_path: tags of the training images.
     """
 
     vocabulary: ConceptVocabulary
@@ -201,14 +201,14 @@ def load_tagging(folder: str | Path) -> Tagging:
 
 
 class StoredTags:
-    """Tags of training pictures, by taggers that had not seen them.
+    """Tags of training images, by taggers that had not seen them.
 
     Args:
         path: of `tags.safetensors`.
-        records: the pictures, in the order in which draws count them.
+        records: the images, in the order in which draws count them.
 
     Raises:
-        DataError: if a picture has no tags.
+        DataError: if an image has no tags.
         CheckpointError: if the file is missing or damaged.
     """
 
@@ -226,19 +226,19 @@ class StoredTags:
         self._rows = [row[record.image_id] for record in records]
 
     def read(self, draws: Sequence[Draw]) -> ConceptTokens:
-        """Of each draw's picture and view; a view that was not tagged has the plain one's."""
+        """Of each draw's image and view; a view that was not tagged has the plain one's."""
         rows = torch.tensor([self._rows[draw.record] for draw in draws])
         views = torch.tensor([draw.view if draw.view < self._ids.shape[1] else 0 for draw in draws])
         return ConceptTokens(self._ids[rows, views].long(), self._confidences[rows, views].float())
 
 
 class DrawnTags:
-    """Tags for captions without pictures; the same for the same draw.
+    """Tags for captions without images; the same for the same draw.
 
     Args:
         noise: how tags are wrong.
         vocabulary: finds the concepts that captions name.
-        records: captions of a picture each.
+        records: captions of an image each.
         count: K.
     """
 

@@ -22,7 +22,7 @@ from ddcap.settings import DecodingSettings
 from ddcap.training.loss import batch_features, caption_loss, draw_noise
 
 FEWEST_TO_CHOOSE_BY = 10
-"""Scores of fewer validation pictures say nothing about which model is best; CIDEr of one is always 0."""
+"""Scores of fewer validation images say nothing about which model is best; CIDEr of one is always 0."""
 
 _IMAGES_AT_ONCE = 50
 
@@ -34,9 +34,9 @@ class Validation:
     Attributes:
         loss: mean -log p(x_0 | x_t, y) per token, at fixed noise.
         length_loss: cross-entropy of the length head.
-        cider: of the validation pictures, times 100; None where pycocoevalcap is not installed, or in
+        cider: of the validation images, times 100; None where pycocoevalcap is not installed, or in
             training on text alone.
-        samples: (image id, caption) of the first pictures.
+        samples: (image id, caption) of the first images.
         pictures: how many were validated on.
         unreadable: why others were not, a line each.
     """
@@ -52,7 +52,7 @@ class Validation:
     def score(self) -> float | None:
         """The score that chooses the best checkpoint, higher is better: CIDEr, else the negative loss.
 
-        None if the pictures are too few to choose by: then the newest is kept.
+        None if the images are too few to choose by: then the newest is kept.
         """
         if self.pictures < FEWEST_TO_CHOOSE_BY:
             return None
@@ -73,24 +73,24 @@ def validate(
     between: Callable[[], None] = lambda: None,
     judge_only: bool = False,
 ) -> Validation:
-    """Validate `model` (in evaluation mode) on the first pictures of `data`, always with the same noise.
+    """Validate `model` (in evaluation mode) on the first images of `data`, always with the same noise.
 
-    Several processes share the pictures; each has to call this, and each gets the result of all.
+    Several processes share the images; each has to call this, and each gets the result of all.
 
     Args:
         model: of either kind.
         data: of the validation split.
         tokenizer: of the model.
         decoding: how captions are made.
-        images: pictures to validate on, at most.
+        images: images to validate on, at most.
         samples: captions that are kept.
         device: where the model is.
         processes: this one and the others.
-        between: is called before every batch of pictures, by all processes as often.
+        between: is called before every batch of images, by all processes as often.
         judge_only: the loss is that of the model's own judge.
 
     Raises:
-        DataError: if none of the pictures can be read.
+        DataError: if none of the images can be read.
     """
     totals = torch.zeros(4, dtype=torch.float64)  # loss x tokens, tokens, length loss x captions, captions
     captions: dict[str, str] = {}
@@ -124,7 +124,7 @@ def validate(
             [losses.token * tokens, tokens, losses.length * count, count], dtype=torch.float64
         )
         if features is None:
-            continue  # there is no picture to caption
+            continue  # there is no image to caption
         generator = np.random.default_rng(number)
         result = generate(model, features, decoding, tokenizer.end_id, generator=generator)
         texts = [tokenizer.decode(ids) for ids in result.tokens.tolist()]
@@ -148,7 +148,7 @@ def validate(
 
 
 def _validation_batch(data: CaptionData, records: Sequence[int]) -> CaptionBatch:
-    """The first caption of every picture, plain view."""
+    """The first caption of every image, plain view."""
     return data[tuple(Draw(record, (0,), view=0, epoch=0) for record in records)]
 
 
@@ -157,7 +157,7 @@ def _cider(captions: dict[str, str], records: Sequence[CaptionedImage]) -> float
         return None
     references = {record.image_id: record.captions for record in records}
     try:
-        # the same words as Java's, whose start would cost as much as the validation of a few pictures
+        # the same words as Java's, whose start would cost as much as the validation of a few images
         return score_captions(captions, references, "ptb-python").metrics["CIDEr"]
     except MissingExtraError:
         return None

@@ -18,7 +18,7 @@ const BEAM = 16; // beginnings of words that are followed
  * is left out.
  *
  * @param {import("./model.js").Model} model
- * @param {object} features of the picture
+ * @param {object} features of the image
  * @param {string[]} words of the caption
  * @param {number} place of the word
  * @param {object} wish `guidance`, `ban`

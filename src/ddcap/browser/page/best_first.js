@@ -1,7 +1,7 @@
 // Best-first inference: each step commits the most certain tokens for good; as
 // src/ddcap/decoding/schedulers/best_first.py.
 //
-// Shapes: K captions of one picture, L positions, n of them still MASK, S steps, V words (the id V is MASK).
+// Shapes: K captions of one image, L positions, n of them still MASK, S steps, V words (the id V is MASK).
 
 /** The t at which a caption of `length` tokens has `blanks` MASK positions left. */
 export function timestepForMaskRatio(blanks, length, diffusionSteps) {

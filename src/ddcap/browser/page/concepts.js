@@ -1,4 +1,4 @@
-// What is seen in a picture has a say in what is written; as ConceptEvidence in
+// What is seen in an image has a say in what is written; as ConceptEvidence in
 // src/ddcap/decoding/predictor.py and src/ddcap/data/concepts.py.
 //
 // Shapes: K captions, L positions, N concepts, V words.
@@ -76,7 +76,7 @@ export function withoutConcepts(seen, numbers) {
   return [...found].filter(([concept]) => !numbers.includes(concept));
 }
 
-/** What a picture's concepts say about its captions. */
+/** What an image's concepts say about its captions. */
 export class Evidence {
   /**
    * @param {Array<[number, number]>} seen concepts with their confidences

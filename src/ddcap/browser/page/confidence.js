@@ -23,7 +23,7 @@ export class Confidence {
     }
   }
 
-  /** Probability that a picture is of a kind that the model knows. */
+  /** Probability that an image is of a kind that the model knows. */
   known({ outputs, seen }) {
     const { data, dims: [, positions, width] } = outputs.memory;
     const offset = Float64Array.from({ length: width }, (_, column) => {
@@ -47,7 +47,7 @@ export class Confidence {
    * @param {object} found the decoded caption
    * @param {string} text of it
    * @param {Array<object>} tokens of it before its end
-   * @param {object} features of the picture
+   * @param {object} features of the image
    */
   judge(found, text, tokens, features) {
     const confidences = found.confidences.slice(0, found.length);

@@ -1,4 +1,4 @@
-// Features of a picture to a caption: choose lengths, decode a caption of each, keep the likeliest; as
+// Features of an image to a caption: choose lengths, decode a caption of each, keep the likeliest; as
 // src/ddcap/decoding/generate.py and infilling.py.
 
 import { decodeBestFirst, timestepForMaskRatio } from "./best_first.js";
@@ -18,7 +18,7 @@ export function settingsOf(model, { steps, guidance, length }) {
   return length ? { ...settings, length, exact_length: true, candidates: 1 } : settings;
 }
 
-/** What a picture shows, as far as it is not banned. */
+/** What an image shows, as far as it is not banned. */
 export function featuresWithout(model, features, ban) {
   if (ban.length === 0 || !model.concepts) return features;
   const numbers = ban.map((phrase) => model.concepts.number(phrase)).filter((one) => one !== undefined);
@@ -54,10 +54,10 @@ function nearestLengths(length, count, longest) {
 }
 
 /**
- * Caption one picture.
+ * Caption one image.
  *
  * @param {import("./model.js").Model} model
- * @param {object} features of the picture
+ * @param {object} features of the image
  * @param {object} wish `steps`, `guidance`, `length` and `ban`, all optional
  * @returns {Promise<object[]>} its captions, the likeliest first: tokens, length, confidences, steps, plan
  */
@@ -105,7 +105,7 @@ function likelihood({ tokens, length, confidences }, settings, evidence, endId) 
  * Fill the blanks of a caption: keep the given words, choose width and words of each blank.
  *
  * @param {import("./model.js").Model} model
- * @param {object} features of the picture
+ * @param {object} features of the image
  * @param {Array<number[] | number | null>} template token ids where words are given; where a blank is, its width, or
  *     null if that is not known
  * @param {object} wish `steps`, `guidance` and `ban`
@@ -172,7 +172,7 @@ function fillScore(before, confidences, maskId) {
 }
 
 /**
- * How well all words of captions fit: each token is predicted from all others and the picture, with what
+ * How well all words of captions fit: each token is predicted from all others and the image, with what
  * follows it in its word hidden. As src/ddcap/decoding/scoring.py.
  */
 async function pseudoLogLikelihoods(model, denoiser, captions) {

@@ -26,7 +26,7 @@ class Engine {
   }
 
   send({ number, request, picture }) {
-    // the worker keeps what it saw of the last picture
+    // the worker keeps what it saw of the last image
     this.worker.postMessage({ ...request, number, file: picture === this.given ? undefined : picture });
     this.given = picture;
   }
@@ -68,7 +68,7 @@ class Engine {
       for (const asked of this.waiting.values()) this.send(asked);
     },
     answer: ({ number, times, ...answer }) => {
-      if (answer.captions) machine.textContent = `Picture seen in ${seconds(times.look)}, caption written in ${seconds(times.write)}.`;
+      if (answer.captions) machine.textContent = `Image seen in ${seconds(times.look)}, caption written in ${seconds(times.write)}.`;
       this.settle(number).resolve(answer);
     },
     error: ({ number, message, unreadable }) => {
@@ -79,7 +79,7 @@ class Engine {
 }
 
 const engine = new Engine();
-const ui = new Interface(root, engine, { promise: "The picture never leaves your device." });
+const ui = new Interface(root, engine, { promise: "The image never leaves your device." });
 loading.hidden = false;
 loading.firstElementChild.textContent = "Loading the model";
 if (await isolate(() => ui.picture === null)) engine.start();

@@ -1,6 +1,6 @@
-// The model's ONNX graphs at work on one picture; as src/ddcap/model/onnx_model.py.
+// The model's ONNX graphs at work on one image; as src/ddcap/model/onnx_model.py.
 //
-// Shapes: K captions of the picture, L positions, n of them asked for, P positions of its memory, V words.
+// Shapes: K captions of the image, L positions, n of them asked for, P positions of its memory, V words.
 
 import { Concepts, seenIn } from "./concepts.js";
 import { Tensors } from "./weights.js";
@@ -46,7 +46,7 @@ export class Model {
     return this.sessions[graph].run(inputs);
   }
 
-  /** Features of one picture: the encoder's outputs, what is seen in it, and what speaks for persons. */
+  /** Features of one image: the encoder's outputs, what is seen in it, and what speaks for persons. */
   async encode(pixels) {
     const { size } = this.description.preprocessing;
     const given = { pixels: this.floats(pixels, [1, 3, size, size]) };
@@ -73,7 +73,7 @@ export class Model {
   }
 
   /**
-   * The denoiser at work on captions of a picture.
+   * The denoiser at work on captions of an image.
    *
    * @param {object} features of `encode`
    * @param {number} scale of the guidance; at 1 the image-free branch is not computed
@@ -87,7 +87,7 @@ export class Model {
     return new Denoiser(this, memory, isGuided ? scale : null);
   }
 
-  /** A part of the picture's memory and of the image-free one, of perhaps fewer positions, as two images. */
+  /** A part of the image's memory and of the image-free one, of perhaps fewer positions, as two images. */
   joined(part, free) {
     const [, ...dims] = part.dims;
     const size = part.data.length;
@@ -140,7 +140,7 @@ class Denoiser {
   }
 }
 
-/** p(x_0 | x_t, y) for captions of one picture, with all that has a say in it. */
+/** p(x_0 | x_t, y) for captions of one image, with all that has a say in it. */
 export class Predictor {
   /**
    * @param {Denoiser} denoiser

@@ -1,4 +1,4 @@
-// A picture file to its rows of pixels, upright, as the file has them: no colour profile is applied, since
+// An image file to its rows of pixels, upright, as the file has them: no colour profile is applied, since
 // Pillow applied none when the model learned.
 
 import { checkSize } from "./pixels.js";
@@ -24,7 +24,7 @@ export async function openPicture(file, limits) {
       context = canvas.getContext("2d", { willReadFrequently: true, colorSpace: "srgb" });
       context.imageSmoothingEnabled = false;
     }
-    context.fillStyle = "white"; // shows through where the picture does not cover
+    context.fillStyle = "white"; // shows through where the image does not cover
     context.fillRect(0, 0, width, to - from);
     context.drawImage(bitmap, 0, -from);
     return context.getImageData(0, 0, width, to - from).data;

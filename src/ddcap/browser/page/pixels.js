@@ -1,4 +1,4 @@
-// A picture to the numbers that the image encoder reads, as src/ddcap/data/images.py makes them.
+// An image to the numbers that the image encoder reads, as src/ddcap/data/images.py makes them.
 
 import { resize } from "./resize.js";
 
@@ -11,7 +11,7 @@ export function pixelsOf(source, how) {
   return normalised(how.fit === "crop" ? cropped(source, how) : squashed(source, how), how);
 }
 
-/** Both sides brought to one size; of a long picture the centre. */
+/** Both sides brought to one size; of a long image the centre. */
 export function squashed({ width, height, rows }, { size, largest_squash: largest }) {
   const keptWidth = Math.min(width, height * largest);
   const keptHeight = Math.min(height, width * largest);
@@ -47,7 +47,7 @@ function normalised(bytes, { size, mean, std }) {
   return pixels;
 }
 
-/** Refuse a picture in which there is nothing to describe, or which is too large to decode. */
+/** Refuse an image in which there is nothing to describe, or which is too large to decode. */
 export function checkSize(width, height, limits) {
   const [shorter, longer] = [Math.min(width, height), Math.max(width, height)];
   if (width * height > limits.largest_area) {

@@ -51,7 +51,7 @@ const fixed = (weight) => Math.trunc((weight < 0 ? -0.5 : 0.5) + weight * (1 << 
 const clip = (sum) => Math.min(Math.max(sum >> BITS, 0), 255);
 
 /**
- * Resize a part of a picture: rows and columns one after the other, rounding between the two.
+ * Resize a part of an image: rows and columns one after the other, rounding between the two.
  *
  * The source is read in strips of rows, so that a photograph of 50 million pixels is never in memory twice.
  *

@@ -3,7 +3,7 @@
 /**
  * @param {object} found of generate.js: tokens, length, confidences, steps, plan
  * @param {import("./model.js").Model} model
- * @param {object} features of the picture
+ * @param {object} features of the image
  * @param {import("./confidence.js").Confidence | null} confidence
  * @returns {object} see interface/caption_view.js
  */

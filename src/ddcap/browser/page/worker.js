@@ -1,4 +1,4 @@
-// Where all is computed, so that the page never waits: pictures and wishes come in, captions go out.
+// Where all is computed, so that the page never waits: images and wishes come in, captions go out.
 
 import * as ort from "./onnxruntime/ort.wasm.bundle.min.mjs";
 import { alternatives } from "./alternatives.js";
@@ -13,7 +13,7 @@ import { Tensors } from "./weights.js";
 
 let model = null;
 let confidence = null;
-let features = null; // of the picture that came last
+let features = null; // of the image that came last
 let waiting = Promise.resolve(); // one thing after the other
 
 self.onmessage = ({ data }) => {
@@ -31,7 +31,7 @@ async function handle({ kind, number, file, ...request }) {
     features = null;
     features = await look(file);
   }
-  if (features === null) throw new Error("there is no picture yet");
+  if (features === null) throw new Error("there is no image yet");
   const seen = performance.now();
   const answer = await answers[kind](request);
   const times = { look: seen - start, write: performance.now() - seen };

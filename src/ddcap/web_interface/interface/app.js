@@ -1,9 +1,9 @@
-// What both pages do: a picture comes in, its caption is shown, words are changed, drafts are taken.
+// What both pages do: an image comes in, its caption is shown, words are changed, drafts are taken.
 //
 // Who computes is told apart by one object, the engine: `ask(request)` resolves with an answer. A request is
 // {kind: "caption", picture, ...wish}, {kind: "infill", picture, template, ...wish} or {kind: "alternatives",
 // picture, words, place, ...wish}. Answers are {captions: [...]}, see caption_view.js, or {alternatives: [{word,
-// probability}]}. An error may be `unreadable`: then the picture is none.
+// probability}]}. An error may be `unreadable`: then the image is none.
 
 import { CaptionView } from "./caption_view.js";
 import { PictureInput } from "./picture_input.js";
@@ -88,7 +88,7 @@ export class Interface {
     this.caption();
   }
 
-  /** The picture with other wishes. */
+  /** The image with other wishes. */
   again() {
     if (this.picture !== null) this.caption();
   }
@@ -191,7 +191,7 @@ export class Interface {
   /** The answer to the newest request; null if it came too late, or there is none and it was said why. */
   async ask(request) {
     if (this.picture === null) {
-      this.complain("There is no picture yet. Choose one, or try a sample.");
+      this.complain("There is no image yet. Choose one, or try a sample.");
       return null;
     }
     const number = ++this.number;
@@ -213,7 +213,7 @@ export class Interface {
     this.setState(this.captions.length ? "shown" : "empty");
   }
 
-  /** A picture that is none: nothing of it stays, nor of the one before. */
+  /** An image that is none: nothing of it stays, nor of the one before. */
   refuse(message) {
     this.number++;
     this.picture = null;
@@ -234,7 +234,7 @@ export class Interface {
     this.root.setAttribute("aria-busy", state === "waiting");
     const empty = this.find(".empty");
     empty.hidden = this.captions.length > 0;
-    empty.textContent = state === "waiting" ? "Captioning the picture …" : "The caption appears here, word by word.";
+    empty.textContent = state === "waiting" ? "Captioning the image …" : "The caption appears here, word by word.";
   }
 
   async copy() {

@@ -26,7 +26,7 @@ export class CaptionView {
     this.row.addEventListener("keydown", (event) => this.move(event));
   }
 
-  /** Nothing is there that could be of another picture. */
+  /** Nothing is there that could be of another image. */
   clear() {
     this.stop();
     this.caption = null;

@@ -1,4 +1,4 @@
-// A picture comes in: dropped, pasted, chosen, taken, or one of the samples.
+// An image comes in: dropped, pasted, chosen, taken, or one of the samples.
 
 export class PictureInput {
   /**
@@ -17,7 +17,7 @@ export class PictureInput {
     }
     for (const button of root.querySelectorAll("[data-sample]")) this.offer(button);
     this.find(".photo").addEventListener("error", () => this.showName());
-    // of the page, not of the frame: a picture that misses it must not replace the page
+    // of the page, not of the frame: an image that misses it must not replace the page
     document.addEventListener("paste", ({ clipboardData }) => this.take(clipboardData?.files[0]));
     document.addEventListener("dragover", (event) => {
       if (!isFile(event)) return;
@@ -63,9 +63,9 @@ export class PictureInput {
     const photo = this.find(".photo");
     photo.hidden = false;
     photo.src = this.address;
-    photo.alt = "Your picture";
+    photo.alt = "Your image";
     this.find(".file-name").hidden = true;
-    this.find(".primary span").textContent = "Choose another picture";
+    this.find(".primary span").textContent = "Choose another image";
     this.root.classList.add("has-picture");
     this.onPicture(file);
   }
@@ -78,14 +78,14 @@ export class PictureInput {
     this.find(".file-name").textContent = this.name;
   }
 
-  /** No picture is shown. */
+  /** No image is shown. */
   forget() {
     if (this.address !== null) URL.revokeObjectURL(this.address);
     this.address = null;
     this.find(".photo").hidden = true;
     this.find(".photo").removeAttribute("src");
     this.find(".file-name").hidden = true;
-    this.find(".primary span").textContent = "Choose a picture";
+    this.find(".primary span").textContent = "Choose an image";
     this.root.classList.remove("has-picture");
   }
 }

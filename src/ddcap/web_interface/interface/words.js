@@ -1,7 +1,7 @@
 // What both pages say of a caption: numbers, verdicts, names for screen readers.
 
 const LIMITS = [0.25, 0.5, 0.75, 0.9]; // between the five colours of certainty
-const UNKNOWN = 0.5; // below it, pictures of this kind are not known to the model
+const UNKNOWN = 0.5; // below it, images of this kind are not known to the model
 
 export const DOUBTFUL = "under 30 % of annotators would use this word";
 
@@ -25,7 +25,7 @@ export function levelOf(certainty) {
  */
 export function verdictOf({ sure, known, isChanged }) {
   if (known !== null && known !== undefined && known < UNKNOWN) {
-    return { kind: "guess", text: "Only a guess: the model has not seen pictures like this" };
+    return { kind: "guess", text: "Only a guess: the model has not seen images like this" };
   }
   if (isChanged) return { kind: "changed", text: "Changed by you: there is no estimate for this caption" };
   if (sure === null || sure === undefined) return { kind: "", text: "" };
