@@ -1,11 +1,10 @@
 """Table 1 at the paper's size: the shipped plan, with two processes, all sizes but its own made small."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from two_processes import run_in_two
 
 from ddcap.recipe import load_recipe
 from experiments.plan import load_plan
@@ -43,9 +42,7 @@ def test_two_processes_train_the_rows_and_one_scores_them(
         f"data.cache={tmp_path / 'cache'}",
     ]
     places += [f"encoder.name={tiny_clip_folder}", "tokenizer.source=null"]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
     command = [
-        "ddcap",
         "ablate",
         str(PLAN),
         *small_sizes,
@@ -54,10 +51,9 @@ def test_two_processes_train_the_rows_and_one_scores_them(
         str(tmp_path / "out"),
         "--fast",
     ]
-    done = subprocess.run([sys.executable, *torchrun, *command], capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("## Table 1") == 1 and "3 val images" in done.stdout
-    assert done.stderr.count("starting training") == 4
+    printed, said = run_in_two("import ddcap.__main__", *command, timeout=500)
+    assert printed.count("## Table 1") == 1 and "3 val images" in printed
+    assert said.count("starting training") == 4
     results = load_ablation(tmp_path / "out")
     assert list(results["rows"]) == [*"abcdefg", "twin", "twin_beams"]
     assert set(results["sweeps"]) == {"guidance", "steps"} and len(results["infilling"]) == 3

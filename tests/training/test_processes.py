@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from two_processes import run_in_two
 
 from ddcap.recipe import load_recipe
 from ddcap.training.checkpoint import list_checkpoints
@@ -41,7 +42,6 @@ SHARING = {
     "FSDP2, accumulating": ["training.fsdp=true", "training.gradient_accumulation=2"],
 }
 
-# several trainings in turn: to start two processes takes longer than all of them
 IN_TURN = """
 import json, sys
 from ddcap.machine import leave
@@ -61,11 +61,9 @@ def launch(*command, launcher=TORCHRUN):
     return done.stdout
 
 
-def train_in_two_processes(folder, runs, *, resume=False):
+def train_in_two_processes(runs, *, resume=False):
     """Train with a recipe and changes each, one after the other, in the same two processes."""
-    script = folder / "in_turn.py"
-    script.write_text(IN_TURN)
-    launch(script, json.dumps([[str(recipe), changes, resume] for recipe, changes in runs]))
+    run_in_two(IN_TURN, json.dumps([[str(recipe), changes, resume] for recipe, changes in runs]))
 
 
 def log(output, kind, name):
@@ -97,7 +95,7 @@ def runs(shared_recipe, made_once):
     def make(folder):
         folder.mkdir()
         train(load_recipe(shared_recipe, [*QUIET, f"training.output={folder / 'alone'}"]))
-        train_in_two_processes(folder, [(shared_recipe, changes_for(folder, name, name)) for name in SHARING])
+        train_in_two_processes([(shared_recipe, changes_for(folder, name, name)) for name in SHARING])
 
     return made_once("two_processes", make)
 
@@ -115,7 +113,7 @@ def resumed(runs, shared_recipe, made_once):
             shutil.copytree(folder / f"{name} by one", folder / f"{name} by two")
             undo_a_step(folder / f"{name} by two")
         again = [(shared_recipe, changes_for(folder, f"{name} by two", name)) for name in ("DDP", "FSDP2")]
-        train_in_two_processes(folder, again, resume=True)
+        train_in_two_processes(again, resume=True)
 
     return made_once("two_processes_resumed", make)
 

@@ -1,16 +1,13 @@
 """FSDP2 with two processes on the CPU, over gloo: what each of them holds."""
 
 import json
-import subprocess
-import sys
 
 import pytest
+from two_processes import run_in_two
 
 from ddcap.captioner import Captioner
 
 pytestmark = pytest.mark.slow
-
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 
 SCRIPT = """
 import json, sys, torch
@@ -46,16 +43,13 @@ def reports(shared_recipe, made_once):
 
     def make(folder):
         folder.mkdir()
-        (folder / "script.py").write_text(SCRIPT)
         clip = ["training.fsdp=true", f"training.output={folder / 'clip'}"]
         changes = ["encoder.kind=efficientnet_lite", "encoder.name=lite2", "training.fsdp=true"]
         changes += ["training.gradient_checkpointing=true", "training.mixed_precision=bf16"]
         changes += ["training.epochs=1", f"training.output={folder / 'efficientnet'}"]
         given = json.dumps([str(shared_recipe), str(folder), clip, changes])
-        command = [sys.executable, *TORCHRUN, str(folder / "script.py"), given]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        (folder / "stderr.txt").write_text(done.stderr)
+        _, said = run_in_two(SCRIPT, given)
+        (folder / "stderr.txt").write_text(said)
 
     return made_once("sharded", make)
 

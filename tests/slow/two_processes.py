@@ -1,0 +1,56 @@
+"""Two processes that work on one thing, as torchrun starts them, but that import everything only once.
+
+To start Python and PyTorch three times takes longer than what they do. That torchrun and accelerate start us
+well, and what happens if a process is killed, is tested with them.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+
+FORK = """
+import os, signal, socket, sys
+import ddcap.training.loop, torch._dynamo, transformers.models.clip.modeling_clip
+
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+started = []
+for rank in range(2):
+    process = os.fork()
+    if not process:
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
+        break
+    started.append(process)
+else:
+    failed = False
+    while started:
+        process, status = os.wait()
+        started.remove(process)
+        if status and not failed:  # the other one would wait for it
+            failed = True
+            for other in started:
+                os.kill(other, signal.SIGKILL)
+    sys.exit(failed)
+"""
+
+
+def run_in_two(code, *arguments, timeout=300):
+    """Run `code` with `arguments` in two processes. What they wrote to stdout and stderr."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", FORK + code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, err
+    return out, err
