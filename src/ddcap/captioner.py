@@ -16,9 +16,10 @@ from ddcap.data.concepts import ConceptEdits
 from ddcap.data.images import load_image
 from ddcap.data.sources import ImageSource
 from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.decoding.allowed_tokens import Vocabulary
 from ddcap.decoding.caption import Caption, Concept, ImageResult, PersonsSeen, what_is_seen
 from ddcap.decoding.confidence import Confidence
-from ddcap.decoding.constraints import Constraints, Vocabulary
+from ddcap.decoding.constraints import Constraints
 from ddcap.decoding.finishing import Confident, finish
 from ddcap.decoding.generate import CaptionRequest
 from ddcap.decoding.infilling import infill, parse_template
@@ -33,12 +34,7 @@ from ddcap.model.features import ImageFeatures
 from ddcap.model.generation_config import own_names
 from ddcap.model.loading import Precision, Runtime, check_choice, load_runtime
 from ddcap.model.protocol import CaptioningModel
-from ddcap.publishing import (
-    DEFAULT_MODEL,
-    find_model,
-    push,
-    save_model,
-)
+from ddcap.publishing import DEFAULT_MODEL, find_model, push, save_model
 from ddcap.settings import DecodingSettings
 from ddcap.values import as_text, as_texts, as_whole, as_wholes
 

@@ -9,7 +9,8 @@ from safetensors.numpy import save
 from ddcap import Captioner
 from ddcap.data.concepts import ConceptSpelling
 from ddcap.data.persons import Persons
-from ddcap.decoding.constraints import Constraints, Vocabulary, normalised, words_of
+from ddcap.decoding.allowed_tokens import Vocabulary
+from ddcap.decoding.constraints import Constraints, normalised, words_of
 from ddcap.decoding.predictor import ConceptEvidence, Predictor
 from ddcap.decoding.sampler import Drafts, denoise
 from ddcap.decoding.schedulers.best_first import BestFirstScheduler

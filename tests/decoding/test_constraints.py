@@ -13,14 +13,9 @@ from hypothesis import strategies as st
 from ddcap import Captioner
 from ddcap.commands import main
 from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.decoding.allowed_tokens import ConstrainedCaption, fits
 from ddcap.decoding.constrained import Frame
-from ddcap.decoding.constraints import (
-    ConstrainedCaption,
-    Constraints,
-    banned_in,
-    fits,
-    neutral_words,
-)
+from ddcap.decoding.constraints import Constraints, banned_in, neutral_words
 from ddcap.decoding.generate import constrained_captions
 from ddcap.decoding.sampler import Sampler
 from ddcap.errors import DDCapError

@@ -1,22 +1,19 @@
-"""Best-first inference under constraints: captions to begin with, phrases placed, tokens committed.
+"""Drafts of captions under constraints: their ends are given, and phrases placed. Not in the paper.
 
-Not in the paper; see `decoding/constraints.py`.
-
-Shapes: B captions, L positions, n of them asked for, V words.
+Shapes: B captions, L positions, V words.
 """
 
 from __future__ import annotations
 
-import heapq
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from ddcap.arrays import Array, like, log_sum_exp, to_host
-from ddcap.decoding.constraints import ConstrainedCaption, Constraints, Vocabulary
-from ddcap.decoding.predictor import Predictor, gumbel_scores
-from ddcap.decoding.schedulers.interface import AllowedTokens
+from ddcap.arrays import Array, like, to_host
+from ddcap.decoding.allowed_tokens import ConstrainedCaption, Vocabulary
+from ddcap.decoding.constraints import Constraints
+from ddcap.decoding.predictor import Predictor
 from ddcap.errors import DDCapError
 
 _CHARS = 5.2  # of a token in captions, its space included
@@ -143,106 +140,3 @@ def _place_surest(
             return phrase
     wanted = ", ".join(repr(one) for one in caption.constraints.include)
     raise DDCapError(f"include {wanted}: cannot be included without a banned word; change one of them")
-
-
-def commit_surest(
-    captions: Sequence[AllowedTokens],
-    logits: Array,
-    asked: Array,
-    is_open: np.ndarray,
-    quota: np.ndarray,
-    *,
-    temperature: float = 0.0,
-    generator: np.random.Generator | None = None,
-    distinct: bool = False,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Commit the surest tokens that are allowed; of a position whose token is refused, its next one competes.
-
-    Args:
-        captions: what is allowed in each of B captions; they are told of what is committed.
-        logits: (B, n, V).
-        asked: (B, n) their positions.
-        is_open: (B, n) False at positions that are left alone.
-        quota: (B,) tokens to commit in each caption.
-        temperature: see `guidance.gumbel_scores`.
-        generator: source of randomness.
-        distinct: no token twice in a caption; then fewer than `quota` may be committed.
-
-    Returns:
-        Tokens (B, n), their probabilities, and whether they were committed.
-
-    Raises:
-        DDCapError: if no token is allowed at any position of a caption.
-    """
-    values = to_host(logits).astype(np.float32)
-    values[..., ~captions[0].usable] = -np.inf
-    probabilities = values - log_sum_exp(values)[..., None]
-    scores = gumbel_scores(probabilities, temperature, generator)
-    chosen = scores.argmax(axis=2)
-    certainty = np.exp(np.take_along_axis(probabilities, chosen[..., None], axis=2)[..., 0])
-    committed = np.zeros(chosen.shape, dtype=bool)
-    places = to_host(asked)
-    for row, caption in enumerate(captions):
-        columns = np.flatnonzero(is_open[row]).tolist()
-        if not columns or not quota[row]:
-            continue
-        surest = [
-            (-float(certainty[row, column]), int(places[row, column]), column, int(chosen[row, column]))
-            for column in columns
-        ]
-        done = _Queue(caption, surest, scores[row], probabilities[row]).commit(
-            int(quota[row]), distinct=distinct
-        )
-        if not done:
-            raise DDCapError(
-                "the constraints leave no word for a blank; ban fewer words, or loosen the others"
-            )
-        for column, token, probability in done:
-            chosen[row, column], certainty[row, column] = token, probability
-            committed[row, column] = True
-    return chosen, certainty, committed
-
-
-class _Queue:
-    """Positions of one caption, each with its likeliest token that is not refused yet, the surest first.
-
-    Args:
-        caption: what is allowed in it.
-        surest: for each position -probability, position, column, token.
-        scores: (n, V) by which tokens of a position are tried.
-        probabilities: (n, V) logarithms.
-    """
-
-    def __init__(
-        self,
-        caption: AllowedTokens,
-        surest: list[tuple[float, int, int, int]],
-        scores: np.ndarray,
-        probabilities: np.ndarray,
-    ) -> None:
-        self.caption, self.scores, self.probabilities = caption, scores, probabilities
-        self.heap = surest
-        heapq.heapify(self.heap)
-        self._others: dict[int, Iterator[int]] = {}  # of columns whose likeliest token was refused
-
-    def commit(self, quota: int, *, distinct: bool) -> list[tuple[int, int, float]]:
-        """Column, token and probability of what was committed."""
-        done: list[tuple[int, int, float]] = []
-        while self.heap and len(done) < quota:
-            certainty, place, column, token = heapq.heappop(self.heap)
-            if not self.caption.allows(place, token):
-                self._push_next(place, column)
-            elif not (distinct and any(token == other for _, other, _ in done)):
-                self.caption.commit(place, token)
-                done.append((column, token, -certainty))
-        return done
-
-    def _push_next(self, place: int, column: int) -> None:
-        if column not in self._others:
-            scores = np.where(self.caption.possible(place), self.scores[column], -np.inf)
-            order = np.argsort(-scores, kind="stable")[: int((scores > -np.inf).sum())]
-            self._others[column] = iter(order.tolist())
-        for token in self._others[column]:
-            certainty = float(np.exp(self.probabilities[column, token]))
-            heapq.heappush(self.heap, (-certainty, place, column, token))
-            return

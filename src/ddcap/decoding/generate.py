@@ -10,10 +10,11 @@ import numpy as np
 from ddcap.arrays import Array, array_namespace, device, to_host
 from ddcap.data.concepts import ConceptEdits
 from ddcap.data.images import ImageSource
+from ddcap.decoding.allowed_tokens import Vocabulary
 from ddcap.decoding.caption import Caption, ImageResult
 from ddcap.decoding.confidence import Confidence
 from ddcap.decoding.constrained import Frame, padded, place_phrases
-from ddcap.decoding.constraints import Constraints, Vocabulary
+from ddcap.decoding.constraints import Constraints
 from ddcap.decoding.diverse import diverse_captions
 from ddcap.decoding.finishing import Candidates, Confident, finish
 from ddcap.decoding.sampler import Drafts, Sampler

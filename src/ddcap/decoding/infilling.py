@@ -15,7 +15,8 @@ import numpy as np
 
 from ddcap.arrays import Array, array_namespace, to_host
 from ddcap.data.tokenizer import CaptionTokenizer
-from ddcap.decoding.constraints import ConstrainedCaption, Constraints, Vocabulary
+from ddcap.decoding.allowed_tokens import ConstrainedCaption, Vocabulary
+from ddcap.decoding.constraints import Constraints
 from ddcap.decoding.finishing import Candidates, Judge, judged
 from ddcap.decoding.sampler import Drafts, Sampler
 from ddcap.decoding.scoring import pseudo_log_likelihoods

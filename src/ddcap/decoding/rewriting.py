@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ddcap.data.tokenizer import CaptionTokenizer
+from ddcap.decoding.allowed_tokens import Vocabulary
 from ddcap.decoding.caption import Caption
-from ddcap.decoding.constraints import Constraints, Vocabulary, words_of
+from ddcap.decoding.constraints import Constraints, words_of
 from ddcap.decoding.finishing import Confident, finish
 from ddcap.decoding.infilling import Template, infill
 from ddcap.decoding.scoring import CaptionEvidence, Units, WordEvidence, caption_evidence, units_of

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ddcap.data.sources import ImageSource, is_one_picture, taken
+from ddcap.decoding.allowed_tokens import Vocabulary
 from ddcap.decoding.caption import ImageResult
-from ddcap.decoding.constraints import Vocabulary
 from ddcap.decoding.generate import CaptionRequest, PixelsOrError
 from ddcap.errors import ImageError
 from ddcap.machine import ahead

@@ -1,5 +1,5 @@
-// Text to token ids and back; as src/ddcap/data/tokenizer.py, Vocabulary in src/ddcap/decoding/constraints.py
-// and the templates of src/ddcap/decoding/infilling.py.
+// Text to token ids and back; as src/ddcap/data/tokenizer.py, Vocabulary in decoding/allowed_tokens.py and the
+// templates of decoding/infilling.py.
 
 const MASK = "\0"; // stands for a MASK in a text
 const RUN = /[a-z0-9]+/g;

@@ -12,8 +12,8 @@ from typing import Literal
 import numpy as np
 
 from ddcap.arrays import Array, array_namespace, device, like, log_sum_exp, to_host
-from ddcap.decoding.constrained import commit_surest
 from ddcap.decoding.predictor import choose_tokens
+from ddcap.decoding.schedulers.allowed import commit_surest
 from ddcap.decoding.schedulers.interface import AllowedTokens, ModelOutput, SchedulerOutput
 
 
