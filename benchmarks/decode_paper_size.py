@@ -52,7 +52,8 @@ from ddcap.model.features import ImageFeatures
 from ddcap.model.guidance import guide
 from ddcap.model.onnx_export import export_onnx
 from ddcap.model.onnx_model import OnnxModel
-from ddcap.settings import PRESETS, DecodingSettings, DiffusionSettings
+from ddcap.presets import PRESETS
+from ddcap.settings import DecodingSettings, DiffusionSettings
 
 LENGTH, GUIDANCE = 12, 1.17
 EXACT = DecodingSettings(length=LENGTH, guidance=GUIDANCE)

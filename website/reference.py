@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic.fields import FieldInfo
 
 from ddcap.commands import build_parser
+from ddcap.presets import PRESETS
 from ddcap.recipe import Recipe, ShardSource, TextSource
-from ddcap.settings import PRESETS
 
 _MARKER = re.compile(r"<!-- generated: (\w+) -->")
 

@@ -129,7 +129,7 @@ class Captioner:
     def settings(self, **changes: Any) -> DecodingSettings:
         """The model's decoding settings with `changes`, see `decoding.overrides.overridden`.
 
-        `preset` is "fast" or "best" (see `settings.PRESETS`); other changes override it.
+        `preset` is "fast" or "best" (see `presets.PRESETS`); other changes override it.
 
         Raises:
             RecipeError: if a setting is unknown or wrong.

@@ -52,11 +52,12 @@ def caption_drafts(
     """
     constraints = Constraints(include=tuple(include), ban=tuple(ban))
     sampler, confident = _sampler(captioner, image, constraints, settings)
+    every = sampler.settings.candidates
     with captioner.computing():
         if constraints.is_empty:
-            found = whole_captions(sampler)
+            found = whole_captions(sampler, every)
         else:
-            found = constrained_captions(sampler, constraints, captioner.word_vocabulary)
+            found = constrained_captions(sampler, constraints, captioner.word_vocabulary, wanted=every)
         (drafts,) = finish([found], captioner.tokenizer, wanted=found.per_image, confident=confident)
     return drafts
 

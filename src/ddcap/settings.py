@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -238,6 +238,11 @@ class DecodingSettings(Section):
         description="captions per image, of its likeliest lengths or of those around a fixed one; the "
         "likeliest caption is kept",
     )
+    prune: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(),
+        description="how many candidates of an image go on after the first step, the second, and so on, "
+        "those whose tokens are likeliest so far; []: all",
+    )
     length_penalty: float = Field(
         default=1.0,
         ge=0,
@@ -293,12 +298,23 @@ class DecodingSettings(Section):
             raise ValueError(
                 f"length={self.length!r}: not a length; give a number of tokens, at least 1, or 'predicted'"
             )
-        for name in ("distinct", "block"):
-            if getattr(self, name) and (self.method != "best_first" or self.schedule == "released"):
+        for name in ("distinct", "block", "prune"):
+            value = _plain(getattr(self, name))
+            if value and (self.method != "best_first" or self.schedule == "released"):
                 raise ValueError(
-                    f"{name}={str(getattr(self, name)).lower()}: needs method=best_first and "
+                    f"{name}={str(value).lower()}: needs method=best_first and "
                     "schedule=per_caption; set these, or remove it"
                 )
+        if self.prune and self.block is not None:
+            raise ValueError(
+                f"prune={list(self.prune)} with block={self.block}: candidates are compared by all their "
+                "words, and later blocks have none yet; remove one of the two settings"
+            )
+        if list(self.prune) != sorted(self.prune, reverse=True):
+            raise ValueError(
+                f"prune={list(self.prune)}: a candidate that was dropped does not come back; give numbers "
+                "that do not grow, such as [3, 2]"
+            )
         if self.order != "probability" and self.method != "best_first":
             raise ValueError(f"order={self.order}: needs method=best_first; change one of them")
         if self.exact_length and self.candidates > 1:
@@ -353,36 +369,17 @@ class DecodingSettings(Section):
                     f"length={self.length}: an autoregressive model chooses the length itself; remove it, or "
                     "set exact_length=true"
                 )
-            for name in ("guidance", "steps", "schedule", "length_rule", "candidates"):
+            for name in ("guidance", "steps", "schedule", "length_rule", "candidates", "prune"):
                 if getattr(self, name) != getattr(plain, name):
                     raise ValueError(
-                        f"{name}={getattr(self, name)}: does not apply to an autoregressive model; "
-                        f"set it to {getattr(plain, name)}"
+                        f"{name}={_plain(getattr(self, name))}: does not apply to an autoregressive model; "
+                        f"set it to {_plain(getattr(plain, name))}"
                     )
 
 
-_PARALLEL: dict[str, Any] = {"method": "best_first", "schedule": "per_caption", "distinct": True}
-
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "diffusion": {
-        "fast": {**_PARALLEL, "steps": 4, "guidance": 1.0},
-        "best": {**_PARALLEL, "steps": 10},
-    },
-    "autoregressive": {"fast": {"beams": 1}, "best": {"beams": 5}},
-}
-"""Decoding settings by kind of model and preset; for their speed and scores see docs/performance.md."""
-
-
-def preset_settings(name: str, kind: str) -> dict[str, Any]:
-    """The settings of a preset for a kind of model.
-
-    Raises:
-        RecipeError: if there is no preset of that name.
-    """
-    presets = PRESETS[kind]
-    if name not in presets:
-        raise RecipeError(f"preset={name!r}: use one of {', '.join(presets)}")
-    return presets[name]
+def _plain(value: Any) -> Any:
+    """Return a value as YAML writes it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 # Plain values to typed settings and back. An error is one line.

@@ -12,8 +12,10 @@ from ddcap.data.persons import Persons
 from ddcap.decoding.allowed_tokens import Vocabulary
 from ddcap.decoding.constraints import Constraints, normalised, words_of
 from ddcap.decoding.predictor import ConceptEvidence, Predictor
+from ddcap.decoding.pruning import Pruning
 from ddcap.decoding.sampler import Drafts, denoise
 from ddcap.decoding.schedulers.best_first import BestFirstScheduler
+from ddcap.decoding.trace import evidence
 from ddcap.decoding.words import words_in
 from ddcap.model.quantization import quantise_state
 
@@ -221,6 +223,66 @@ def test_best_first_steps_on_recorded_numbers(node, captioner, photos, steps, di
         for step, positions in enumerate(row["steps"]):
             changed = np.nonzero(result.history[step, number] != result.history[step + 1, number])[0]
             assert sorted(positions) == changed.tolist()
+
+
+PRUNED = """
+const { decodeBestFirst } = await page("best_first.js");
+const { Pruning } = await page("pruning.js");
+let step = 0;
+const predictor = { maskId: data.mask, predict: () => {
+  const { chosen, log_probability: logProbability } = data.recorded[step++];
+  return { chosen, logProbability };
+} };
+const { tokens, lengths, settings, diffusionSteps } = data;
+const score = ({ length, confidences }) =>
+  confidences.slice(0, length).reduce((sum, value) => sum + Math.log(value), 0) / length ** 1.2;
+const pruning = new Pruning(data.prune, score);
+const told = [];
+const follower = { step: (rows) => { pruning.step(rows); told.push([...pruning.dropped].sort()); } };
+await decodeBestFirst(predictor, tokens, lengths, settings, { diffusionSteps, pruning: follower });
+tell(told);
+"""
+
+
+@pytest.mark.parametrize("prune", [[], [4, 4, 2], [3, 3, 3, 1], [2]])
+def test_the_same_candidates_are_pruned(node, captioner, photos, prune):
+    """After each step of a photograph's candidates, on numbers recorded in Python."""
+    model = captioner.model
+    own = model.denoising_steps(captioner.features([photos[2]]), with_image_free=False)
+    recorded, dropped = [], []
+
+    class Recorder:
+        vocabulary_size, self_conditions = own.vocabulary_size, False
+
+        def likeliest(self, tokens, timestep, lengths, positions, added, scale):
+            chosen, log_probability = own.likeliest(tokens, timestep, lengths, positions, added, scale)
+            recorded.append(
+                {"chosen": chosen.ravel().tolist(), "log_probability": log_probability.ravel().tolist()}
+            )
+            return chosen, log_probability
+
+    class Told(Pruning):
+        def step(self, tokens, confidences):
+            super().step(tokens, confidences)
+            dropped.append(np.flatnonzero(~self.survives).tolist())
+
+    lengths = np.array([11, 12, 10, 13, 9])
+    tokens = np.where(np.arange(13) < lengths[:, None], model.mask_id, 0)
+    pruning = Told(prune or (5,), 5, 5, lambda _, sure: evidence(sure, lengths, 1.2), wanted=5)
+    scheduler = BestFirstScheduler(model.config.diffusion.steps, model.mask_id, distinct=True)
+    denoise(Predictor(Recorder(), lengths), Drafts(tokens, lengths, 5), scheduler, 10, pruning=pruning)
+    found = node(
+        PRUNED,
+        mask=model.mask_id,
+        recorded=recorded,
+        tokens=tokens.tolist(),
+        lengths=lengths.tolist(),
+        settings={"steps": 10, "distinct": True},
+        diffusionSteps=model.config.diffusion.steps,
+        prune=prune,
+    )
+    assert found == dropped and len(found) >= 10
+    assert len(found[-1]) == 5 - (prune[-1] if prune else 5)
 
 
 def test_weights_are_unpacked_as_in_python(node):

@@ -107,6 +107,13 @@ def decoding_arguments() -> argparse.ArgumentParser:
         "--length, use the lengths nearest to it",
     )
     group.add_argument(
+        "--prune",
+        type=_prune,
+        metavar="NUMBERS",
+        help="let so many candidates go on after the first step, the second, and so on: '4,2'; 'none' drops "
+        "none",
+    )
+    group.add_argument(
         "--temperature", type=float, help="sample at this temperature; 0 takes the likeliest token"
     )
     decoding.add_argument(
@@ -231,9 +238,20 @@ def decoding_changes(options: argparse.Namespace) -> dict[str, Any]:
     """The decoding settings of the command line; None for those not given."""
     names = [
         *("preset", "method", "steps", "guidance", "length", "candidates", "temperature", "beams"),
-        *("block", "absence", "persons", "judge_weight", "edit_rounds"),
+        *("prune", "block", "absence", "persons", "judge_weight", "edit_rounds"),
     ]
     return {name: getattr(options, name) for name in names}
+
+
+def _prune(text: str) -> tuple[int, ...]:
+    if text == "none":
+        return ()
+    try:
+        return tuple(int(one) for one in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} does not say how many candidates go on; write numbers such as '4,2', or 'none'"
+        ) from None
 
 
 def _length(text: str) -> int | str:

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ddcap.arrays import Array, array_namespace, device, to_host
+import numpy as np
+
+from ddcap.arrays import Array, array_namespace, like, to_host
 from ddcap.data.concepts import ConceptVocabulary
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.caption import Caption, build_captions
@@ -68,26 +70,32 @@ class Candidates:
         result: B captions.
         per_image: K.
         scores: (B,) higher is better; None leaves them as they came.
+        survives: (B,) False for those that were pruned and rank behind the others; None for none.
     """
 
     result: DecodingResult
     per_image: int
     scores: Array | None
+    survives: np.ndarray | None = None
 
     @property
     def row(self) -> int:
         """The best caption of the first picture."""
-        return 0 if self.scores is None else int(to_host(self.scores)[: self.per_image].argmax())
+        return 0 if self.scores is None else int(self._order()[0, 0])
 
     def best(self, wanted: int = 1) -> DecodingResult:
         """Of each picture's candidates the `wanted` best, in that order; equal ones as they came."""
         if self.scores is None:
             return self.result
-        xp = array_namespace(self.scores)
-        scores = xp.reshape(self.scores, (-1, self.per_image))
-        order = xp.argsort(scores, axis=1, descending=True, stable=True)[:, :wanted]
-        first = xp.arange(scores.shape[0], device=device(order))[:, None] * self.per_image
-        return self.result.select(xp.reshape(first + order, (-1,)))
+        order = self._order()[:, :wanted]
+        first = np.arange(len(order))[:, None] * self.per_image
+        return self.result.select(like((first + order).reshape(-1), self.scores))
+
+    def _order(self) -> np.ndarray:
+        """(I, K) each picture's candidates, the best first."""
+        scores = to_host(self.scores).reshape(-1, self.per_image)
+        survives = np.ones_like(scores) if self.survives is None else self.survives.reshape(scores.shape)
+        return np.lexsort((-scores, ~survives.astype(bool)), axis=1)
 
 
 @dataclass(frozen=True)

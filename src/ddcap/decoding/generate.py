@@ -106,8 +106,9 @@ def whole_captions(sampler: Sampler, wanted: int = 1, bias: np.ndarray | None = 
 
     Args:
         sampler: of the pictures.
-        wanted: captions of each image that are to be compared, at least; each has another length if lengths
-            are predicted or `settings.candidates` asks for several.
+        wanted: captions of each image that are wanted, at least; so many are finished, even if the settings
+            prune more. Each has another length if lengths are predicted or `settings.candidates` asks for
+            several.
         bias: (I, V) is added to the logits of all positions of a diffusion model's captions.
     """
     model, settings, images = sampler.model, sampler.settings, sampler.features.images
@@ -115,7 +116,8 @@ def whole_captions(sampler: Sampler, wanted: int = 1, bias: np.ndarray | None = 
     tokens = start_tokens(lengths, model.mask_id)
     if settings.exact_length:
         tokens[:, -1] = sampler.end_id  # all captions have this length
-    drafts = Drafts(tokens, lengths, len(lengths) // images, may_end=not settings.exact_length)
+    per_image = len(lengths) // images
+    drafts = Drafts(tokens, lengths, per_image, may_end=not settings.exact_length, wanted=wanted)
     return sampler.candidates(drafts, bias)
 
 
@@ -138,7 +140,7 @@ def constrained_captions(
         constraints: what captions have to be like.
         vocabulary: of the tokenizer.
         lengths: of the captions of every image, in this order; then none is compared with another.
-        wanted: captions of each image that are to be compared, at least.
+        wanted: captions of each image that are wanted, at least; see `whole_captions`.
         bias: (I, V) is added to the logits of all positions.
 
     Raises:
@@ -165,7 +167,7 @@ def constrained_captions(
     def drafts() -> Drafts:
         sizes = model.as_array(np.array([len(caption.tokens) for caption in captions]))
         tokens = model.as_array(padded(captions))
-        return Drafts(tokens, sizes, len(of_images[0]), may_end=False, allowed=captions)
+        return Drafts(tokens, sizes, len(of_images[0]), may_end=False, allowed=captions, wanted=wanted)
 
     if frame.phrases:
         last = model.as_array(np.full(len(captions), model.config.diffusion.steps - 1))

@@ -8,7 +8,8 @@ from typing import Any
 from ddcap.errors import RecipeError
 from ddcap.model.config import ModelConfig
 from ddcap.model.generation_config import own_names
-from ddcap.settings import DecodingSettings, dump_settings, parse_settings, preset_settings
+from ddcap.presets import preset_settings
+from ddcap.settings import DecodingSettings, dump_settings, parse_settings
 from ddcap.values import as_text
 
 
@@ -47,9 +48,11 @@ def _given_up(given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that exclude given ones, at values that do not; a model or preset that has others yields."""
     plain: dict[str, Any] = {}
     if given.get("method", "best_first") != "best_first":
-        plain.update(distinct=False, order="probability")
+        plain.update(distinct=False, order="probability", prune=())
     if given.get("schedule") == "released":
-        plain.update(distinct=False)
+        plain.update(distinct=False, prune=())
+    if given.get("block") is not None:
+        plain.update(prune=())
     if given.get("temperature") or given.get("method", "left_to_right") != "left_to_right":
         plain.update(beams=1)
     return plain

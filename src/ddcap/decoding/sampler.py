@@ -20,10 +20,11 @@ from ddcap.arrays import Array, array_namespace, device, like, to_host
 from ddcap.decoding.finishing import Candidates, Judge, judged
 from ddcap.decoding.judging import ModelJudge, UnlikelyWords
 from ddcap.decoding.predictor import ConceptEvidence, Predictor
+from ddcap.decoding.pruning import Pruning
 from ddcap.decoding.schedulers.best_first import BestFirstScheduler
 from ddcap.decoding.schedulers.blocks import BlockScheduler
 from ddcap.decoding.schedulers.interface import AllowedTokens, Scheduler, SchedulerOutput
-from ddcap.decoding.trace import DecodingResult
+from ddcap.decoding.trace import DecodingResult, evidence, until
 from ddcap.errors import DDCapError
 from ddcap.model.features import ImageFeatures
 from ddcap.model.protocol import CaptioningModel, DenoisingModel, DenoisingSteps
@@ -40,6 +41,7 @@ class Drafts:
         per_image: K.
         may_end: whether a wanted word may be the end token; words given behind it would be lost.
         allowed: of each caption, which tokens may stand where; None allows all.
+        wanted: how many of a picture's captions are wanted, the best of them; None wants each for itself.
     """
 
     tokens: Array
@@ -47,6 +49,19 @@ class Drafts:
     per_image: int = 1
     may_end: bool = True
     allowed: Sequence[AllowedTokens] | None = None
+    wanted: int | None = None
+
+    def select(self, rows: np.ndarray, per_image: int) -> Drafts:
+        """The drafts `rows` (I * per_image,), without the padding that only others need."""
+        places = like(rows, self.tokens)
+        lengths, allowed = self.lengths[places], self.allowed
+        return replace(
+            self,
+            tokens=self.tokens[places, : int(lengths.max())],
+            lengths=lengths,
+            per_image=per_image,
+            allowed=None if allowed is None else [allowed[row] for row in rows.tolist()],
+        )
 
 
 class DecodingState:
@@ -80,6 +95,21 @@ class DecodingState:
         self._step_confidences.append(everywhere)
         self._timesteps.append(timesteps)
 
+    def predicted(self, places: Array, found: SchedulerOutput) -> tuple[Array, Array]:
+        """Tokens and confidences (B, L) if all MASKs became what the last step predicted.
+
+        Args:
+            places: (B',) captions of the step.
+            found: what came of it.
+        """
+        xp, guess = array_namespace(self.tokens), found.pred_original_sample
+        tokens, confidences = xp.asarray(self.tokens, copy=True), xp.asarray(self.confidences, copy=True)
+        longest = guess.shape[1]
+        is_open = guess != tokens[places, :longest]
+        tokens[places, :longest] = guess
+        confidences[places, :longest] = xp.where(is_open, found.probability, confidences[places, :longest])
+        return tokens, confidences
+
     def result(self) -> DecodingResult:
         """The record, after at least one step."""
         timesteps = like(np.stack(self._timesteps), self.tokens)
@@ -94,6 +124,7 @@ def denoise(
     scheduler: Scheduler,
     steps: int | None = None,
     generator: np.random.Generator | None = None,
+    pruning: Pruning | None = None,
 ) -> DecodingResult:
     """Run a scheduler: predict, step, repeat.
 
@@ -106,6 +137,8 @@ def denoise(
         scheduler: of the steps.
         steps: asked-for number of steps; None leaves it to the scheduler.
         generator: source of randomness, of schedulers that draw.
+        pruning: who of the candidates goes on; None for all. Captions that it drops keep their MASKs. It
+            needs a scheduler that says what is predicted in place of each MASK.
     """
     state = DecodingState(drafts.tokens, drafts.lengths)
     scheduler.set_timesteps(steps, drafts.tokens, drafts.lengths)
@@ -113,7 +146,10 @@ def denoise(
     rows = np.arange(len(sizes))
     places = like(rows, drafts.tokens)
     while not scheduler.is_done:
-        kept = running_captions(scheduler.running, drafts.per_image)
+        is_decoded = None if pruning is None else pruning.is_decoded
+        if is_decoded is not None and not (scheduler.running & is_decoded).any():
+            break
+        kept = running_captions(scheduler.running, drafts.per_image, is_decoded)
         if len(kept) < len(rows):
             rows, places = kept, like(kept, drafts.tokens)
             part = predictor.select(places)
@@ -134,20 +170,26 @@ def denoise(
             allowed=None if allowed is None else [allowed[row] for row in rows.tolist()],
         )
         state.advance(places, found, timesteps)
+        if pruning is not None:
+            pruning.step(*state.predicted(places, found))
     return state.result()
 
 
-def running_captions(is_running: np.ndarray, captions_per_image: int) -> np.ndarray:
+def running_captions(
+    is_running: np.ndarray, captions_per_image: int, is_decoded: np.ndarray | None = None
+) -> np.ndarray:
     """(B',) captions to go on with: those that are running, and as many of each image as of the others.
 
     Args:
         is_running: (B,) grouped by image.
         captions_per_image: B is a multiple of it.
+        is_decoded: (B,) False for captions that are dropped; None for none.
     """
-    running = is_running.reshape(-1, captions_per_image)
-    most = max(1, int(running.sum(axis=1).max()))
-    kept = np.sort(np.argsort(~running, axis=1, kind="stable")[:, :most], axis=1)  # (I, K')
-    return (kept + np.arange(len(running))[:, None] * captions_per_image).reshape(-1)
+    decoded = np.ones_like(is_running) if is_decoded is None else is_decoded
+    order = np.where(decoded, np.where(is_running, 0, 1), 2).reshape(-1, captions_per_image)
+    most = max(1, int((order == 0).sum(axis=1).max()))
+    kept = np.sort(np.argsort(order, axis=1, kind="stable")[:, :most], axis=1)  # (I, K')
+    return (kept + np.arange(len(order))[:, None] * captions_per_image).reshape(-1)
 
 
 class Editor(Protocol):
@@ -221,8 +263,15 @@ class Sampler:
             watch=self.watch,
         )
 
-    def fill(self, drafts: Drafts, bias: np.ndarray | None = None) -> DecodingResult:
+    def fill(
+        self, drafts: Drafts, bias: np.ndarray | None = None, pruning: Pruning | None = None
+    ) -> DecodingResult:
         """Fill every MASK of the drafts, by the decoder that the settings name; given words stay.
+
+        Args:
+            drafts: to be filled.
+            bias: (I, V) is added to the logits of a picture's captions.
+            pruning: who of the candidates goes on; the result is without those that are decoded no further.
 
         Raises:
             DDCapError: if the decoder cannot keep to the allowed tokens, or no token is allowed.
@@ -230,7 +279,10 @@ class Sampler:
         self._check(drafts)
         if self.model.config.model.kind == "autoregressive":
             return self._left_to_right(drafts)
-        result = self._denoised(drafts, bias)
+        result = self._denoised(drafts, bias, pruning)
+        if pruning is not None and pruning.saves:
+            result = result.select(like(pruning.rows, result.tokens))
+            drafts = drafts.select(pruning.rows, pruning.survivors)
         return result if self.editor is None else self._edited(self.editor, drafts, result, bias)
 
     def scores(self, result: DecodingResult, per_image: int) -> Array:
@@ -243,10 +295,16 @@ class Sampler:
         return scores
 
     def candidates(self, drafts: Drafts, bias: np.ndarray | None = None) -> Candidates:
-        """Fill drafts and score what came of them; one candidate of a picture needs no score."""
-        result = self.fill(drafts, bias)
+        """Fill drafts and score what came of them; one candidate of a picture needs no score.
+
+        Candidates that are pruned are left out; where too many are wanted for that, they rank behind.
+        """
+        pruning = self._pruning(drafts)
+        result = self.fill(drafts, bias, pruning)
+        if pruning is not None and pruning.saves:
+            drafts, pruning = drafts.select(pruning.rows, pruning.survivors), None
         scores = self.scores(result, drafts.per_image) if drafts.per_image > 1 else None
-        return Candidates(result, drafts.per_image, scores)
+        return Candidates(result, drafts.per_image, scores, None if pruning is None else pruning.survives)
 
     def _check(self, drafts: Drafts) -> None:
         if drafts.allowed is None:
@@ -261,10 +319,25 @@ class Sampler:
                 "order=probability"
             )
 
-    def _denoised(self, drafts: Drafts, bias: np.ndarray | None) -> DecodingResult:
+    def _pruning(self, drafts: Drafts) -> Pruning | None:
+        """Who of the drafts goes on, if the settings prune and the best of several are wanted."""
+        plan = self.settings.prune
+        if not plan or drafts.wanted is None or drafts.per_image == 1:
+            return None
+        concepts, weight = self.concepts(drafts.per_image), self.settings.concept_weight
+
+        def score(tokens: Array, confidences: Array) -> Array:
+            found = evidence(confidences, drafts.lengths, self.settings.length_penalty)
+            return found if concepts is None else found + weight * concepts.said(until(tokens, self.end_id))
+
+        return Pruning(plan, len(drafts.lengths), drafts.per_image, score, drafts.wanted)
+
+    def _denoised(
+        self, drafts: Drafts, bias: np.ndarray | None, pruning: Pruning | None = None
+    ) -> DecodingResult:
         scheduler = scheduler_of(self.model, self.settings)
         predictor = self.predictor(drafts, bias)
-        return denoise(predictor, drafts, scheduler, self.settings.steps, self.generator)
+        return denoise(predictor, drafts, scheduler, self.settings.steps, self.generator, pruning)
 
     def _edited(
         self, editor: Editor, drafts: Drafts, result: DecodingResult, bias: np.ndarray | None

@@ -55,23 +55,12 @@ class DecodingResult:
         return DecodingResult(**{name: to_host(value) for name, value in vars(self).items()})
 
     def evidence(self, length_penalty: float = 1.0) -> Array:
-        """(B,) how likely the model finds each caption: log-probability / tokens ** length_penalty.
-
-        The logarithm sums over the tokens, each as probable as it was when it was committed. Without a
-        penalty (0) short captions win; 1 gives the mean per token. Source: the length penalty of beam search,
-        Wu et al. 2016, in its plain form.
-        """
-        xp = array_namespace(self.tokens)
-        places = xp.arange(self.tokens.shape[1], device=device(self.tokens))
-        is_token = places < self.lengths[:, None]  # (B, L)
-        total = xp.sum(xp.where(is_token, xp.log(xp.clip(self.confidences, min=1e-30)), 0.0), axis=1)
-        return total / xp.astype(self.lengths, xp.float32) ** length_penalty
+        """(B,) how likely the model finds each caption, see `evidence`."""
+        return evidence(self.confidences, self.lengths, length_penalty)
 
     def until(self, end_id: int) -> Array:
         """(B, L) the tokens, with end tokens from the first one on."""
-        xp = array_namespace(self.tokens)
-        ended = xp.cumulative_sum(xp.astype(self.tokens == end_id, xp.int64), axis=1) > 0
-        return xp.where(ended, end_id, self.tokens)
+        return until(self.tokens, end_id)
 
     def select(self, rows: Array) -> DecodingResult:
         """The captions `rows` (n,), in that order, without the padding that only others need."""
@@ -119,6 +108,32 @@ class DecodingResult:
             ),
             timesteps=other.timesteps,
         )
+
+
+def evidence(confidences: Array, lengths: Array, length_penalty: float = 1.0) -> Array:
+    """(B,) log-probability of captions / tokens ** length_penalty.
+
+    The logarithm sums over the tokens, each as probable as it was when it was committed. Without a penalty
+    (0) short captions win; 1 gives the mean per token. Source: the length penalty of beam search, Wu et al.
+    2016, in its plain form.
+
+    Args:
+        confidences: (B, L) probability of each token; what lies past the lengths is not read.
+        lengths: (B,).
+        length_penalty: see above.
+    """
+    xp = array_namespace(confidences)
+    places = xp.arange(confidences.shape[1], device=device(confidences))
+    is_token = places < lengths[:, None]  # (B, L)
+    total = xp.sum(xp.where(is_token, xp.log(xp.clip(confidences, min=1e-30)), 0.0), axis=1)
+    return total / xp.astype(lengths, xp.float32) ** length_penalty
+
+
+def until(tokens: Array, end_id: int) -> Array:
+    """(B, L) tokens, with end tokens from the first one on."""
+    xp = array_namespace(tokens)
+    ended = xp.cumulative_sum(xp.astype(tokens == end_id, xp.int64), axis=1) > 0
+    return xp.where(ended, end_id, tokens)
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ import torch
 from ddcap.data.batches import CaptionData, Draw
 from ddcap.data.records import CaptionedImage, fold_of
 from ddcap.data.tokenizer import CaptionTokenizer
-from ddcap.decoding.generate import start_tokens, whole_captions
+from ddcap.decoding.generate import generate, start_tokens
 from ddcap.decoding.left_to_right import decode_left_to_right
-from ddcap.decoding.sampler import Sampler, concept_evidence
+from ddcap.decoding.sampler import concept_evidence
 from ddcap.decoding.trace import DecodingResult
 from ddcap.errors import DataError, RecipeError
 from ddcap.evaluation.hallucination import thing_words
@@ -168,7 +168,7 @@ def _captions_of(
         result = _beams(model, features, tokenizer.end_id, beams)
     else:
         settings = replace(model.config.decoding, candidates=beams)
-        result = whole_captions(Sampler(model, features, settings, tokenizer.end_id)).best(beams)
+        result = generate(model, features, settings, tokenizer.end_id, captions_per_image=beams)
     texts = [tokenizer.decode(row) for row in result.until(tokenizer.end_id).tolist()]
     each = len(texts) // features.images
     return {numbers[place]: texts[row * each : (row + 1) * each] for row, place in enumerate(batch.places)}

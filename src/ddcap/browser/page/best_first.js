@@ -52,10 +52,13 @@ function dropDuplicates(committed, words) {
  * @param {number[][]} captions token ids, each as long as the longest
  * @param {number[]} lengths of each
  * @param {{steps: number | null, distinct: boolean}} settings of decoding
- * @param {object} options `diffusionSteps` T; `constrained` the same captions where only some tokens are allowed
+ * @param {object} options `diffusionSteps` T; `constrained` the same captions where only some tokens are allowed;
+ *     `pruning`, which is told of every step
  * @returns {Promise<Array<object>>} of each caption its tokens, their confidences, its steps and their plan
  */
-export async function decodeBestFirst(predictor, captions, lengths, settings, { diffusionSteps, constrained }) {
+export async function decodeBestFirst(
+  predictor, captions, lengths, settings, { diffusionSteps, constrained, pruning },
+) {
   const mask = predictor.maskId;
   const rows = captions.map((tokens, row) => {
     const blanks = tokens.filter((token) => token === mask).length;
@@ -75,10 +78,11 @@ export async function decodeBestFirst(predictor, captions, lengths, settings, { 
       constrained === undefined,
     );
     running.forEach((one, number) => {
-      const guesses = constrained === undefined
+      const { guesses, predicted } = constrained === undefined
         ? surest(one, asked[number], prediction, number, due[number].quota, settings.distinct, mask)
         : constrained[one.row].commitSurest(
           asked[number], prediction, number, due[number].quota, settings.distinct);
+      one.predicted = predicted.filter(({ position }) => guesses.every((guess) => guess.position !== position));
       for (const { position, token, certainty } of guesses) {
         one.tokens[position] = token;
         one.confidences[position] = certainty;
@@ -86,6 +90,7 @@ export async function decodeBestFirst(predictor, captions, lengths, settings, { 
       one.blanks -= guesses.length;
       one.steps.push(guesses);
     });
+    pruning?.step(rows);
   }
   return rows;
 }
@@ -95,7 +100,7 @@ function masksFirst(tokens, mask) {
   return [...places.filter((place) => tokens[place] === mask), ...places.filter((place) => tokens[place] !== mask)];
 }
 
-/** What a step commits of a caption: position, token and certainty, the surest first. */
+/** What a step commits of a caption, the surest first, and what is predicted: position, token and certainty. */
 function surest(one, asked, { chosen, logProbability }, number, quota, distinct, mask) {
   const [words, certainty] = [[], []];
   asked.forEach((position, column) => {
@@ -106,5 +111,6 @@ function surest(one, asked, { chosen, logProbability }, number, quota, distinct,
   const blanks = asked.filter((position) => one.tokens[position] === mask);
   let committed = topKConfident(blanks, certainty, quota);
   if (distinct) committed = dropDuplicates(committed, words);
-  return committed.map((position) => ({ position, token: words[position], certainty: certainty[position] }));
+  const told = (position) => ({ position, token: words[position], certainty: certainty[position] });
+  return { guesses: committed.map(told), predicted: blanks.map(told) };
 }

@@ -63,6 +63,8 @@ export class ConstrainedCaption {
    * @param {number} row of this caption in it
    * @param {number} quota tokens to commit
    * @param {boolean} distinct no token twice
+   * @returns {{guesses: object[], predicted: object[]}} what is committed, the surest first, and what is predicted
+   *     without a look at what is allowed: position, token and certainty
    */
   commitSurest(asked, { logits, size }, row, quota, distinct) {
     const queue = [];
@@ -72,6 +74,7 @@ export class ConstrainedCaption {
       const scores = this.usableLogProbabilities(logits.subarray(from, from + size));
       queue.push({ position, scores, order: null, ...likeliest(scores) });
     });
+    const predicted = queue.map(({ position, token, certainty }) => ({ position, token, certainty }));
     const done = [];
     while (queue.length > 0 && done.length < quota) {
       queue.sort((one, other) => other.certainty - one.certainty || one.position - other.position);
@@ -89,7 +92,7 @@ export class ConstrainedCaption {
       done.push({ position: best.position, token: best.token, certainty: best.certainty });
     }
     if (done.length === 0) throw new Error("the banned words leave no word for a blank; ban fewer words");
-    return done;
+    return { guesses: done, predicted };
   }
 
   usableLogProbabilities(logits) {

@@ -5,6 +5,7 @@ import { decodeBestFirst, timestepForMaskRatio } from "./best_first.js";
 import { Evidence, withoutConcepts } from "./concepts.js";
 import { ConstrainedCaption, lengthsNear, logSumExp, patternOf } from "./constrained.js";
 import { Predictor } from "./model.js";
+import { Pruning } from "./pruning.js";
 
 const WIDEST_BLANK = 4; // tokens tried for a blank
 const MOST_CANDIDATES = 64; // combinations of widths decoded at once
@@ -59,7 +60,8 @@ function nearestLengths(length, count, longest) {
  * @param {import("./model.js").Model} model
  * @param {object} features of the image
  * @param {object} wish `steps`, `guidance`, `length` and `ban`, all optional
- * @returns {Promise<object[]>} its captions, the likeliest first: tokens, length, confidences, steps, plan
+ * @returns {Promise<object[]>} its captions, the likeliest first, and pruned ones last: tokens, length, confidences,
+ *     steps, plan
  */
 export async function caption(model, features, wish = {}) {
   const settings = settingsOf(model, wish);
@@ -83,10 +85,14 @@ export async function caption(model, features, wish = {}) {
     ? captions.map((tokens, row) => new ConstrainedCaption(pattern, model.vocabulary, tokens.slice(0, lengths[row]), []))
     : undefined;
   const predictor = new Predictor(denoiser, evidence, !isExact);
+  const score = (one) => likelihood(one, settings, evidence, endId);
+  const pruning = new Pruning(settings.prune ?? [], score);
   const rows = await decodeBestFirst(
-    predictor, captions, lengths, settings, { diffusionSteps: model.diffusionSteps, constrained });
-  const scores = rows.map((one) => likelihood(one, settings, evidence, endId));
-  const order = [...rows.keys()].sort((one, other) => scores[other] - scores[one] || one - other);
+    predictor, captions, lengths, settings, { diffusionSteps: model.diffusionSteps, constrained, pruning });
+  const scores = rows.map(score);
+  const behind = (row) => Number(pruning.dropped.has(row));
+  const order = [...rows.keys()].sort(
+    (one, other) => behind(one) - behind(other) || scores[other] - scores[one] || one - other);
   return order.map((row) => rows[row]);
 }
 

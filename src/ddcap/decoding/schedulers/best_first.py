@@ -242,7 +242,8 @@ class BestFirstScheduler:
         if self.distinct or allowed is not None:
             quotas[rows] = to_host(xp.sum(xp.astype(committed, xp.int64), axis=1))
         self._count(quotas)
-        return SchedulerOutput(xp.where(committed, words, sample), probability)
+        predicted = xp.where(sample == self.mask_id, words, sample)
+        return SchedulerOutput(xp.where(committed, words, sample), probability, predicted)
 
     def _chosen(
         self, model_output: ModelOutput, generator: np.random.Generator | None

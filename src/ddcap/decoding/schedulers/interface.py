@@ -44,10 +44,13 @@ class SchedulerOutput:
     Attributes:
         prev_sample: (B', L) the sample of the next step.
         probability: (B', L) of the token that the model predicted at each position; 0 where none was.
+        pred_original_sample: (B', L) the sample with what the model predicted where it was asked, in place of
+            MASK; None of a scheduler that does not say it.
     """
 
     prev_sample: Array
     probability: Array
+    pred_original_sample: Array | None = None
 
 
 class AllowedTokens(Protocol):
