@@ -115,17 +115,24 @@ def operations(model, features, **settings):
 
 
 def test_the_operations_of_pytorch(tiny_model, features):
-    """Against a count by hand: blocks at all positions, the head at MASK positions, the rest once."""
+    """Against a count by hand: blocks at all positions; behind the last one's keys, MASK only."""
     shape, length, images = tiny_model.config.model, 6, features.images
     width, seen = shape.width, features.memory.shape[1]
-    block = images * length * 2 * (4 + 2 + 8) * width**2  # self-attention, cross-attention, MLP
-    head = sum(images * blanks * 2 * width * tiny_model.mask_id for blanks in range(1, length + 1))
-    step = shape.layers * block  # the counter does not see into the fused attention
+    in_keys, behind = (
+        3,
+        1 + 2 + 8,
+    )  # products (width, width): queries, keys, values; output, cross-attention, MLP
+    unit = images * 2 * width**2
+
+    def step(blanks):  # the counter does not see into the fused attention
+        everywhere = (shape.layers - 1) * (in_keys + behind) + in_keys
+        head = images * blanks * 2 * width * tiny_model.mask_id
+        return unit * (everywhere * length + behind * blanks) + head
+
     once = operations(tiny_model, features, length=length, guidance=1.0, steps=1, distinct=False)
     full = operations(tiny_model, features, length=length, guidance=1.0)
-    first_head = images * length * 2 * width * tiny_model.mask_id
-    memory = once - step - first_head  # the picture's keys and values, and the timesteps' table
-    assert full == length * step + head + memory
+    memory = once - step(length)  # the picture's keys and values, and the timesteps' table
+    assert full == sum(step(blanks) for blanks in range(1, length + 1)) + memory
     positions = images * seen
     keys_values = positions * 2 * width * 2 * width * shape.layers
     projection = positions * 2 * shape.projection_hidden * (features.memory.shape[2] + width)

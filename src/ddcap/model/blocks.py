@@ -73,6 +73,13 @@ class MemoryKeysValues:
         return MemoryKeysValues(layers, torch.cat([self.mask, F.pad(other.mask, (0, missing))]))
 
 
+def at_positions(values: Tensor, asked: Tensor) -> Tensor:
+    """(B, ..., L, w) to (B, ..., n, w): the rows at positions `asked` (B, n)."""
+    index = asked[:, None, :, None] if values.ndim == 4 else asked[:, :, None]
+    shape = (*values.shape[:-2], asked.shape[1], values.shape[-1])
+    return values.gather(values.ndim - 2, index.expand(shape))
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention with a boolean mask, over the words before, too, where they are given."""
 
@@ -89,6 +96,7 @@ class SelfAttention(nn.Module):
         self_attn_mask: Tensor | None,
         packing: Packing | None = None,
         past: KeysValues | None = None,
+        asked: Tensor | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """The output and the keys and values of all positions so far.
 
@@ -97,6 +105,7 @@ class SelfAttention(nn.Module):
             self_attn_mask: broadcast to (B, 1, L, positions so far); None: everybody to all.
             packing: of the real positions.
             past: keys and values of the positions before these.
+            asked: (B, n) positions whose output is wanted; None: of all. The mask is (B, 1, L, L) then.
         """
         both = self.query_key_value(hidden)
         if packing is not None:
@@ -104,6 +113,9 @@ class SelfAttention(nn.Module):
         query, key, value = (split_heads(part, self.heads) for part in both.chunk(3, dim=2))  # (B, H, L, D/H)
         if past is not None:
             key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
+        if asked is not None:
+            query = at_positions(query, asked)
+            self_attn_mask = None if self_attn_mask is None else at_positions(self_attn_mask, asked)
         attended = attend(query, key, value, self_attn_mask, dropout=self.dropout if self.training else 0.0)
         joined = join_heads(attended)
         return self.output(joined if packing is None else packing.pack(joined)), (key, value)
@@ -180,6 +192,7 @@ class Block(nn.Module):
         time: Tensor | tuple[ScaleShift, ScaleShift, ScaleShift] | None = None,
         packing: Packing | None = None,
         past: KeysValues | None = None,
+        asked: Tensor | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """One block, and its self-attention's keys and values.
 
@@ -191,10 +204,14 @@ class Block(nn.Module):
             time: (B, D) of the timestep, for norms that read it; or what each of the three makes of it.
             packing: of the real positions.
             past: see `SelfAttention.forward`.
+            asked: (B, n) positions that are wanted; of the others only keys and values are computed.
+                None: all.
         """
         times = time if isinstance(time, tuple) else (time, time, time)
         normed = self.norm_self(hidden, times[0], packing)
-        attended, past = self.self_attention(normed, self_attn_mask, packing, past)
+        attended, past = self.self_attention(normed, self_attn_mask, packing, past, asked)
+        if asked is not None:
+            hidden = at_positions(hidden, asked)
         hidden = hidden + self.dropout(attended)
         if keys_values is not None:
             normed = self.norm_cross(hidden, times[1], packing)

@@ -84,6 +84,7 @@ class DDCapModel(StoredModel):
         scale_shift: Tensor | None = None,
         guess: Tensor | None = None,
         is_read: Tensor | None = None,
+        asked: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (B, L, D) of noised captions, which `denoiser.logits` turns into p(x_0 | x_t, y).
 
@@ -98,6 +99,7 @@ class DDCapModel(StoredModel):
                 -1 is none.
             is_read: (B,) captions that a shared judge reads: `noised_tokens` are those of `shifted`, and
                 every position sees only itself and those before it.
+            asked: (B, n) positions whose states (B, n, D) are wanted, not in training; None: all.
         """
         positions = torch.arange(noised_tokens.shape[1], device=noised_tokens.device)
         is_padding = positions >= lengths.unsqueeze(1)  # (B, L)
@@ -123,7 +125,16 @@ class DDCapModel(StoredModel):
             Packing(is_padding) if self.training else None
         )  # captions decoded together are about as long
         states: Tensor = self.denoiser(
-            noised_tokens, timestep, keys_values, attn_mask, following, packing, scale_shift, guess, is_read
+            noised_tokens,
+            timestep,
+            keys_values,
+            attn_mask,
+            following,
+            packing,
+            scale_shift,
+            guess,
+            is_read,
+            asked,
         )
         return states
 
@@ -289,9 +300,10 @@ class TorchSteps:
             timestep, lengths = timestep.repeat(2), lengths.repeat(2)
             guess = None if guess is None else guess.repeat(2, 1)
         tokens = self.model.extended(tokens, lengths, self.model.mask_id)
-        hidden = self.model(tokens, timestep, lengths, self.keys_values, self.scale_shift, guess)  # (B, L, D)
-        asked = hidden.gather(1, positions.unsqueeze(2).expand(-1, -1, hidden.shape[2]))  # (B, n, D)
-        logits = self.model.denoiser.logits(asked).float()
+        hidden = self.model(
+            tokens, timestep, lengths, self.keys_values, self.scale_shift, guess, asked=positions
+        )  # (B, n, D)
+        logits = self.model.denoiser.logits(hidden).float()
         if not self.with_image_free:
             return logits, None
         with_image, without = logits.chunk(2)

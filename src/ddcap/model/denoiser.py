@@ -62,8 +62,9 @@ class Denoiser(BlockStack):
         scale_shift: Tensor | None = None,
         guess: Tensor | None = None,
         is_read: Tensor | None = None,
+        asked: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states of every caption position; `logits` turns them into a prediction.
+        """Hidden states of caption positions; `logits` turns them into a prediction.
 
         Args:
             noised_tokens: (B, L) x_t.
@@ -78,9 +79,11 @@ class Denoiser(BlockStack):
                 only those at MASK are read.
             is_read: (B,) captions that are read from left to right, for models with a shared judge. They are
                 not told how many tokens follow.
+            asked: (B, n) positions whose states are wanted, without a packing; None: all. What the others
+                would get from the last block is then not computed.
 
         Returns:
-            (B, L, D).
+            (B, L, D), or (B, n, D).
         """
         time: Any = F.silu(self.timestep_embedding(timestep)) if scale_shift is None else None  # (B, D)
         embedded = self._embed(noised_tokens)  # (B, L, D)
@@ -106,7 +109,8 @@ class Denoiser(BlockStack):
                 of_norms = scale_shift[number][:, timestep].unsqueeze(2)  # (6, B, 1, D)
                 parts = of_norms.unbind()
                 time = tuple(zip(parts[:3], parts[3:], strict=True))
-            hidden, _ = self.run_block(block, hidden, layer, *masks, time=time, packing=packing)
+            last = asked if number == len(self.blocks) - 1 else None
+            hidden, _ = self.run_block(block, hidden, layer, *masks, time=time, packing=packing, asked=last)
         normed: Tensor = self.final_norm(hidden)
         return normed if packing is None else packing.unpack(normed)
 

@@ -126,10 +126,9 @@ class _Step(nn.Module):
             lengths.reshape(-1),
             MemoryKeysValues(layers, *memory[count:]),
             self.modulations,
+            asked=positions.reshape(images * captions, -1),
         )
-        places = positions.reshape(images * captions, -1)
-        rows = torch.arange(images * captions).unsqueeze(1)
-        logits: Tensor = self.model.denoiser.logits(hidden[rows, places])
+        logits: Tensor = self.model.denoiser.logits(hidden)
         return logits.reshape(images, captions, -1, logits.shape[2])
 
 
