@@ -64,7 +64,7 @@ def test_the_best_of_those_go_on_whose_drafts_are_best(tiny_model, features, ste
         assert found.tokens[image, :length].tolist() == every[best].tokens[image, :length].tolist()
         torch.testing.assert_close(found.confidences[image, :length], every[best].confidences[image, :length])
     plain = made(tiny_model, features)
-    assert (found.evidence(1.2) <= plain.evidence(1.2)).all()
+    assert (found.evidence(1.2) <= plain.evidence(1.2) + 1e-5).all()
     if left == 1:
         assert not torch.equal(found.lengths, plain.lengths)  # it does something
 

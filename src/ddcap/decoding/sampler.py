@@ -320,7 +320,7 @@ class Sampler:
             )
 
     def _pruning(self, drafts: Drafts) -> Pruning | None:
-        """Who of the drafts goes on, if the settings prune and the best of several are wanted."""
+        """Prune the drafts, if the settings say so and the best of several are wanted; else None."""
         plan = self.settings.prune
         if not plan or drafts.wanted is None or drafts.per_image == 1:
             return None
