@@ -104,6 +104,7 @@ class DecodingState:
         """
         xp, guess = array_namespace(self.tokens), found.pred_original_sample
         tokens, confidences = xp.asarray(self.tokens, copy=True), xp.asarray(self.confidences, copy=True)
+        assert guess is not None  # settings prune with such schedulers only
         longest = guess.shape[1]
         is_open = guess != tokens[places, :longest]
         tokens[places, :longest] = guess
