@@ -59,7 +59,7 @@ class Counted:
     ],
 )
 def test_the_default_on_seven_photographs(photos, settings, steps, positions, asked):
-    """Recorded: steps, caption positions computed, and those whose words are, of four candidates each, some pruned.
+    """Recorded: steps, caption positions computed, and those whose words are, of four candidates each.
 
     Three in a hundred more are let through: other processors round otherwise, and a rounded confidence can
     make a caption take one step more.
