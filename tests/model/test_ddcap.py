@@ -50,6 +50,20 @@ def test_asked_positions_are_those_of_all(model, features):
     assert torch.equal(some.length_logits, everything.length_logits)
 
 
+@pytest.mark.parametrize("asked", [[[0, 1, 2]] * 4, [[5, 0, 2], [4, 4, 1], [3, 0, 5], [2, 2, 2]], [[1]] * 4])
+def test_states_of_some_positions_are_those_among_all(model, features, asked):
+    """Positions in any order, repeated ones and padding too; the last block leaves the others out."""
+    asked, sizes = torch.tensor(asked), []
+    mlp = model.denoiser.blocks[-1].mlp
+    hook = mlp.register_forward_hook(lambda _, given, __: sizes.append(given[0].shape[1]))
+    with torch.no_grad():
+        arguments = (TOKENS, TIMESTEP, LENGTHS, model.project_memory(features))
+        everywhere, some = model(*arguments), model(*arguments, asked=asked)
+    hook.remove()
+    torch.testing.assert_close(some, everywhere[torch.arange(4).unsqueeze(1), asked])
+    assert sizes == [TOKENS.shape[1], asked.shape[1]]
+
+
 def test_padding_is_not_read(model, features):
     other = torch.where(torch.arange(6) < LENGTHS.unsqueeze(1), TOKENS, 17)
     real = torch.arange(6) < LENGTHS.unsqueeze(1)
