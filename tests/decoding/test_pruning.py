@@ -6,7 +6,8 @@ import torch
 
 from ddcap import Captioner
 from ddcap.choices import caption_drafts
-from ddcap.decoding.constraints import Constraints, Vocabulary
+from ddcap.decoding.allowed_tokens import Vocabulary
+from ddcap.decoding.constraints import Constraints
 from ddcap.decoding.generate import constrained_captions, generate, nearest_lengths, whole_captions
 from ddcap.decoding.infilling import infill, parse_template
 from ddcap.decoding.pruning import Pruning
