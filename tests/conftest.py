@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side, and tensors this small gain nothing
@@ -14,6 +17,7 @@ from filelock import FileLock
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
+from ddcap.captioner import Captioner
 from ddcap.commands import main
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.model.config import ModelConfig, read_config
@@ -46,6 +50,17 @@ for _profile, _examples in (("few", 100), ("thousands", 6000)):
 settings.load_profile("few")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start with the tests of exported graphs: the longest, and all in one process, so that none waits."""
+    exported = {"tiny_graphs_folder", "shallow_graphs_folder"}
+
+    def is_later(item: pytest.Item) -> bool:
+        asks = item.path.stem in ("test_onnx_judge", "test_integer_products")  # for either, as they run
+        return not asks and not exported & set(getattr(item, "fixturenames", ()))
+
+    items.sort(key=is_later)  # the others keep their order
+
+
 MakeOnce = Callable[[str, Callable[[Path], object]], Path]
 
 
@@ -53,14 +68,16 @@ MakeOnce = Callable[[str, Callable[[Path], object]], Path]
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
     """A function (name, make) -> the folder that `make` wrote, once for all processes of a test run.
 
-    A test that changes something there copies it first.
+    With DDCAP_MADE_ONCE, a folder, it is made once for all runs that have the same one: CI's two. A test that
+    changes something there copies it first.
     """
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    once = Path(os.environ.get("DDCAP_MADE_ONCE") or shared / "once")
 
     def made_once(name: str, make: Callable[[Path], object]) -> Path:
-        folder, done = shared / "once" / name, shared / "once" / f"{name}.done"
-        folder.parent.mkdir(exist_ok=True)
+        folder, done = once / name, once / f"{name}.done"
+        once.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not done.exists():
                 shutil.rmtree(folder, ignore_errors=True)  # what a test that was stopped has left
@@ -180,14 +197,60 @@ def tiny_model_folder(tiny_clip_folder: Path, tiny_tokenizer: CaptionTokenizer, 
 
 @pytest.fixture(scope="session")
 def tiny_graphs_folder(tiny_model_folder: Path, made_once: MakeOnce) -> Path:
-    """The model of `tiny_model_folder` with its ONNX graphs, in float32."""
+    """The model of `tiny_model_folder` and a judge of its own, with their ONNX graphs, in float32."""
     pytest.importorskip("onnxscript")
-    words = ["export", str(tiny_model_folder), "--onnx", "--dtype", "float32"]
 
     def export(folder: Path) -> None:
-        assert main([*words, str(folder)]) == 0
+        plain = DDCapModel.from_pretrained(tiny_model_folder)
+        settings = replace(plain.config.model, judge="own", judge_layers=1)
+        model = DDCapModel(replace(plain.config, model=settings), plain.encoder)
+        model.load_state_dict(plain.state_dict(), strict=False)
+        assert model.judge is not None
+        for weight in model.judge.parameters():
+            _randomise(weight)
+        judged = folder.with_name("tiny_judged")
+        model.save_pretrained(judged)
+        CaptionTokenizer.load(tiny_model_folder).save(judged)
+        assert main(["export", str(judged), str(folder), "--onnx", "--dtype", "float32"]) == 0
 
     return made_once("tiny_graphs", export)
+
+
+def _randomise(weight: torch.nn.Parameter) -> None:
+    """Give a part of a judge numbers as large as trained ones: at first it judges as all words are."""
+    weight.data.normal_(std=0.3, generator=torch.Generator().manual_seed(weight.numel()))
+
+
+@pytest.fixture(scope="session")
+def onnx_command() -> str:
+    """The command with which docs/performance.md writes ONNX graphs."""
+    page = (PHOTOS.parents[1] / "docs" / "performance.md").read_text()
+    (command,) = re.findall(r"^ddcap export .*--onnx.*$", page, re.M)
+    return str(command)
+
+
+@pytest.fixture(scope="session")
+def shallow_graphs_folder(onnx_command: str, made_once: MakeOnce) -> Path:
+    """What `onnx_command` makes of the default model with one of its four blocks, which also judges.
+
+    The encoder, the concepts, the vocabulary and the width are the default's, the weights are integers.
+    """
+    pytest.importorskip("onnxscript")
+
+    def export(folder: Path) -> None:
+        captioner = Captioner.from_pretrained(runtime="torch")
+        model = captioner.model
+        settings = replace(model.config.model, layers=1, judge="shared")
+        model.config = replace(model.config, model=settings)
+        model.denoiser.blocks = model.denoiser.blocks[:1]
+        model.denoiser.reading_embedding = torch.nn.Parameter(torch.empty(settings.width))
+        _randomise(model.denoiser.reading_embedding)
+        shallow = folder.with_name("shallow_default")
+        captioner.save(shallow)
+        words = {"MODEL": str(shallow), "FOLDER": str(folder)}
+        assert main([words.get(word, word) for word in shlex.split(onnx_command)[1:]]) == 0
+
+    return made_once("shallow_graphs", export)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import runpy
 import shlex
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -104,28 +103,17 @@ def workplace(tmp_path_factory, small_photos, captions_json, tiny_model_folder):
     return here
 
 
-@pytest.fixture(scope="module")
-def shallow_default(tmp_path_factory):
-    """The default model with the first of its four blocks only: its graphs are traced in half the time."""
-    captioner = Captioner.from_pretrained(runtime="torch")
-    model = captioner.model
-    model.config = replace(model.config, model=replace(model.config.model, layers=1))
-    model.denoiser.blocks = model.denoiser.blocks[:1]
-    folder = tmp_path_factory.mktemp("shallow") / "default"
-    captioner.save(folder)
-    return str(folder)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("command", commands())
-def test_every_command_in_the_documents_runs(command, workplace, request, monkeypatch, capsys, tmp_path):
+def test_every_command_in_the_documents_runs(
+    command, workplace, request, onnx_command, monkeypatch, capsys, tmp_path
+):
     """As it stands there, but on the CPU and without the metrics that take Java long.
 
     Of a training or an ablation every setting is read; that they run is tested for every recipe and plan.
     """
     monkeypatch.chdir(workplace)
-    model = request.getfixturevalue("shallow_default") if " --onnx" in command else "default"
-    words = [{"MODEL": model, "cuda": "cpu"}.get(word, word) for word in shlex.split(command)]
+    words = [{"MODEL": "default", "cuda": "cpu"}.get(word, word) for word in shlex.split(command)]
     words = [word.replace("owner/name", str(tmp_path / "pushed")) for word in words[1:]]
     words = [name for word in words for name in (sorted(glob.glob(word)) if "*" in word else [word])]
     options = build_parser().parse_args(words)
@@ -138,6 +126,9 @@ def test_every_command_in_the_documents_runs(command, workplace, request, monkey
         assert options.port == 8000  # tests/serve runs it
     elif "ray" in words:
         assert options.engine == "ray"  # tests/bulk/test_ray.py runs it
+    elif command == onnx_command:
+        folder = request.getfixturevalue("shallow_graphs_folder")  # it has written that
+        assert Captioner.from_pretrained(folder, precision="int8", runtime="onnx")("photo.jpg")[0].text
     elif "--web" in words:
         assert (options.web, options.model) == (True, "default")  # tests/browser writes it
     elif words[0] == "ablate":

@@ -247,19 +247,23 @@ def test_bf16_and_cached_features_train(recipe_file, tmp_path):
 
 
 @pytest.mark.slow
-def test_compiled_blocks_train_alike(recipe_file, tmp_path, monkeypatch):
+def test_compiled_blocks_train_alike(recipe_file, tiny_clip_folder, tmp_path, monkeypatch):
     """Compiled, they draw other numbers for dropout, so that is off."""
     if shutil.which("c++") is None and shutil.which("g++") is None:
         pytest.skip("no C++ compiler")
     from torch._inductor import config
+    from transformers import CLIPVisionModelWithProjection
 
     # a compiler for every core would import torch, and code for vectors takes the longest to compile
     monkeypatch.setattr(config, "compile_threads", 1)
     monkeypatch.setattr(config.cpp, "simdlen", 1)
     torch.compiler.reset()
+    clip = tmp_path / "clip"  # of one layer: behind a layer that trains, the next is compiled anew
+    CLIPVisionModelWithProjection.from_pretrained(tiny_clip_folder, num_hidden_layers=1).save_pretrained(clip)
     for compiled in ("false", "true"):
         changes = [f"training.compile={compiled}", f"training.output={tmp_path / compiled}"]
-        train(load_recipe(recipe_file, [*changes, "model.dropout=0", "training.epochs=1"]))
+        changes += [f"encoder.name={clip}", "model.dropout=0", "training.epochs=1"]
+        train(load_recipe(recipe_file, changes))
     plain, compiled = weights(tmp_path / "false"), weights(tmp_path / "true")
     assert plain.keys() == compiled.keys()
     for name in plain:
