@@ -77,7 +77,9 @@ def test_a_length_together_with_candidates_is_the_middle_of_theirs(captioner, ph
 
 
 def test_presets_are_settings_that_others_win_over(captioner, tiny_ar_folder, photos):
-    assert captioner.settings(preset="fast") == captioner.settings(steps=4, guidance=1.0, distinct=True)
+    fast = {"steps": 4, "guidance": 1.0, "distinct": True, "prune": (3, 2)}
+    assert captioner.settings(preset="fast") == captioner.settings(**fast)
+    assert captioner.settings(preset="fast", prune=()).prune == captioner.settings(preset="best").prune == ()
     assert captioner.settings(preset="best").guidance == captioner.decoding.guidance
     assert captioner.settings(preset="best", steps=2).steps == 2
     assert len(captioner(photos[0], preset="fast", length=12)[0].trace.frames) < 12
