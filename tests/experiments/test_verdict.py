@@ -195,3 +195,16 @@ def test_the_blind_read_of_distillation_counts_as_the_page_says():
     assert f"better {fluency[student]} times, the teacher's {fluency[teacher]} times" in page
     together = Counter(pair["fidelity" if pair["fidelity"] != "same" else "fluency"] for pair in pairs)
     assert f"Together it is {together[student]} to {together[teacher]}." in page
+
+
+def test_the_blind_read_of_own_captions_counts_as_the_page_says():
+    content = json.loads((DOCS / "results" / "blind_read_own_captions.json").read_text())
+    page = (DOCS / "research" / "experiments.md").read_text()
+    old, new = content["rows"]
+    pairs = content["pairs"]
+    assert f"In a blind read of {len(pairs)} COCO images" in page
+    fidelity, fluency = (Counter(pair[name] for pair in pairs) for name in ("fidelity", "fluency"))
+    assert f"truer {fidelity[old]} times and the new one {fidelity[new]} times" in page
+    assert f"better {fluency[old]} times, the new one's {fluency[new]} times" in page
+    together = Counter(pair["fidelity" if pair["fidelity"] != "same" else "fluency"] for pair in pairs)
+    assert f"together it is {together[old]} to {together[new]} " in page
