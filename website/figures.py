@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from ddcap import Captioner
+from ddcap.decoding.generate import nearest_lengths
 from ddcap.files import replacing, write_text
 from ddcap.model.attention_mask import self_attn_mask
 from website.appearing import caption_appears
@@ -155,7 +156,11 @@ def lengths(decoded: Decoded) -> Figure:
     found = decoded.by_length(list(range(6, 17)))
     figure = new_figure(9.6, 3.9)
     axes = figure.subplots()
-    tried = {near for near in range(9, 14)}
+    settings = decoded.captioner.decoding
+    assert isinstance(settings.length, int)  # the default decodes lengths around a fixed one
+    tried = nearest_lengths(
+        settings.length, settings.candidates, decoded.captioner.model.config.model.max_length
+    )
     for row, (length, text, score) in enumerate(found):
         is_own = text == decoded.caption.text and length == decoded.caption.length
         axes.barh(row, score, color=TEAL if is_own else "#99c9d1" if length in tried else GRID, height=0.7)
