@@ -181,11 +181,12 @@ def random_features(images: int) -> ImageFeatures:
 
 def released_loop(model: DDCapModel, features: ImageFeatures) -> Tensor:
     """The authors' way of best-first inference, plainly: nothing is kept from step to step."""
-    images, steps = features.images, model.config.diffusion.steps
-    tokens = torch.full((images, LENGTH), model.mask_id)
-    lengths, no_image = torch.full((images,), LENGTH), torch.zeros(images, dtype=torch.bool)
+    images, steps, device = features.images, model.config.diffusion.steps, features.memory.device
+    tokens = torch.full((images, LENGTH), model.mask_id, device=device)
+    lengths = torch.full((images,), LENGTH, device=device)
+    no_image = torch.zeros(images, dtype=torch.bool, device=device)
     for step in range(LENGTH):
-        timestep = torch.full((images,), min((LENGTH - step) * steps // LENGTH, steps - 1))
+        timestep = torch.full((images,), min((LENGTH - step) * steps // LENGTH, steps - 1), device=device)
         branches = []
         for use_image in (None, no_image):
             keys_values = model.project_memory(features, use_image)
@@ -198,9 +199,10 @@ def released_loop(model: DDCapModel, features: ImageFeatures) -> Tensor:
     return tokens
 
 
-def hugging_face(model: Any, features: ImageFeatures) -> Tensor:
-    """Greedy captions of exactly `LENGTH` tokens."""
-    limits = {"min_new_tokens": LENGTH, "max_new_tokens": LENGTH, "do_sample": False, "num_beams": 1}
+def hugging_face(model: Any, features: ImageFeatures, **options: Any) -> Tensor:
+    """Greedy captions of exactly `LENGTH` tokens; `options` are those of transformers' `generate`."""
+    limits: dict[str, Any] = {"min_new_tokens": LENGTH, "max_new_tokens": LENGTH, "do_sample": False}
+    limits.update(num_beams=1, **options)
     if isinstance(model, transformers.BlipForConditionalGeneration):
         start = torch.full((features.images, 1), model.config.text_config.bos_token_id)
         found: Tensor = model.text_decoder.generate(
@@ -210,9 +212,9 @@ def hugging_face(model: Any, features: ImageFeatures) -> Tensor:
     seen = BaseModelOutput(last_hidden_state=features.memory)
     found = model.generate(
         encoder_outputs=seen,
-        decoder_start_token_id=50_256,
-        eos_token_id=50_256,
-        pad_token_id=50_256,
+        decoder_start_token_id=model.decoder.config.vocab_size - 1,
+        eos_token_id=model.decoder.config.vocab_size - 1,
+        pad_token_id=model.decoder.config.vocab_size - 1,
         **limits,
     )
     return found

@@ -22,7 +22,7 @@ from torch import Tensor
 from ddcap.captioner import Captioner
 from ddcap.data.batches import CaptionBatch
 from ddcap.machine import describe_machine
-from ddcap.model import ddcap, denoiser
+from ddcap.model import blocks, ddcap
 from ddcap.model.features import ImageFeatures
 from ddcap.training.loss import Noise, caption_loss, draw_noise
 
@@ -73,7 +73,7 @@ def main() -> None:
     for _ in range(options.runs + 1):
         for pads, fuses in itertools.product((True, False), repeat=2):
             packing = patch.object(ddcap, "Packing", lambda _: None) if pads else patch.dict({})
-            attention = patch.object(denoiser, "attend", fused) if fuses else patch.dict({})
+            attention = patch.object(blocks, "attend", fused) if fuses else patch.dict({})
             with packing, attention:
                 times.setdefault((pads, fuses), []).append(step())
     medians = {key: statistics.median(values[1:]) for key, values in times.items()}
