@@ -27,7 +27,8 @@ def test_an_infilled_caption_says_how_sure_it_is(captioner, photos):
 def test_a_given_word_can_be_doubtful(captioner, photos):
     right, wrong = (captioner.infill(photos[4], f"a ___ {word} on a ___") for word in ("cup", "zebra"))
     assert "zebra" in wrong.doubtful and "cup" not in right.doubtful
-    assert wrong.sure < right.sure and wrong.faithful < right.faithful
+    # `sure` reads how sure the model was of its tokens, and given ones are certain; `faithful` also what is seen
+    assert wrong.faithful < 0.9 * right.faithful
 
 
 def test_concepts_that_a_person_names_do_not_make_it_surer(captioner, photos):
