@@ -1,4 +1,4 @@
-"""What a GPU does: a training step and captions at the paper's size, and the default's captions.
+"""Measure a GPU: a training step and captions at the paper's size, and the default's captions.
 
     python benchmarks/gpu.py [--device cuda] [--output gpu.json]
 
@@ -249,7 +249,7 @@ def _times(job: Callable[[], object], runs: int, device: torch.device) -> dict[s
 
 
 def _error_of(job: Callable[[], object]) -> str | None:
-    """What went wrong, if anything did: an hour of a GPU is not lost to one way."""
+    """Run a job and tell what went wrong, if anything did: one way does not cost the others their GPU."""
     try:
         job()
     except Exception as error:

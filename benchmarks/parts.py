@@ -1,4 +1,4 @@
-"""Where the time of a caption goes, beside what this machine could do at most.
+"""Time the parts of a caption, beside what this machine could do at most.
 
     python benchmarks/parts.py [--photos FOLDER] [--rounds 9]
 
