@@ -27,7 +27,7 @@ def test_an_infilled_caption_says_how_sure_it_is(captioner, photos):
 def test_a_given_word_can_be_doubtful(captioner, photos):
     right, wrong = (captioner.infill(photos[4], f"a ___ {word} on a ___") for word in ("cup", "zebra"))
     assert "zebra" in wrong.doubtful and "cup" not in right.doubtful
-    # `sure` reads how sure the model was of its tokens, and given ones are certain; `faithful` also what is seen
+    # `sure` counts given tokens as certain; `faithful` also reads what is seen
     assert wrong.faithful < 0.9 * right.faithful
 
 
