@@ -123,12 +123,12 @@ def test_so_many_are_finished_as_are_wanted(tiny_model, features):
 
 def test_of_equals_the_first_go_on():
     pruning = Pruning((3, 3, 1), 8, 4, lambda _, confidences: confidences)
-    pruning.step(None, np.array([1.0, 2, 1, 1, 3, 0, 3, 3]))
+    pruning.step(lambda: (None, np.array([1.0, 2, 1, 1, 3, 0, 3, 3])))
     assert pruning.rows.tolist() == [0, 1, 2, 4, 6, 7] and pruning.survivors == 3
-    pruning.step(None, np.zeros(8))
-    pruning.step(None, np.array([0.0, 0, 0, 9, 1, 9, 2, 2]))
+    pruning.step(lambda: (None, np.zeros(8)))
+    pruning.step(lambda: (None, np.array([0.0, 0, 0, 9, 1, 9, 2, 2])))
     assert pruning.rows.tolist() == [0, 6]
-    pruning.step(None, np.arange(8.0))
+    pruning.step(lambda: (None, np.arange(8.0)))
     assert pruning.rows.tolist() == [0, 6]
 
 

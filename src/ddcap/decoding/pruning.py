@@ -59,18 +59,18 @@ class Pruning:
         """(B,) False for captions of which no further word is decoded."""
         return self.survives if self.saves else np.ones_like(self.survives)
 
-    def step(self, tokens: Array, confidences: Array) -> None:
+    def step(self, predicted: Callable[[], tuple[Array, Array]]) -> None:
         """After a step, drop those that are behind; of equals, the first stay.
 
         Args:
-            tokens: (B, L) committed, or predicted where MASK is left.
-            confidences: (B, L) probability of each when it was committed, or is now.
+            predicted: asked only where some are dropped; gives tokens (B, L), committed, or predicted where
+                MASK is left, and the probability (B, L) of each when it was committed, or is now.
         """
         left = self.plan[self._steps] if self._steps < len(self.plan) else self.survivors
         self._steps += 1
         if left >= self.survivors:
             return
-        scores = np.where(self.survives, to_host(self.score(tokens, confidences)), -np.inf)
+        scores = np.where(self.survives, to_host(self.score(*predicted())), -np.inf)
         scores = scores.reshape(-1, self.per_image)
         best = np.argsort(-scores, axis=1, kind="stable")[:, :left]
         survives = np.zeros(scores.shape, dtype=bool)

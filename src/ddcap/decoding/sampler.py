@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -172,7 +172,7 @@ def denoise(
         )
         state.advance(places, found, timesteps)
         if pruning is not None:
-            pruning.step(*state.predicted(places, found))
+            pruning.step(partial(state.predicted, places, found))
     return state.result()
 
 
@@ -288,12 +288,17 @@ class Sampler:
 
     def scores(self, result: DecodingResult, per_image: int) -> Array:
         """(B,) by which a picture's candidates are compared: likelihoods by length, and concepts named."""
-        penalty, concepts = self.settings.length_penalty, self.concepts(per_image)
+        penalty = self.settings.length_penalty
         weight = self.settings.judge_weight or 0.5  # of a judge that the settings do not know
         scores = judged(result.evidence(penalty), result, self.features, self.judge, penalty, weight)
-        if concepts is not None:
-            scores = scores + self.settings.concept_weight * concepts.said(result.until(self.end_id))
-        return scores
+        return self._with_concepts(scores, result.tokens, per_image)
+
+    def _with_concepts(self, scores: Array, tokens: Array, per_image: int) -> Array:
+        """(B,) scores and what tokens (B, L) say of the concepts seen."""
+        concepts = self.concepts(per_image)
+        if concepts is None:
+            return scores
+        return scores + self.settings.concept_weight * concepts.said(until(tokens, self.end_id))
 
     def candidates(self, drafts: Drafts, bias: np.ndarray | None = None) -> Candidates:
         """Fill drafts and score what came of them; one candidate of a picture needs no score.
@@ -302,10 +307,13 @@ class Sampler:
         """
         pruning = self._pruning(drafts)
         result = self.fill(drafts, bias, pruning)
+        per_image, survives = drafts.per_image, None
         if pruning is not None and pruning.saves:
-            drafts, pruning = drafts.select(pruning.rows, pruning.survivors), None
-        scores = self.scores(result, drafts.per_image) if drafts.per_image > 1 else None
-        return Candidates(result, drafts.per_image, scores, None if pruning is None else pruning.survives)
+            per_image = pruning.survivors
+        elif pruning is not None:
+            survives = pruning.survives
+        scores = self.scores(result, per_image) if per_image > 1 else None
+        return Candidates(result, per_image, scores, survives)
 
     def _check(self, drafts: Drafts) -> None:
         if drafts.allowed is None:
@@ -325,11 +333,10 @@ class Sampler:
         plan = self.settings.prune
         if not plan or drafts.wanted is None or drafts.per_image == 1:
             return None
-        concepts, weight = self.concepts(drafts.per_image), self.settings.concept_weight
 
         def score(tokens: Array, confidences: Array) -> Array:
             found = evidence(confidences, drafts.lengths, self.settings.length_penalty)
-            return found if concepts is None else found + weight * concepts.said(until(tokens, self.end_id))
+            return self._with_concepts(found, tokens, drafts.per_image)
 
         return Pruning(plan, len(drafts.lengths), drafts.per_image, score, drafts.wanted)
 
