@@ -182,41 +182,46 @@ tell({ told, rows: rows.map(plain) });
 """
 
 
+class Recorder:
+    """A denoiser that records what it is asked and what it says, to be played back to the page."""
+
+    self_conditions = False
+
+    def __init__(self, own):
+        self.own, self.vocabulary_size = own, own.vocabulary_size
+        self.recorded, self.asked = [], []
+
+    def likeliest(self, tokens, timestep, lengths, positions, added, scale):
+        chosen, log_probability = self.own.likeliest(tokens, timestep, lengths, positions, added, scale)
+        self.recorded.append(
+            {"chosen": chosen.ravel().tolist(), "log_probability": log_probability.ravel().tolist()}
+        )
+        self.asked.append([one.tolist() for one in (tokens, timestep, lengths, positions)])
+        return chosen, log_probability
+
+
 @pytest.mark.parametrize(
     ("steps", "distinct"), [(10, True), (4, True), (4, False), (None, True), (1, True), (None, False)]
 )
 def test_best_first_steps_on_recorded_numbers(node, captioner, photos, steps, distinct):
     """What the default's graphs say of a photograph, recorded in Python and played back to the page."""
     model = captioner.model
-    own = model.denoising_steps(captioner.features([photos[1]]), with_image_free=False)
-    recorded, asked = [], []
-
-    class Recorder:
-        vocabulary_size, self_conditions = own.vocabulary_size, False
-
-        def likeliest(self, tokens, timestep, lengths, positions, added, scale):
-            chosen, log_probability = own.likeliest(tokens, timestep, lengths, positions, added, scale)
-            recorded.append(
-                {"chosen": chosen.ravel().tolist(), "log_probability": log_probability.ravel().tolist()}
-            )
-            asked.append([one.tolist() for one in (tokens, timestep, lengths, positions)])
-            return chosen, log_probability
-
+    recorder = Recorder(model.denoising_steps(captioner.features([photos[1]]), with_image_free=False))
     lengths = np.array([11, 12, 10, 13, 9])
     tokens = np.where(np.arange(13) < lengths[:, None], model.mask_id, 0)
     tokens[2, 3] = captioner.tokenizer.encode_part("dog")[0]
     scheduler = BestFirstScheduler(model.config.diffusion.steps, model.mask_id, distinct=distinct)
-    result = denoise(Predictor(Recorder(), lengths), Drafts(tokens, lengths, 5), scheduler, steps)
+    result = denoise(Predictor(recorder, lengths), Drafts(tokens, lengths, 5), scheduler, steps)
     found = node(
         STEPS,
         mask=model.mask_id,
-        recorded=recorded,
+        recorded=recorder.recorded,
         tokens=tokens.tolist(),
         lengths=lengths.tolist(),
         settings={"steps": steps, "distinct": distinct},
         diffusionSteps=model.config.diffusion.steps,
     )
-    assert [[*one.values()] for one in found["told"]] == asked
+    assert [[*one.values()] for one in found["told"]] == recorder.asked
     assert [row["tokens"] for row in found["rows"]] == result.tokens.tolist()
     np.testing.assert_allclose([row["confidences"] for row in found["rows"]], result.confidences, rtol=1e-6)
     for number, row in enumerate(found["rows"]):
@@ -248,33 +253,23 @@ tell(told);
 def test_the_same_candidates_are_pruned(node, captioner, photos, prune):
     """After each step of a photograph's candidates, on numbers recorded in Python."""
     model = captioner.model
-    own = model.denoising_steps(captioner.features([photos[2]]), with_image_free=False)
-    recorded, dropped = [], []
-
-    class Recorder:
-        vocabulary_size, self_conditions = own.vocabulary_size, False
-
-        def likeliest(self, tokens, timestep, lengths, positions, added, scale):
-            chosen, log_probability = own.likeliest(tokens, timestep, lengths, positions, added, scale)
-            recorded.append(
-                {"chosen": chosen.ravel().tolist(), "log_probability": log_probability.ravel().tolist()}
-            )
-            return chosen, log_probability
+    recorder = Recorder(model.denoising_steps(captioner.features([photos[2]]), with_image_free=False))
+    dropped = []
 
     class Told(Pruning):
-        def step(self, tokens, confidences):
-            super().step(tokens, confidences)
+        def step(self, predicted):
+            super().step(predicted)
             dropped.append(np.flatnonzero(~self.survives).tolist())
 
     lengths = np.array([11, 12, 10, 13, 9])
     tokens = np.where(np.arange(13) < lengths[:, None], model.mask_id, 0)
     pruning = Told(prune or (5,), 5, 5, lambda _, sure: evidence(sure, lengths, 1.2), wanted=5)
     scheduler = BestFirstScheduler(model.config.diffusion.steps, model.mask_id, distinct=True)
-    denoise(Predictor(Recorder(), lengths), Drafts(tokens, lengths, 5), scheduler, 10, pruning=pruning)
+    denoise(Predictor(recorder, lengths), Drafts(tokens, lengths, 5), scheduler, 10, pruning=pruning)
     found = node(
         PRUNED,
         mask=model.mask_id,
-        recorded=recorded,
+        recorded=recorder.recorded,
         tokens=tokens.tolist(),
         lengths=lengths.tolist(),
         settings={"steps": 10, "distinct": True},

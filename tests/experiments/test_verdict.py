@@ -166,45 +166,36 @@ def test_the_opening_of_the_results_says_what_the_tables_say():
             assert lead["verdict"] == "disagrees"
 
 
+def blind_read(name):
+    """Rows and number of pairs of a blind read; how often each row won by fidelity, fluency and both."""
+    content = json.loads((DOCS / "results" / f"{name}.json").read_text())
+    pairs = content["pairs"]
+    fidelity, fluency = (Counter(pair[question] for pair in pairs) for question in ("fidelity", "fluency"))
+    together = Counter(pair["fidelity" if pair["fidelity"] != "same" else "fluency"] for pair in pairs)
+    return content["rows"], len(pairs), fidelity, fluency, together
+
+
 def test_the_blind_read_counts_as_the_page_says():
-    content = json.loads((DOCS / "results" / "blind_read.json").read_text())
+    (ours, twin), _, fidelity, fluency, together = blind_read("blind_read")
     page = (DOCS / "research" / "comparison.md").read_text()
-    ours, twin = content["rows"]
-    counts = {
-        question: Counter(pair[question] for pair in content["pairs"]) for question in ("fidelity", "fluency")
-    }
-    fidelity = counts["fidelity"]
     assert f"truer to the image {fidelity[ours]} times, those of AR {fidelity[twin]} times" in page
-    assert (
-        f"better English {counts['fluency'][twin]} times, those of g {counts['fluency'][ours]} times" in page
-    )
-    together = Counter(
-        pair["fidelity"] if pair["fidelity"] != "same" else pair["fluency"] for pair in content["pairs"]
-    )
+    assert f"better English {fluency[twin]} times, those of g {fluency[ours]} times" in page
     assert f"{together[ours]} to {together[twin]}" in page
 
 
 def test_the_blind_read_of_distillation_counts_as_the_page_says():
-    content = json.loads((DOCS / "results" / "blind_read_distilled.json").read_text())
+    (student, teacher), count, fidelity, fluency, together = blind_read("blind_read_distilled")
     page = (DOCS / "research" / "comparison.md").read_text()
-    student, teacher = content["rows"]
-    pairs = content["pairs"]
-    assert len(pairs) == 100
-    fidelity, fluency = (Counter(pair[name] for pair in pairs) for name in ("fidelity", "fluency"))
+    assert count == 100
     assert f"truer {fidelity[student]} times, the teacher {fidelity[teacher]} times" in page
     assert f"better {fluency[student]} times, the teacher's {fluency[teacher]} times" in page
-    together = Counter(pair["fidelity" if pair["fidelity"] != "same" else "fluency"] for pair in pairs)
     assert f"Together it is {together[student]} to {together[teacher]}." in page
 
 
 def test_the_blind_read_of_own_captions_counts_as_the_page_says():
-    content = json.loads((DOCS / "results" / "blind_read_own_captions.json").read_text())
+    (old, new), count, fidelity, fluency, together = blind_read("blind_read_own_captions")
     page = (DOCS / "research" / "experiments.md").read_text()
-    old, new = content["rows"]
-    pairs = content["pairs"]
-    assert f"In a blind read of {len(pairs)} COCO images" in page
-    fidelity, fluency = (Counter(pair[name] for pair in pairs) for name in ("fidelity", "fluency"))
+    assert f"In a blind read of {count} COCO images" in page
     assert f"truer {fidelity[old]} times and the new one {fidelity[new]} times" in page
     assert f"better {fluency[old]} times, the new one's {fluency[new]} times" in page
-    together = Counter(pair["fidelity" if pair["fidelity"] != "same" else "fluency"] for pair in pairs)
     assert f"together it is {together[old]} to {together[new]} " in page
