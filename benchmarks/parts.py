@@ -3,9 +3,9 @@
     python benchmarks/parts.py [--photos FOLDER] [--rounds 9]
 
 One photograph at a time, with the default's ONNX graphs in int8. A figure is the mean over the photographs,
-the median over the rounds. Three limits are measured in the same run: a large product of float32 and one of
-int8 matrices in ONNX Runtime, and a copy of memory. PyTorch counts the operations in the same model. The
-weights that a pass reads are those of the denoiser's matrices.
+the median over the rounds. Three limits are measured in the same run: a large product of float32 matrices,
+one of int8 matrices in ONNX Runtime, and a read of memory. PyTorch counts the operations in the same model.
+The weights that a pass reads are those of the denoiser's matrices.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import torch
+from decode_paper_size import read_speed
 from onnx import TensorProto, helper
+from paper_size import product_speed
 from torch.utils.flop_counter import FlopCounterMode
 
 from ddcap import Captioner
@@ -29,7 +32,7 @@ from ddcap.machine import describe_machine
 from ddcap.model.onnx_session import session_options
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "photos"
-SIZE = 1024
+CPU, SIZE = torch.device("cpu"), 1024
 
 
 class Clock:
@@ -89,62 +92,45 @@ def time_parts(captioner: Captioner, photos: Sequence[Path], rounds: int) -> tup
     return {part: statistics.median(one[part] for one in found) for part in found[0]}, passes
 
 
-def count_operations(photos: Sequence[Path], model: str) -> tuple[float, float]:
-    """Operations (two a multiply-add) of the encoder and of the decoder for one photograph."""
+def count_work(photos: Sequence[Path], model: str) -> tuple[float, float, int]:
+    """Operations (two a multiply-add) of encoder and decoder for one photograph; weights of a pass.
+
+    The weights are the numbers in the matrices that a pass of the denoiser multiplies with.
+    """
     captioner = Captioner.from_pretrained(model, runtime="torch", precision="float32")
     with FlopCounterMode(display=False) as encoder:
         captioner.features(photos)
     with FlopCounterMode(display=False) as everything:
         captioner(photos, batch_size=1)
     seen = encoder.get_total_flops()
-    return seen / len(photos), (everything.get_total_flops() - seen) / len(photos)
+    matrices = (one for one in captioner.model.denoiser.state_dict().values() if one.ndim == 2)
+    weights = sum(matrix.numel() for matrix in matrices)
+    return seen / len(photos), (everything.get_total_flops() - seen) / len(photos), weights
 
 
-def matrix_weights(captioner: Captioner) -> int:
-    """Numbers in the matrices that a pass of the denoiser multiplies with."""
-    shapes = (
-        tuple(value.shape)
-        for name, value in Captioner.from_pretrained(str(captioner.model.folder), runtime="torch")
-        .model.state_dict()
-        .items()
-        if name.startswith("denoiser.") and value.ndim == 2
-    )
-    return sum(rows * columns for rows, columns in shapes)
+def integer_product_speed() -> float:
+    """Operations a second of a product of two 8-bit matrices in ONNX Runtime, the second constant.
 
-
-def measure_product(kind: int) -> float:
-    """Operations a second of a product of two matrices of `SIZE`, float32 or int8, the second constant."""
-    is_float = kind == TensorProto.FLOAT
+    PyTorch's own is a hundred times slower on CPUs without VNNI.
+    """
     random = np.random.default_rng(0)
-    left = random.integers(0, 128, (SIZE, SIZE)).astype(np.float32 if is_float else np.uint8)
-    right = random.integers(-64, 64, (SIZE, SIZE)).astype(np.float32 if is_float else np.int8)
-    constant = helper.make_tensor("right", kind, right.shape, right.tobytes(), raw=True)
+    left = random.integers(0, 128, (SIZE, SIZE)).astype(np.uint8)
+    right = random.integers(-64, 64, (SIZE, SIZE)).astype(np.int8)
     graph = helper.make_graph(
-        [helper.make_node("MatMul" if is_float else "MatMulInteger", ["left", "right"], ["product"])],
+        [helper.make_node("MatMulInteger", ["left", "right"], ["product"])],
         "product",
-        [helper.make_tensor_value_info("left", kind if is_float else TensorProto.UINT8, left.shape)],
-        [helper.make_tensor_value_info("product", kind if is_float else TensorProto.INT32, left.shape)],
-        [constant],
+        [helper.make_tensor_value_info("left", TensorProto.UINT8, left.shape)],
+        [helper.make_tensor_value_info("product", TensorProto.INT32, left.shape)],
+        [helper.make_tensor("right", TensorProto.INT8, right.shape, right.tobytes(), raw=True)],
     )
     content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     session = onnxruntime.InferenceSession(content.SerializeToString(), session_options(None))
-    return 2 * SIZE**3 / _fastest(lambda: session.run(None, {"left": left}))
-
-
-def measure_memory() -> float:
-    """Bytes a second read from memory, by a copy of 256 MB (read once and written once)."""
-    source = np.ones(1 << 25)
-    target = np.empty_like(source)
-    return 2 * source.nbytes / _fastest(lambda: np.copyto(target, source))
-
-
-def _fastest(call: Callable[[], object]) -> float:
     times = []
     for _ in range(15):
         start = time.perf_counter()
-        call()
+        session.run(None, {"left": left})
         times.append(time.perf_counter() - start)
-    return min(times)
+    return 2 * SIZE**3 / min(times)
 
 
 def main() -> None:
@@ -158,20 +144,17 @@ def main() -> None:
     photos = [Path(path) for path in find_images([options.photos])]
     print(describe_machine())
     captioner = Captioner.from_pretrained(options.model, runtime="onnx", precision="int8")
-    weights = matrix_weights(captioner)
     parts, passes = time_parts(captioner, photos, options.rounds)
-    encoder, decoder = count_operations(photos, options.model)
-    products = {kind: measure_product(kind) for kind in (TensorProto.FLOAT, TensorProto.INT8)}
-    memory = measure_memory()
+    encoder, decoder, weights = count_work(photos, options.model)
+    single, integers, read = product_speed(CPU, torch.float32), integer_product_speed(), read_speed()
     print(
-        f"at most: {products[TensorProto.FLOAT] / 1e9:.0f} GFLOP/s in float32, "
-        f"{products[TensorProto.INT8] / 1e9:.0f} GOP/s in int8, {memory / 1e9:.1f} GB/s"
+        f"at most: {single / 1e9:.0f} GFLOP/s in float32, {integers / 1e9:.0f} GOP/s in int8, "
+        f"{read / 1e9:.0f} GB/s"
     )
-    seen, written = encoder / products[TensorProto.FLOAT], decoder / products[TensorProto.INT8]
     limits = {
-        "encoder": f"{1000 * seen:.1f} ms for {encoder / 1e9:.2f} GFLOP in float32",
-        "step": f"{1000 * written:.1f} ms for {decoder / 1e9:.2f} GOP in int8; "
-        f"{1000 * passes * weights / memory:.1f} ms to read {weights / 1e6:.1f} MB {passes:.1f} times",
+        "encoder": f"{1000 * encoder / single:.1f} ms for {encoder / 1e9:.2f} GFLOP in float32",
+        "step": f"{1000 * decoder / integers:.1f} ms for {decoder / 1e9:.2f} GOP in int8; "
+        f"{1000 * passes * weights / read:.1f} ms to read {weights / 1e6:.1f} MB {passes:.1f} times",
     }
     print("| part | ms | share | limit |\n|---|---|---|---|")
     for part in ("file", "encoder", "persons", "memory", "step", "choose", "rest", "total"):
