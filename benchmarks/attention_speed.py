@@ -21,9 +21,9 @@ from ddcap.model.layers import attend
 HEADS, WIDTH, REPEATS = 6, 64, 15
 SHAPES = {  # (rows, queries, keys)
     "self-attention, 160 captions of 11 tokens": (160, 11, 11),
-    "cross-attention, 32 pictures, 5 captions each": (32, 55, 81),
+    "cross-attention, 32 images, 5 captions each": (32, 55, 81),
     "self-attention, 960 half-finished captions": (960, 11, 11),
-    "cross-attention, 32 pictures, 30 half-finished captions each": (32, 330, 81),
+    "cross-attention, 32 images, 30 half-finished captions each": (32, 330, 81),
 }
 
 

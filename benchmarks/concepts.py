@@ -2,8 +2,8 @@
 
     python benchmarks/concepts.py MODEL --data dataset.json --images FOLDER [--split val] [--limit N]
 
-Every row is compared with the first by a paired bootstrap over pictures. The oracle sees, in place of the
-tagger's concepts, those that at least two of a picture's human captions name: a ceiling, not a result.
+Every row is compared with the first by a paired bootstrap over images. The oracle sees, in place of the
+tagger's concepts, those that at least two of an image's human captions name: a ceiling, not a result.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ View = Callable[[Sequence[CaptionedImage], ImageFeatures], ImageFeatures]
 
 
 def look(captioner: Captioner, records: Sequence[CaptionedImage]) -> Iterator[tuple[Any, ImageFeatures]]:
-    """Some pictures and their features, in order."""
+    """Some images and their features, in order."""
     for start in range(0, len(records), AT_ONCE):
         part = records[start : start + AT_ONCE]
         yield part, captioner.features([record.path for record in part])
 
 
 def caption(captioner: Captioner, seen: Seen, view: View, changes: dict[str, Any]) -> dict[str, str]:
-    """Image id to caption, of pictures as `view` lets the model see them."""
+    """Image id to caption, of images as `view` lets the model see them."""
     settings = replace(captioner.decoding, **changes)
     captions: dict[str, str] = {}
     for records, features in seen:
@@ -59,7 +59,7 @@ def without_concepts(_: Sequence[CaptionedImage], features: ImageFeatures) -> Im
     return replace(features, concepts=ConceptTokens(nothing, features.concepts.confidences))
 
 
-def without_picture(_: Sequence[CaptionedImage], features: ImageFeatures) -> ImageFeatures:
+def without_image(_: Sequence[CaptionedImage], features: ImageFeatures) -> ImageFeatures:
     """The tagger's concepts only."""
     return ImageFeatures(None, None, features.concepts)
 
@@ -107,13 +107,13 @@ def main() -> None:
         ("no bonus", as_seen, {"concept_bonus": 0.0}),
         ("no penalty for repeats", as_seen, {"repeat_penalty": 0.0}),
         ("no weight among candidates", as_seen, {"concept_weight": 0.0}),
-        ("picture only", without_concepts, _OFF),
-        ("concepts only", without_picture, {}),
+        ("image only", without_concepts, _OFF),
+        ("concepts only", without_image, {}),
         ("oracle concepts", oracle(vocabulary), {}),
     ]
     first: list[float] = []
     print(
-        f"{len(records)} pictures of split {options.split}; CIDEr, 95 % interval; difference to the first row"
+        f"{len(records)} images of split {options.split}; CIDEr, 95 % interval; difference to the first row"
     )
     for name, view, changes in ways:
         scores = score_captions(caption(captioner, seen, view, changes), references)

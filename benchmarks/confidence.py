@@ -3,7 +3,7 @@
     python benchmarks/confidence.py --data dataset_flickr8k.json --images images --unknown FOLDER
 
 Calibration error, reliability, and quality against coverage on a split with human captions; and whether known
-pictures (that split's and the examples) are told from unknown ones (`unknown_pictures.py FOLDER`).
+images (that split's and the examples) are told from unknown ones (`unknown_images.py FOLDER`).
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def main() -> None:
         )
         print(f"    {share:.0%}: {mean:.1f}, {mean / judged.cider.mean():.2f} [{low:.2f}, {high:.2f}]")
     print_words(captioner, confidence, judged)
-    pictures = [Path(path) for path in find_images([options.unknown])]
-    strange = np.concatenate([confidence.known(one) for one in features_of(captioner, pictures)])
+    paths = [Path(path) for path in find_images([options.unknown])]
+    strange = np.concatenate([confidence.known(one) for one in features_of(captioner, paths)])
     examples = [Path(path) for path in find_images([EXAMPLES])]
     own = np.concatenate([confidence.known(one) for one in features_of(captioner, examples)])
     both = np.concatenate([known, own])
@@ -102,7 +102,7 @@ def main() -> None:
         f"    called unknown: {(strange < 0.5).mean():.1%} of the unknown, {(known < 0.5).mean():.1%} of the "
         f"split, {(own < 0.5).sum()} of {len(own)} examples"
     )
-    kinds = np.array([path.name.rsplit("_", 1)[0] for path in pictures])
+    kinds = np.array([path.name.rsplit("_", 1)[0] for path in paths])
     for kind in dict.fromkeys(kinds.tolist()):
         print(f"    {kind}: {(strange[kinds == kind] < 0.5).mean():.0%} of {(kinds == kind).sum()}")
     if options.plot is not None:
@@ -127,7 +127,7 @@ def print_words(captioner: Captioner, confidence: Confidence, judged: JudgedCapt
 
 
 def draw(path: Path, curves: dict, cider: np.ndarray, known: np.ndarray, strange: np.ndarray) -> None:
-    """Reliability, quality against coverage, and how known the pictures are."""
+    """Reliability, quality against coverage, and how known the images are."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -150,9 +150,9 @@ def draw(path: Path, curves: dict, cider: np.ndarray, known: np.ndarray, strange
         xlabel="captions kept, the surest first, %", ylabel="mean CIDEr", title="quality against coverage"
     )
     bins = np.linspace(0, 1, 21)
-    for values, name in ((known, "photographs"), (strange, "other pictures")):
+    for values, name in ((known, "photographs"), (strange, "other images")):
         right.hist(values, bins, weights=np.full(len(values), 100 / len(values)), alpha=0.6, label=name)
-    right.set(xlabel="known", ylabel="% of the pictures", title="known from unknown")
+    right.set(xlabel="known", ylabel="% of the images", title="known from unknown")
     right.legend(frameon=False)
     for axes in (left, middle, right):
         axes.spines[["top", "right"]].set_visible(False)

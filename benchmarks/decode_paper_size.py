@@ -13,7 +13,7 @@ and is timed on a row of its own; the others start from its output.
 - twin: the autoregressive model of the same size with its cache.
 - GPT-2 and BLIP: `transformers`' ViT + GPT-2 and BLIP-base text decoder, greedy, with their caches.
 
-Where there are several pictures, ONNX's are shared out to the cores, as `Captioner` does in bulk. All ways of
+Where there are several images, ONNX's are shared out to the cores, as `Captioner` does in bulk. All ways of
 a batch size run by turns in one process; medians with the lowest and the highest. Memory is the peak of a
 process of its own that runs the one way. "Share of the machine" is the larger of two: operations over those
 of a large matrix product a second (for int8, of integers), bytes of weights and keys over those of a large

@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def draw(browser: Browser, address: str, ready: str, options: argparse.Namespace) -> None:
-    """Save the picture, once what `ready` selects is there and the photograph has its caption."""
+    """Save the image, once what `ready` selects is there and the photograph has its caption."""
     page = browser.new_page(
         viewport={"width": options.width, "height": 640},
         color_scheme=options.colours,

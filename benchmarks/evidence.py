@@ -2,9 +2,9 @@
 
     python benchmarks/evidence.py --data dataset_flickr8k.json --images images --retrieval 1000
 
-- Pairs: each picture with its captions, and with those of another picture. AUC: how often a true pair has the
-  better fit; the interval is a bootstrap over pictures.
-- Retrieval: the first caption of each of so many pictures against all pictures, and back. Evidence looks at
+- Pairs: each image with its captions, and with those of another image. AUC: how often a true pair has the
+  better fit; the interval is a bootstrap over images.
+- Retrieval: the first caption of each of so many images against all images, and back. Evidence looks at
   those that the tagger finds likeliest. R@k: how often the right one is among the k best.
 """
 
@@ -34,8 +34,8 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--split", default="test")
     parser.add_argument("--model", default="default")
-    parser.add_argument("--limit", type=int, help="only the first so many pictures")
-    parser.add_argument("--retrieval", type=int, default=0, help="pictures to find in each other")
+    parser.add_argument("--limit", type=int, help="only the first so many images")
+    parser.add_argument("--retrieval", type=int, default=0, help="images to find in each other")
     parser.add_argument("--short", type=int, default=40, help="likely ones that evidence looks at")
     options = parser.parse_args()
     print(describe_machine())
@@ -46,7 +46,7 @@ def main() -> None:
     captions = [[text for text in record.captions if fits(captioner, text, longest)] for record in records]
     kept = [number for number, texts in enumerate(captions) if len(texts) == 5]
     records, captions = [records[number] for number in kept], [captions[number] for number in kept]
-    print(f"{len(records)} pictures whose five captions all have at most {longest} tokens")
+    print(f"{len(records)} images whose five captions all have at most {longest} tokens")
     others = np.roll(np.arange(len(records)), 1)  # nobody stays; neighbours in a split are strangers
     features = features_of(captioner, [record.path for record in records])
 
@@ -84,7 +84,7 @@ def retrieve(
     """Print R@1, R@5 and R@10 both ways, of evidence among the `short` that the tagger finds likeliest."""
     first = [texts[0] for texts in captions[: len(features)]]
     prepared = ManyCaptions(model, first, captioner.tokenizer)
-    tags = tag_scores(features, first, captioner)  # (pictures, captions)
+    tags = tag_scores(features, first, captioner)  # (images, captions)
     asked = np.zeros(tags.shape, dtype=bool)
     for scores, into in ((tags, asked), (tags.T, asked.T)):
         best = np.argsort(-scores, axis=1)[:, :short]
@@ -97,7 +97,7 @@ def retrieve(
     gains = np.full(tags.shape, -np.inf)
     for number, found in ahead(compare, range(len(features))):
         gains[number, asked[number]] = found
-    for way, which in (("picture to caption", np.s_[:]), ("caption to picture", None)):
+    for way, which in (("image to caption", np.s_[:]), ("caption to image", None)):
         by_tag, by_gain, among = (array if which is not None else array.T for array in (tags, gains, asked))
         print(f"{way}, {len(features)} of each: {shares(by_tag)} by the tagger alone")
         print(
@@ -113,7 +113,7 @@ def shares(scores: np.ndarray) -> str:
 
 
 def tag_scores(features: list[ImageFeatures], captions: list[str], captioner: Captioner) -> np.ndarray:
-    """(pictures, captions) how much likelier a picture makes the concepts of a caption."""
+    """(images, captions) how much likelier an image makes the concepts of a caption."""
     vocabulary = captioner.model.vocabulary
     seen = np.full((len(features), len(vocabulary)), 1e-3)
     for row, one in zip(seen, features, strict=True):

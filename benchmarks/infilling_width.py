@@ -3,7 +3,7 @@
     python benchmarks/infilling_width.py --data dataset_flickr8k.json --images images [--limit 400]
 
 One to three words in a row of a person's caption become a blank of unknown width. Counted: whether the filled
-blank has as many words, and the same ones; CIDEr of the whole caption against the picture's other captions.
+blank has as many words, and the same ones; CIDEr of the whole caption against the image's other captions.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main() -> None:
         {job[0].image_id: [*job[0].captions[1:], *texts] for job, texts in zip(jobs, filled, strict=True)}
     )
     truth = {image: texts[:-2] for image, texts in together.items()}
-    frequencies, scores = DocumentFrequencies.count(truth, "these pictures"), []
+    frequencies, scores = DocumentFrequencies.count(truth, "these images"), []
     for way, name in enumerate(("mean confidence of the filled tokens", "pseudo-likelihood of the caption")):
         guess = {image: [texts[way - 2]] for image, texts in together.items()}
         scores.append(100 * np.array(score_cider(truth, guess, frequencies).per_image))

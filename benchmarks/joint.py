@@ -2,7 +2,7 @@
 
     python benchmarks/joint.py [--photos FOLDER] [--users 2 8 16] [--rows 64 256] [--rounds 3]
 
-Pictures are read beforehand; encoder and decoding count. All take turns within each round, so that a machine
+Images are read beforehand; encoder and decoding count. All take turns within each round, so that a machine
 that is busy with other things is so for all of them, and every caption is compared with the one alone.
 """
 

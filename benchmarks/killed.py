@@ -1,8 +1,8 @@
-"""Kill a job of many pictures at random moments, run it again each time, and count what is in its file.
+"""Kill a job of many images at random moments, run it again each time, and count what is in its file.
 
     python benchmarks/killed.py FOLDER [--kills 2] [--preset fast]
 
-Exit status 1 if a picture is missing or has two rows.
+Exit status 1 if an image is missing or has two rows.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def main() -> int:
             counts = Counter(json.loads(line)["image"] for line in file)
     doubles = sum(count > 1 for count in counts.values())
     missing, strange = len(names - counts.keys()), len(counts.keys() - names)
-    print(f"{len(names):,} pictures, {counts.total():,} rows: {missing} missing, {doubles} twice")
+    print(f"{len(names):,} images, {counts.total():,} rows: {missing} missing, {doubles} twice")
     return int(bool(doubles or missing or strange or done.returncode))
 
 

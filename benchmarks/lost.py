@@ -25,14 +25,14 @@ def main() -> None:
     accepted = json.loads((EXAMPLES / "accepted_nouns.json").read_text(encoding="utf-8"))
     own = captioner.decoding
     for name in names or accepted:
-        nouns, picture = set(accepted[name]), EXAMPLES / name
+        nouns, image = set(accepted[name]), EXAMPLES / name
         vocabulary = captioner.model.vocabulary
         wanted = {vocabulary.number(noun) for noun in accepted[name]} - {None}
-        listed = captioner.concepts(picture)
+        listed = captioner.concepts(image)
         ranks = [(rank, one) for rank, one in enumerate(listed, 1) if vocabulary.number(one.word) in wanted]
         seen = f"{ranks[0][1].word}, number {ranks[0][0]}, {ranks[0][1].confidence:.2f}" if ranks else "none"
         lengths = range(own.length - own.candidates // 2, own.length + own.candidates // 2 + 1)
-        (drafts,) = captioner.caption_each(picture, lengths=[*lengths])
+        (drafts,) = captioner.caption_each(image, lengths=[*lengths])
         naming = sum(bool(nouns & {*draft.text.split()}) for draft in drafts.captions)
         print(f"{name}\n  tagger: {seen}; surest {listed[0].word} {listed[0].confidence:.2f}")
         print(f"  named by {naming} of {len(drafts.captions)} candidates")
@@ -43,7 +43,7 @@ def main() -> None:
             (f"certain of {word}", {"concepts": f"+{word}"}),
             (f"only {word}", {"concepts": word}),
         ):
-            text = captioner(picture, **changes)[0].text
+            text = captioner(image, **changes)[0].text
             print(f"  {'right' if nouns & {*text.split()} else 'wrong'}  {title}: {text}")
 
 

@@ -35,7 +35,7 @@ def main() -> None:
     print(describe_machine())
     for count in options.counts:
         with tempfile.TemporaryDirectory() as temporary:
-            folder, out = Path(temporary) / "pictures", Path(temporary) / "captions.jsonl"
+            folder, out = Path(temporary) / "images", Path(temporary) / "captions.jsonl"
             folder.mkdir()
             for number in range(count):
                 os.close(os.open(folder / f"{number:012}.jpg", os.O_CREAT))
@@ -50,8 +50,8 @@ def _job(folder: Path, out: Path) -> None:
     before, start = _peak(), time.perf_counter()
     output = open_output(out)
     job = Job(output)
-    for picture in job.pictures([folder], "skip"):
-        job.take(picture, _ROW)
+    for image in job.images([folder], "skip"):
+        job.take(image, _ROW)
     output.close()
     took = time.perf_counter() - start
     print(

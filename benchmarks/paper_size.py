@@ -5,7 +5,7 @@
 12 layers, width 768, 50,257 words, 196 image positions, captions as long as COCO's. The straightforward way
 draws x_t from log-probabilities of all V + 1 states at every position, and computes every one of 20
 positions, padding included, up to the head. "Ours" is what `ddcap train` does, also with the blocks
-compiled, with gradient checkpointing, and with five captions to a picture. Each way runs in a process of its
+compiled, with gradient checkpointing, and with five captions to an image. Each way runs in a process of its
 own; memory is the most that a step allocates at once, beside weights, gradients and optimizer.
 
 The last column is the share of the machine's speed: operations that the step needs (the products of forward
@@ -48,7 +48,7 @@ from ddcap.training.state import compile_blocks
 
 LONGEST, VOCABULARY = 20, 50_257
 _Model = TypeVar("_Model", bound=StoredModel)
-WAYS = ("one-hot", "ours", "compiled", "checkpointing", "five a picture")
+WAYS = ("one-hot", "ours", "compiled", "checkpointing", "five per image")
 
 
 def build_model(kind: type[_Model], encoder_layers: int = 1) -> _Model:
@@ -126,7 +126,7 @@ def measure(way: str, captions: int, runs: int, device: torch.device) -> dict[st
         compile_blocks(model)
     if way == "checkpointing":
         recompute_blocks(model)
-    images = captions // 5 if way == "five a picture" else captions
+    images = captions // 5 if way == "five per image" else captions
     lengths = (11.5 + 2.4 * torch.randn(captions)).round().long().clamp(6, LONGEST).to(device)
     tokens = torch.randint(VOCABULARY, (captions, LONGEST), device=device)
     features = ImageFeatures(torch.rand(images, 196, 768).to(device), torch.rand(images, 512).to(device))
@@ -204,7 +204,7 @@ def main() -> None:
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.captions % 5:
-        parser.error(f"--captions {options.captions}: five captions to a picture need a multiple of 5")
+        parser.error(f"--captions {options.captions}: five captions per image need a multiple of 5")
     torch.set_num_threads(options.threads)
     if options.way is not None:
         result = measure(options.way, options.captions, options.runs, torch.device(options.device))
@@ -224,7 +224,7 @@ def main() -> None:
     for way, result in results.items():
         share = 100 * result["noising"] / result["step"]
         relative = result["step"] / results[options.ways[0]]["step"]
-        plain = results.get("five a picture" if way == "five a picture" else "ours", result)
+        plain = results.get("five per image" if way == "five per image" else "ours", result)
         peak = 1e12 * options.peak if options.peak else result["speed"]
         used = 100 * plain["operations"] / result["step"] / peak
         print(

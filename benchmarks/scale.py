@@ -1,8 +1,8 @@
 """Measure how much work of a core a caption is, here and over Ray, and what a billion would be.
 
-    python benchmarks/scale.py FOLDER [--pictures 512] [--preset fast] [--price 0.04]
+    python benchmarks/scale.py FOLDER [--images 512] [--preset fast] [--price 0.04]
 
-Both engines caption the same pictures on two cores or workers. Counted are the processor's seconds of the
+Both engines caption the same images on two cores or workers. Counted are the processor's seconds of the
 processes that caption, from the first tenth of the rows on (loading the model and starting Ray are left out):
 unlike the time that passes, they do not grow much where other programs share the machine.
 """
@@ -35,14 +35,14 @@ def main() -> None:
     """Print a line for each engine, then what follows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--pictures", type=int, default=512)
+    parser.add_argument("--images", "--pictures", dest="images", type=int, default=512)
     parser.add_argument("--preset", choices=["fast", "best"])
     parser.add_argument("--price", type=float, default=0.04, help="of a core for an hour, in dollars")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = str(CORES)
     print(describe_machine())
     found = walk([options.folder], on_problem=lambda *_: None)
-    names = [str(path) for path in itertools.islice(found, options.pictures)]
+    names = [str(path) for path in itertools.islice(found, options.images)]
     asked: dict[str, Any] = {"preset": options.preset}
     captioner = Captioner.from_pretrained()
     own = _measure(
@@ -61,7 +61,7 @@ def main() -> None:
     print(f"ray / local: {over / own:.2f} of the processor's seconds")
     hours = over * 1e9 / 3600
     print(
-        f"a billion pictures: {hours:,.0f} core hours; with 1,000 cores {hours / 24_000:.1f} days; "
+        f"a billion images: {hours:,.0f} core hours; with 1,000 cores {hours / 24_000:.1f} days; "
         f"at {options.price:g} dollars a core hour {hours * options.price:,.0f} dollars"
     )
 
@@ -69,7 +69,7 @@ def main() -> None:
 def _measure(
     name: str, total: int, seconds: Callable[[], float], caption: Callable[[dict[str, Any]], Progress]
 ) -> float:
-    """A core's seconds for a picture."""
+    """A core's seconds for an image."""
     marks: list[tuple[int, float, float]] = []
 
     def mark(progress: Progress) -> None:
@@ -84,7 +84,7 @@ def _measure(
     each = (all_used - used) / (last - first)
     rate = (last - first) / (ended - began)
     print(
-        f"{name}: {last - first} pictures, {rate:.2f} a second here; {each:.4f} s of a core each, "
+        f"{name}: {last - first} images, {rate:.2f} a second here; {each:.4f} s of a core each, "
         f"which is {1 / each:.1f} a second and core",
         flush=True,
     )

@@ -2,7 +2,7 @@
 
     python benchmarks/training_step.py [--threads 2] [--runs 9]
 
-Times forward and backward of one step (32 pictures, 5 captions each, as long as Flickr8k's) with the padding
+Times forward and backward of one step (32 images, 5 captions each, as long as Flickr8k's) with the padding
 computed or left out, and with attention fused or written out, in turn; prints medians relative to the
 fastest.
 """

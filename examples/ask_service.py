@@ -13,17 +13,17 @@ from typing import Any
 
 
 def captions(
-    pictures: list[bytes], address: str = "http://127.0.0.1:8000", key: str | None = None, **asked: Any
+    images: list[bytes], address: str = "http://127.0.0.1:8000", key: str | None = None, **asked: Any
 ) -> list[dict[str, Any]]:
     """Return one answer per image: {"caption": ..., "sure": ...} or {"error": ...}.
 
     Args:
-        pictures: contents of image files.
+        images: contents of image files.
         address: URL of the service.
         key: API key, if the service needs one.
         asked: options of the service, for example include=["red bicycle"], max_chars=125.
     """
-    body = {"images": [base64.b64encode(picture).decode() for picture in pictures], **asked}
+    body = {"images": [base64.b64encode(image).decode() for image in images], **asked}
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     request = urllib.request.Request(f"{address}/v1/captions", json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=60) as answer:
@@ -36,12 +36,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("pictures", nargs="+", type=Path, help="image files")
+    parser.add_argument("images", nargs="+", type=Path, help="image files")
     parser.add_argument("--address", default="http://127.0.0.1:8000", help="ask the service at this URL")
     options = parser.parse_args()
     key = os.environ.get("DDCAP_KEY")
-    answers = captions([path.read_bytes() for path in options.pictures], options.address, key)
-    for path, answer in zip(options.pictures, answers, strict=True):
+    answers = captions([path.read_bytes() for path in options.images], options.address, key)
+    for path, answer in zip(options.images, answers, strict=True):
         print(f"{path}: {answer.get('caption') or answer.get('error')}")
 
 

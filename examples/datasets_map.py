@@ -26,11 +26,11 @@ def caption_batch(batch: dict[str, list[Any]], model: str = "default") -> dict[s
         batch: column "image" of encoded images, each {"path": ..., "bytes": ...}.
         model: "default", a folder, or a Hub id.
     """
-    pictures = [
+    images = [
         EncodedImage(one["path"] or "image", one["bytes"]) if one["bytes"] else one["path"]
         for one in batch["image"]
     ]
-    results = list(captioner(model).caption_each(pictures))
+    results = list(captioner(model).caption_each(images))
     captions = [result.captions[0] if result.error is None else None for result in results]
     return {
         "file": [one["path"] for one in batch["image"]],
@@ -51,8 +51,8 @@ def main() -> None:
     parser.add_argument("--cache", help="cache data in this folder (default: the folder of datasets)")
     options = parser.parse_args()
     found = load_dataset("imagefolder", data_dir=options.folder, split="train", cache_dir=options.cache)
-    pictures = found.select_columns("image").cast_column("image", Image(decode=False))
-    captioned = pictures.map(caption_batch, batched=True, batch_size=64, fn_kwargs={"model": options.model})
+    images = found.select_columns("image").cast_column("image", Image(decode=False))
+    captioned = images.map(caption_batch, batched=True, batch_size=64, fn_kwargs={"model": options.model})
     captioned.remove_columns("image").to_parquet(options.output)
     for row in captioned.select_columns(["caption", "error"]):
         print(row["caption"] or row["error"])

@@ -31,7 +31,7 @@ _ANSWER = re.compile(rf"^({'|'.join(QUESTIONS)}):(.*)$", flags=re.MULTILINE)
 
 
 def make_sheet(
-    rows: Sequence[Stored], *, pairs: int = PAIRS, seed: int = 0, pictures_from: Path | None = None
+    rows: Sequence[Stored], *, pairs: int = PAIRS, seed: int = 0, images_from: Path | None = None
 ) -> tuple[str, dict[str, Any]]:
     """The sheet as Markdown, which names no row, and the key to it.
 
@@ -39,7 +39,7 @@ def make_sheet(
         rows: two, of the same images.
         pairs: how many images, drawn from those with two different captions.
         seed: of the draw of images, and of which row is A.
-        pictures_from: folder that the images' paths are told from; None for whole paths.
+        images_from: folder that the images' paths are told from; None for whole paths.
 
     Raises:
         DataError: if fewer images have different captions.
@@ -55,12 +55,12 @@ def make_sheet(
     parts, key = [_HEAD], []
     for number, record in enumerate(generator.sample(differ, pairs), start=1):
         order = [first, second] if generator.random() < 0.5 else [second, first]
-        picture = record.path if pictures_from is None else os.path.relpath(record.path, pictures_from)
+        image = record.path if images_from is None else os.path.relpath(record.path, images_from)
         said = "\n".join(f"- {caption}" for caption in record.captions)
         a, b = (row.captions[record.image_id] for row in order)
         questions = "\n".join(f"{question}:" for question in QUESTIONS)
         parts.append(
-            f"## {number}\n\n![]({picture})\n\nA: {a}\n\nB: {b}\n\nPeople wrote:\n\n{said}\n\n{questions}"
+            f"## {number}\n\n![]({image})\n\nA: {a}\n\nB: {b}\n\nPeople wrote:\n\n{said}\n\n{questions}"
         )
         key.append({"image_id": record.image_id, "A": order[0].name, "B": order[1].name})
     sheet = "\n\n".join(parts) + "\n"
@@ -203,7 +203,7 @@ def _write(options: argparse.Namespace) -> None:
     rows = load_stored(options.results, options.data, options.images)
     if rows[0].name == rows[1].name:
         raise DataError(f"{options.results[0]} and {options.results[1]}: have one name; rename a file")
-    sheet, key = make_sheet(rows, pairs=options.pairs, seed=options.seed, pictures_from=folder)
+    sheet, key = make_sheet(rows, pairs=options.pairs, seed=options.seed, images_from=folder)
     if (folder / "sheet.md").exists():
         raise DataError(f"{folder}/sheet.md: is there, and may be filled; choose another --output")
     try:

@@ -96,9 +96,9 @@ def _draw(paired: _Scores, samples: Sequence[_Scores]) -> _Scores:
     generator = np.random.default_rng(0)
     images = len(paired)
     resampled = paired[generator.integers(images, size=(SAMPLES, images))].mean(axis=1)
-    of_pictures = float(paired.var(ddof=1)) / images
+    of_images = float(paired.var(ddof=1)) / images
     twice = sum(_interaction(rows) / (len(rows) * images) for rows in samples)
-    kept = math.sqrt(max(0.0, 1 - twice / of_pictures)) if of_pictures else 0.0
+    kept = math.sqrt(max(0.0, 1 - twice / of_images)) if of_images else 0.0
     parts = [(float(rows.mean(axis=1).var(ddof=1)) / len(rows), len(rows) - 1) for rows in samples]
     of_seeds = sum(part for part, _ in parts)
     uncertainty = sum(part**2 / freedom for part, freedom in parts)

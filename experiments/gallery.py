@@ -36,13 +36,13 @@ class Exhibit:
     """One photograph of the gallery.
 
     Attributes:
-        picture: the photograph as a data URI.
+        image: the photograph as a data URI.
         human: what people wrote.
         ours: words of the diffusion model's caption.
         twin: words of the autoregressive model's caption; empty without one.
     """
 
-    picture: str
+    image: str
     human: tuple[str, ...]
     ours: tuple[ShownWord, ...]
     twin: tuple[ShownWord, ...]
@@ -65,7 +65,7 @@ def make_gallery(records: Sequence[CaptionedImage], ours: Captioner, twin: Capti
     twin_captions = twin(paths) if twin is not None else [None] * len(paths)
     return [
         Exhibit(
-            picture=_data_uri(record),
+            image=_data_uri(record),
             human=record.captions,
             ours=shown_words(our_caption),
             twin=shown_words(twin_caption) if twin_caption is not None else (),

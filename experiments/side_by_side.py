@@ -70,7 +70,7 @@ def train_side_by_side(plan: Plan, jobs: int, scoring: Scoring, say: Callable[[s
             recipes = _recipes_by_data(plan)
             shares = [(number, jobs) for number in range(jobs)]
             _wait((pool.submit(_build_caches, recipes, plan.file.split, share) for share in shares), say)
-            parts = sorted(parts_of(plan), key=_pictures_read, reverse=True)
+            parts = sorted(parts_of(plan), key=_images_read, reverse=True)
             _wait((pool.submit(_train_and_score, part, scoring) for part in parts), say)
         except (BrokenProcessPool, TrainingInterruptedError):
             if not signals:  # somebody stopped one process alone
@@ -106,7 +106,7 @@ def parts_of(plan: Plan) -> list[Plan]:
     ]
 
 
-def _pictures_read(part: Plan) -> float:
+def _images_read(part: Plan) -> float:
     recipe = part.trials[0].recipe
     return recipe.training.epochs * recipe.data.train_share
 

@@ -79,22 +79,22 @@ def _as_before(claim: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]
 
 
 def interval_with_seeds(
-    difference: float, over_pictures: Sequence[float], better: Sequence[float], worse: Sequence[float]
+    difference: float, over_images: Sequence[float], better: Sequence[float], worse: Sequence[float]
 ) -> list[float] | None:
     """95 % interval of a difference over images and seeds; None if a row has one seed, and no spread.
 
     Args:
         difference: of the rows' mean scores.
-        over_pictures: its 95 % interval over images alone.
+        over_images: its 95 % interval over images alone.
         better: one row's score from each seed.
         worse: the other's.
     """
     if min(len(better), len(worse)) < 2:
         return None
-    low, high = over_pictures
-    of_pictures = ((high - low) / (2 * _NORMAL_95)) ** 2
+    low, high = over_images
+    of_images = ((high - low) / (2 * _NORMAL_95)) ** 2
     of_seeds = [(float(np.var(row, ddof=1)) / len(row), len(row) - 1) for row in (better, worse)]
-    variance = of_pictures + sum(part for part, _ in of_seeds)
+    variance = of_images + sum(part for part, _ in of_seeds)
     uncertainty = sum(part**2 / freedom for part, freedom in of_seeds)
     quantile = _student_95(variance**2 / uncertainty) if uncertainty else _NORMAL_95
     half = quantile * math.sqrt(variance)

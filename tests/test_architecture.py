@@ -90,7 +90,7 @@ def test_no_file_is_over_450_lines():
     assert {name: count for name, count in lines.items() if count > 450} == {}
 
 
-def test_pictures_are_opened_in_one_place():
+def test_images_are_opened_in_one_place():
     """Pillow's `open` without a list of formats starts other programs for some."""
     opened = {
         source_name(source)

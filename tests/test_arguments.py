@@ -1,4 +1,4 @@
-"""What a caller of a captioner gives: pictures in all ways, wrong values told in one line, pickles."""
+"""What a caller of a captioner gives: images in all ways, wrong values told in one line, pickles."""
 
 import copy
 import multiprocessing
@@ -24,7 +24,7 @@ def captioner(tiny_model_folder):
     return Captioner.from_pretrained(tiny_model_folder)
 
 
-def test_pictures_in_all_ways(captioner, photos):
+def test_images_in_all_ways(captioner, photos):
     content, array = photos[0].read_bytes(), np.asarray(Image.open(photos[0]).convert("RGB"))
     expected = captioner(photos[0])
     with photos[0].open("rb") as file:
@@ -37,8 +37,8 @@ def test_pictures_in_all_ways(captioner, photos):
     assert captioner([]) == []
 
 
-def test_pictures_without_a_name_are_numbered(captioner, photos):
-    results = [*captioner.caption_each([photos[0], b"no picture", 3, photos[1], None], batch_size=2)]
+def test_images_without_a_name_are_numbered(captioner, photos):
+    results = [*captioner.caption_each([photos[0], b"no image", 3, photos[1], None], batch_size=2)]
     assert [one.error and one.error.partition(":")[0] for one in results] == [
         None,
         "image 2",

@@ -50,21 +50,21 @@ def test_a_bad_image_gives_its_error_and_exit_status_1(model, photos, tmp_path, 
 
 @pytest.mark.parametrize("options", [[], ["--trace"], ["--num", "2"]])
 def test_a_table_has_captions_only(model, photos, tmp_path, capsys, options):
-    """What cannot be read is told on standard error, a line each, in the order of the pictures."""
+    """What cannot be read is told on standard error, a line each, in the order of the images."""
     broken = tmp_path / "broken\nname.jpg"
     broken.write_bytes(photos[0].read_bytes()[:2000])
-    pictures = [tmp_path / "gone.jpg", photos[0], broken]
-    assert main(["caption", *model, *options, *map(str, pictures)]) == 1
+    images = [tmp_path / "gone.jpg", photos[0], broken]
+    assert main(["caption", *model, *options, *map(str, images)]) == 1
     told = capsys.readouterr()
     assert photos[0].name in told.out and "gone" not in told.out and "broken" not in told.out
     first, second = told.err.splitlines()
     assert first == f"{tmp_path / 'gone.jpg'}: no such file; check the path"
     assert second.startswith(f"{tmp_path}/broken\\nname.jpg: damaged or truncated")
-    assert main(["caption", *model, *options, str(pictures[0])]) == 1
+    assert main(["caption", *model, *options, str(images[0])]) == 1
     assert capsys.readouterr().out == ""
 
 
-def test_concepts_and_pairs_tell_of_pictures_likewise(photos, tmp_path, capsys):
+def test_concepts_and_pairs_tell_of_images_likewise(photos, tmp_path, capsys):
     gone = tmp_path / "gone.jpg"
     assert main(["concepts", str(photos[0]), str(gone), "--format", "jsonl"]) == 1
     told = capsys.readouterr()

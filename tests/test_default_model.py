@@ -47,8 +47,8 @@ def test_both_runtimes_say_the_same(photos, every):
     light, heavy = (
         Captioner.from_pretrained(precision="float32", runtime=runtime) for runtime in ("onnx", "torch")
     )
-    pictures = [*photos, *sorted((EXAMPLES / "animals").glob("*.jpg"))][::every]
-    ours, theirs = light(pictures), heavy(pictures)
+    images = [*photos, *sorted((EXAMPLES / "animals").glob("*.jpg"))][::every]
+    ours, theirs = light(images), heavy(images)
     assert [caption.text for caption in ours] == [caption.text for caption in theirs]
     for one, other in zip(ours, theirs, strict=True):
         assert one.confidences == pytest.approx(other.confidences, abs=2e-3)
@@ -79,7 +79,7 @@ def test_it_starts_without_what_only_trainings_need(photos):
     assert text and imported == "[]"
 
 
-def test_it_names_what_is_in_the_pictures(default):
+def test_it_names_what_is_in_the_images(default):
     accepted = json.loads((EXAMPLES / "accepted_nouns.json").read_text())
     said = dict(zip(accepted, default([EXAMPLES / name for name in accepted]), strict=True))
     right = {name for name, nouns in accepted.items() if set(nouns) & set(said[name].text.split())}
@@ -107,7 +107,7 @@ def test_every_shape_of_a_photograph_is_accepted(default, photos):
 
 
 def test_a_photograph_and_its_squashed_copy_are_seen_alike(photos):
-    # the training pictures are squashed to squares: a user's photograph has to go the same way
+    # the training images are squashed to squares: a user's photograph has to go the same way
     wide = load_image(next(photo for photo in photos if photo.stem == "chelsea"))
     assert wide.width != wide.height
     squashed = wide.resize((600, 600), Image.Resampling.LANCZOS)

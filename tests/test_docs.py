@@ -51,7 +51,7 @@ def commands():
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory, small_photos, captions_json, tiny_model_folder):
-    """A folder where every path that the documents name leads to a few pictures, captions or a tiny model."""
+    """A folder where every path that the documents name leads to a few images, captions or a tiny model."""
     here = tmp_path_factory.mktemp("workplace")
     for name in ("recipes", "examples"):
         (here / name).symlink_to(ROOT / name)
@@ -184,8 +184,8 @@ def test_the_python_of_a_page_runs_from_its_first_block_to_its_last(blocks, work
     monkeypatch.chdir(workplace)
     _clear(workplace)
     known = {"captioner": Captioner.from_pretrained()}
-    with Image.open("photo.jpg") as picture:
-        known["pil_image"] = picture.convert("RGB")
+    with Image.open("photo.jpg") as image:
+        known["pil_image"] = image.convert("RGB")
         known["pixel_array"] = np.asarray(known["pil_image"])
     known["jpeg_bytes"] = Path("photo.jpg").read_bytes()
     for block in blocks:
@@ -195,7 +195,7 @@ def test_the_python_of_a_page_runs_from_its_first_block_to_its_last(blocks, work
 
 
 @pytest.mark.slow
-def test_an_encoder_of_ones_own_learns_a_picture_by_heart(workplace, monkeypatch, capsys):
+def test_an_encoder_of_ones_own_learns_a_image_by_heart(workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     text = (ROOT / "docs" / "own_encoder.md").read_text()
     text = text.split("<!-- own encoder -->")[1].split("<!-- end of own encoder -->")[0]

@@ -42,7 +42,7 @@ def here(tmp_path, monkeypatch):
 
 
 def named(output):
-    """The training pictures whose caption names the animal, by a whole word."""
+    """The training images whose caption names the animal, by a whole word."""
     found = []
     for line in map(json.loads, output.splitlines()):
         stem = Path(line["image"]).stem
@@ -108,6 +108,6 @@ def test_the_folder_holds_what_the_page_says():
 @pytest.mark.parametrize("folder", ["photos", "animals", "unseen_animals"])
 def test_every_example_photograph_is_credited_and_small(folder):
     credited = re.findall(r"^\| `(.+?)` \|", (ROOT / "examples" / folder / "CREDITS.md").read_text(), re.M)
-    pictures = sorted((ROOT / "examples" / folder).glob("*.jpg"))
-    assert sorted(credited) == [picture.name for picture in pictures]
-    assert sum(picture.stat().st_size for picture in pictures) < 700_000
+    images = sorted((ROOT / "examples" / folder).glob("*.jpg"))
+    assert sorted(credited) == [image.name for image in images]
+    assert sum(image.stat().st_size for image in images) < 700_000

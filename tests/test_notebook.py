@@ -10,7 +10,7 @@ NOTEBOOK = Path(__file__).parents[1] / "examples" / "quickstart.ipynb"
 
 
 def printed(notebook):
-    """What each cell of code printed or gave back, as text; pictures left out."""
+    """What each cell of code printed or gave back, as text; images left out."""
     found = []
     for cell in notebook.cells:
         outputs = [output for output in cell.get("outputs", []) if "image/jpeg" not in output.get("data", {})]

@@ -38,7 +38,7 @@ def caption_appears(photo: Path, caption: Caption, width: int = WIDTH) -> str:
         caption: of the photograph, with its trace.
         width: of the whole, in pixels.
     """
-    picture, height = _picture(photo, width - 2 * MARGIN)
+    image, height = _image(photo, width - 2 * MARGIN)
     events = caption.trace.events
     numbers = {step: number for number, step in enumerate(sorted({event.step for event in events}))}
     born = {event.position: numbers[event.step] for event in events}
@@ -88,7 +88,7 @@ def caption_appears(photo: Path, caption: Caption, width: int = WIDTH) -> str:
         style=_STYLE,
         seconds=seconds,
         rules="\n    ".join(styles),
-        picture=f'x="{MARGIN}" y="{MARGIN}" width="{inner}" height="{height}" href="{picture}"',
+        image=f'x="{MARGIN}" y="{MARGIN}" width="{inner}" height="{height}" href="{image}"',
         drawn="\n  ".join([*drawn, *notes]),
     )
 
@@ -105,7 +105,7 @@ _SVG = """\
     @media (prefers-reduced-motion: reduce) {{ .w, .b, .f, .n {{ animation: none !important }} }}
   </style>
   <rect class="card" x="0.5" y="0.5" width="{frame[0]}" height="{frame[1]}" rx="16"/>
-  <image {picture}/>
+  <image {image}/>
   {drawn}
 </svg>
 """
@@ -124,7 +124,7 @@ def _shown(name: str, begin: float, end: float, seconds: float) -> str:
     return f"@keyframes {name} {{ {stops} }}"
 
 
-def _picture(photo: Path, width: int) -> tuple[str, int]:
+def _image(photo: Path, width: int) -> tuple[str, int]:
     """A photograph `width` pixels wide as the address of a JPEG, and its height."""
     with Image.open(photo) as opened:
         height = round(opened.height * width / opened.width)

@@ -41,9 +41,9 @@ def mermaid_of(page: str) -> str:
     return found[1]
 
 
-def with_picture(page: str, picture: str) -> str:
-    """A page with its Mermaid diagram replaced by a picture of it."""
-    return _BLOCK.sub(f"![From a photograph to a caption, and from a caption to a loss]({picture})", page)
+def with_image(page: str, image: str) -> str:
+    """A page with its Mermaid diagram replaced by an image of it."""
+    return _BLOCK.sub(f"![From a photograph to a caption, and from a caption to a loss]({image})", page)
 
 
 def read_diagram(mermaid: str) -> tuple[dict[str, str], list[tuple[str, str, bool]]]:

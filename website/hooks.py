@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))  # MkDocs loads this file by its path
 
 from mkdocs.structure.files import File, Files  # noqa: E402
 
-from website.diagram import with_picture  # noqa: E402
+from website.diagram import with_image  # noqa: E402
 from website.formulas import formulas_to_mathml  # noqa: E402
 from website.reference import fill_reference  # noqa: E402
 from website.repository import repository_files, site_links  # noqa: E402
@@ -32,5 +32,5 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Turn a page as GitHub shows it into one of the site."""
     address = page.file.src_uri
     if address == "architecture.md":
-        markdown = with_picture(markdown, "images/architecture.png")
+        markdown = with_image(markdown, "images/architecture.png")
     return formulas_to_mathml(site_links(fill_reference(markdown, address), address, ROOT))

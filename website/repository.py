@@ -14,8 +14,8 @@ from website.markdown import outside_code, without_code
 _LINK = re.compile(
     r"(?P<before>\]\()(?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?(?P<after>(?:\s+\"[^\"]*\")?\))"
 )
-_HTML_PICTURE = re.compile(r'<img src="(?P<target>[^"]+)" width="(?P<width>\d+)" alt="(?P<alt>[^"]*)">')
-_PICTURES = (".png", ".jpg", ".gif", ".svg", ".ipynb")
+_HTML_IMAGE = re.compile(r'<img src="(?P<target>[^"]+)" width="(?P<width>\d+)" alt="(?P<alt>[^"]*)">')
+_IMAGES = (".png", ".jpg", ".gif", ".svg", ".ipynb")
 _HIDDEN = "---\nsearch:\n  exclude: true\n---\n\n"
 
 
@@ -43,7 +43,7 @@ def site_links(markdown: str, address: str, root: Path) -> str:
         way = posixpath.relpath(there, posixpath.dirname(address) or ".")
         return f"{found['before']}{way}{found['anchor'] or ''}{found['after']}"
 
-    return outside_code(markdown, lambda prose: _LINK.sub(lead, _pictures_in_markdown(prose)))
+    return outside_code(markdown, lambda prose: _LINK.sub(lead, _images_in_markdown(prose)))
 
 
 def repository_files(root: Path) -> dict[str, str | bytes]:
@@ -65,14 +65,14 @@ def repository_files(root: Path) -> dict[str, str | bytes]:
 
 def linked_files(page: Path) -> Iterator[Path]:
     """The files that a page of Markdown links to."""
-    for link in _LINK.finditer(_pictures_in_markdown(without_code(page.read_text(encoding="utf-8")))):
+    for link in _LINK.finditer(_images_in_markdown(without_code(page.read_text(encoding="utf-8")))):
         if not _is_elsewhere(link["target"]):
             yield _resolve(page, link["target"])
 
 
-def _pictures_in_markdown(prose: str) -> str:
+def _images_in_markdown(prose: str) -> str:
     """Images in HTML as Markdown: GitHub takes a width only in HTML, MkDocs an address only in Markdown."""
-    return _HTML_PICTURE.sub(r"![\g<alt>](\g<target>){ width=\g<width> }", prose)
+    return _HTML_IMAGE.sub(r"![\g<alt>](\g<target>){ width=\g<width> }", prose)
 
 
 def _is_elsewhere(target: str) -> bool:
@@ -95,7 +95,7 @@ def _address(file: Path, root: Path) -> str:
         return inside.removeprefix("docs/")
     if file.is_dir():
         return f"repository/{inside}/index.md"
-    return f"repository/{inside}" if file.suffix in (".md", *_PICTURES) else f"repository/{inside}.md"
+    return f"repository/{inside}" if file.suffix in (".md", *_IMAGES) else f"repository/{inside}.md"
 
 
 def _source(address: str, root: Path) -> Path:
@@ -111,7 +111,7 @@ def _content(file: Path, root: Path) -> str | bytes:
     if file.is_dir():
         names = sorted(path.name + "/" * path.is_dir() for path in file.iterdir() if path.name[0] not in "._")
         return f"{_HIDDEN}# {name}/\n\n" + "".join(f"- `{one}`\n" for one in names)
-    if file.suffix in _PICTURES:
+    if file.suffix in _IMAGES:
         return file.read_bytes()
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".md":

@@ -155,9 +155,9 @@ def work_of(
     decoder.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[0] * inputs[0].shape[1]))
     with FlopCounterMode(display=False) as counter:
         caption_split(counted, part, settings, true_lengths=true_lengths, at_once=1)
-    pictures = len(part.records)
+    images = len(part.records)
     return {
-        "passes": len(sizes) / pictures,
-        "positions": sum(sizes) / pictures,
-        "operations": counter.get_total_flops() / pictures,
+        "passes": len(sizes) / images,
+        "positions": sum(sizes) / images,
+        "operations": counter.get_total_flops() / images,
     }

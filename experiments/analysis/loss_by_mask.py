@@ -136,8 +136,8 @@ def loss_by_mask(captioners: dict[str, Captioner], split: Split) -> dict[str, An
     """
     found = list(chains(captioners, split))
     names = list(found[0].losses)
-    whole = {name: _by_picture((one.row, sum(one.losses[name])) for one in found) for name in names}
-    of_length = _by_picture((one.row, one.length) for one in found)
+    whole = {name: _by_image((one.row, sum(one.losses[name])) for one in found) for name in names}
+    of_length = _by_image((one.row, one.length) for one in found)
     with_length = {
         name: values if name == "twin" else [a + b for a, b in zip(values, of_length, strict=True)]
         for name, values in whole.items()
@@ -171,10 +171,10 @@ def _bin(found: Sequence[Chain], name: str, number: int) -> dict[str, Any]:
         if bin_of(known, len(one.losses[name])) == number
     ]
     own = {"unknown": [number / BINS, (number + 1) / BINS], "tokens": len(pairs)}
-    return own | (summary(_by_picture(pairs)) if pairs else {"mean": None, "interval_95": None})
+    return own | (summary(_by_image(pairs)) if pairs else {"mean": None, "interval_95": None})
 
 
-def _by_picture(pairs: Any) -> list[float]:
+def _by_image(pairs: Any) -> list[float]:
     """The mean of each image's numbers, for those that have any."""
     values: dict[int, list[float]] = defaultdict(list)
     for row, value in pairs:

@@ -87,7 +87,7 @@ def _of_twin(twin: Captioner, split: Split, texts: list[list[str]]) -> np.ndarra
     parts = []
     for start in range(0, len(texts), IMAGES_AT_ONCE):
         own = texts[start : start + IMAGES_AT_ONCE]
-        encoded = tokenizer.encode_batch([text for of_picture in own for text in of_picture])
+        encoded = tokenizer.encode_batch([text for of_image in own for text in of_image])
         rows = [fit_length(ids, longest, end_id=end, padding_id=end, learn_padding=False) for ids in encoded]
         sizes = torch.tensor([len(ids) for ids in rows])
         padded = torch.tensor([ids + [end] * (int(sizes.max()) - len(ids)) for ids in rows])

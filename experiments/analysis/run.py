@@ -87,11 +87,11 @@ def analyse(
         looks: some of LOOKS.
     """
     plain = {row: plain_decoding(captioner, row) for row, captioner in captioners.items()}
-    pictures = [split.name, len(split.records)]
+    images = [split.name, len(split.records)]
 
     def part(name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         say(name.replace("_", " "))
-        content = notebook.part(name, [name, *pictures], compute)
+        content = notebook.part(name, [name, *images], compute)
         return {key: value for key, value in content.items() if key != "made_from"}
 
     found: dict[str, Callable[[], dict[str, Any]]] = {

@@ -33,7 +33,7 @@ def caption_table(results: list[ImageResult], min_sure: float | None = None) -> 
     """One row per caption: image, caption coloured by confidence, how sure the model was.
 
     A result without captions has no row: its error belongs on standard error. Doubtful words have a question
-    mark. Of a picture of a kind that the model does not know, the caption is a guess; under `min_sure` there
+    mark. Of an image of a kind that the model does not know, the caption is a guess; under `min_sure` there
     is none.
     """
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)

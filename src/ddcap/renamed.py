@@ -26,6 +26,7 @@ NEW_NAMES = {
     "ddcap.model.runtimes": "ddcap.model.loading",
     "ddcap.model.storage": "ddcap.model.checkpoint_files",
     "ddcap.model.twin": "ddcap.model.autoregressive",
+    "ddcap.serve.pictures": "ddcap.serve.images",
 }
 
 

@@ -101,13 +101,13 @@ def page(chromium, address):
     sync_api.expect.set_options(timeout=5_000)
 
 
-def told(page, picture=None, kind="caption", **request):
-    bytes_ = None if picture is None else base64.b64encode(Path(picture).read_bytes()).decode()
+def told(page, image=None, kind="caption", **request):
+    bytes_ = None if image is None else base64.b64encode(Path(image).read_bytes()).decode()
     return page.evaluate(ASK, [bytes_, {"kind": kind, **request}])
 
 
-def asked(page, picture=None, **request):
-    found = told(page, picture, **request)
+def asked(page, image=None, **request):
+    found = told(page, image, **request)
     assert found["kind"] == "answer", found
     return found["captions"][0]
 
@@ -118,21 +118,21 @@ def doubtful(caption):
 
 
 def test_the_same_captions_as_python(program, captioner):
-    different, pictures = [], EXAMPLES[::2]
-    for picture in pictures:
-        ours, theirs = asked(program, picture), captioner(picture)[0]
+    different, images = [], EXAMPLES[::2]
+    for image in images:
+        ours, theirs = asked(program, image), captioner(image)[0]
         if ours["text"] != theirs.text:
-            different.append((picture.name, ours["text"], theirs.text))
+            different.append((image.name, ours["text"], theirs.text))
             continue
         assert doubtful(ours) == set(theirs.doubtful)
         for name in ("sure", "faithful", "known"):
-            assert ours[name] == pytest.approx(getattr(theirs, name), abs=0.01), picture
-    assert len(pictures) > 12 and different == []
+            assert ours[name] == pytest.approx(getattr(theirs, name), abs=0.01), image
+    assert len(images) > 12 and different == []
 
 
 def test_the_same_with_every_wish(program, captioner):
-    for picture in EXAMPLES[::20]:
-        best = asked(program, picture)
+    for image in EXAMPLES[::20]:
+        best = asked(program, image)
         for wish in (
             {"steps": 4},
             {"length": 8},
@@ -141,27 +141,27 @@ def test_the_same_with_every_wish(program, captioner):
             {"ban": ["dog", "a woman", "White", "in"]},
             {"ban": ["a"], "length": 7},
         ):
-            assert asked(program, **wish)["text"] == captioner(picture, **wish)[0].text, (picture, wish)
+            assert asked(program, **wish)["text"] == captioner(image, **wish)[0].text, (image, wish)
         words = best["text"].split()
         for place in (0, len(words) // 2, len(words) - 1):
             template = " ".join([*words[:place], "___", *words[place + 1 :]])
             ours = asked(program, kind="infill", template=template)
-            theirs = captioner.infill(picture, template)
-            assert ours["text"] == theirs.text, (picture, template)
+            theirs = captioner.infill(image, template)
+            assert ours["text"] == theirs.text, (image, template)
         template = "A ___ beside [2] dog's ball"
         banned = {"ban": ["white", "brown"]}
         ours = asked(program, kind="infill", template=template, **banned)
-        assert ours["text"] == captioner.infill(picture, template, **banned).text
+        assert ours["text"] == captioner.infill(image, template, **banned).text
 
 
 def test_drafts_and_other_words_are_those_of_python(program, captioner):
-    for picture in EXAMPLES[::20]:
-        found = told(program, picture)["captions"]
-        assert [one["text"] for one in found] == [one.text for one in caption_drafts(captioner, picture)]
+    for image in EXAMPLES[::20]:
+        found = told(program, image)["captions"]
+        assert [one["text"] for one in found] == [one.text for one in caption_drafts(captioner, image)]
         words = found[0]["text"].split()
         for place, wish in ((1, {}), (len(words) - 1, {"ban": ["field", "couch"], "guidance": 1.5})):
             ours = told(program, kind="alternatives", words=words, place=place, **wish)["alternatives"]
-            theirs = word_alternatives(captioner, picture, words, place, **wish)
+            theirs = word_alternatives(captioner, image, words, place, **wish)
             assert [one["word"] for one in ours] == [one.word for one in theirs]
             wanted = [one.probability for one in theirs]
             assert [one["probability"] for one in ours] == pytest.approx(wanted, rel=0.01, abs=1e-5)
@@ -188,9 +188,9 @@ def test_a_model_of_another_kind(context, serve, runtime_folder, tiny_graphs_fol
     captioner = Captioner.from_pretrained(tiny_graphs_folder, precision="float32")
     page = programmed(context, serve(site))
     texts = set()
-    for picture in small_photos[:2]:
-        png = tmp_path / "picture.png"  # so small a model tells a JPEG from another by one bit
-        Image.open(picture).save(png)
+    for image in small_photos[:2]:
+        png = tmp_path / "image.png"  # so small a model tells a JPEG from another by one bit
+        Image.open(image).save(png)
         for wish in ({}, {"steps": 4}, {"length": 6}, {"ban": ["a", "wall"]}):
             ours = asked(page, None if wish else png, **wish)
             assert ours["text"] == captioner(png, **wish)[0].text
@@ -272,8 +272,8 @@ def test_it_works_without_a_network(context, site, serve, captioner):
     assert both_pages.caption(page) == captioner(CHELSEA)[0].text
 
 
-def test_pictures_of_all_kinds(program, captioner, tmp_path):
-    """Turned by Exif, with a colour profile, grey, transparent, large; and files that are no pictures."""
+def test_images_of_all_kinds(program, captioner, tmp_path):
+    """Turned by Exif, with a colour profile, grey, transparent, large; and files that are no images."""
     page = program
     image = Image.open(CHELSEA)
     exif = Image.Exif()
@@ -286,9 +286,9 @@ def test_pictures_of_all_kinds(program, captioner, tmp_path):
     transparent.save(tmp_path / "transparent.png")
     image.resize((4500, 3000)).save(tmp_path / "large.jpg", quality=90)
     image.convert("P").save(tmp_path / "palette.gif")
-    image.save(tmp_path / "picture.webp", lossless=True)
-    for picture in sorted(tmp_path.iterdir()):
-        assert asked(page, picture)["text"] == captioner(picture)[0].text, picture.name
+    image.save(tmp_path / "image.webp", lossless=True)
+    for path in sorted(tmp_path.iterdir()):
+        assert asked(page, path)["text"] == captioner(path)[0].text, path.name
     for name, content, words in (
         ("letter.jpg", b"Dear Sir or Madam", "this file is not a readable image"),
         ("cut.jpg", b"\xff\xd8\xff\xe0", "this file is not a readable image"),

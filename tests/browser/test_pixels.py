@@ -30,7 +30,7 @@ tell(data.cases.map(({ bytes, width, height, how }) => {
 """
 
 
-def random_picture(generator, width, height):
+def random_image(generator, width, height):
     """Noise with flat parts, whose edges overshoot."""
     pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
     pixels[: height // 3, : width // 2] = generator.choice([0, 255])
@@ -52,7 +52,7 @@ def test_resize_is_pillows(node):
             width, height, size = 700, 1900, [288, 288]
         if ROWS_FIRST and height - size[1] > max(0, 2 * (width - size[0])):
             continue
-        image, box = random_picture(generator, width, height), (0, 0, width, height)
+        image, box = random_image(generator, width, height), (0, 0, width, height)
         if number % 3 == 0:
             left, top = generator.uniform(0, width * 0.4), generator.uniform(0, height * 0.4)
             box = (left, top, generator.uniform(width * 0.6, width), generator.uniform(height * 0.6, height))
@@ -71,7 +71,7 @@ def test_preprocessing_is_pythons(node, fit):
     sizes = [(64, 64), (48, 48), (200, 61), (90, 310), (310, 50), (47, 33)]
     if ROWS_FIRST:
         sizes = [(width, height) for width, height in sizes if width >= height]
-    images = [random_picture(generator, *size) for size in sizes]
+    images = [random_image(generator, *size) for size in sizes]
     cases = [
         {
             "bytes": encoded(image),

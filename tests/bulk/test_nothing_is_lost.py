@@ -1,9 +1,9 @@
 """Random histories of jobs and of their user: no byte of the user's changes, and no caption goes away.
 
 Files of the user lie beside and under every output. Jobs are killed by the operating system, at a moment or
-in the middle of a write; two run at once; options, spellings and pictures change. Every job is a process.
+in the middle of a write; two run at once; options, spellings and images change. Every job is a process.
 
-A model would take minutes, and what it writes does not matter here: captions are made of a picture's bytes.
+A model would take minutes, and what it writes does not matter here: captions are made of an image's bytes.
 """
 
 import csv
@@ -37,8 +37,8 @@ pytest.importorskip("exiv2")
 if not hasattr(os, "fork"):
     pytest.skip("jobs are processes made by fork", allow_module_level=True)
 
-PICTURES = [b"a.jpg", b"c.jpg", b"c.png", b"more/a.jpg", "caf\u00e9 \U0001f408.jpg".encode()]
-PICTURES += [b'\xff,"odd"\n.jpg', b"x%FF.jpg", b"l" * 240 + b".jpg", b"more.tar/a.jpg"]
+IMAGES = [b"a.jpg", b"c.jpg", b"c.png", b"more/a.jpg", "caf\u00e9 \U0001f408.jpg".encode()]
+IMAGES += [b'\xff,"odd"\n.jpg', b"x%FF.jpg", b"l" * 240 + b".jpg", b"more.tar/a.jpg"]
 FILES = ["rows.jsonl", "rows.csv"]
 OUTPUTS = [*FILES, "rows.parquet", "tars/", None]
 STRANGE = [
@@ -59,7 +59,7 @@ IN_A_WRITE = st.tuples(st.just("in a write"), st.integers(0, 3000))
 
 
 class BytesCaptioner:
-    """In place of a model: a caption is the hash of a picture's bytes and of what is asked for."""
+    """In place of a model: a caption is the hash of an image's bytes and of what is asked for."""
 
     def caption_each(self, images, **asked):
         for image in images:
@@ -87,7 +87,7 @@ def files_below(root):
 
 
 def rows_of(root, out):
-    """(picture, caption, error) of every whole row, read without the code under test."""
+    """(image, caption, error) of every whole row, read without the code under test."""
     path = Path(root) / out
     rows = []
     try:
@@ -159,13 +159,11 @@ class Histories(RuleBasedStateMachine):
     # What the user does.
 
     @initialize(
-        broken=st.sets(st.sampled_from(PICTURES), max_size=2),
-        mine=st.sets(
-            st.tuples(st.sampled_from(PICTURES), st.sampled_from(["txt", "xmp", "copy"])), min_size=4
-        ),
+        broken=st.sets(st.sampled_from(IMAGES), max_size=2),
+        mine=st.sets(st.tuples(st.sampled_from(IMAGES), st.sampled_from(["txt", "xmp", "copy"])), min_size=4),
     )
-    def take_pictures(self, broken, mine):
-        for name in PICTURES:
+    def take_images(self, broken, mine):
+        for name in IMAGES:
             self.put(name, name in broken)
         for name, kind in mine:
             self.put_beside(name, kind, 0)
@@ -184,14 +182,14 @@ class Histories(RuleBasedStateMachine):
         Image.new("RGB", (16, 16), (number % 256, 80, 120)).save(file, "JPEG")
         return file.getvalue()
 
-    @rule(name=st.sampled_from(PICTURES), is_broken=st.booleans())
+    @rule(name=st.sampled_from(IMAGES), is_broken=st.booleans())
     def put(self, name, is_broken):
         path = Path("album") / os.fsdecode(name)
         if not path.exists() or path.read_bytes().startswith(b"broken"):
-            path.write_bytes(b"broken" if is_broken else self.photo(len(name) + PICTURES.index(name)))
+            path.write_bytes(b"broken" if is_broken else self.photo(len(name) + IMAGES.index(name)))
 
     @rule(
-        names=st.sets(st.sampled_from(PICTURES), min_size=1, max_size=4),
+        names=st.sets(st.sampled_from(IMAGES), min_size=1, max_size=4),
         kind=st.sampled_from(["txt", "xmp", "copy"]),
         which=st.integers(0, 2),
     )
@@ -385,7 +383,7 @@ class Histories(RuleBasedStateMachine):
             names |= {os.fsencode(self.root / out / name) for name in ("0.tar", ".0.tar.growing")}
             names |= {os.fsencode(self.root / out / f"part-{n:05}.parquet") for n in range(50)}
         if overwrite:
-            for name in PICTURES:
+            for name in IMAGES:
                 path = self.root / "album" / os.fsdecode(name)
                 names |= {os.fsencode(path.with_suffix(".txt"))} if "txt" in beside else set()
                 names |= (
@@ -415,23 +413,23 @@ class Histories(RuleBasedStateMachine):
     def check_complete(self, out, beside, given, told):
         assert told["failed"] == len(told["failures"])
         album = self.root / "album"
-        pictures = [path for path in (album / os.fsdecode(name) for name in PICTURES) if path.exists()]
-        failed = {path for path in pictures if self.is_told(path, given, told)}
-        assert {path for path in pictures if path.read_bytes() == b"broken"} <= failed or out in (
+        images = [path for path in (album / os.fsdecode(name) for name in IMAGES) if path.exists()]
+        failed = {path for path in images if self.is_told(path, given, told)}
+        assert {path for path in images if path.read_bytes() == b"broken"} <= failed or out in (
             "tars/",
             None,
         )
         if out is not None and out not in self.theirs:
             rows = rows_of(self.root, out)
             keys = [key for key, _, _ in rows]
-            assert len(keys) == len(set(keys)), "a picture has two rows"
+            assert len(keys) == len(set(keys)), "an image has two rows"
             errors = {key for key, _, error in rows if error}
             if out == "tars/":
                 assert errors == {str(self.root / "shards/0.tar/a.png")} and told["failed"] == 1
             else:
-                assert set(keys) == {str(path) for path in pictures}
+                assert set(keys) == {str(path) for path in images}
                 assert errors == {str(path) for path in failed}
-        for path in set(pictures) - failed if out is None else ():
+        for path in set(images) - failed if out is None else ():
             places = {"txt": path.with_suffix(".txt"), "xmp": Path(f"{path}.xmp")}
             places["copy"] = self.root / "copies" / path.relative_to(self.root / "album")
             assert all(os.path.lexists(places[one]) for one in beside)

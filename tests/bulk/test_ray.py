@@ -7,7 +7,7 @@ import tarfile
 import psutil
 import pytest
 
-from ddcap.bulk.remote import expand, read_picture
+from ddcap.bulk.remote import expand, read_image
 from ddcap.bulk.rows import JsonLines
 from ddcap.commands import main
 from ddcap.errors import DataError, ImageError
@@ -128,12 +128,12 @@ def test_addresses(tmp_path, small_photos):
     assert list(expand(f"{root}/a/*.tar")) == [f"{root}/a/00000.tar"]
     assert list(expand(f"{root}/*/b/*")) == [f"{root}/a/b/y.png"]
     assert list(expand(f"{root}/a/x.jpg")) == [f"{root}/a/x.jpg"]
-    assert read_picture(f"{root}/a/x.jpg").content == small_photos[0].read_bytes()
+    assert read_image(f"{root}/a/x.jpg").content == small_photos[0].read_bytes()
     for url in (f"{root}/a/*.gif", f"{root}/gone", "nothing://x/y"):
         with pytest.raises(DataError, match="check"):
             list(expand(url))
     with pytest.raises(ImageError, match=r"gone\.jpg: cannot be read"):
-        read_picture(f"{root}/gone.jpg")
+        read_image(f"{root}/gone.jpg")
 
 
 def test_what_cannot_be_asked_is_refused_in_a_line(small_photos, tmp_path, capsys):

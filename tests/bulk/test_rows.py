@@ -10,7 +10,7 @@ import pytest
 from ddcap.bulk.output import COLUMNS
 from ddcap.bulk.outputs import open_output
 from ddcap.bulk.run import Job
-from ddcap.bulk.tar_input import TarPicture
+from ddcap.bulk.tar_input import TarImage
 from ddcap.commands import main
 from ddcap.errors import DataError
 
@@ -18,15 +18,15 @@ HEADER = ",".join(COLUMNS)
 
 
 def run(out, paths, *, fails=(), captions=("a dog",), overwrite=False, **options):
-    """A job without a model: what it would write of pictures is given."""
+    """A job without a model: what it would write of images is given."""
     output = open_output(out, overwrite=overwrite)
     try:
         job = Job(output, options=options)
-        for picture in job.pictures(paths, "skip"):
-            name = Path(str(picture)).name
+        for image in job.images(paths, "skip"):
+            name = Path(str(image)).name
             more = {"captions": list(captions)} if len(captions) > 1 else {}
             good = {"caption": captions[0], **more}
-            job.take(picture, {"error": f"{picture}: {fails[name]}"} if name in fails else good)
+            job.take(image, {"error": f"{image}: {fails[name]}"} if name in fails else good)
         return job.finish()
     finally:
         output.close()
@@ -50,7 +50,7 @@ def album(tmp_path):
     folder = tmp_path / "album"
     (folder / "more").mkdir(parents=True)
     for name in ("a.jpg", "b.jpg", "more/c.jpg"):
-        (folder / name).write_bytes(b"a picture")
+        (folder / name).write_bytes(b"an image")
     return folder
 
 
@@ -151,8 +151,8 @@ def test_errors_that_a_killed_job_has_replaced_are_removed_by_the_next(tmp_path,
     run(out, [album], fails={"a.jpg": "is damaged"})
     output = open_output(out)
     job = Job(output)
-    for picture in job.pictures([album], "skip"):
-        job.take(picture, {"caption": "a cat"})
+    for image in job.images([album], "skip"):
+        job.take(image, {"caption": "a cat"})
     output.close()  # and not finished
     assert len(rows_of(out)) == 4
     assert run(out, [album]).skipped == 3
@@ -176,7 +176,7 @@ def test_a_folder_that_can_be_read_again_loses_its_error(tmp_path, album, monkey
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
-def test_one_picture_has_one_row_however_it_is_spelled(tmp_path, album, kind, monkeypatch):
+def test_one_image_has_one_row_however_it_is_spelled(tmp_path, album, kind, monkeypatch):
     out = tmp_path / f"c.{kind}"
     (tmp_path / "link").symlink_to(album)
     monkeypatch.chdir(tmp_path)
@@ -205,19 +205,19 @@ def test_every_caption_that_is_asked_for_is_kept(tmp_path, album, kind):
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
 def test_a_name_that_is_no_text_survives(tmp_path, kind):
-    out, picture = tmp_path / f"c.{kind}", Path(os.fsdecode(os.fsencode(tmp_path) + b'/\xff,"odd"\n%41.jpg'))
-    picture.touch()
-    assert run(out, [picture], fails={picture.name: "is damaged"}).failed == 1
-    assert run(out, [picture]).captioned == 1
-    assert run(out, [picture]).skipped == 1
+    out, image = tmp_path / f"c.{kind}", Path(os.fsdecode(os.fsencode(tmp_path) + b'/\xff,"odd"\n%41.jpg'))
+    image.touch()
+    assert run(out, [image], fails={image.name: "is damaged"}).failed == 1
+    assert run(out, [image]).captioned == 1
+    assert run(out, [image]).skipped == 1
     (row,) = rows_of(out)
     assert row["caption"] == "a dog"
     if kind == "parquet":
         from urllib.parse import unquote_to_bytes
 
-        assert unquote_to_bytes(row["image"].removeprefix("file://")) == os.fsencode(picture)
+        assert unquote_to_bytes(row["image"].removeprefix("file://")) == os.fsencode(image)
     else:
-        assert row["image"] == str(picture)
+        assert row["image"] == str(image)
 
 
 def test_with_overwrite_nothing_goes_before_the_job_begins(tmp_path, album):
@@ -233,7 +233,7 @@ def test_a_tar_and_its_members_have_one_name_each(tmp_path):
     out = tmp_path / "c.jsonl"
     output = open_output(out)
     output.begin({})
-    member = TarPicture(f"{tmp_path}/x.tar/../a.jpg", b"", f"{tmp_path}/x.tar", "../a.jpg")
+    member = TarImage(f"{tmp_path}/x.tar/../a.jpg", b"", f"{tmp_path}/x.tar", "../a.jpg")
     output.write({"image": str(member), "caption": "a dog"}, member)
     output.close()
     again = open_output(out)

@@ -1,4 +1,4 @@
-"""Jobs of many pictures: every picture once, whatever happens."""
+"""Jobs of many images: every image once, whatever happens."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ def default():
 @pytest.fixture
 def folder(tmp_path, small_photos):
     """Photographs in two folders, one that is broken, and one under a name that is no text."""
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     (folder / "more").mkdir(parents=True)
     for number, photo in enumerate(small_photos):
         shutil.copy(photo, folder / ("more" if number % 2 else "") / photo.name)
@@ -51,7 +51,7 @@ def rows_of(path):
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
-def test_every_picture_has_a_row(folder, kind, tmp_path, capsys, small_photos):
+def test_every_image_has_a_row(folder, kind, tmp_path, capsys, small_photos):
     if kind == "parquet":
         pytest.importorskip("pyarrow")
     out = tmp_path / f"captions.{kind}"
@@ -159,7 +159,7 @@ def test_what_is_no_file_of_captions_is_not_touched(tmp_path, folder, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_picture_that_is_named_twice_is_captioned_once(default, folder, tmp_path, small_photos):
+def test_a_image_that_is_named_twice_is_captioned_once(default, folder, tmp_path, small_photos):
     output = JsonLines(tmp_path / "c.jsonl", overwrite=False)
     one = folder / "more" / small_photos[1].name
     progress = caption_files(default, [one, folder / "more", one], output=output)

@@ -1,4 +1,4 @@
-"""Captions written into copies of pictures, read back by another program."""
+"""Captions written into copies of images, read back by another program."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def pixels(path):
 
 
 def scan(path):
-    """The compressed picture of a JPEG file."""
+    """The compressed image data of a JPEG file."""
     content = path.read_bytes()
     return content[content.rindex(b"\xff\xda") :]
 
@@ -51,38 +51,38 @@ def scan(path):
 @needs_exiftool
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif", "webp", "jp2"])
 def test_another_program_reads_the_caption_and_the_pixels_are_the_same(small_photos, tmp_path, ending):
-    picture, folder = tmp_path / f"photo.{ending}", tmp_path / "copies"
+    path, folder = tmp_path / f"photo.{ending}", tmp_path / "copies"
     with Image.open(small_photos[0]) as image:
-        image.save(picture)
-    before = picture.read_bytes()
-    DescribedCopies(folder, [picture], FIELDS).write(picture, TEXT)
-    assert picture.read_bytes() == before
-    copy = folder / picture.name
+        image.save(path)
+    before = path.read_bytes()
+    DescribedCopies(folder, [path], FIELDS).write(path, TEXT)
+    assert path.read_bytes() == before
+    copy = folder / path.name
     expected = dict.fromkeys(ALL, TEXT)
     if ending == "webp":
         del expected["Caption-Abstract"]  # there is no IPTC in WebP
     assert told(copy, *ALL) == expected
-    assert np.array_equal(pixels(copy), pixels(picture))
+    assert np.array_equal(pixels(copy), pixels(path))
     if ending == "jpg":
-        assert scan(copy) == scan(picture)
-    assert [path.name for path in folder.iterdir()] == [picture.name]
+        assert scan(copy) == scan(path)
+    assert [path.name for path in folder.iterdir()] == [path.name]
 
 
 @needs_exiftool
 def test_only_the_fields_that_are_asked_for_and_what_was_there_stays(photos, tmp_path):
-    picture = tmp_path / "photo.jpg"
-    shutil.copy(photos[0], picture)
+    image = tmp_path / "photo.jpg"
+    shutil.copy(photos[0], image)
     before = {"Artist": "Zoë", "Keywords": ["a", "b"], "Creator": "Zoë", "Orientation": "Rotate 90 CW"}
     flags = ["-IFD0:Artist=Zoë", "-IPTC:Keywords=a", "-IPTC:Keywords=b", "-XMP-dc:Creator=Zoë"]
     flags += ["-IFD0:Orientation=Rotate 90 CW"]
-    subprocess.run(["exiftool", "-q", "-overwrite_original", *flags, str(picture)], check=True)
-    assert told(picture, *before) == before
+    subprocess.run(["exiftool", "-q", "-overwrite_original", *flags, str(image)], check=True)
+    assert told(image, *before) == before
     fields = {"exif": ALL[0], "iptc": ALL[1], "xmp": ALL[2], "alt": ALL[3]}
     for name, field in fields.items():
-        DescribedCopies(tmp_path / name, [picture], [name]).write(picture, TEXT)
+        DescribedCopies(tmp_path / name, [image], [name]).write(image, TEXT)
         assert told(tmp_path / name / "photo.jpg", *ALL) == {field: TEXT}
         assert told(tmp_path / name / "photo.jpg", *before) == before
-        assert scan(tmp_path / name / "photo.jpg") == scan(picture)
+        assert scan(tmp_path / name / "photo.jpg") == scan(image)
 
 
 @needs_exiftool
@@ -115,7 +115,7 @@ def test_a_folder_is_copied_with_its_captions(small_photos, tmp_path, capsys):
     assert "2 captioned, 1 failed, 0 already done" in capsys.readouterr().err
 
 
-def test_no_picture_is_written_over(small_photos, tmp_path, capsys):
+def test_no_image_is_written_over(small_photos, tmp_path, capsys):
     album = tmp_path / "album"
     for name in ("x", "y"):
         (album / name).mkdir(parents=True)
@@ -152,12 +152,12 @@ def album(tmp_path, small_photos):
 
 
 def run(paths, beside, out=None, *, text="a dog", **options):
-    """A job without a model: every picture gets the same caption."""
+    """A job without a model: every image gets the same caption."""
     failures = []
     output = None if out is None else open_output(out)
     job = Job(output, [beside], on_failure=failures.append, **options)
-    for picture in job.pictures(paths, "skip"):
-        job.take(picture, {"caption": text})
+    for image in job.images(paths, "skip"):
+        job.take(image, {"caption": text})
     progress = job.finish()
     job.close()
     if output is not None:
@@ -189,7 +189,7 @@ def test_what_is_there_stays_with_rows_and_without(tmp_path, album, has_rows):
 
 
 @pytest.mark.parametrize("has_rows", [False, True])
-def test_two_pictures_with_one_sidecar_are_an_error(tmp_path, album, has_rows):
+def test_two_images_with_one_sidecar_are_an_error(tmp_path, album, has_rows):
     out = tmp_path / "c.jsonl" if has_rows else None
     for count in (2, 0):  # and again when the first one has its own
         progress, (failure,) = run([album], Sidecars("txt"), out)

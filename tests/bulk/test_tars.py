@@ -1,4 +1,4 @@
-"""Pictures in tars to captions in tars: streamed, gone on with, and safe from who made the tar."""
+"""Images in tars to captions in tars: streamed, gone on with, and safe from who made the tar."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from PIL import Image
 
 from ddcap import Captioner
 from ddcap.bulk import tar_input
-from ddcap.bulk.run import caption_files, count_pictures
+from ddcap.bulk.run import caption_files, count_images
 from ddcap.bulk.tar_output import WITHOUT_CAPTION, TarOutput
 from ddcap.commands import main
 
@@ -33,7 +33,7 @@ def add(tar, name, content=b"", **more):
 
 @pytest.fixture
 def shards(tmp_path, small_photos):
-    """Two shards as img2dataset writes them: picture, text and json of each sample, by webdataset's."""
+    """Two shards as img2dataset writes them: image, text and json of each sample, by webdataset's."""
     webdataset = pytest.importorskip("webdataset")
     folder = tmp_path / "shards"
     folder.mkdir()
@@ -69,8 +69,8 @@ def test_tars_become_tars_of_the_same_names_and_keys(shards, tmp_path, default, 
     assert [one["__key__"] for one in made] == [one["__key__"] for one in given]
     assert [one["jpg"] for one in made] == [one["jpg"] for one in given]
     for one in made:
-        with Image.open(io.BytesIO(one["jpg"])) as picture:
-            assert one["txt"].decode() == default(picture, preset="fast")[0].text
+        with Image.open(io.BytesIO(one["jpg"])) as image:
+            assert one["txt"].decode() == default(image, preset="fast")[0].text
         row = json.loads(one["json"])
         assert row["caption"] == one["txt"].decode() and row["image"].endswith(f"{one['__key__']}.jpg")
     assert sorted(path.name for path in out.iterdir()) == [
@@ -95,7 +95,7 @@ def test_tars_become_rows(shards, tmp_path, capsys):
     assert "0 captioned, 0 failed, 6 already done" in capsys.readouterr().err
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["image"] for row in rows][:2] == [f"{shards[0]}/00000000{n}.jpg" for n in (0, 1)]
-    assert count_pictures(shards, "skip") == 6 == len(rows)
+    assert count_images(shards, "skip") == 6 == len(rows)
 
 
 @pytest.mark.parametrize("share", [0.03, 0.5, 0.9, 1.0])
@@ -161,8 +161,8 @@ def test_hostile_members_cost_a_line_each(tmp_path, small_photos, default, monke
         add(tar, "huge.jpg", bytes(6_000_000))
         add(tar, "bomb.png", bomb())
         add(tar, "empty.jpg")
-        add(tar, "text.jpg", b"no picture")
-        add(tar, "0.png", good)  # a second picture of a key
+        add(tar, "text.jpg", b"no image")
+        add(tar, "0.png", good)  # a second image of a key
         add(tar, "0.jpg", good)  # and the first one again
         add(tar, "script.sh", b"#!/bin/sh")
         add(tar, "last.jpg", good)
@@ -194,7 +194,7 @@ def test_hostile_members_cost_a_line_each(tmp_path, small_photos, default, monke
         assert reason in told[name] and "\n" not in told[name] and f"{shard}/{name}" in told[name]
 
 
-def cut_in_a_picture(content):
+def cut_in_a_image(content):
     return content[: len(content) // 2]
 
 
@@ -225,7 +225,7 @@ def negative_size(content):
     return content[:place] + back.tobuf(tarfile.GNU_FORMAT) + content[place:]
 
 
-DAMAGES = [cut_in_a_picture, cut_between_members, damaged_header, header_that_asks_for_memory, negative_size]
+DAMAGES = [cut_in_a_image, cut_between_members, damaged_header, header_that_asks_for_memory, negative_size]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -24,7 +24,7 @@ def tree(tmp_path):
     return tmp_path
 
 
-def test_pictures_of_folders_and_files_by_name(tree):
+def test_images_of_folders_and_files_by_name(tree):
     found, problems = names([tree / "b", tree / "gone.jpg"])
     assert found == [str(tree / name) for name in ("b/.hidden.jpg", "b/c.PNG", "b/d/e.webp", "gone.jpg")]
     assert not problems

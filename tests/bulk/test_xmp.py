@@ -107,19 +107,19 @@ def test_only_the_description_in_the_default_language_is_written_over():
 def test_what_cannot_be_added_to_is_refused_as_it_is(tmp_path, packet, reason):
     with pytest.raises(DataError, match=reason):
         with_description(packet.encode(), TEXT)
-    picture = tmp_path / "a.jpg"
+    image = tmp_path / "a.jpg"
     (tmp_path / "a.jpg.xmp").write_text(packet)
     with pytest.raises(DataError, match=r"a\.jpg: its sidecar a\.jpg\.xmp .*--out"):
-        Sidecars("xmp").write(picture, TEXT, overwrite=True)
+        Sidecars("xmp").write(image, TEXT, overwrite=True)
     assert (tmp_path / "a.jpg.xmp").read_text() == packet
 
 
 def test_a_description_of_the_user_stays(tmp_path):
-    picture, sidecar = tmp_path / "a.jpg", tmp_path / "a.jpg.xmp"
+    image, sidecar = tmp_path / "a.jpg", tmp_path / "a.jpg.xmp"
     sidecars = Sidecars("xmp")
     sidecar.write_text(DARKTABLE)
-    assert not sidecars.is_done(picture)
-    assert sidecars.write(picture, "mine") and sidecars.is_done(picture)
-    assert not sidecars.write(picture, TEXT) and description_in(sidecar.read_bytes()) == "mine"
-    assert sidecars.write(picture, TEXT, overwrite=True) and description_in(sidecar.read_bytes()) == TEXT
+    assert not sidecars.is_done(image)
+    assert sidecars.write(image, "mine") and sidecars.is_done(image)
+    assert not sidecars.write(image, TEXT) and description_in(sidecar.read_bytes()) == "mine"
+    assert sidecars.write(image, TEXT, overwrite=True) and description_in(sidecar.read_bytes()) == TEXT
     assert 'xmp:Rating="4"' in sidecar.read_text()

@@ -256,7 +256,7 @@ def test_long_captions_are_truncated_to_end_with_the_end_token(uneven, tiny_toke
     assert touched
 
 
-def test_a_picture_all_of_whose_captions_are_too_long_is_left_out(records, tiny_tokenizer):
+def test_a_image_all_of_whose_captions_are_too_long_is_left_out(records, tiny_tokenizer):
     endless = dataclasses.replace(records[0], captions=("the wall " * 30,))
     data = make([endless, *records[1:]], tiny_tokenizer)
     assert 0 not in {draw.record for draw in data.draws(0, 0, 1)}

@@ -41,7 +41,7 @@ def test_every_problem_of_a_json_is_listed(broken_json, folder, processes):
     ]
     assert "images[3]" in report.problems[0].reason and "no 'sentences'" in report.problems[0].reason
     assert "damaged or truncated" in report.problems[1].reason
-    assert report.pictures == {"train": 4} and report.captions == {"train": 4}
+    assert report.images == {"train": 4} and report.captions == {"train": 4}
 
 
 def test_a_folder_of_text_files(folder):
@@ -54,7 +54,7 @@ def test_a_folder_of_text_files(folder):
         ("entry", str(root / names[3])),
         ("unreadable", str(root / names[1])),
     ]
-    assert sum(report.pictures.values()) == 2
+    assert sum(report.images.values()) == 2
 
 
 def test_a_csv_file(folder):

@@ -37,12 +37,12 @@ def test_the_2014_folders_are_used_where_they_are(dataset, tmp_path):
     check_folders(record.path for record in load_karpathy(dataset, tmp_path))
 
 
-def test_the_2017_folders_hold_the_same_pictures(dataset, tmp_path):
+def test_the_2017_folders_hold_the_same_images(dataset, tmp_path):
     put(tmp_path, "val2017/000000000009.jpg", "train2017/000000000042.jpg")
     assert found(dataset, tmp_path) == ["val2017/000000000009.jpg", "train2017/000000000042.jpg"]
 
 
-def test_a_picture_missing_from_the_2017_folders_keeps_its_name(dataset, tmp_path):
+def test_a_image_missing_from_the_2017_folders_keeps_its_name(dataset, tmp_path):
     put(tmp_path, "train2017/000000000042.jpg")
     assert found(dataset, tmp_path) == ["/".join(PLACES[0]), "train2017/000000000042.jpg"]
 

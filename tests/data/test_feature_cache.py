@@ -21,9 +21,9 @@ def encoder(tiny_clip_folder):
 
 
 @pytest.fixture
-def pictures(photos, tmp_path):
+def images(photos, tmp_path):
     """Three photographs of our own, to be changed at will."""
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     return [shutil.copy(photo, folder / photo.name) for photo in photos[:3]]
 
@@ -49,9 +49,9 @@ def computed(*arguments, **settings):
     return numbers
 
 
-def test_cached_features_equal_live_ones(encoder, pictures, tmp_path):
-    cache = FeatureCache(tmp_path / "cache", encoder, pictures, views=3)
-    for index, path in enumerate(pictures):
+def test_cached_features_equal_live_ones(encoder, images, tmp_path):
+    cache = FeatureCache(tmp_path / "cache", encoder, images, views=3)
+    for index, path in enumerate(images):
         for view in range(3):
             with torch.inference_mode():
                 live = encoder(view_pixels(path, view, encoder.preprocessing).unsqueeze(0))
@@ -62,52 +62,52 @@ def test_cached_features_equal_live_ones(encoder, pictures, tmp_path):
             torch.testing.assert_close(summary.float(), live.summary[0], rtol=2e-3, atol=2e-3)
 
 
-def test_mixed_precision_is_another_cache_of_nearly_the_same(encoder, pictures, tmp_path):
-    plain = FeatureCache(tmp_path / "cache", encoder, pictures)
-    mixed = FeatureCache(tmp_path / "cache", encoder, pictures, bf16=True)
+def test_mixed_precision_is_another_cache_of_nearly_the_same(encoder, images, tmp_path):
+    plain = FeatureCache(tmp_path / "cache", encoder, images)
+    mixed = FeatureCache(tmp_path / "cache", encoder, images, bf16=True)
     assert len(files(plain)) == 2 * len(plain._files)
     first, second = plain.read(0, 0)[1].float(), mixed.read(0, 0)[1].float()
     assert not torch.equal(first, second)
     torch.testing.assert_close(first, second, rtol=0.05, atol=0.05)
 
 
-def test_pictures_and_views_differ(encoder, pictures, tmp_path):
-    cache = FeatureCache(tmp_path / "cache", encoder, pictures, views=3)
+def test_images_and_views_differ(encoder, images, tmp_path):
+    cache = FeatureCache(tmp_path / "cache", encoder, images, views=3)
     seen = [cache.read(index, view)[1] for index in range(3) for view in range(3)]
     distances = torch.cdist(torch.stack(seen).float(), torch.stack(seen).float())
     assert (distances + torch.eye(9)).min() > 1e-2
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_pictures_are_found_across_shards(encoder, pictures, tmp_path):
-    cache = FeatureCache(tmp_path / "cache", encoder, pictures)
+def test_images_are_found_across_shards(encoder, images, tmp_path):
+    cache = FeatureCache(tmp_path / "cache", encoder, images)
     assert len(files(cache)) == 2
-    for index, path in enumerate(pictures):
+    for index, path in enumerate(images):
         alone = FeatureCache(tmp_path / "alone", encoder, [path])
         torch.testing.assert_close(cache.read(index, 0), alone.read(0, 0))
 
 
-def test_a_shard_holds_shard_size_pictures(encoder, pictures, tmp_path):
-    copies = [shutil.copy(pictures[0], tmp_path / f"{number}.jpg") for number in range(SHARD_SIZE + 1)]
+def test_a_shard_holds_shard_size_images(encoder, images, tmp_path):
+    copies = [shutil.copy(images[0], tmp_path / f"{number}.jpg") for number in range(SHARD_SIZE + 1)]
     cache = FeatureCache(tmp_path / "cache", encoder, copies)
     assert len(files(cache)) == 2
     torch.testing.assert_close(cache.read(SHARD_SIZE, 0), cache.read(0, 0))
 
 
-def test_a_second_cache_computes_nothing(encoder, pictures, tmp_path):
-    assert computed(tmp_path / "cache", encoder, pictures) == [0]
-    assert computed(tmp_path / "cache", encoder, pictures) == []
+def test_a_second_cache_computes_nothing(encoder, images, tmp_path):
+    assert computed(tmp_path / "cache", encoder, images) == [0]
+    assert computed(tmp_path / "cache", encoder, images) == []
 
 
-def test_the_key_is_everything_the_features_depend_on(encoder, pictures, tmp_path, tiny_clip_folder):
-    def is_new(encoder=encoder, pictures=pictures, **settings):
-        return computed(tmp_path / "cache", encoder, pictures, **settings) == [0]
+def test_the_key_is_everything_the_features_depend_on(encoder, images, tmp_path, tiny_clip_folder):
+    def is_new(encoder=encoder, images=images, **settings):
+        return computed(tmp_path / "cache", encoder, images, **settings) == [0]
 
     assert is_new()
     assert not is_new()
     assert is_new(views=2)
-    assert is_new(pictures=pictures[:2])
-    assert is_new(pictures=pictures[::-1])
+    assert is_new(images=images[:2])
+    assert is_new(images=images[::-1])
 
     settings = EncoderSettings(kind="clip", name=str(tiny_clip_folder), image_size=32, fit="squash")
     assert is_new(encoder=build_image_encoder(settings))
@@ -116,32 +116,32 @@ def test_the_key_is_everything_the_features_depend_on(encoder, pictures, tmp_pat
     assert other_weights.preprocessing == encoder.preprocessing
     assert is_new(encoder=other_weights)
 
-    status = pictures[0].stat()
-    os.utime(pictures[0], ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    status = images[0].stat()
+    os.utime(images[0], ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     assert is_new()
-    pictures[0].write_bytes(pictures[0].read_bytes() + b"\0")
-    os.utime(pictures[0], ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    images[0].write_bytes(images[0].read_bytes() + b"\0")
+    os.utime(images[0], ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     assert is_new()
     assert not is_new()
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_only_the_shard_of_a_changed_picture_is_new(encoder, pictures, tmp_path):
-    assert computed(tmp_path / "cache", encoder, pictures) == [0, 1]
-    os.utime(pictures[2])
-    assert computed(tmp_path / "cache", encoder, pictures) == [1]
+def test_only_the_shard_of_a_changed_image_is_new(encoder, images, tmp_path):
+    assert computed(tmp_path / "cache", encoder, images) == [0, 1]
+    os.utime(images[2])
+    assert computed(tmp_path / "cache", encoder, images) == [1]
 
 
 @pytest.mark.usefixtures("small_shards")
-def test_an_interrupted_build_goes_on_where_it_stopped(encoder, pictures, tmp_path):
-    whole = FeatureCache(tmp_path / "whole", encoder, pictures)
+def test_an_interrupted_build_goes_on_where_it_stopped(encoder, images, tmp_path):
+    whole = FeatureCache(tmp_path / "whole", encoder, images)
 
     def interrupt(missing):
         yield missing[0]
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        FeatureCache(tmp_path / "cut", encoder, pictures, progress=interrupt)
+        FeatureCache(tmp_path / "cut", encoder, images, progress=interrupt)
     (done,) = (tmp_path / "cut").iterdir()
     (pending,) = set(files(whole)) - {done.name}
     half = (tmp_path / "whole" / pending).read_bytes()[:1000]
@@ -149,15 +149,15 @@ def test_an_interrupted_build_goes_on_where_it_stopped(encoder, pictures, tmp_pa
     leftover.write_bytes(half)  # as a killed process leaves it
     before = done.stat().st_mtime_ns
 
-    assert computed(tmp_path / "cut", encoder, pictures) == [1]
-    cache = FeatureCache(tmp_path / "cut", encoder, pictures)
+    assert computed(tmp_path / "cut", encoder, images) == [1]
+    cache = FeatureCache(tmp_path / "cut", encoder, images)
     assert done.stat().st_mtime_ns == before
     assert set(files(cache)) == {*files(whole), leftover.name}
     for index in range(3):
         torch.testing.assert_close(cache.read(index, 0), whole.read(index, 0))
 
 
-def test_processes_build_a_cache_together(encoder, pictures, tmp_path, monkeypatch):
+def test_processes_build_a_cache_together(encoder, images, tmp_path, monkeypatch):
     """The second finds what the first has finished meanwhile, and begins elsewhere."""
     monkeypatch.setattr(feature_cache, "SHARD_SIZE", 1)
     begun = []
@@ -167,7 +167,7 @@ def test_processes_build_a_cache_together(encoder, pictures, tmp_path, monkeypat
             begun.append(number)
             yield number
             if len(begun) == 1:
-                FeatureCache(tmp_path, encoder, pictures)
+                FeatureCache(tmp_path, encoder, images)
 
     def count(*arguments):
         written.append(arguments[0])
@@ -175,20 +175,20 @@ def test_processes_build_a_cache_together(encoder, pictures, tmp_path, monkeypat
 
     written, write = [], feature_cache._write_shard
     monkeypatch.setattr(feature_cache, "_write_shard", count)
-    cache = FeatureCache(tmp_path, encoder, pictures, progress=while_another_works, share=(1, 2))
-    assert begun[0] == len(pictures) // 2 and sorted(begun) == list(range(len(pictures)))
-    assert len(written) == len(set(written)) == len(pictures)
-    torch.testing.assert_close(cache.read(0, 0), FeatureCache(tmp_path, encoder, pictures).read(0, 0))
+    cache = FeatureCache(tmp_path, encoder, images, progress=while_another_works, share=(1, 2))
+    assert begun[0] == len(images) // 2 and sorted(begun) == list(range(len(images)))
+    assert len(written) == len(set(written)) == len(images)
+    torch.testing.assert_close(cache.read(0, 0), FeatureCache(tmp_path, encoder, images).read(0, 0))
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "other"])
-def test_a_damaged_file_is_computed_again_and_said_so(damage, encoder, pictures, tmp_path, caplog):
-    whole = FeatureCache(tmp_path / "cache", encoder, pictures)
+def test_a_damaged_file_is_computed_again_and_said_so(damage, encoder, images, tmp_path, caplog):
+    whole = FeatureCache(tmp_path / "cache", encoder, images)
     (file,) = whole.folder.iterdir()
     content = file.read_bytes()
     file.write_bytes({"cut": content[:-100], "empty": b"", "other": b"not a tensor in sight"}[damage])
     with caplog.at_level(logging.WARNING):
-        cache = FeatureCache(tmp_path / "cache", encoder, pictures)
+        cache = FeatureCache(tmp_path / "cache", encoder, images)
     assert [record.getMessage() for record in caplog.records] == [
         f"{file}: damaged; encoding its images again"
     ]
@@ -197,8 +197,8 @@ def test_a_damaged_file_is_computed_again_and_said_so(damage, encoder, pictures,
 
 
 @pytest.mark.parametrize("gone", [True, False], ids=["removed", "cut"])
-def test_a_file_lost_after_the_start_is_one_clear_line(gone, encoder, pictures, tmp_path):
-    cache = FeatureCache(tmp_path / "cache", encoder, pictures)
+def test_a_file_lost_after_the_start_is_one_clear_line(gone, encoder, images, tmp_path):
+    cache = FeatureCache(tmp_path / "cache", encoder, images)
     (file,) = cache.folder.iterdir()
     if gone:
         file.unlink()
@@ -209,43 +209,43 @@ def test_a_file_lost_after_the_start_is_one_clear_line(gone, encoder, pictures, 
     assert str(caught.value).startswith(f"{file}: ") and "\n" not in str(caught.value)
 
 
-def test_a_missing_picture_is_named_before_anything_is_computed(encoder, pictures, tmp_path):
-    missing = pictures[0].with_name("none.jpg")
+def test_a_missing_image_is_named_before_anything_is_computed(encoder, images, tmp_path):
+    missing = images[0].with_name("none.jpg")
     with pytest.raises(DataError) as caught:
-        FeatureCache(tmp_path / "cache", encoder, [*pictures, missing])
+        FeatureCache(tmp_path / "cache", encoder, [*images, missing])
     assert str(caught.value) == f"{missing}: no such image; check data.root and data.images"
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_an_unreadable_picture_is_named_when_asked_for_and_the_others_are_there(encoder, pictures, tmp_path):
-    whole = FeatureCache(tmp_path / "whole", encoder, pictures)
-    pictures[1].write_bytes(pictures[1].read_bytes()[:3000])
+def test_an_unreadable_image_is_named_when_asked_for_and_the_others_are_there(encoder, images, tmp_path):
+    whole = FeatureCache(tmp_path / "whole", encoder, images)
+    images[1].write_bytes(images[1].read_bytes()[:3000])
     for _ in ("made", "found"):
-        cache = FeatureCache(tmp_path / "cache", encoder, pictures)
+        cache = FeatureCache(tmp_path / "cache", encoder, images)
         with pytest.raises(ImageError, match="damaged or truncated") as caught:
             cache.read(1, 0)
-        assert str(caught.value).startswith(f"{pictures[1]}: ")
+        assert str(caught.value).startswith(f"{images[1]}: ")
         torch.testing.assert_close(cache.read(0, 0), whole.read(0, 0))
         torch.testing.assert_close(cache.read(2, 0), whole.read(2, 0))
 
 
-def test_a_folder_that_cannot_be_made(encoder, pictures, tmp_path):
+def test_a_folder_that_cannot_be_made(encoder, images, tmp_path):
     (tmp_path / "cache").touch()
     with pytest.raises(DataError, match=r"cannot be created .*; change data\.cache"):
-        FeatureCache(tmp_path / "cache", encoder, pictures)
+        FeatureCache(tmp_path / "cache", encoder, images)
 
 
-def test_a_shard_that_cannot_be_written_leaves_nothing_behind(encoder, pictures, tmp_path):
-    finished = FeatureCache(tmp_path / "other", encoder, pictures)
+def test_a_shard_that_cannot_be_written_leaves_nothing_behind(encoder, images, tmp_path):
+    finished = FeatureCache(tmp_path / "other", encoder, images)
     (name,) = files(finished)
     (tmp_path / "cache" / name).mkdir(parents=True)  # stands in the way of the renaming
     with pytest.raises(DataError, match=r"cannot be written .*change data\.cache"):
-        FeatureCache(tmp_path / "cache", encoder, pictures)
+        FeatureCache(tmp_path / "cache", encoder, images)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [name]
 
 
-def test_other_processes_open_the_files_themselves(encoder, pictures, tmp_path):
-    cache = FeatureCache(tmp_path / "cache", encoder, pictures)
+def test_other_processes_open_the_files_themselves(encoder, images, tmp_path):
+    cache = FeatureCache(tmp_path / "cache", encoder, images)
     expected = cache.read(1, 0)
     torch.testing.assert_close(pickle.loads(pickle.dumps(cache)).read(1, 0), expected)
     torch.testing.assert_close(cache.read(1, 0), expected)
@@ -260,15 +260,13 @@ def test_view_1_is_the_mirror_of_view_0(fit, encoder, photos):
         assert not torch.equal(mirrored, plain)
 
 
-def test_views_are_a_function_of_picture_view_and_seed(encoder, pictures):
+def test_views_are_a_function_of_image_view_and_seed(encoder, images):
     def view(number, seed=0):
-        return view_pixels(pictures[0], number, encoder.preprocessing, seed)
+        return view_pixels(images[0], number, encoder.preprocessing, seed)
 
     assert torch.equal(view(2), view(2))
     assert not torch.equal(view(2), view(3))
     assert not torch.equal(view(2), view(2, seed=1))
     assert torch.equal(view(0), view(0, seed=1)) and torch.equal(view(1), view(1, seed=1))
-    same_crop = view_pixels(
-        shutil.copy(pictures[0], pictures[0].with_name("b.jpg")), 2, encoder.preprocessing
-    )
+    same_crop = view_pixels(shutil.copy(images[0], images[0].with_name("b.jpg")), 2, encoder.preprocessing)
     assert not torch.equal(same_crop, view(2))

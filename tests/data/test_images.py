@@ -164,7 +164,7 @@ def test_a_still_gif_and_an_open_animation_get_no_warning(tmp_path, caplog):
     assert not caplog.records
 
 
-def test_a_phone_jpeg_with_a_hidden_second_picture_gets_no_warning(chelsea, tmp_path, caplog):
+def test_a_phone_jpeg_with_a_hidden_second_image_gets_no_warning(chelsea, tmp_path, caplog):
     image = Image.open(chelsea)
     image.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[image.rotate(180)])
     assert Image.open(tmp_path / "a.jpg").n_frames == 2
@@ -195,7 +195,7 @@ def test_an_empty_file(tmp_path):
     assert message(tmp_path / "a.jpg").startswith(f"{tmp_path / 'a.jpg'}: the file is empty (0 bytes)")
 
 
-def test_text_named_like_a_picture(tmp_path):
+def test_text_named_like_a_image(tmp_path):
     (tmp_path / "a.jpg").write_text("<html>404 not found</html>" * 100)
     assert "a.jpg: its format is HTML, whatever its extension, and ddcap cannot read it" in message(
         tmp_path / "a.jpg"
@@ -244,14 +244,14 @@ def test_an_open_image_cut_short_is_an_image_error_too(chelsea, tmp_path):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (SMALLEST_SIDE - 1, 500), (500, SMALLEST_SIDE - 1)])
-def test_pictures_too_small(size, tmp_path):
+def test_images_too_small(size, tmp_path):
     Image.new("RGB", size).save(tmp_path / "a.png")
     text = message(tmp_path / "a.png")
     assert f"a.png: {size[0]}x{size[1]} pixels is too small" in text
     assert message(Image.new("RGB", size)) == text.replace(str(tmp_path / "a.png"), "image")
 
 
-def test_the_smallest_and_the_longest_picture_pass():
+def test_the_smallest_and_the_longest_image_pass():
     load_image(Image.new("RGB", (SMALLEST_SIDE, SMALLEST_SIDE)))
     longest = Image.new("RGB", (LONGEST_STRIP * SMALLEST_SIDE, SMALLEST_SIDE))
     for fit in ("squash", "crop"):

@@ -47,7 +47,7 @@ def test_squash_brings_both_sides_to_the_size(chelsea):
         assert np.allclose(pixels.transpose(1, 2, 0), expected, atol=1e-6)
 
 
-def test_squash_keeps_everything_of_a_2_to_1_picture_and_cuts_longer_ones():
+def test_squash_keeps_everything_of_a_2_to_1_image_and_cuts_longer_ones():
     def bars(width):
         image = Image.new("RGB", (width, 100), "white")
         image.paste("red", (0, 0, width // 8, 100))
@@ -71,7 +71,7 @@ def test_squash_of_a_panorama_is_the_squash_of_its_centre(turn, chelsea):
         wide, centre = (image.transpose(Image.Transpose.ROTATE_90) for image in (wide, centre))
     whole = PLAIN(wide)
     part = PLAIN(centre)
-    # at the cut the filter sees one picture go on and the other end
+    # at the cut the filter sees one image go on and the other end
     inner = (slice(None), slice(2, -2), slice(2, -2))
     np.testing.assert_allclose(whole[inner], part[inner], rtol=0, atol=1.5 / 255)
     assert np.abs(whole - part).max() < 0.2
@@ -140,7 +140,7 @@ def test_random_crops_are_55_to_100_percent_of_what_the_plain_view_shows(fit, si
 @pytest.mark.parametrize("fit", ["squash", "crop"])
 @pytest.mark.parametrize("size", [(64, 64), (640, 427), (427, 640), (70, 1200), (33, 40)])
 def test_the_view_of_a_view_is_the_same(fit, size):
-    """So a picture can be made small before it waits."""
+    """So an image can be made small before it waits."""
     preprocessing = Preprocessing(64, fit, MEAN, STD)
     noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     image = Image.fromarray(noise)

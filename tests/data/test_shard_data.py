@@ -23,7 +23,7 @@ PREPROCESSING = Preprocessing(16, "squash", (0, 0, 0), (1, 1, 1))
 
 @pytest.fixture
 def folders(captions_json, photos, tmp_path):
-    """Two sources: the first four pictures, and the others."""
+    """Two sources: the first four images, and the others."""
     records = [
         dataclasses.replace(record, captions=tuple(f"{number} {text}" for text in record.captions))
         for number, record in enumerate(load_karpathy(captions_json, photos[0].parent))
@@ -86,7 +86,7 @@ def test_another_number_of_processes_reads_the_same_steps(folders, tiny_tokenize
     assert alone == [first + second for first, second in zip(*pairs, strict=True)]
 
 
-def test_pictures_belong_to_their_captions(folders, tiny_tokenizer):
+def test_images_belong_to_their_captions(folders, tiny_tokenizer):
     data = make(folders, tiny_tokenizer, captions_per_image=2)
     by_text = {tiny_tokenizer.decode(tiny_tokenizer.encode(t)): r for r in folders[0] for t in r.captions}
     for ((batch),) in training_steps(data, StepPlan(0, 2), 0, 4):
@@ -171,5 +171,5 @@ def test_nothing_but_damaged_shards_make_blank_parts(folders, tiny_tokenizer, tm
         path.write_bytes(b"no tar")
     data = make(folders, tiny_tokenizer, captions_per_image=2)
     ((batch,),) = training_steps(data, StepPlan(0, 4), 0, 1)
-    assert batch.is_blank and (batch.words, batch.pictures) == (0, 0) and len(batch.unreadable) == 4
+    assert batch.is_blank and (batch.words, batch.images) == (0, 0) and len(batch.unreadable) == 4
     assert batch.pixels.shape == (1, 3, 16, 16) and batch.tokens.shape == (2, 1) and batch.places == (0,)

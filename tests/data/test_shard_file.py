@@ -28,8 +28,8 @@ def test_what_is_written_is_read_in_any_order(shard, samples):
     file = ShardFile(shard)
     assert len(file) == 4 and file.caption_counts() == [1, 2, 3, 4]
     for number in (2, 0, 3, 1, 2):
-        key, _, picture, captions = samples[number]
-        assert (file[number].key, file[number].picture) == (key, picture)
+        key, _, image, captions = samples[number]
+        assert (file[number].key, file[number].image) == (key, image)
         assert file[number].captions == tuple(captions)
 
 
@@ -42,7 +42,7 @@ def test_webdataset_reads_it(shard, samples):
 
 
 def test_a_shard_as_img2dataset_writes_it(tmp_path, photos):
-    """Picture, one caption, and a JSON of metadata; some downloads failed and left only that."""
+    """Image, one caption, and a JSON of metadata; some downloads failed and left only that."""
     webdataset = pytest.importorskip("webdataset")
     path = tmp_path / "00000.tar"
     with webdataset.TarWriter(str(path)) as writer:
@@ -53,7 +53,7 @@ def test_a_shard_as_img2dataset_writes_it(tmp_path, photos):
             writer.write(sample)
     file = ShardFile(path)
     assert [file[number].key for number in range(len(file))] == ["000000000", "000000002"]
-    assert file[1].captions == ("caption 2",) and file[1].picture == photos[2].read_bytes()
+    assert file[1].captions == ("caption 2",) and file[1].image == photos[2].read_bytes()
 
 
 def test_a_shard_that_is_cut_off_gives_what_came_before(shard, samples):

@@ -17,14 +17,14 @@ def records(captions_json, photos):
 
 
 def contents(folder):
-    """Captions to picture of all samples of all shards."""
+    """Captions to image of all samples of all shards."""
     files = [ShardFile(path) for path in sorted(folder.glob("*.tar"))]
     samples = [file[number] for file in files for number in range(len(file))]
-    return {sample.captions: sample.picture for sample in samples}
+    return {sample.captions: sample.image for sample in samples}
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_every_picture_lands_in_one_shard_as_it_was(records, tmp_path, processes):
+def test_every_image_lands_in_one_shard_as_it_was(records, tmp_path, processes):
     result = write_shards(records, tmp_path, samples_per_shard=3, processes=processes)
     assert (result.shards, result.samples) == (-(-len(records) // 3), len(records))
     expected = {record.captions: record.path.read_bytes() for record in records}
@@ -63,8 +63,8 @@ def test_a_stopped_writing_goes_on_where_it_stopped(records, tmp_path):
 
 def test_a_smaller_side(records, tmp_path):
     write_shards(records, tmp_path, side=48)
-    for picture in contents(tmp_path).values():
-        assert min(load_image(EncodedImage("a", picture)).size) == 48
+    for image in contents(tmp_path).values():
+        assert min(load_image(EncodedImage("a", image)).size) == 48
 
 
 def test_the_command_leaves_out_what_cannot_be_read(captions_json, photos, tmp_path, capsys):

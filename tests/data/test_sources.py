@@ -1,4 +1,4 @@
-"""A picture may be given as others of this field take it; what is no picture is told what to give."""
+"""An image may be given as others of this field take it; what is no image is told what to give."""
 
 import io
 import re
@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from ddcap.data.images import load_image
-from ddcap.data.sources import EncodedImage, is_one_picture
+from ddcap.data.sources import EncodedImage, is_one_image
 from ddcap.errors import ImageError
 
 
@@ -23,7 +23,7 @@ def pixels(photo):
     return np.asarray(load_image(photo))
 
 
-def test_every_way_to_give_a_picture_gives_the_same_pixels(photo, pixels):
+def test_every_way_to_give_a_image_gives_the_same_pixels(photo, pixels):
     content = photo.read_bytes()
     read_once = io.BufferedReader(io.BytesIO(content))
     read_once.seekable = lambda: False  # as the answer of urlopen
@@ -32,7 +32,7 @@ def test_every_way_to_give_a_picture_gives_the_same_pixels(photo, pixels):
         sources = [str(photo), photo, content, bytearray(content), memoryview(content), file, read_once]
         sources += [io.BytesIO(content), EncodedImage("a.jpg", content), Image.open(photo), pixels]
         for source in sources:
-            assert is_one_picture(source)
+            assert is_one_image(source)
             np.testing.assert_array_equal(np.asarray(load_image(source)), pixels)
         np.testing.assert_array_equal(np.asarray(load_image(file)), pixels)  # again
 
@@ -48,9 +48,9 @@ def test_arrays_of_grey_alpha_and_other_layouts(pixels):
     np.testing.assert_array_equal(mirrored, pixels[:, ::-1])
 
 
-def test_one_picture_or_several(pixels):
+def test_one_image_or_several(pixels):
     several = [[pixels], (), np.stack([pixels, pixels]), np.array(["a.jpg", "b.jpg"]), iter([pixels]), 3]
-    assert not any(is_one_picture(one) for one in several)
+    assert not any(is_one_image(one) for one in several)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_one_picture_or_several(pixels):
         (io.StringIO("hello"), "image: is open as text; open it with mode 'rb'"),
     ],
 )  # fmt: skip
-def test_what_is_no_picture_is_told_what_to_give(source, message):
+def test_what_is_no_image_is_told_what_to_give(source, message):
     with pytest.raises(ImageError, match=re.escape(message)) as refused:
         load_image(source)
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 250

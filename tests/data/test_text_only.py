@@ -34,7 +34,7 @@ def test_every_layout_gives_the_same_captions(tmp_path, layout):
         ("numbers.json", b"[1, 2]", "contains no caption"),
         ("broken.json", b"{", "cannot be read"),
         ("cut.json.gz", gzip.compress(b'["a dog"]', mtime=0)[:-4], "cannot be read"),
-        ("picture.txt", b"\xff\xd8\xff", "cannot be read"),
+        ("image.txt", b"\xff\xd8\xff", "cannot be read"),
     ],
 )
 def test_what_cannot_be_used_is_one_line(tmp_path, name, content, reason):

@@ -25,7 +25,7 @@ def vocabulary():
 
 @pytest.fixture(scope="module")
 def seen():
-    """Of three pictures."""
+    """Of three images."""
     ids = torch.tensor([[0, 1], [3, NO_CONCEPT], [2, 0]])
     return ConceptTokens(ids, torch.tensor([[0.9, 0.4], [0.6, 0.5], [0.3, 0.2]]))
 
@@ -72,11 +72,11 @@ def test_each_word_gets_what_it_should(vocabulary, seen, tiny_tokenizer):
     np.testing.assert_allclose(same.log_probability(tokens.numpy()), added.numpy(), rtol=1e-6)
     np.testing.assert_allclose(same.said(tokens.numpy()), evidence.said(tokens).numpy(), rtol=1e-6)
     for row, text in enumerate(texts):
-        picture, named = row // 2, {WORDS[number] for number in vocabulary.find(text)}
+        image, named = row // 2, {WORDS[number] for number in vocabulary.find(text)}
         confidences = {
             WORDS[number]: confidence
             for number, confidence in zip(
-                seen.ids[picture].tolist(), seen.confidences[picture].tolist(), strict=True
+                seen.ids[image].tolist(), seen.confidences[image].tolist(), strict=True
             )
             if number != NO_CONCEPT
         }

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ddcap import Captioner
 from ddcap.commands import main
-from ddcap.decoding.confidence import Confidence, KnownPictures, Logistic, word_confidences
+from ddcap.decoding.confidence import Confidence, KnownImages, Logistic, word_confidences
 from ddcap.errors import CheckpointError
 from ddcap.evaluation.calibration import area_under_curve, calibration_error, mean_at_coverage
 
@@ -36,10 +36,10 @@ def test_distances_against_a_covariance():
     """Along all directions it is the Mahalanobis distance, and nothing is left beside them."""
     random = np.random.default_rng(1)
     points = random.normal(size=(500, 4)) @ random.normal(size=(4, 4))
-    known = KnownPictures.of(points, directions=3)
+    known = KnownImages.of(points, directions=3)
     offset = points - points.mean(axis=0)
     full = np.einsum("ij,jk,ik->i", offset, np.linalg.inv(offset.T @ offset / len(points)), offset)
-    four = KnownPictures(known.centre, *directions_of(offset))
+    four = KnownImages(known.centre, *directions_of(offset))
     np.testing.assert_allclose(np.exp(four.distances(points)[:, 0]), full, rtol=1e-3)
     assert (four.distances(points)[:, 1] < -10).all()
     far = np.exp(known.distances(points + 100)).sum(axis=1)
@@ -90,10 +90,10 @@ def test_what_a_person_says_does_not_make_it_surer(default, photos):
 
 @pytest.fixture(scope="module")
 def drawings(tmp_path_factory):
-    """Pictures of every kind that the calibrator was not fitted with."""
+    """Images of every kind that the calibrator was not fitted with."""
     sys.path.insert(0, str(ROOT / "benchmarks"))
     try:
-        from unknown_pictures import draw_all
+        from unknown_images import draw_all
     finally:
         sys.path.pop(0)
     pytest.importorskip("matplotlib")
@@ -130,14 +130,14 @@ def test_a_model_of_ones_own_is_calibrated(tiny_model_folder, photos, tmp_path, 
     import shutil
 
     pytest.importorskip("pycocoevalcap")
-    folder, unknown, pictures = tmp_path / "model", tmp_path / "unknown", tmp_path / "pictures"
+    folder, unknown, own = tmp_path / "model", tmp_path / "unknown", tmp_path / "own"
     shutil.copytree(tiny_model_folder, folder)
-    unknown.mkdir(), pictures.mkdir()
+    unknown.mkdir(), own.mkdir()
     random = np.random.default_rng(0)
     for number in range(25):
         Image.fromarray(random.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(unknown / f"{number}.png")
         with Image.open(photos[number % len(photos)]) as image:
-            image.resize((60, 60 + number)).save(pictures / f"{number}.png")
+            image.resize((60, 60 + number)).save(own / f"{number}.png")
     texts = [f"a {word} on the grass" for word in ("dog", "cat", "man", "horse", "bird")]
     images = [
         {
@@ -158,7 +158,7 @@ def test_a_model_of_ones_own_is_calibrated(tiny_model_folder, photos, tmp_path, 
         "--data",
         str(data),
         "--images",
-        str(pictures),
+        str(own),
         "--unknown",
         str(unknown),
     ]

@@ -274,12 +274,11 @@ def test_every_spelling_across_borders_is_found(vocabulary, default):
         assert not caption(mask, ids[right], ids[" dog"]).allows(0, ids[left])
     assert not caption(mask, mask).allows(1, ids[" man"]) and not caption(mask, mask).allows(0, ids[" man"])
     assert caption(mask).allows(0, ids[" woman"])
-    picture = encode("picture of")
-    assert not caption(mask, *picture).allows(0, ids[" a"])
-    assert caption(mask, *picture).allows(0, ids[" the"])
+    image = encode("picture of")
+    assert not caption(mask, *image).allows(0, ids[" a"])
+    assert caption(mask, *image).allows(0, ids[" the"])
     assert (
-        not caption(*encode("a"), *[mask] * len(picture[:-1]), picture[-1]).allows(1, picture[0])
-        or len(picture) > 2
+        not caption(*encode("a"), *[mask] * len(image[:-1]), image[-1]).allows(1, image[0]) or len(image) > 2
     )
 
 

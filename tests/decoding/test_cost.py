@@ -80,12 +80,12 @@ def test_the_bytes_of_weights_that_the_default_reads(photos):
     captioner(photos[0])
     weights = {name: graph.weight_bytes for name, graph in counted.graphs.items()}
     assert weights["step"] <= 18_100_000  # of every step
-    assert weights["memory"] <= 12_110_000 and weights["encoder"] <= 28_400_000  # of a picture
+    assert weights["memory"] <= 12_110_000 and weights["encoder"] <= 28_400_000  # of an image
     assert weights["choose"] == 0
 
 
 @pytest.mark.slow
-def test_guidance_of_one_picture_takes_one_call_a_step(tiny_graphs_folder, photos):
+def test_guidance_of_one_image_takes_one_call_a_step(tiny_graphs_folder, photos):
     captioner = Captioner.from_pretrained(tiny_graphs_folder)
     counted = Counted(captioner.model)
     captioner(photos[0], guidance=1.17, length=6)  # the last of the six tokens is the end
@@ -94,7 +94,7 @@ def test_guidance_of_one_picture_takes_one_call_a_step(tiny_graphs_folder, photo
 
 
 @pytest.mark.slow
-def test_pictures_share_what_is_the_same_without_them(tiny_graphs_folder, photos):
+def test_images_share_what_is_the_same_without_them(tiny_graphs_folder, photos):
     """All captions of one length are alike before the first step: one of them is computed."""
     captioner = Captioner.from_pretrained(tiny_graphs_folder)
     counted = Counted(captioner.model)
@@ -131,7 +131,7 @@ def test_the_operations_of_pytorch(tiny_model, features):
 
     once = operations(tiny_model, features, length=length, guidance=1.0, steps=1, distinct=False)
     full = operations(tiny_model, features, length=length, guidance=1.0)
-    memory = once - step(length)  # the picture's keys and values, and the timesteps' table
+    memory = once - step(length)  # the image's keys and values, and the timesteps' table
     assert full == sum(step(blanks) for blanks in range(1, length + 1)) + memory
     positions = images * seen
     keys_values = positions * 2 * width * 2 * width * shape.layers

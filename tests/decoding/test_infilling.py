@@ -128,7 +128,7 @@ def test_without_length_head_the_filling_alone_counts(model_without_length_head,
     assert matches(tokens, template, model_without_length_head.mask_id)
 
 
-def test_the_picture_matters(tiny_model, tiny_tokenizer, features):
+def test_the_image_matters(tiny_model, tiny_tokenizer, features):
     template = parse_template("[6] dog [2]", tiny_tokenizer)
     captions = {
         tuple(

@@ -44,7 +44,7 @@ def test_greedy_is_the_likeliest_next_word_again_and_again(tiny_ar, features):
                 logits = ar_pass(tiny_ar, torch.tensor([[*caption, END]]), one_of(features, row))
             caption.append(int(logits[0, -1].argmax()))
         assert words_of(result, row) == caption
-    assert len({tuple(words_of(result, row)) for row in range(3)}) == 3  # the picture matters
+    assert len({tuple(words_of(result, row)) for row in range(3)}) == 3  # the image matters
 
 
 @pytest.mark.parametrize("changes", [{}, {"beams": 4}])
@@ -112,7 +112,7 @@ def slow_search(model, image, template, end, may_end, beams, penalty):
 @pytest.mark.parametrize("penalty", [0.5, None, 2.0])
 @pytest.mark.parametrize("templates", ["open", "given"])
 def test_it_is_the_slow_search(tiny_ar, features, templates, penalty, beams, rank):
-    """Three pictures at once, of unequal length; the end token is one of those the model likes to say."""
+    """Three images at once, of unequal length; the end token is one of those the model likes to say."""
     mask, last = tiny_ar.mask_id, tiny_ar.mask_id - 1
     lengths = torch.tensor([9, 4, 7])
     tokens = torch.full((3, 9), mask)
@@ -161,7 +161,7 @@ def test_unless_asked_it_follows_one_caption_and_draws_nothing(tiny_ar, features
 
 
 def test_beams_keep_the_best_mean(tiny_ar, features):
-    """At least one picture gains from following several captions, and gains what the model says."""
+    """At least one image gains from following several captions, and gains what the model says."""
 
     def mean(result, row):
         return float(log_probabilities(tiny_ar, one_of(features, row), words_of(result, row)).mean())

@@ -1,4 +1,4 @@
-"""What a picture says for given captions, word by word."""
+"""What an image says for given captions, word by word."""
 
 import itertools
 import json
@@ -67,13 +67,13 @@ def test_against_a_pass_for_each_token(tiny_model, features, tiny_tokenizer):
         assert evidence.tokens == len(ids) and evidence.fit == evidence.gain / len(ids)
 
 
-def test_captions_of_several_pictures_at_once(tiny_model, features, tiny_tokenizer):
+def test_captions_of_several_images_at_once(tiny_model, features, tiny_tokenizer):
     texts = ["a dog", "two dogs run"]
     one, other = (type(features)(features.memory[i : i + 1], features.summary[i : i + 1]) for i in (0, 1))
     both = type(features)(features.memory[:2], features.summary[:2])
     together = caption_evidence(tiny_model, both, [[texts[0]], [texts[1]]], tiny_tokenizer)
-    for picture, text, found in zip((one, other), texts, together, strict=True):
-        ((alone,),) = caption_evidence(tiny_model, picture, [[text]], tiny_tokenizer)
+    for image, text, found in zip((one, other), texts, together, strict=True):
+        ((alone,),) = caption_evidence(tiny_model, image, [[text]], tiny_tokenizer)
         assert found[0].gain == pytest.approx(alone.gain, abs=1e-4)
 
 
@@ -107,7 +107,7 @@ def test_the_samplers_likelihood_of_what_it_writes(tiny_model, features, tiny_to
     torch.testing.assert_close(found, result.confidences.log().sum(dim=1), rtol=1e-4, atol=1e-4)
 
 
-def test_true_captions_fit_better_than_those_of_other_pictures(default):
+def test_true_captions_fit_better_than_those_of_other_images(default):
     from tests.test_default_model import EXAMPLES
 
     pairs = {"cat.jpg": "a cat laying on a couch", "giraffes.jpg": "two giraffes standing near trees"}

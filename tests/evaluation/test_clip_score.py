@@ -73,9 +73,9 @@ def slowly(folder, caption, references, image):
 
     with torch.no_grad():
         pixels = processor(images=[Image.open(image).convert("RGB")], return_tensors="pt")["pixel_values"]
-        picture = unit(model.visual_projection(model.vision_model(pixels).pooler_output))
+        seen = unit(model.visual_projection(model.vision_model(pixels).pooler_output))
     words = text(caption)
-    clip_score = 2.5 * max(float(picture @ words), 0)
+    clip_score = 2.5 * max(float(seen @ words), 0)
     closest = max(0.0, *(float(text(reference) @ words) for reference in references))
     harmonic = 0.0 if clip_score + closest == 0 else 2 * clip_score * closest / (clip_score + closest)
     return clip_score, harmonic
@@ -133,11 +133,11 @@ def test_the_command_line_prints_it_for_model_and_people(folder, captions_json, 
         main(["metrics", str(predictions), *arguments[:2], *arguments[4:], "--fast", "--clip", str(folder)])
         == 0
     )
-    assert "CLIPScore    not run: " in capsys.readouterr().out  # no pictures without --images
+    assert "CLIPScore    not run: " in capsys.readouterr().out  # no images without --images
 
 
 def test_no_such_clip(tmp_path, folder, tiny_clip_folder):
-    halved = tmp_path / "halved"  # a tokenizer, but the weights of the picture tower only
+    halved = tmp_path / "halved"  # a tokenizer, but the weights of the image tower only
     shutil.copytree(folder, halved)
     shutil.copy(tiny_clip_folder / "model.safetensors", halved)
     for name in (tmp_path / "nowhere", tiny_clip_folder, halved):
@@ -149,7 +149,7 @@ def test_no_such_clip(tmp_path, folder, tiny_clip_folder):
         ClipScorer(str(folder), "cuda:77")
 
 
-def test_a_missing_picture(folder, case, tmp_path):
+def test_a_missing_image(folder, case, tmp_path):
     captions, references, images = case
     with pytest.raises(ImageError, match=r"nowhere\.jpg"):
         ClipScorer(str(folder)).score(captions, references, dict.fromkeys(images, tmp_path / "nowhere.jpg"))

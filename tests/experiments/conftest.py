@@ -132,7 +132,7 @@ def pair(best_folders):
 
 @pytest.fixture(scope="session")
 def val(finished, shared_plan):
-    """The pictures of val, with their features."""
+    """The images of val, with their features."""
     from experiments.split import load_split
 
     return load_split(load_plan(shared_plan, finished[0]).named("g")[0].recipe, "val")
@@ -140,7 +140,7 @@ def val(finished, shared_plan):
 
 @pytest.fixture(scope="session")
 def analysed(best_folders, shared_plan, made_once):
-    """The folder of a whole analysis of two pictures."""
+    """The folder of a whole analysis of two images."""
     from experiments.analysis.run import main
 
     recipe = str(shared_plan.parent / "g.yaml")

@@ -35,7 +35,7 @@ def place(pair, name):
 
 
 def test_a_sheet_tells_nobody_whose_captions_they_are():
-    sheet, key = make_sheet([OURS, TWIN], pairs=12, pictures_from=Path("/pictures"))
+    sheet, key = make_sheet([OURS, TWIN], pairs=12, images_from=Path("/pictures"))
     assert "twin" not in sheet and "ours" not in sheet
     assert sheet.count("\n## ") == 12 and "![](13.jpg)" in sheet
     for number, pair in enumerate(key["pairs"], start=1):
@@ -109,8 +109,8 @@ def test_from_results_on_disk_and_back(finished, photo_splits, photos, tmp_path,
     assert main(command) == 0
     path = Path(capsys.readouterr().out.strip())
     sheet, key = path.read_text(), json.loads(path.with_name("key.json").read_text())
-    for picture in re.findall(r"!\[\]\((.*)\)", sheet):
-        assert (path.parent / picture).is_file()
+    for image in re.findall(r"!\[\]\((.*)\)", sheet):
+        assert (path.parent / image).is_file()
     draw = random.Random(0)
     path.write_text(fill(sheet, key, lambda *_: draw.choice(["A", "B", "same"])))
     assert main(["score", str(path), str(path.with_name("key.json"))]) == 0

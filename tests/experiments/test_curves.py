@@ -24,7 +24,7 @@ def test_every_row_has_its_curve_and_its_best_model(finished):
         assert lead["interval_95"][0] <= lead["difference"] <= lead["interval_95"][1]
 
 
-def test_a_share_is_trained_on_fewer_pictures(plan_file):
+def test_a_share_is_trained_on_fewer_images(plan_file):
     plan = load_plan(plan_file, "out")
     assert [one.name for one in plan.curves["0.5"]] == ["g-0.5", "twin-0.5"]
     assert {one.recipe.data.train_share for one in plan.curves["0.5"]} == {0.5}

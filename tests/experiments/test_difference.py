@@ -5,13 +5,13 @@ from ddcap.evaluation.metrics import bootstrap_interval
 from experiments.difference import compare_rows, holm
 
 
-def rows_without_a_difference(generator, seeds, images, of_pictures, of_seeds, of_both, shared=False):
-    """Two rows' scores, (S, I) each, alike but for pictures, seeds and what is particular to both."""
-    pictures = 20 * generator.standard_normal(images)
+def rows_without_a_difference(generator, seeds, images, of_images, of_seeds, of_both, shared=False):
+    """Two rows' scores, (S, I) each, alike but for images, seeds and what is particular to both."""
+    spread = 20 * generator.standard_normal(images)
     effects = [of_seeds * generator.standard_normal((seeds, 1)) for _ in range(2)]
     return [
-        pictures
-        + of_pictures * generator.standard_normal(images)
+        spread
+        + of_images * generator.standard_normal(images)
         + effects[0 if shared else row]
         + of_both * generator.standard_normal((seeds, images))
         for row in range(2)
@@ -20,13 +20,13 @@ def rows_without_a_difference(generator, seeds, images, of_pictures, of_seeds, o
 
 @pytest.mark.parametrize(
     ("of_pictures", "of_seeds", "of_both"),
-    [(10, 0.5, 20), (5, 3, 10), (0, 0.5, 20)],  # pictures, seeds, their interaction matter most
+    [(10, 0.5, 20), (5, 3, 10), (0, 0.5, 20)],  # images, seeds, their interaction matter most
 )
-def test_an_interval_of_three_seeds_holds_the_truth_about_95_times_of_100(of_pictures, of_seeds, of_both):
+def test_an_interval_of_three_seeds_holds_the_truth_about_95_times_of_100(of_images, of_seeds, of_both):
     generator = np.random.default_rng(5)
     times, held, under = 300, 0, 0
     for _ in range(times):
-        rows = rows_without_a_difference(generator, 3, 150, of_pictures, of_seeds, of_both)
+        rows = rows_without_a_difference(generator, 3, 150, of_images, of_seeds, of_both)
         found = compare_rows(*(dict(enumerate(row)) for row in rows))
         low, high = found["interval_95_seeds"]
         held += low <= 0 <= high
@@ -41,7 +41,7 @@ def test_resampling_three_seeds_alone_would_be_too_narrow():
     held = 0
     for _ in range(200):
         rows = rows_without_a_difference(generator, 3, 100, 0, 3, 1)
-        means = [row.mean(axis=1) for row in rows]  # pictures hardly matter here
+        means = [row.mean(axis=1) for row in rows]  # images hardly matter here
         drawn = [row[generator.integers(3, size=(1000, 3))].mean(axis=1) for row in means]
         low, high = np.quantile(drawn[0] - drawn[1], [0.025, 0.975])
         held += low <= 0 <= high
@@ -75,13 +75,13 @@ def test_what_a_comparison_tells():
     assert compare_rows(better, worse) == found  # nothing is left to chance
 
 
-def test_one_seed_has_no_p_however_sure_the_pictures_are():
+def test_one_seed_has_no_p_however_sure_the_images_are():
     found = compare_rows({0: [50.0, 51.0, 52.0]}, {0: [1.0, 2.0, 3.0], 1: [1.0, 2.0, 3.1]})
     assert found["interval_95_seeds"] is None and found["p"] is None
     assert found["difference"] == pytest.approx(48.98, abs=0.01)
 
 
-def test_seeds_that_do_not_differ_leave_the_pictures_alone():
+def test_seeds_that_do_not_differ_leave_the_images_alone():
     scores = 10 * np.random.default_rng(9).standard_normal((2, 300))
     found = compare_rows({0: scores[0], 1: scores[0]}, {0: scores[1], 1: scores[1]})
     assert found["interval_95_seeds"] == pytest.approx(found["interval_95"], abs=0.2)

@@ -84,8 +84,8 @@ def test_results_of_other_data_are_one_line(finished, photo_splits, captions_jso
     assert "has other images than" in message and message.count("\n") == 1
 
 
-def test_results_of_the_first_pictures_alone_can_be_read(finished, photo_splits, tmp_path, capsys):
-    """As `python -m experiments ablate --limit` writes them: their digest is of these pictures only."""
+def test_results_of_the_first_images_alone_can_be_read(finished, photo_splits, tmp_path, capsys):
+    """As `python -m experiments ablate --limit` writes them: their digest is of these images only."""
     from ddcap.evaluation.run import references_digest
 
     part = json.loads((finished[0] / "results" / "g-seed0.json").read_text())

@@ -21,14 +21,14 @@ class Tags(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.open, self.pictures, self.links = [], [], []
+        self.open, self.images, self.links = [], [], []
 
     def handle_starttag(self, tag, attributes):
         if tag not in self.VOID:
             self.open.append(tag)
         attributes = dict(attributes)
         if tag == "img":
-            self.pictures.append(attributes["src"])
+            self.images.append(attributes["src"])
         self.links += [value for name, value in attributes.items() if name in ("src", "href")]
 
     def handle_startendtag(self, tag, attributes):
@@ -50,7 +50,7 @@ def test_the_page_is_whole_and_needs_no_other_file(finished, tmp_path):
     page.feed(path.read_text(encoding="utf-8"))
     page.close()
     assert page.open == []
-    assert len(page.pictures) == 3
+    assert len(page.images) == 3
     assert all(link.startswith(("data:", "#")) for link in page.links)
     assert path.read_text().count("<svg") == 5
 
@@ -125,7 +125,7 @@ def test_pages_name_the_tests_and_their_number(results):
     assert "| autoregressive, beams > autoregressive, greedy | beams help |  |" in text
 
 
-def test_charts_are_pictures(results, tmp_path):
+def test_charts_are_images(results, tmp_path):
     paths = save_charts(results, tmp_path)
     assert {path.name for path in paths} == {
         "curves.png",

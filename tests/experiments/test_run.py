@@ -43,7 +43,7 @@ def test_shared_trainings_run_once(finished):
     assert len(started) == len(set(started)) == len(list((output / "trainings").iterdir())) == 10
 
 
-def test_claims_are_judged_by_pictures_and_seeds_together(finished):
+def test_claims_are_judged_by_images_and_seeds_together(finished):
     claims = {(c["better"], c["worse"]): c for c in load_ablation(finished[0])["claims"]}
     tested = {pair for pair, claim in claims.items() if claim["p"] is not None}
     assert tested == {("f", "d"), ("d", "a")}  # the rows with two seeds

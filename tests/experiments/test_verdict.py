@@ -16,7 +16,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_one_seed_settles_nothing():
-    """However sure the pictures are."""
+    """However sure the images are."""
     for rows in (([50.0], [20.0, 20.1]), ([50.0, 50.1], [20.0]), ([50.0], [20.0])):
         assert interval_with_seeds(30.0, [29.9, 30.1], *rows) is None
     assert verdict(None) == "not settled"
@@ -30,7 +30,7 @@ def test_seeds_that_differ_by_more_than_the_rows_settle_nothing():
     assert sum(interval) / 2 == pytest.approx(3.9)
 
 
-def test_seeds_that_agree_leave_the_pictures_interval():
+def test_seeds_that_agree_leave_the_images_interval():
     assert interval_with_seeds(3.0, [2.0, 4.0], [5.0, 5.0], [2.0, 2.0]) == pytest.approx([2.0, 4.0])
     close = interval_with_seeds(3.0, [2.0, 4.0], [5.0, 5.01, 5.02], [2.0, 2.01, 2.0])
     assert close == pytest.approx([2.0, 4.0], abs=0.05) and verdict(close) == "agrees"
@@ -43,19 +43,19 @@ def test_both_directions_can_be_settled():
 
 
 @pytest.mark.parametrize(("seeds", "of_pictures", "of_seeds"), [(2, 0.3, 1.0), (3, 1.0, 1.0), (5, 0.1, 2.0)])
-def test_of_rows_that_do_not_differ_about_one_in_twenty_seems_to(seeds, of_pictures, of_seeds):
-    """Against simulated rows: pictures and seeds drawn anew, no difference but by chance."""
+def test_of_rows_that_do_not_differ_about_one_in_twenty_seems_to(seeds, of_images, of_seeds):
+    """Against simulated rows: images and seeds drawn anew, no difference but by chance."""
     generator = np.random.default_rng(3)
     settled, times = 0, 400
     for _ in range(times):
         rows = of_seeds * generator.standard_normal((2, seeds))
-        difference = rows[0].mean() - rows[1].mean() + of_pictures * generator.standard_normal()
-        ends = [difference - 1.96 * of_pictures, difference + 1.96 * of_pictures]
+        difference = rows[0].mean() - rows[1].mean() + of_images * generator.standard_normal()
+        ends = [difference - 1.96 * of_images, difference + 1.96 * of_images]
         settled += verdict(interval_with_seeds(difference, ends, *rows.tolist())) != "not settled"
     assert settled / times < 0.09
 
 
-def test_results_that_were_judged_by_pictures_alone_are_judged_anew(tmp_path):
+def test_results_that_were_judged_by_images_alone_are_judged_anew(tmp_path):
     content = json.loads((DOCS / "results" / "flickr8k.json").read_text())
     for claim in content["claims"]:
         claim["verdict"] = "agrees"

@@ -96,7 +96,7 @@ def test_steps_and_sentences_are_those_of_python(page, default):
     assert filled == default.infill(both_pages.COFFEE, "a ___ on a [2]").text
 
 
-def test_a_dropped_picture_gets_the_caption_that_python_gives(service, default, opened):
+def test_a_dropped_image_gets_the_caption_that_python_gives(service, default, opened):
     page = opened(service, motion="no-preference")
     page.wait_for_selector("[data-sample] img")
     both_pages.drop(page, PHOTO)
@@ -166,7 +166,7 @@ def test_what_goes_wrong_is_one_line(default, opened, tmp_path):
             pass
         page.set_input_files(".file >> nth=0", PHOTO)
         sync_api.expect(line).to_contain_text("Too many requests are waiting; try again in")
-        sync_api.expect(page.locator(".photo")).to_be_visible()  # it is not the picture's fault
+        sync_api.expect(page.locator(".photo")).to_be_visible()  # it is not the image's fault
         may_go.set()
         held.join()
         assert both_pages.choose(page, PHOTO) == default(PHOTO)[0].text

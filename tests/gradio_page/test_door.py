@@ -39,7 +39,7 @@ def client(default):
         yield client
 
 
-def picture():
+def image():
     return "data:image/jpeg;base64," + base64.b64encode(PHOTO.read_bytes()).decode()
 
 
@@ -60,8 +60,8 @@ def last_value(messages):
 
 
 def request(**asked):
-    """A request of the interface, by default for captions of the picture."""
-    return {"kind": "caption", "picture": picture(), "number": 7, **asked}
+    """A request of the interface, by default for captions of the image."""
+    return {"kind": "caption", "image": image(), "number": 7, **asked}
 
 
 def test_the_page_asks_the_engine_of_the_service(client, default):
@@ -70,10 +70,10 @@ def test_the_page_asks_the_engine_of_the_service(client, default):
     assert client.get("/readyz").json() == {"status": "ready"}
 
 
-def test_pictures_of_the_past_are_not_kept(client):
+def test_images_of_the_past_are_not_kept(client):
     for number in range(4):
-        mark = f"{picture()}{number:04}"  # base64, and no two are one string
-        told(client, request(picture=mark), session=f"visitor {number}")
+        mark = f"{image()}{number:04}"  # base64, and no two are one string
+        told(client, request(image=mark), session=f"visitor {number}")
     gc.collect()
     values = (one.get("value") for one in gc.get_objects() if type(one) is dict and "value" in one)
     kept = {value[-4:] for value in values if isinstance(value, str) and value.startswith("data:image/jpeg")}
@@ -122,7 +122,7 @@ def test_no_file_and_no_address_is_taken(client, path, monkeypatch):
     for name in ("ssrf_protected_download", "async_ssrf_protected_download", "save_file_to_cache"):
         monkeypatch.setattr(processing_utils, name, lambda *given, **_: fetched.append(given))
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    (done,) = [one for one in told(client, request(picture=file)) if one["msg"] == "process_completed"]
+    (done,) = [one for one in told(client, request(image=file)) if one["msg"] == "process_completed"]
     (value,) = done["output"].get("data", [{"error": "Gradio refuses it itself"}])
     assert "error" in value and not fetched
     assert told(client, request(), data=[file])  # whatever comes of it, nothing is fetched
@@ -132,10 +132,10 @@ def test_no_file_and_no_address_is_taken(client, path, monkeypatch):
 @pytest.mark.parametrize(
     "asked, reason",
     [
-        ({"picture": ""}, "there is no image yet"),
-        ({"picture": 3}, "there is no image yet"),
-        ({"picture": "data:text/plain;base64,aGVsbG8="}, "this file is not a readable image"),
-        ({"picture": "data:image/png;base64,%%%"}, "not valid base64"),
+        ({"image": ""}, "there is no image yet"),
+        ({"image": 3}, "there is no image yet"),
+        ({"image": "data:text/plain;base64,aGVsbG8="}, "this file is not a readable image"),
+        ({"image": "data:image/png;base64,%%%"}, "not valid base64"),
         ({"include": ["dog"], "ban": ["dog"]}, "banned"),
         ({"num": 1000}, "num"),
         ({"steps": "many"}, "steps"),
@@ -160,8 +160,8 @@ def test_what_is_no_request_is_one_line(client, asked):
     assert "there is no image yet" in value["error"] and value["number"] == -1
 
 
-def test_a_picture_that_is_none_is_told_from_a_request_that_cannot_be_met(client):
-    assert last_value(told(client, request(picture="data:,base64,aGVsbG8=")))["unreadable"]
+def test_a_image_that_is_none_is_told_from_a_request_that_cannot_be_met(client):
+    assert last_value(told(client, request(image="data:,base64,aGVsbG8=")))["unreadable"]
     assert "unreadable" not in last_value(told(client, request(include=["dog"], ban=["dog"])))
 
 
@@ -193,14 +193,12 @@ def test_keys_are_asked_for(default):
         assert right.status_code == 303 and "HttpOnly" in cookie and "SameSite=strict" in cookie
         assert "sesame" not in cookie
         assert "captions" in last_value(told(locked, request()))
-        assert (
-            locked.post("/v1/captions", json={"images": [picture()]}).status_code == 401
-        )  # of the page only
+        assert locked.post("/v1/captions", json={"images": [image()]}).status_code == 401  # of the page only
         assert locked.get("/metrics").status_code == 401
         locked.cookies.clear()
         assert locked.get("/config", headers={"cookie": "ddcap_page=other"}).status_code == 401
         bearer = {"authorization": "Bearer other"}
-        assert locked.post("/v1/captions", json={"images": [picture()]}, headers=bearer).status_code == 200
+        assert locked.post("/v1/captions", json={"images": [image()]}, headers=bearer).status_code == 200
 
 
 def told_without(client):

@@ -92,7 +92,7 @@ def test_logits_at_some_positions_only(ar, features):
 
 
 @torch.no_grad()
-def test_every_caption_sees_its_own_picture(ar, features):
+def test_every_caption_sees_its_own_image(ar, features):
     swapped = ImageFeatures(features.memory.flip(0), features.summary.flip(0))
     rows = torch.tensor([2, 3, 0, 1])
     torch.testing.assert_close(

@@ -47,7 +47,7 @@ def concepts():
     return ConceptTokens(torch.tensor([[2, 0], [1, NO_CONCEPT]]), torch.tensor([[0.9, 0.31], [0.5, 0.0]]))
 
 
-def test_a_picture_that_is_hidden_is_as_none(seeing, features, concepts):
+def test_a_image_that_is_hidden_is_as_none(seeing, features, concepts):
     _, hidden = seeing
     both = dataclasses.replace(features, concepts=concepts)
     alone = ImageFeatures(None, None, concepts)

@@ -25,7 +25,7 @@ def has_gradients(module):
     return {name for name, parameter in module.named_parameters() if parameter.requires_grad}
 
 
-# EfficientNet-Lite: the real network with its real weights, on small pictures to be quick
+# EfficientNet-Lite: the real network with its real weights, on small images to be quick
 
 
 @pytest.fixture(scope="module")

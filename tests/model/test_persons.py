@@ -44,12 +44,12 @@ def test_it_finds_persons_and_says_where(detector, pixels):
         assert found[name].probability[0] < 0.2 and found[name].count[0] == 0 and found[name].evidence[0] < -1
 
 
-def test_a_picture_and_its_mirror_side_by_side_are_two_persons(detector, pixels):
+def test_a_image_and_its_mirror_side_by_side_are_two_persons(detector, pixels):
     camera = pixels["camera"][:, :, ::2]
     assert detector(np.concatenate([camera, camera[:, :, ::-1]], axis=2)[None]).count[0] == 2
 
 
-def test_pictures_of_a_batch_are_looked_at_one_by_one(detector, pixels):
+def test_images_of_a_batch_are_looked_at_one_by_one(detector, pixels):
     together = detector(np.stack([*pixels.values()]))
     for place, one in enumerate(pixels.values()):
         alone = detector(one[None])

@@ -230,8 +230,8 @@ def test_files_that_are_no_recipe(write, tmp_path):
     assert "contains no sections" in message(write("- data\n- model"))
     assert "contains no sections" in message(write("just words"))
     assert "keys should be strings" in message(write("~: 3"))
-    (tmp_path / "picture.yaml").write_bytes(b"\xff\xd8\xff\xe0")
-    assert "cannot be read" in message(tmp_path / "picture.yaml")
+    (tmp_path / "image.yaml").write_bytes(b"\xff\xd8\xff\xe0")
+    assert "cannot be read" in message(tmp_path / "image.yaml")
 
 
 def test_every_setting_survives_dump_and_parse():

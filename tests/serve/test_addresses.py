@@ -1,4 +1,4 @@
-"""Pictures behind addresses: a real server on this machine, and everything that must not reach it."""
+"""Images behind addresses: a real server on this machine, and everything that must not reach it."""
 
 import asyncio
 import base64
@@ -79,7 +79,7 @@ def fetch(url, *, resolve=names, is_allowed=here, certificates=None, **limits):
     return asyncio.run(fetcher.fetch(url, "image"))
 
 
-def test_a_picture_comes_as_it_is(site, photos, monkeypatch):
+def test_a_image_comes_as_it_is(site, photos, monkeypatch):
     """The name is kept for the server; neither proxies nor cookies are used."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
@@ -195,13 +195,13 @@ def test_the_address_that_was_checked_is_the_one_that_is_asked(site):
 
 
 def test_the_next_address_is_tried_where_one_does_not_answer(site):
-    site.handler.pages["/"] = (200, {}, b"a picture")
+    site.handler.pages["/"] = (200, {}, b"an image")
 
     async def two(*_):
         return [ipaddress.ip_address("127.0.0.77"), HERE]  # nobody listens at the first one
 
     found = fetch(f"http://two.example:{site.server_port}/", resolve=two, is_allowed=lambda _: True)
-    assert found == b"a picture"
+    assert found == b"an image"
 
 
 def test_limits(site):
@@ -263,9 +263,9 @@ def test_certificates_are_for_the_name(site, tmp_path):
     asked = []
     server.sni_callback = lambda _, name, __: asked.append(name)
     site.socket = server.wrap_socket(site.socket, server_side=True)
-    site.handler.pages["/"] = (200, {}, b"a picture")
+    site.handler.pages["/"] = (200, {}, b"an image")
     trusting = ssl.create_default_context(cafile=certificate)
-    assert fetch(f"https://photos.example:{site.server_port}/", certificates=trusting) == b"a picture"
+    assert fetch(f"https://photos.example:{site.server_port}/", certificates=trusting) == b"an image"
     assert asked == ["photos.example"]
 
     async def other(*_):
@@ -278,7 +278,7 @@ def test_certificates_are_for_the_name(site, tmp_path):
 
 
 def test_the_service_fetches_only_where_it_is_allowed(site, photos):
-    """By JSON, beside pictures that are sent; without `--allow-urls` nothing is asked."""
+    """By JSON, beside images that are sent; without `--allow-urls` nothing is asked."""
     default = Captioner.from_pretrained()
     site.handler.pages["/a.jpg"] = (200, {}, photos[0].read_bytes())
     site.handler.pages["/page"] = (200, {}, b"<!doctype html>secret")

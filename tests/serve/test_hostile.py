@@ -1,4 +1,4 @@
-"""A folder of hostile pictures, and bodies that are none, against a running service."""
+"""A folder of hostile images, and bodies that are none, against a running service."""
 
 import io
 import struct
@@ -68,7 +68,7 @@ def many_scans(image, count):
 
 
 def hostile(folder, photo):
-    """Writes the pictures; the status that each should get by name."""
+    """Writes the images; the status that each should get by name."""
     plain = photo.read_bytes()
     image = Image.open(photo).convert("RGB")
     image.thumbnail((320, 320))
@@ -86,7 +86,7 @@ def hostile(folder, photo):
         "zero_bytes.jpg": (b"", REFUSED),
         "nulls.png": (b"\0" * 5000, REFUSED),
         "a_png.jpg": (saved(image, "PNG"), FINE),
-        "text.png": (b"this is no picture", REFUSED),
+        "text.png": (b"this is no image", REFUSED),
         "bomb.png": (png(50_000, 50_000, (b"IDAT", zeros(1_000_000))), REFUSED),
         "bomb_below_pillows_limit.png": (png(13_000, 13_000, (b"IDAT", zeros(1_000_000))), REFUSED),
         "bomb_at_our_limit.png": (png(7_000, 7_000, (b"IDAT", zeros(49_007_000))), FINE),
@@ -100,7 +100,7 @@ def hostile(folder, photo):
         "palette_with_transparency.gif": (saved(palette, "GIF", transparency=3), FINE),
         "wrong_orientation.jpg": (saved(image, "JPEG", exif=exif), FINE),
         "broken_exif.jpg": (saved(image, "JPEG", exif=broken_exif), FINE),
-        "picture.svg": (svg, REFUSED),
+        "image.svg": (svg, REFUSED),
         "svg_called.png": (svg, REFUSED),
         "page.html": (b"<!doctype html><script>alert(1)</script>", REFUSED),
         "polyglot.gif": (b"GIF89a/*\0\0" + b"*/=alert(1);" * 40, REFUSED),
@@ -126,7 +126,7 @@ def memory(process):
     return [int(lines[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM")]
 
 
-def test_a_folder_of_hostile_pictures(service, photos, tmp_path):
+def test_a_folder_of_hostile_images(service, photos, tmp_path):
     """Each gets the status that it should, in bounded memory, and who sends a photograph is answered."""
     expected = hostile(tmp_path, photos[0])
     url, ends = f"{service.address}/v1/captions", threading.Event()

@@ -80,19 +80,19 @@ def test_answers_are_as_described(operations, kind, mode):
         ("score", "image"),
     ],
 )
-def test_any_options_with_a_real_picture(operations, photos, path, field):
+def test_any_options_with_a_real_image(operations, photos, path, field):
     """What gets past the description reaches the captioner, which either answers or says what is wrong."""
     small = io.BytesIO()
     with Image.open(photos[0]) as photo:
         photo.thumbnail((64, 64))
         photo.save(small, "PNG")
-    picture, answered = base64.b64encode(small.getvalue()).decode(), []
+    image, answered = base64.b64encode(small.getvalue()).decode(), []
 
     @bounded(20)
     @given(case=operations[f"POST /v1/{path}"].as_strategy())
     def ask(case):
         if case.media_type == "application/json":
-            case.body = {**case.body, field: [picture] if field == "images" else picture}
+            case.body = {**case.body, field: [image] if field == "images" else image}
             answered.append(case.call_and_validate().status_code)
 
     ask()

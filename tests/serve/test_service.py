@@ -157,8 +157,8 @@ def test_an_empty_field_of_a_form_asks_for_nothing(client, default, photos):
     ],
 )
 def test_words_that_cannot_be_spelled_are_named(client, photos, path, body):
-    picture = {"images": [as_text(photos[0])]} if path == "/v1/captions" else {"image": as_text(photos[0])}
-    answer = client.post(path, json={**picture, **body})
+    image = {"images": [as_text(photos[0])]} if path == "/v1/captions" else {"image": as_text(photos[0])}
+    answer = client.post(path, json={**image, **body})
     assert answer.status_code == 422 and "this model cannot spell '猫'" in answer.json()["error"]
 
 
@@ -171,11 +171,11 @@ def test_bodies_that_are_no_bodies(client, photos):
         client.post("/v1/captions", content=b"x", headers={"content-type": "text/plain"}).status_code == 415
     )
     assert client.post("/v1/captions").status_code == 415
-    files = [("pictures", ("a.jpg", photos[0].read_bytes()))]
+    files = [("photos", ("a.jpg", photos[0].read_bytes()))]
     assert "send files as 'images'" in client.post("/v1/captions", files=files).json()["error"]
     broken = {"content-type": "multipart/form-data; boundary=x"}
     assert client.post("/v1/captions", content=b"--y\r\n", headers=broken).status_code in (400, 422)
-    mixed = [("images", ("a.jpg", photos[0].read_bytes())), ("images", ("b.jpg", b"no picture"))]
+    mixed = [("images", ("a.jpg", photos[0].read_bytes())), ("images", ("b.jpg", b"no image"))]
     good, bad = client.post("/v1/captions", files=mixed).json()["results"]
     assert good["caption"] and "image 2" in bad["error"]
 

@@ -59,7 +59,7 @@ def write_tagger_recipe(folder, photos, captions_json):
 
 @pytest.fixture(scope="session")
 def tagger_folder(tagger_recipe, made_once):
-    """A trained tagger with its tags of the training pictures."""
+    """A trained tagger with its tags of the training images."""
     return made_once(
         "tagger", lambda folder: train_tagger(load_recipe(tagger_recipe, [f"tagger.output={folder}"]))
     )

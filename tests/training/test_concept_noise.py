@@ -7,16 +7,16 @@ import torch
 from ddcap.errors import CheckpointError
 from ddcap.training.tags import ConceptNoise
 
-CONCEPTS, PICTURES, KEPT = 40, 600, 6
+CONCEPTS, IMAGES, KEPT = 40, 600, 6
 
 
 @pytest.fixture(scope="module")
 def noise():
     """Measured on a made-up tagger: concept n is often mistaken for n + 20, and 0 is never found."""
     generator = torch.Generator().manual_seed(0)
-    named = (torch.rand(PICTURES, CONCEPTS, generator=generator) < 0.1).float()
-    seen = 0.03 + 0.05 * torch.rand(PICTURES, CONCEPTS, generator=generator)
-    seen = torch.where(named > 0, 0.8 * torch.rand(PICTURES, CONCEPTS, generator=generator), seen)
+    named = (torch.rand(IMAGES, CONCEPTS, generator=generator) < 0.1).float()
+    seen = 0.03 + 0.05 * torch.rand(IMAGES, CONCEPTS, generator=generator)
+    seen = torch.where(named > 0, 0.8 * torch.rand(IMAGES, CONCEPTS, generator=generator), seen)
     seen[:, 20:] = torch.maximum(seen[:, 20:], 0.4 * named[:, :20])
     seen[:, 0] = 0
     return ConceptNoise.measure(seen, named, KEPT)

@@ -14,12 +14,10 @@ def test_a_fine_step_between_bad_ones_starts_the_count_again():
     assert guard.skipped == 4
 
 
-def test_the_third_in_a_row_names_step_and_pictures():
+def test_the_third_in_a_row_names_step_and_images():
     guard = DivergenceGuard()
-    pictures = [f"picture{number}" for number in range(20)]
+    images = [f"image{number}" for number in range(20)]
     for step in (7, 8):
-        guard.allows(step, torch.tensor(float("inf")), pictures)
-    with pytest.raises(
-        TrainingError, match=r"step 9: .*picture0, .*picture7, \.\.\.\).*training\.learning_rate"
-    ):
-        guard.allows(9, BAD, pictures)
+        guard.allows(step, torch.tensor(float("inf")), images)
+    with pytest.raises(TrainingError, match=r"step 9: .*image0, .*image7, \.\.\.\).*training\.learning_rate"):
+        guard.allows(9, BAD, images)

@@ -17,19 +17,19 @@ from ddcap.recipe import load_recipe
 from ddcap.training.checkpoint import list_checkpoints, load_progress
 from ddcap.training.loop import train
 
-PICTURES = 150  # validated in three batches, which takes seconds
+IMAGES = 150  # validated in three batches, which takes seconds
 
 
 @pytest.fixture
 def many(captions_json, tmp_path):
-    """The recipe's data with the one validation picture so often that a validation can be caught."""
+    """The recipe's data with the one validation image so often that a validation can be caught."""
     content = json.loads(captions_json.read_text())
     (val,) = [entry for entry in content["images"] if entry["split"] == "val"]
     content["images"] = [entry for entry in content["images"] if entry["split"] == "train"]
-    content["images"] += [{**val, "imgid": 1000 + number} for number in range(PICTURES)]
+    content["images"] += [{**val, "imgid": 1000 + number} for number in range(IMAGES)]
     path = tmp_path / "many.json"
     path.write_text(json.dumps(content))
-    return [f"data.json={path}", f"training.validate_images={PICTURES}", "decoding.candidates=3"]
+    return [f"data.json={path}", f"training.validate_images={IMAGES}", "decoding.candidates=3"]
 
 
 @pytest.fixture

@@ -25,9 +25,9 @@ CAPTIONS = {
 
 
 @pytest.fixture
-def own_pictures(photos, tmp_path):
+def own_images(photos, tmp_path):
     """Photographs with a caption each in a text file."""
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
     for photo in photos:
         if photo.stem in CAPTIONS:
@@ -38,9 +38,9 @@ def own_pictures(photos, tmp_path):
 
 
 @pytest.fixture
-def recipe_file(own_pictures, tiny_model_folder, tmp_path):
+def recipe_file(own_images, tiny_model_folder, tmp_path):
     recipe = {
-        "data": {"json": str(own_pictures), "workers": 0, "val_share": 0.2, "long_captions": "truncate"},
+        "data": {"json": str(own_images), "workers": 0, "val_share": 0.2, "long_captions": "truncate"},
         "model": {"init": str(tiny_model_folder)},
         "training": {"output": str(tmp_path / "run"), "epochs": 2, "warmup_epochs": 1, "batch_size": 2},
     }

@@ -13,7 +13,7 @@ from ddcap.model.features import ImageFeatures
 from ddcap.model.loading import build_model, load_model
 from ddcap.training.loss import Noise, caption_loss
 
-# two captions of each of three pictures
+# two captions of each of three images
 ROWS = [[5, 9, 3, 0], [7, 0], [4, 4, 8, 6, 2, 0], [3, 8, 0], [9, 0], [2, 6, 7, 3, 0]]
 
 
@@ -26,7 +26,7 @@ def model(tiny_model_folder):
 def ar(tiny_ar_folder):
     ar = load_model(tiny_ar_folder).eval()
     generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():  # as it comes, its pictures hardly matter
+    with torch.no_grad():  # as it comes, its images hardly matter
         for parameter in ar.parameters():
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
     return ar
@@ -73,7 +73,7 @@ def slow_word_losses(logits, words, smoothing):
 
 
 def slow_loss(model, features, noise, dropped, smoothing):
-    """Token and length loss of ROWS, where `dropped` says which of the pictures are not seen."""
+    """Token and length loss of ROWS, where `dropped` says which of the images are not seen."""
     schedule = model.schedule
     token_losses, length_losses = [], []
     for row, words in enumerate(ROWS):
@@ -142,7 +142,7 @@ def test_what_it_is_compared_with_could_tell_the_mistakes_apart(model, features,
     assert all(abs(one - other) > 0.01 for other in others)
 
 
-def test_pictures_that_are_dropped_are_learned_by_the_image_free_memory(model, batch, features, noise):
+def test_images_that_are_dropped_are_learned_by_the_image_free_memory(model, batch, features, noise):
     for probability, is_learned in [(0.0, False), (0.5, True)]:
         model.zero_grad()
         caption_loss(model, batch, features, noise, image_free_probability=probability).token.backward()
@@ -168,7 +168,7 @@ def test_a_captions_loss_does_not_depend_on_its_batch(model, batch, noise, paddi
     torch.testing.assert_close(together, total / sum(map(len, ROWS)))
 
 
-def test_captions_without_pictures_see_the_image_free_memory(model, batch, features, noise):
+def test_captions_without_images_see_the_image_free_memory(model, batch, features, noise):
     losses = caption_loss(model, batch, None, noise)
     assert_close(losses.token, slow_loss(model, features, noise, [True] * 3, 0.0)[0])
     assert float(losses.length) == 0
@@ -206,9 +206,7 @@ def test_of_an_autoregressive_model(ar, batch, features, smoothing):
     assert abs(float(changed.token.detach() - losses.token.detach())) > 0.01
 
 
-def test_an_autoregressive_model_with_concepts_does_without_a_dropped_picture(
-    ar, tiny_tokenizer, batch, noise
-):
+def test_an_autoregressive_model_with_concepts_does_without_a_dropped_image(ar, tiny_tokenizer, batch, noise):
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(5)
         seeing = build_model(dataclasses.replace(ar.config, concepts=3)).eval()
@@ -221,8 +219,8 @@ def test_an_autoregressive_model_with_concepts_does_without_a_dropped_picture(
         image = slice(row // 2, row // 2 + 1)
         own = ConceptTokens(*(part[image] for part in vars(concepts).values()))
         is_dropped = noise.image[image] < 0.5
-        picture = (None, None) if is_dropped else (batch.memory[image], batch.summary[image])
-        logits = ar_pass(seeing, torch.tensor([words]), ImageFeatures(*picture, own))[0]
+        features = (None, None) if is_dropped else (batch.memory[image], batch.summary[image])
+        logits = ar_pass(seeing, torch.tensor([words]), ImageFeatures(*features, own))[0]
         token_losses += slow_word_losses(logits, words, 0.0)
     both = ImageFeatures(batch.memory, batch.summary, concepts)
     losses = caption_loss(seeing, batch, both, noise, image_free_probability=0.5)

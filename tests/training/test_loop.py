@@ -53,8 +53,8 @@ def test_the_best_model_is_the_moving_average(recipe_file, tmp_path):
     assert not same(best, weights(tmp_path / "run"))
 
 
-def test_of_few_validation_pictures_the_newest_model_is_kept(recipe_file, tmp_path, caplog):
-    folder = train(load_recipe(recipe_file, ["training.validate_every=1"]))  # one picture: its CIDEr is 0
+def test_of_few_validation_images_the_newest_model_is_kept(recipe_file, tmp_path, caplog):
+    folder = train(load_recipe(recipe_file, ["training.validate_every=1"]))  # one image: its CIDEr is 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert len([line for line in lines if line["kind"] == "validation"]) == 4
     assert same(load_file(folder / "model.safetensors"), averages(tmp_path / "run"))
@@ -139,7 +139,7 @@ def test_a_run_that_diverges_is_one_line_and_its_checkpoints_stay(recipe_file, t
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_a_picture_that_cannot_be_read_is_left_out_and_counted(recipe_file, tmp_path, photos, caplog, cached):
+def test_a_image_that_cannot_be_read_is_left_out_and_counted(recipe_file, tmp_path, photos, caplog, cached):
     folder = tmp_path / "photos"
     shutil.copytree(photos[0].parent, folder)
     (folder / photos[0].name).write_bytes(photos[0].read_bytes()[:3000])
@@ -346,7 +346,7 @@ def test_mistakes_are_one_line(recipe_file, tmp_path):
         train(load_recipe(recipe_file, ["model.width=32"]), resume=True)
 
 
-def test_training_without_pictures_names_the_missing_one(recipe_file, tmp_path):
+def test_training_without_images_names_the_missing_one(recipe_file, tmp_path):
     with pytest.raises(DataError, match="nowhere: no such image folder"):
         train(
             load_recipe(

@@ -21,7 +21,7 @@ def noise(schedule):
     return draw_noise(generator, schedule, **SIZES)
 
 
-def test_a_picture_has_the_same_noise_in_whatever_part_it_is(noise, schedule):
+def test_a_image_has_the_same_noise_in_whatever_part_it_is(noise, schedule):
     tokens = torch.randint(V, (IMAGES * CAPTIONS, LENGTH), generator=torch.Generator().manual_seed(1))
     whole = noise.of(range(IMAGES), CPU).add_to(tokens, schedule)
     some = [5, 2, 399]

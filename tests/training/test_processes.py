@@ -20,7 +20,7 @@ from ddcap.training.loop import train
 
 pytestmark = pytest.mark.slow
 
-# dropout is drawn by every process for itself; t, noise, dropped images and views are those of the picture
+# dropout is drawn by every process for itself; t, noise, dropped images and views are those of the image
 QUIET = [
     "model.dropout=0",
     "diffusion.mask_end=0.9",

@@ -52,7 +52,7 @@ def test_a_changed_recipe_is_refused_with_both_values(begun, tmp_path, change, b
 
 
 def test_changed_captions_are_refused(recipe_file, captions_json, tmp_path):
-    """Be it one caption of one picture; a copy with the same captions would do."""
+    """Be it one caption of one image; a copy with the same captions would do."""
     own, asked = tmp_path / "own.json", ["training.epochs=1"]
     own.write_text(captions_json.read_text())
     train(load_recipe(recipe_file, [f"data.json={own}", *asked]))
@@ -94,10 +94,10 @@ def test_what_may_change_changes(begun, tmp_path):
     assert names < MAY_CHANGE
 
 
-def test_a_model_chosen_on_other_pictures_is_not_held_against_the_next(
+def test_a_model_chosen_on_other_images_is_not_held_against_the_next(
     recipe_file, tmp_path, captions_json, caplog
 ):
-    """The best score is of the pictures it was measured on."""
+    """The best score is of the images it was measured on."""
     entries = json.loads(captions_json.read_text())
     val = [entry for entry in entries["images"] if entry["split"] == "val"] * 30
     entries["images"] = [entry for entry in entries["images"] if entry["split"] == "train"]
@@ -114,8 +114,8 @@ def test_a_model_chosen_on_other_pictures_is_not_held_against_the_next(
     same = load_file(tmp_path / "run" / "best" / "model.safetensors")
     assert all(torch.equal(same[name], value) for name, value in kept.items())  # nothing is over a million
     assert "chosen" not in caplog.text
-    other_pictures = ["training.epochs=3", "training.validate_images=20"]
-    train(load_recipe(recipe_file, [*often, *other_pictures]), resume=True)
+    other_images = ["training.epochs=3", "training.validate_images=20"]
+    train(load_recipe(recipe_file, [*often, *other_images]), resume=True)
     other = load_file(tmp_path / "run" / "best" / "model.safetensors")
     assert any(not torch.equal(other[name], value) for name, value in kept.items())
     assert "training.validate_images was 12 and is now 20: choosing the best model again" in caplog.text

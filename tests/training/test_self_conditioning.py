@@ -19,7 +19,7 @@ from ddcap.training.loop import train
 from ddcap.training.loss import batch_features, caption_loss, draw_noise, first_guess
 
 ON = "model.self_conditioning=true"
-ROWS = [[3, 5, 7, 1], [3, 8, 1], [4, 6, 9, 2, 1], [4, 1]]  # two of each picture
+ROWS = [[3, 5, 7, 1], [3, 8, 1], [4, 6, 9, 2, 1], [4, 1]]  # two of each image
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def model_recipe(tagger_recipe, tagger_folder, tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["diffusion", "autoregressive"])
-def test_a_model_learns_from_pictures_concepts_and_text_and_captions_a_photograph(
+def test_a_model_learns_from_images_concepts_and_text_and_captions_a_photograph(
     kind, tagger_recipe, tagger_folder, tmp_path, photos
 ):
     path = model_recipe(tagger_recipe, tagger_folder, tmp_path, kind)
@@ -100,7 +100,7 @@ def test_a_model_that_goes_on_sees_by_the_tagger_that_the_recipe_names(
         prepare(load_recipe(path, changes), resume=False)
 
 
-def test_text_beside_pictures_needs_a_tagger(tagger_recipe, tagger_folder, tmp_path):
+def test_text_beside_images_needs_a_tagger(tagger_recipe, tagger_folder, tmp_path):
     path = model_recipe(tagger_recipe, tagger_folder, tmp_path, "diffusion")
     with pytest.raises(RecipeError, match=r"data\.beside: .* set encoder\.tagger"):
         prepare(load_recipe(path, ["encoder.tagger=null", "encoder.concepts=0"]), resume=False)
@@ -118,7 +118,7 @@ def test_a_tagger_says_what_it_lacks(tagger_recipe, setting):
         train_tagger(load_recipe(tagger_recipe, [f"tagger.{setting}=null"]))
 
 
-def test_training_pictures_are_tagged_by_others(tagger_recipe, tagger_folder):
+def test_training_images_are_tagged_by_others(tagger_recipe, tagger_folder):
     recipe = load_recipe(tagger_recipe)
     records = load_records(recipe.data.json, recipe.data.root, "train")
     tags = StoredTags(tagger_folder / "tags.safetensors", records)

@@ -13,7 +13,7 @@ from ddcap.training.start import prepare
 
 @pytest.fixture(params=["diffusion", "autoregressive"])
 def recipe_file(request, tmp_path, captions_json, tiny_clip_folder):
-    """A training on text alone; the pictures of the JSON are nowhere to be found."""
+    """A training on text alone; the images of the JSON are nowhere to be found."""
     text = tmp_path / "captions.txt"
     text.write_text("A brown dog jumps over a wall .\nTwo cats sleep .\nA cup stands on a table .\n" * 20)
     ar = request.param == "autoregressive"
@@ -42,7 +42,7 @@ def recipe_file(request, tmp_path, captions_json, tiny_clip_folder):
     return path
 
 
-def test_it_learns_without_pictures_and_a_training_with_pictures_goes_on_from_there(
+def test_it_learns_without_images_and_a_training_with_images_goes_on_from_there(
     recipe_file, tmp_path, photos
 ):
     recipe = load_recipe(recipe_file)
@@ -65,6 +65,6 @@ def test_it_learns_without_pictures_and_a_training_with_pictures_goes_on_from_th
     for name, value in learned.items():
         assert torch.equal(value, start[name]) == name.startswith(untouched), name
 
-    pictures = ["data.text=null", f"data.root={photos[0].parent}", f"training.output={tmp_path / 'pictures'}"]
-    captioner = train(load_recipe(recipe_file, [*pictures, f"model.init={folder}", "training.epochs=1"]))
+    images = ["data.text=null", f"data.root={photos[0].parent}", f"training.output={tmp_path / 'images'}"]
+    captioner = train(load_recipe(recipe_file, [*images, f"model.init={folder}", "training.epochs=1"]))
     assert (captioner / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()

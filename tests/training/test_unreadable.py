@@ -1,4 +1,4 @@
-"""Pictures that cannot be read, alone in a part, in a validation batch, or all of them."""
+"""Images that cannot be read, alone in a part, in a validation batch, or all of them."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ from ddcap.training import validation
 from ddcap.training.checkpoint import list_checkpoints
 from ddcap.training.loop import DivergenceGuard, _take_step, train
 from ddcap.training.loss import shares
-from ddcap.training.run import Run, UnreadablePictures
+from ddcap.training.run import Run, UnreadableImages
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def damage(photos, tmp_path):
 
 @pytest.fixture
 def splits(captions_json, tmp_path):
-    """Train and validation pictures by number; returns the names of each."""
+    """Train and validation images by number; returns the names of each."""
 
     def splits(train, val):
         content = json.loads(captions_json.read_text())
@@ -65,7 +65,7 @@ ONE_BY_ONE += ["training.epochs=1", "training.checkpoint_every=1000"]
 
 
 @pytest.mark.parametrize("kind", ["step", "part", "cached"])
-def test_a_picture_that_is_alone_in_its_part_is_left_out(recipe_file, tmp_path, damage, splits, caplog, kind):
+def test_a_image_that_is_alone_in_its_part_is_left_out(recipe_file, tmp_path, damage, splits, caplog, kind):
     """The others teach as if it had never been listed."""
     json_setting, train_names, _ = splits([0, 1, 2, 3], [5])
     root = damage(train_names[1])
@@ -83,7 +83,7 @@ def test_a_picture_that_is_alone_in_its_part_is_left_out(recipe_file, tmp_path, 
 
 
 def test_a_blank_part_counts_for_nothing(recipe_file, tmp_path, damage, splits):
-    """A step of four pictures, one of them unreadable, is the same in one part and in four."""
+    """A step of four images, one of them unreadable, is the same in one part and in four."""
     json_setting, train_names, _ = splits([0, 1, 2, 3], [5])
     root = damage(train_names[2])
     for parts in (1, 4):
@@ -108,7 +108,7 @@ def test_two_processes_of_which_one_reads_nothing_go_on(recipe_file, tmp_path, d
     assert all(line["loss"] > 0 for line in lines(tmp_path / "run", "train"))
 
 
-def test_a_step_without_a_picture_changes_nothing(recipe_file, damage, splits):
+def test_a_step_without_a_image_changes_nothing(recipe_file, damage, splits):
     """Nor do weight decay and momentum: it is as if it had not been."""
     json_setting, train_names, _ = splits([0, 1], [5])
     settings = [*ONE_BY_ONE, json_setting, damage(train_names[0]), "training.batch_size=1"]
@@ -124,7 +124,7 @@ def test_a_step_without_a_picture_changes_nothing(recipe_file, damage, splits):
     assert seen == {True, False}
 
 
-def test_a_run_of_which_no_picture_can_be_read_ends(recipe_file, tmp_path, damage, splits):
+def test_a_run_of_which_no_image_can_be_read_ends(recipe_file, tmp_path, damage, splits):
     json_setting, train_names, _ = splits([0, 1], [5])
     settings = [*ONE_BY_ONE, json_setting, damage(*train_names), "training.batch_size=1"]  # 7 captions
     reason = r"no image of 7 steps in a row could be read; .*data check"
@@ -135,7 +135,7 @@ def test_a_run_of_which_no_picture_can_be_read_ends(recipe_file, tmp_path, damag
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_validation_leaves_out_what_it_cannot_read(recipe_file, tmp_path, damage, splits, caplog, cached):
-    """Alone in its batch, or beside others; the figures are those of the pictures that are left."""
+    """Alone in its batch, or beside others; the figures are those of the images that are left."""
     json_setting, _, val_names = splits([0, 1, 2, 3], [4, 5, 6])
     settings = ["training.epochs=1", json_setting]
     settings += ["encoder.trainable=false", f"data.cache={tmp_path / 'cache'}"] if cached else []
@@ -155,19 +155,19 @@ def test_validation_leaves_out_what_it_cannot_read(recipe_file, tmp_path, damage
     for result in results.values():
         assert result["pictures"] == 2 and len(result["samples"]) == 2 and len(result["unreadable"]) == 1
     alone, together = (result["length_loss"] for result in results.values())
-    assert alone == pytest.approx(together, rel=1e-4)  # no mean over pictures that were not there
+    assert alone == pytest.approx(together, rel=1e-4)  # no mean over images that were not there
 
 
-def test_no_validation_picture_at_all_is_one_line(recipe_file, damage, splits):
+def test_no_validation_image_at_all_is_one_line(recipe_file, damage, splits):
     json_setting, _, val_names = splits([0, 1, 2, 3], [5])
     with pytest.raises(DataError, match=r"no other validation image can be read either; check data\.root"):
         train(load_recipe(recipe_file, ["training.epochs=1", json_setting, damage(val_names[0])]))
 
 
-def test_pictures_of_all_processes_are_counted_once(caplog):
+def test_images_of_all_processes_are_counted_once(caplog):
     everyones = [{"a: cut", "b: cut"}, {"b: cut", "c: cut"}]
     for index in (0, 1):
-        found = UnreadablePictures(100, Processes(2, index, lambda _: everyones))
+        found = UnreadableImages(100, Processes(2, index, lambda _: everyones))
         found.note(everyones[index])
         with caplog.at_level(logging.WARNING):
             found.report()
@@ -175,7 +175,7 @@ def test_pictures_of_all_processes_are_counted_once(caplog):
 
 
 def test_blank_steps_end_a_run_only_many_in_a_row():
-    found = UnreadablePictures(1000)
+    found = UnreadableImages(1000)
     found.note(["a.jpg: cut"])
     for _ in range(3):
         for _ in range(19):
@@ -193,10 +193,10 @@ def test_the_weights_of_a_blank_part_are_zero(recipe_file, damage, splits):
     run = Run(recipe, resume=False, progress_bar=iter)
     kinds = set()
     for parts in training_steps(run.inputs.train_data, run.plan, 0, run.total_steps):
-        found, has_pictures = shares(parts, run.accelerator)
-        assert has_pictures == any(share.pictures for share in found)
-        assert [share.pictures == 0 for share in found] == [part.is_blank for part in parts]
-        assert sum(share.words for share in found) == sum(share.pictures for share in found) == has_pictures
+        found, has_images = shares(parts, run.accelerator)
+        assert has_images == any(share.images for share in found)
+        assert [share.images == 0 for share in found] == [part.is_blank for part in parts]
+        assert sum(share.words for share in found) == sum(share.images for share in found) == has_images
         kinds |= {part.is_blank for part in parts}
         assert all(torch.equal(part.pixels, torch.zeros_like(part.pixels)) for part in parts if part.is_blank)
     assert kinds == {True, False}

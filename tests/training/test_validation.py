@@ -25,7 +25,7 @@ def data(tiny_model, tiny_tokenizer, captions_json, photos):
     return CaptionData(records, tiny_tokenizer, source, DataSettings(workers=0), 12)
 
 
-def test_processes_share_the_pictures_and_each_counts_once(tiny_model, tiny_tokenizer, data, monkeypatch):
+def test_processes_share_the_images_and_each_counts_once(tiny_model, tiny_tokenizer, data, monkeypatch):
     monkeypatch.setattr(validation, "_IMAGES_AT_ONCE", 2)
     settings = {"images": 5, "samples": 5, "device": torch.device("cpu")}
     alone = validate(tiny_model, data, tiny_tokenizer, DecodingSettings(), **settings)
@@ -48,7 +48,7 @@ def test_processes_share_the_pictures_and_each_counts_once(tiny_model, tiny_toke
         thread.start()
     for thread in threads:
         thread.join()
-    assert [len(captions) for _, captions, _ in mine] == [2, 2, 1]  # no picture twice
+    assert [len(captions) for _, captions, _ in mine] == [2, 2, 1]  # no image twice
     for result in results:
         assert result.samples == alone.samples and result.cider == alone.cider
         assert result.loss == pytest.approx(alone.loss) and result.length_loss == pytest.approx(
@@ -56,9 +56,9 @@ def test_processes_share_the_pictures_and_each_counts_once(tiny_model, tiny_toke
         )
 
 
-def test_a_model_is_chosen_by_cider_else_by_loss_and_never_by_a_few_pictures():
-    def score(cider, pictures):
-        return Validation(2.0, 1.0, cider, [], pictures).score
+def test_a_model_is_chosen_by_cider_else_by_loss_and_never_by_a_few_images():
+    def score(cider, images):
+        return Validation(2.0, 1.0, cider, [], images).score
 
     assert score(30.0, 10) == 30.0
     assert score(None, 10) == -2.0

@@ -31,9 +31,9 @@ DROP = """([content, name]) => {
 }"""
 
 
-def choose(page, picture):
-    """Give it a picture; the caption that comes of it."""
-    page.set_input_files(".file >> nth=0", picture)
+def choose(page, image):
+    """Give it an image; the caption that comes of it."""
+    page.set_input_files(".file >> nth=0", image)
     return shown(page)
 
 
@@ -51,8 +51,8 @@ def words(page):
     return page.locator(".word .text").all_text_contents()
 
 
-def drop(page, picture, name="picture.jpg"):
-    return page.evaluate(DROP, [base64.b64encode(picture.read_bytes()).decode(), name])
+def drop(page, image, name="image.jpg"):
+    return page.evaluate(DROP, [base64.b64encode(image.read_bytes()).decode(), name])
 
 
 def set_step(page, step):
@@ -71,7 +71,7 @@ def options(page):
     return box
 
 
-def nothing_of_the_last_picture_stays(page):
+def nothing_of_the_last_image_stays(page):
     choose(page, CAT)
     assert page.text_content(".verdict") == GUESS
     at_once = drop(page, COFFEE)
@@ -118,7 +118,7 @@ def the_verdict_comes_with_the_last_word(page):
 
 
 def the_slider_goes_through_the_steps(page, expected):
-    """By keys; `expected` is Python's caption of the picture of horses."""
+    """By keys; `expected` is Python's caption of the image of horses."""
     assert choose(page, HORSES) == expected.text
     slider = page.locator(".replay input")
     slider.focus()
@@ -249,7 +249,7 @@ def the_caption_is_copied(page):
     assert page.evaluate("navigator.clipboard.readText()") == text
 
 
-def a_phone_shows_picture_and_caption_first(page):
+def a_phone_shows_image_and_caption_first(page):
     """At 390 x 844 pixels; everything can be touched."""
     choose(page, COFFEE)
     if page.locator("details.options").get_attribute("open") is not None:  # opened by somebody before
@@ -295,7 +295,7 @@ def everybody_can_use_it(page):
 
 BEHAVIOURS = [
     everybody_can_use_it,
-    nothing_of_the_last_picture_stays,
+    nothing_of_the_last_image_stays,
     an_unreadable_file_leaves_nothing,
     the_verdict_stands_at_the_caption,
     the_verdict_comes_with_the_last_word,
@@ -306,5 +306,5 @@ BEHAVIOURS = [
     a_draft_is_taken,
     the_samples_are_captioned,
     the_caption_is_copied,
-    a_phone_shows_picture_and_caption_first,
+    a_phone_shows_image_and_caption_first,
 ]

@@ -29,7 +29,7 @@ def decoded():
     return Decoded(Captioner.from_pretrained(runtime="torch", precision="float32"), PHOTO)
 
 
-def test_every_picture_has_its_script():
+def test_every_image_has_its_script():
     drawn = {*(f"{name}.png" for name in FIGURES), "architecture.png", "caption_appears.svg"}
     assert drawn <= {path.name for path in IMAGES.iterdir()}
     for path in IMAGES.iterdir():
@@ -52,7 +52,7 @@ def test_every_step_commits_its_surest_guess(decoded):
     assert " ".join(said) == decoded.caption.text
 
 
-def test_guidance_raises_what_the_picture_supports(decoded):
+def test_guidance_raises_what_the_image_supports(decoded):
     words, chances = decoded.guided(2, 1, [0.0, 1.0, 1.17], 3)
     place = words.index("cup")
     assert chances[0, place] < chances[1, place] < chances[2, place]

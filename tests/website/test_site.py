@@ -50,7 +50,7 @@ def test_nothing_is_loaded_from_another_host(site):
 
 
 @pytest.mark.slow
-def test_every_picture_of_a_page_is_there(site):
+def test_every_image_of_a_page_is_there(site):
     shown = 0
     for name, page in pages(site).items():
         for source in re.findall(r'<img\b[^>]*\bsrc="([^"]+)"', page):

@@ -14,7 +14,7 @@ class FailedRows:
     """Rows of an output that are errors, and those of them that are out of date; some 40 bytes for each.
 
     Args:
-        key: of a name, see `PictureNames.key`.
+        key: of a name, see `ImageNames.key`.
     """
 
     def __init__(self, key: Callable[[str], str]) -> None:

@@ -11,7 +11,7 @@ _IN_TAR = re.compile(r"\.tar/", re.IGNORECASE | re.ASCII)
 _URI = "file://"
 
 
-class PictureNames:
+class ImageNames:
     """Names of images in an output.
 
     Args:

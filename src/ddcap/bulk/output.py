@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ddcap.bulk.names import PictureNames
+from ddcap.bulk.names import ImageNames
 from ddcap.bulk.walk import SeenNames
 from ddcap.data.images import ImageSource
 from ddcap.errors import DataError
@@ -25,7 +25,7 @@ class CaptionOutput:
         done: the images that it has a row without an error of.
     """
 
-    names: PictureNames
+    names: ImageNames
     done: SeenNames
 
     def begin(self, options: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ddcap.bulk.claim import Claim
 from ddcap.bulk.failed import FailedRows
-from ddcap.bulk.names import PictureNames, from_text, printable, to_text
+from ddcap.bulk.names import ImageNames, from_text, printable, to_text
 from ddcap.bulk.output import COLUMNS, CaptionOutput, Row, caption_count, not_ours
 from ddcap.bulk.walk import SeenNames
 from ddcap.data.images import ImageSource
@@ -54,7 +54,7 @@ class ParquetParts(CaptionOutput):
         self._parts: dict[int, Path] = {}
         self._claim = Claim(path, goes_on=any(path.glob("*.parquet")) and not overwrite)
         self._base = self._claim.base
-        self.names = PictureNames(self._base)
+        self.names = ImageNames(self._base)
         self.done, self._failed = SeenNames(self.names.key), FailedRows(self.names.key)
         try:
             for part in sorted(path.glob("*.parquet")):

@@ -18,12 +18,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from ddcap.bulk.names import PictureNames
+from ddcap.bulk.names import ImageNames
 from ddcap.bulk.output import CaptionOutput, Row
-from ddcap.bulk.remote import is_remote, open_remote, read_picture
+from ddcap.bulk.remote import is_remote, open_remote, read_image
 from ddcap.bulk.run import Job, Progress
 from ddcap.bulk.sidecars import Beside
-from ddcap.bulk.tar_input import TarPicture, is_tar, tar_pictures
+from ddcap.bulk.tar_input import TarImage, is_tar, tar_images
 from ddcap.bulk.walk import Links, SeenNames
 from ddcap.captioner import Captioner
 from ddcap.data.images import ImageSource
@@ -160,7 +160,7 @@ def _units(job: Job, paths: Iterable[str], links: Links, size: int) -> Iterator[
     """Tar files that are not complete, one each, and `size` images at a time."""
     tars: list[str] = []
 
-    def pictures() -> Iterator[str]:
+    def images() -> Iterator[str]:
         for path in paths:
             found = [path] if is_remote(path) else job.walk([path], links)
             for name in map(str, found):
@@ -169,9 +169,9 @@ def _units(job: Job, paths: Iterable[str], links: Links, size: int) -> Iterator[
                 elif job.wants(name) if is_remote(name) else job.wants_file(Path(name)):
                     yield name
 
-    files = pictures()
+    files = images()
     while names := list(itertools.islice(files, size)):
-        yield {"pictures": names}
+        yield {"images": names}
     for tar in dict.fromkeys(tars):
         yield {"tar": tar}
 
@@ -187,7 +187,7 @@ def _take(job: Job, found: dict[str, Any]) -> None:
         if member is None:
             job.take(name if is_remote(name) else Path(name), row)
         elif job.wants(name):
-            job.take(TarPicture(name, b"", found["tar"], member), row)
+            job.take(TarImage(name, b"", found["tar"], member), row)
 
 
 class UnitCaptioner:
@@ -205,7 +205,7 @@ class UnitCaptioner:
 
         self._captioner = Captioner.from_pretrained(*model)
         self._asked, self._min_sure = asked, min_sure
-        self._seen, self._names = cast(tuple[SeenNames, PictureNames], ray.get(seen))
+        self._seen, self._names = cast(tuple[SeenNames, ImageNames], ray.get(seen))
 
     def __call__(self, batch: Any) -> Any:
         """A table of units, column "unit", to one of what became of them, column "captions"."""
@@ -218,13 +218,13 @@ class UnitCaptioner:
         found: dict[str, Any] = {"tar": unit.get("tar"), "rows": [], "problems": [], "skipped": 0}
         seeds = np.random.SeedSequence([self._asked.get("seed", 0), unit["number"]])
         asked = {**self._asked, "seed": int(seeds.generate_state(1)[0])}
-        for result in self._captioner.caption_each(self._pictures(unit, found), **asked):
-            member = result.source.member if isinstance(result.source, TarPicture) else None
+        for result in self._captioner.caption_each(self._images(unit, found), **asked):
+            member = result.source.member if isinstance(result.source, TarImage) else None
             row: Row = answer_of(result, self._min_sure)
             found["rows"].append((str(result.source), member, row))
         return found
 
-    def _pictures(self, unit: dict[str, Any], found: dict[str, Any]) -> Iterator[ImageSource]:
+    def _images(self, unit: dict[str, Any], found: dict[str, Any]) -> Iterator[ImageSource]:
         """A unit's images; those on object storage are read ahead."""
 
         def problem(name: str, reason: str) -> None:
@@ -239,11 +239,11 @@ class UnitCaptioner:
             tar = unit["tar"]
             try:
                 with open_remote(tar) if is_remote(tar) else open(tar, "rb") as file:
-                    yield from tar_pictures(file, tar, is_wanted=is_wanted, on_problem=problem)
+                    yield from tar_images(file, tar, is_wanted=is_wanted, on_problem=problem)
             except (OSError, ValueError) as error:
                 problem(tar, f"cannot be read ({getattr(error, 'strerror', None) or error}); {remedy(error)}")
             return
-        for name, source in ahead(_source, unit["pictures"], workers=_READERS):
+        for name, source in ahead(_source, unit["images"], workers=_READERS):
             if isinstance(source, ImageError):
                 found["rows"].append((name, None, {"error": str(source)}))
             else:
@@ -254,6 +254,6 @@ def _source(name: str) -> ImageSource | ImageError:
     if not is_remote(name):
         return Path(name)
     try:
-        return read_picture(name)
+        return read_image(name)
     except ImageError as error:
         return error

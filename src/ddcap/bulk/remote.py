@@ -66,7 +66,7 @@ def open_remote(url: str) -> BinaryIO:
     return cast(BinaryIO, files.open_input_file(path))
 
 
-def read_picture(url: str) -> EncodedImage:
+def read_image(url: str) -> EncodedImage:
     """An image's bytes.
 
     Raises:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ddcap.bulk.claim import Claim
 from ddcap.bulk.failed import FailedRows
-from ddcap.bulk.names import PictureNames
+from ddcap.bulk.names import ImageNames
 from ddcap.bulk.output import COLUMNS, CaptionOutput, Row, caption_count, not_ours
 from ddcap.bulk.walk import SeenNames
 from ddcap.data.images import ImageSource
@@ -59,7 +59,7 @@ class TextRows(CaptionOutput):
         used = claim or self._own_claim
         assert used is not None
         self._claim = used
-        self.names = PictureNames(self._claim.base)
+        self.names = ImageNames(self._claim.base)
         self._on_failed = on_failed
         self._forget()
         self._file: BinaryIO | None = None

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ddcap.bulk.names import PictureNames
+from ddcap.bulk.names import ImageNames
 from ddcap.bulk.output import CaptionOutput, Row
 from ddcap.bulk.sidecars import Beside, Sidecars
-from ddcap.bulk.tar_input import is_tar, tar_members, tar_pictures
+from ddcap.bulk.tar_input import is_tar, tar_images, tar_members
 from ddcap.bulk.walk import Links, SeenNames, walk
 from ddcap.captioner import Captioner
 from ddcap.data.images import ImageSource
@@ -75,7 +75,7 @@ class Job:
         self.progress = Progress()
         self._output, self._beside, self._overwrite, self._options = output, beside, overwrite, options
         self._on_progress, self._on_failure = on_progress, on_failure
-        self.names = PictureNames(os.getcwd()) if output is None else output.names
+        self.names = ImageNames(os.getcwd()) if output is None else output.names
         self.seen = SeenNames(self.names.key)
 
     def begin(self) -> None:
@@ -93,7 +93,7 @@ class Job:
             self._output.begin({**self._options, **places})
             self.seen = self._output.done
 
-    def pictures(self, paths: Iterable[str | Path], links: Links) -> Iterator[ImageSource]:
+    def images(self, paths: Iterable[str | Path], links: Links) -> Iterator[ImageSource]:
         """Begin, then what is still to be captioned of files, folders and tar files, in flat memory."""
         self.begin()
         for path in self.walk(paths, links):
@@ -101,13 +101,13 @@ class Job:
                 if self.wants_file(path):
                     yield path
             elif not self.is_complete(str(path)):
-                yield from self._tar_pictures(path)
+                yield from self._tar_images(path)
 
     def walk(self, paths: Iterable[str | Path], links: Links) -> Iterator[Path]:
         """The files that are named or in folders."""
         return walk(paths, links=links, on_problem=self.problem, on_read=self.resolve)
 
-    def _tar_pictures(self, tar: Path) -> Iterator[ImageSource]:
+    def _tar_images(self, tar: Path) -> Iterator[ImageSource]:
         is_damaged = False
 
         def problem(name: str, reason: str) -> None:
@@ -117,7 +117,7 @@ class Job:
 
         try:
             with tar.open("rb") as file:
-                yield from tar_pictures(file, str(tar), is_wanted=self.wants, on_problem=problem)
+                yield from tar_images(file, str(tar), is_wanted=self.wants, on_problem=problem)
         except OSError as error:
             problem(str(tar), f"cannot be read ({error.strerror or error}); {remedy(error)}")
         if not is_damaged:
@@ -183,16 +183,14 @@ class Job:
         else:
             self._fail(str(source), error, caption)
 
-    def _write_beside(self, picture: Path, caption: str) -> str | None:
+    def _write_beside(self, image: Path, caption: str) -> str | None:
         """Write the sidecars of an image; return why that failed, or None."""
         for one in self._beside:
             try:
-                is_written = one.write(picture, caption, overwrite=self._overwrite)
+                is_written = one.write(image, caption, overwrite=self._overwrite)
                 self.progress.kept += not is_written
             except OSError as error:
-                return (
-                    f"{picture}: its caption cannot be written ({error.strerror or error}); {remedy(error)}"
-                )
+                return f"{image}: its caption cannot be written ({error.strerror or error}); {remedy(error)}"
             except DDCapError as error:
                 return str(error)
         return None
@@ -269,14 +267,14 @@ def caption_files(
         on_failure=on_failure,
     )
     try:
-        for result in captioner.caption_each(job.pictures(paths, links), **asked):
+        for result in captioner.caption_each(job.images(paths, links), **asked):
             job.take(result.source, answer_of(result, min_sure))
         return job.finish()
     finally:
         job.close()
 
 
-def count_pictures(paths: Iterable[str | Path], links: Links) -> int:
+def count_images(paths: Iterable[str | Path], links: Links) -> int:
     """Count the images that `caption_files` would find; only names are read."""
     count = 0
     for path in walk(paths, links=links, on_problem=lambda *_: None):

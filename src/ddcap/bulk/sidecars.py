@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ddcap.bulk.claim import JOB_FILE, Claim
-from ddcap.bulk.names import PictureNames
+from ddcap.bulk.names import ImageNames
 from ddcap.bulk.walk import SeenNames
 from ddcap.bulk.xmp import description_in, with_description
 from ddcap.errors import DataError, MissingExtraError
@@ -33,17 +33,17 @@ class Beside(Protocol):
             OSError: if it cannot be written.
         """
 
-    def check(self, picture: Path) -> None:
+    def check(self, image: Path) -> None:
         """Take the place of an image's caption.
 
         Raises:
             DataError: if it is that of another image of this job.
         """
 
-    def is_done(self, picture: Path) -> bool:
+    def is_done(self, image: Path) -> bool:
         """Return True if something is there already, of this program or not."""
 
-    def write(self, picture: Path, caption: str, *, overwrite: bool = False) -> bool:
+    def write(self, image: Path, caption: str, *, overwrite: bool = False) -> bool:
         """Write it, whole or not at all; False if something is there, and stays.
 
         Raises:
@@ -59,12 +59,12 @@ class _Places:
     """The places that images of a job have taken; 16 bytes for each."""
 
     def __init__(self) -> None:
-        self._names = PictureNames(os.getcwd())
+        self._names = ImageNames(os.getcwd())
         self._places, self._owners = SeenNames(self._names.key), SeenNames()
 
-    def take(self, place: Path, picture: Path) -> bool:
+    def take(self, place: Path, image: Path) -> bool:
         """Take a place for an image; False if another image has it."""
-        owner = f"{self._names.key(str(place))}\n{self._names.key(str(picture))}"
+        owner = f"{self._names.key(str(place))}\n{self._names.key(str(image))}"
         return self._owners.add(owner) if self._places.add(str(place)) else owner in self._owners
 
 
@@ -85,17 +85,17 @@ class Sidecars:
     def begin(self, options: Mapping[str, Any], *, overwrite: bool) -> None:
         """Nothing: no sidecar is written over that is there."""
 
-    def check(self, picture: Path) -> None:
+    def check(self, image: Path) -> None:
         """See `Beside`."""
-        if not self._places.take(self._of(picture), picture):
+        if not self._places.take(self._of(image), image):
             raise DataError(
-                f"{picture}: another image has the same name, and so the same sidecar, "
-                f"{self._of(picture).name}; rename one, or use --sidecar xmp"
+                f"{image}: another image has the same name, and so the same sidecar, "
+                f"{self._of(image).name}; rename one, or use --sidecar xmp"
             )
 
-    def is_done(self, picture: Path) -> bool:
+    def is_done(self, image: Path) -> bool:
         """Return True if there is a text file, or a description in XMP."""
-        path = self._of(picture)
+        path = self._of(image)
         if not os.path.lexists(path) or self._kind == "txt":
             return os.path.lexists(path)
         try:
@@ -103,9 +103,9 @@ class Sidecars:
         except (DataError, OSError):
             return False  # `write` will say so
 
-    def write(self, picture: Path, caption: str, *, overwrite: bool = False) -> bool:
+    def write(self, image: Path, caption: str, *, overwrite: bool = False) -> bool:
         """See `Beside`."""
-        path = self._of(picture)
+        path = self._of(image)
         try:
             if self._kind == "xmp" and os.path.lexists(path):
                 return _merge(Path(os.path.realpath(path)), caption, overwrite=overwrite)
@@ -117,16 +117,16 @@ class Sidecars:
             return False
         except DataError as error:
             raise DataError(
-                f"{picture}: its sidecar {path.name} {error}, or choose --sidecar txt or --out"
+                f"{image}: its sidecar {path.name} {error}, or choose --sidecar txt or --out"
             ) from None
         return True
 
     def close(self) -> None:
         """Nothing."""
 
-    def _of(self, picture: Path) -> Path:
+    def _of(self, image: Path) -> Path:
         is_text = self._kind == "txt"
-        return picture.with_suffix(".txt") if is_text else picture.with_name(picture.name + ".xmp")
+        return image.with_suffix(".txt") if is_text else image.with_name(image.name + ".xmp")
 
 
 def _merge(path: Path, caption: str, *, overwrite: bool) -> bool:
@@ -210,51 +210,51 @@ class DescribedCopies:
         if self._claim is not None:
             self._claim.release()
 
-    def check(self, picture: Path) -> None:
+    def check(self, image: Path) -> None:
         """See `Beside`."""
-        copy = self._of(picture)
-        if not self._places.take(copy, picture):
+        copy = self._of(image)
+        if not self._places.take(copy, image):
             raise DataError(
-                f"{picture}: another image has the same name, and so the same copy, {copy}; "
+                f"{image}: another image has the same name, and so the same copy, {copy}; "
                 "copy them to different folders"
             )
 
-    def is_done(self, picture: Path) -> bool:
+    def is_done(self, image: Path) -> bool:
         """Return True if there is a copy."""
-        return os.path.lexists(self._of(picture))
+        return os.path.lexists(self._of(image))
 
-    def write(self, picture: Path, caption: str, *, overwrite: bool = False) -> bool:
+    def write(self, image: Path, caption: str, *, overwrite: bool = False) -> bool:
         """See `Beside`; a format that has no place for a caption is an error."""
-        self.check(picture)
-        copy = self._of(picture)
-        if copy.exists() and copy.samefile(picture):
+        self.check(image)
+        copy = self._of(image)
+        if copy.exists() and copy.samefile(image):
             raise DataError(f"{copy}: is the original image; give --copy-to another folder")
         copy.parent.mkdir(parents=True, exist_ok=True)
         try:
             with replacing(copy, keep=not overwrite) as temporary:
                 try:
                     with open(temporary, "wb") as file:
-                        file.write(self._described(picture, caption))
+                        file.write(self._described(image, caption))
                 except self._exiv2.Exiv2Error as error:
-                    raise self._refused(picture, str(error.args[-1])) from None
-                shutil.copystat(picture, temporary)
+                    raise self._refused(image, str(error.args[-1])) from None
+                shutil.copystat(image, temporary)
         except FileExistsError:
             return False
         return True
 
-    def _of(self, picture: Path) -> Path:
-        inside = [folder for folder in self._folders if picture.is_relative_to(folder)]
-        return self._folder / (picture.relative_to(inside[0]) if inside else picture.name)
+    def _of(self, image: Path) -> Path:
+        inside = [folder for folder in self._folders if image.is_relative_to(folder)]
+        return self._folder / (image.relative_to(inside[0]) if inside else image.name)
 
-    def _refused(self, picture: Path, reason: str) -> DataError:
+    def _refused(self, image: Path, reason: str) -> DataError:
         return DataError(
-            f"{picture}: cannot hold a caption in {', '.join(self._fields)} ({reason}); "
+            f"{image}: cannot hold a caption in {', '.join(self._fields)} ({reason}); "
             "convert it to JPEG, PNG or TIFF, or use --sidecar xmp"
         )
 
-    def _described(self, picture: Path, caption: str) -> bytes:
+    def _described(self, source: Path, caption: str) -> bytes:
         """The file with its caption. It is opened from memory: exiv2 takes no names that are not UTF-8."""
-        exiv2, content = self._exiv2, picture.read_bytes()
+        exiv2, content = self._exiv2, source.read_bytes()
         image = exiv2.ImageFactory.open(content)
         kinds = {"exif": exiv2.MetadataId.Exif, "iptc": exiv2.MetadataId.Iptc}
         can = {
@@ -262,7 +262,7 @@ class DescribedCopies:
             for field in self._fields
         }
         if not any(can.values()):
-            raise self._refused(picture, "its format has no such metadata")
+            raise self._refused(source, "its format has no such metadata")
         image.readMetadata()
         if can.get("exif"):
             image.exifData()["Exif.Image.ImageDescription"] = caption

@@ -22,7 +22,7 @@ Problem = Callable[[str, str], None]
 
 
 @dataclass(frozen=True)
-class TarPicture(EncodedImage):
+class TarImage(EncodedImage):
     """An image of a tar file.
 
     Attributes:
@@ -39,9 +39,9 @@ def is_tar(name: str | os.PathLike[str]) -> bool:
     return os.fspath(name).lower().endswith(".tar")
 
 
-def tar_pictures(
+def tar_images(
     file: BinaryIO, tar: str, *, is_wanted: Callable[[str], bool], on_problem: Problem
-) -> Iterator[TarPicture]:
+) -> Iterator[TarImage]:
     """The images of a tar file, in its order, one at a time in memory.
 
     Args:
@@ -61,7 +61,7 @@ def tar_pictures(
         except (tarfile.TarError, OSError) as error:
             on_problem(tar, f"cut off in {member.name} ({error}); copy or download it again")
             return
-        yield TarPicture(name, content, tar, member.name)
+        yield TarImage(name, content, tar, member.name)
 
 
 def tar_members(

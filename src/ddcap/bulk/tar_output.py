@@ -19,7 +19,7 @@ from ddcap.bulk.claim import Claim
 from ddcap.bulk.names import tar_of
 from ddcap.bulk.output import CaptionOutput, Row, not_ours
 from ddcap.bulk.rows import JsonLines
-from ddcap.bulk.tar_input import TarPicture, is_tar
+from ddcap.bulk.tar_input import TarImage, is_tar
 from ddcap.bulk.walk import SeenNames
 from ddcap.data.images import ImageSource
 from ddcap.errors import DataError, remedy
@@ -104,8 +104,8 @@ class TarOutput(CaptionOutput):
 
     def begin(self, options: Mapping[str, Any]) -> None:
         """See `CaptionOutput`."""
-        pictures = {"with_pictures": True} if self._with_pictures else {}
-        self._claim.agree({**options, **pictures})
+        images = {"with_pictures": True} if self._with_pictures else {}
+        self._claim.agree({**options, **images})
         self._without.begin(options)
         self.done = self._without.done
         for target in self._targets:
@@ -138,7 +138,7 @@ class TarOutput(CaptionOutput):
 
     def write(self, row: Row, source: ImageSource | None = None, /) -> None:
         """Append a sample; from here on a kill cannot lose it."""
-        if not isinstance(source, TarPicture) or not row.get("caption"):
+        if not isinstance(source, TarImage) or not row.get("caption"):
             self._without.write(row)
             return
         target = self._target(source.tar)

@@ -154,7 +154,7 @@ class _Reader:
         stop = tag.end() if tag is not None and is_empty else self._packet.find(b">", here) + 1
         if name == _RDF + "RDF" and not is_empty:
             self.end = here
-        if name == _DESCRIPTION and self._is_of_picture():
+        if name == _DESCRIPTION and self._is_of_image():
             self.description = _Place(start, stop)
         if name == _RDF + "li" and self._is_default:
             assert self.default is not None
@@ -167,7 +167,7 @@ class _Reader:
             if self._is_default and self.default is not None:
                 self.default.text += text
 
-    def _is_of_picture(self) -> bool:
+    def _is_of_image(self) -> bool:
         return [name for name, _ in self._open[-2:]] == [_RDF + "RDF", _RDF + "Description"]
 
     def _is_in_description(self) -> bool:

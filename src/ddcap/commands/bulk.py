@@ -228,7 +228,7 @@ def _shown_progress(
 
     from ddcap.bulk.names import printable
     from ddcap.bulk.remote import is_remote
-    from ddcap.bulk.run import count_pictures
+    from ddcap.bulk.run import count_images
 
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -240,7 +240,7 @@ def _shown_progress(
 
         def count() -> None:
             if not any(map(is_remote, paths)):
-                bar.update(task, total=count_pictures(paths, links))
+                bar.update(task, total=count_images(paths, links))
 
         def show(now: Any) -> None:
             bar.update(

@@ -75,8 +75,8 @@ def _check(options: argparse.Namespace) -> int:
             print(json.dumps(asdict(problem)))
         else:
             print(f"{problem.kind}: {problem.item}: {problem.reason}")
-    for split, pictures in report.pictures.items():
-        print(f"{split}: {pictures} images, {report.captions[split]} captions", file=sys.stderr)
+    for split, images in report.images.items():
+        print(f"{split}: {images} images, {report.captions[split]} captions", file=sys.stderr)
     print(f"{len(report.problems)} problems", file=sys.stderr)
     return 1 if report.problems else 0
 

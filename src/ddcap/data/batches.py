@@ -69,7 +69,7 @@ class CaptionBatch:
         return 0 if self.is_blank else len(self.positions)
 
     @property
-    def pictures(self) -> int:
+    def images(self) -> int:
         """Images that count; with captions alone, what stands for them."""
         return 0 if self.is_blank else len(self.image_ids)
 
@@ -393,11 +393,11 @@ class CaptionData(StepData):
 
     def __getitem__(self, part: Part) -> CaptionBatch:
         """Read and pad one part, without the images that cannot be read; a blank one if none can."""
-        pictures, places, unreadable = self._read(part)
+        images, places, unreadable = self._read(part)
         is_blank = not places
         if is_blank:
             assert self.source is not None  # captions alone can always be read
-            pictures, places = {name: [self.source.blank()] for name in pictures}, [0]
+            images, places = {name: [self.source.blank()] for name in images}, [0]
         draws = [part[place] for place in places]
         return collate(
             [self._caption(draw.record, caption) for draw in draws for caption in draw.captions],
@@ -407,7 +407,7 @@ class CaptionData(StepData):
             unreadable=unreadable,
             concepts=self.concepts.read(draws) if self.concepts is not None else None,
             is_blank=is_blank,
-            **pictures,
+            **images,
         )
 
     def _read(self, part: Part) -> tuple[dict[str, Any], list[int], list[str]]:
@@ -415,12 +415,12 @@ class CaptionData(StepData):
         if self.source is None:
             return {}, list(range(len(part))), []
         name = "features" if isinstance(self.source, FeatureCache) else "pixels"
-        pictures: list[Any] = []
+        images: list[Any] = []
         found, unreadable = [], []
         for place, draw in enumerate(part):
             try:
-                pictures.append(self.source.read(draw.record, draw.view, draw.epoch))
+                images.append(self.source.read(draw.record, draw.view, draw.epoch))
                 found.append(place)
             except ImageError as error:
                 unreadable.append(str(error))
-        return {name: pictures}, found, unreadable
+        return {name: images}, found, unreadable

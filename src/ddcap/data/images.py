@@ -51,7 +51,7 @@ _OTHERS = (
 _HEAD = 32  # bytes
 
 
-def open_picture(file: Path | BinaryIO, name: str) -> Image.Image:
+def open_image(file: Path | BinaryIO, name: str) -> Image.Image:
     """Open an image file, its pixels still to be decoded.
 
     Args:
@@ -77,7 +77,7 @@ def open_picture(file: Path | BinaryIO, name: str) -> Image.Image:
     )
 
 
-def check_open_picture(image: Image.Image, name: str) -> None:
+def check_open_image(image: Image.Image, name: str) -> None:
     """Refuse an image that somebody else has opened and not decoded, if it is of a format not read here.
 
     Raises:
@@ -213,8 +213,8 @@ def load_image(source: ImageSource, most_pixels: int = LARGEST_AREA, unnamed: st
     """Open `source` as an upright 8-bit RGB image.
 
     EXIF orientation is applied; palette, grey, CMYK, 16-bit and alpha images are converted (alpha on white).
-    An animated file gives its first frame, an animated PIL image the frame it stands at. Only the formats of
-    `picture_formats` are opened, whoever sent the file.
+    An animated file gives its first frame, an animated PIL image the frame it stands at. Only the raster
+    formats that Pillow decodes itself are opened, whoever sent the file.
 
     Args:
         source: see `sources.ImageSource`.
@@ -224,20 +224,20 @@ def load_image(source: ImageSource, most_pixels: int = LARGEST_AREA, unnamed: st
     Raises:
         ImageError: one line with the file, the reason and the remedy.
     """
-    picture = taken(source, unnamed)
+    given = taken(source, unnamed)
     with _without_remarks():
-        if isinstance(picture, Image.Image):
-            name = str(getattr(picture, "filename", "") or unnamed)
+        if isinstance(given, Image.Image):
+            name = str(getattr(given, "filename", "") or unnamed)
         else:
-            name = str(picture)
+            name = str(given)
         try:
-            if isinstance(picture, Image.Image):
-                check_open_picture(picture, name)
-                return _to_rgb(picture, name, most_pixels)
-            if isinstance(picture, EncodedImage):
-                with open_picture(io.BytesIO(picture.content), name) as image:
+            if isinstance(given, Image.Image):
+                check_open_image(given, name)
+                return _to_rgb(given, name, most_pixels)
+            if isinstance(given, EncodedImage):
+                with open_image(io.BytesIO(given.content), name) as image:
                     return _to_rgb(image, name, most_pixels)
-            return _read_file(picture, most_pixels)
+            return _read_file(given, most_pixels)
         except (ImageError, MemoryError):
             raise
         except Image.DecompressionBombError:
@@ -308,7 +308,7 @@ def _read_file(path: Path, most_pixels: int) -> Image.Image:
         raise ImageError(f"{path}: is a folder, not an image; give a file")
     if path.stat().st_size == 0:
         raise ImageError(f"{path}: the file is empty (0 bytes); copy or download it again")
-    with open_picture(path, str(path)) as image:
+    with open_image(path, str(path)) as image:
         frames = getattr(image, "n_frames", 1)
         # phones put a second, hidden image into their JPEG files; Pillow calls these MPO
         if frames > 1 and image.format != "MPO":

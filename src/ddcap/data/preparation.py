@@ -49,7 +49,7 @@ def map_in_processes(
 
 # What of a data set cannot be used, found before anyone waits an epoch for it.
 
-_PICTURES_AT_ONCE = 32
+_IMAGES_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,12 @@ class CheckReport:
     """The contents of a data set, and what of it cannot be used.
 
     Attributes:
-        pictures: number of entries by split, those with a problem of their image included.
+        images: number of entries by split, those with a problem of their image included.
         captions: number of captions by split.
         problems: entries first, then images in the order of the data set.
     """
 
-    pictures: dict[str, int]
+    images: dict[str, int]
     captions: dict[str, int]
     problems: list[Problem]
 
@@ -102,7 +102,7 @@ def check_data(
     """
     records, problems = _read_entries(Path(captions), image_folder)
     paths = [record.path for record in records]
-    reasons = map_in_processes(_why_unusable, paths, processes, at_once=_PICTURES_AT_ONCE)
+    reasons = map_in_processes(_why_unusable, paths, processes, at_once=_IMAGES_AT_ONCE)
     found = list(progress(reasons, len(paths)))
     for path, reason in zip(paths, found, strict=True):
         if reason is not None:
@@ -121,8 +121,8 @@ def _read_entries(captions: Path, image_folder: str | Path) -> tuple[list[Captio
         problems.append(Problem("entry", item, why))
 
     if captions.is_dir():
-        pictures = (path for path in sorted(captions.rglob("*")) if path.suffix.lower() in EXTENSIONS)
-        for path in pictures:
+        images = (path for path in sorted(captions.rglob("*")) if path.suffix.lower() in EXTENSIONS)
+        for path in images:
             if not path.with_suffix(".txt").is_file():
                 note(f"{path}: has no caption; write one into {path.with_suffix('.txt').name}")
     return load_records(captions, image_folder, on_problem=note), problems

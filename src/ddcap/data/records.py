@@ -132,7 +132,7 @@ def _record(json_path: Path, image_folder: Path, number: int, entry: Any) -> Cap
 # Where COCO's images lie, and what to say when they do not.
 
 SPLIT_URL = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
-PICTURES_URL = "http://images.cocodataset.org/zips/{folder}.zip"
+IMAGES_URL = "http://images.cocodataset.org/zips/{folder}.zip"
 _FOLDERS_2014 = ("train2014", "val2014")
 _FOLDERS_2017 = ("train2017", "val2017")
 
@@ -166,7 +166,7 @@ def check_folders(paths: Iterable[Path]) -> None:
         if folder.is_dir():
             continue
         if folder.name in _FOLDERS_2014:
-            url = PICTURES_URL.format(folder=folder.name)
+            url = IMAGES_URL.format(folder=folder.name)
             raise DataError(f"{folder}: no such folder; download {url} and unpack it into {folder.parent}")
         raise DataError(f"{folder}: no such image folder; check data.root and data.images")
 
@@ -196,9 +196,9 @@ def load_text_files(
     """
     folder = Path(folder)
     captions: dict[str, list[str]] = {}
-    for picture in sorted(folder.rglob("*")):
-        text = picture.with_suffix(".txt")
-        if picture.suffix.lower() not in EXTENSIONS or not text.is_file():
+    for image in sorted(folder.rglob("*")):
+        text = image.with_suffix(".txt")
+        if image.suffix.lower() not in EXTENSIONS or not text.is_file():
             continue
         try:
             lines = [line.strip() for line in _read(text).splitlines() if line.strip()]
@@ -209,7 +209,7 @@ def load_text_files(
                 raise
             on_problem(str(error))
         else:
-            captions[str(picture.relative_to(folder))] = lines
+            captions[str(image.relative_to(folder))] = lines
     if not captions:
         raise DataError(
             f"{folder}: has no image with a text file beside it; dog.jpg needs dog.txt with its caption"

@@ -33,19 +33,19 @@ class Sample:
 
     Attributes:
         key: its name in the shard, without suffix.
-        picture: the encoded file.
+        image: the encoded file.
         captions: at least one.
     """
 
     key: str
-    picture: bytes
+    image: bytes
     captions: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class _Place:
     key: str
-    picture: tuple[int, int]  # offset and size in the file
+    image: tuple[int, int]  # offset and size in the file
     text: tuple[int, int]
 
 
@@ -66,14 +66,14 @@ class ShardFile:
             with tarfile.open(path, "r:") as tar:
                 for member in _whole_members(tar):
                     stem, suffix = os.path.splitext(member.name)
-                    kind = "text" if suffix == ".txt" else "picture" if suffix.lower() in EXTENSIONS else ""
+                    kind = "text" if suffix == ".txt" else "image" if suffix.lower() in EXTENSIONS else ""
                     members.setdefault(stem, {})[kind] = (member.offset_data, member.size)
         except (tarfile.TarError, OSError) as error:
             raise DataError(f"{path}: not a tar file, or damaged ({error}); write it again") from None
         self._places = [
-            _Place(key, parts["picture"], parts["text"])
+            _Place(key, parts["image"], parts["text"])
             for key, parts in members.items()
-            if "picture" in parts and "text" in parts
+            if "image" in parts and "text" in parts
         ]
         self._file = path.open("rb")
 
@@ -96,7 +96,7 @@ class ShardFile:
         )
         if not captions:
             raise DataError(f"{self.path}: {place.key}.txt is empty; write the shard again without it")
-        return Sample(place.key, self._read(place.picture), captions)
+        return Sample(place.key, self._read(place.image), captions)
 
     def caption_counts(self) -> list[int]:
         """Captions of every sample; 0 where there is none."""
@@ -140,9 +140,9 @@ def write_shard(path: Path, samples: Iterable[tuple[str, str, bytes, Sequence[st
     counts = []
     try:
         with replacing(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for key, suffix, picture, captions in samples:
+            for key, suffix, image, captions in samples:
                 lines = [" ".join(caption.split()) for caption in captions]
-                for name, content in ((f"{key}{suffix}", picture), (f"{key}.txt", "\n".join(lines).encode())):
+                for name, content in ((f"{key}{suffix}", image), (f"{key}.txt", "\n".join(lines).encode())):
                     member = tarfile.TarInfo(name)
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))

@@ -183,7 +183,7 @@ class ShardData(StepData):
             try:
                 sample, name = self._sample(draw.record)
                 captions = [sample.captions[number] for number in draw.captions]
-                image = load_image(EncodedImage(name, sample.picture))
+                image = load_image(EncodedImage(name, sample.image))
                 pixels.append(image_view(image, sample.key, draw.view, self._preprocessing, draw.epoch))
             except IndexError:
                 unreadable.append(f"{name}: other captions than in the manifest; index the shards again")

@@ -46,7 +46,7 @@ ImageSource = (
 """What an image may be given as. An array has shape (H, W, 3), (H, W, 4), (H, W, 1) or (H, W), and uint8."""
 
 
-def is_one_picture(source: Any) -> bool:
+def is_one_image(source: Any) -> bool:
     """Return True for one image; else it may be several: a list of them, an array (I, H, W, 3)."""
     if isinstance(source, np.ndarray):
         return source.ndim in (2, 3) and source.dtype.kind not in "OSU"  # else names of files

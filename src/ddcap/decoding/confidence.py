@@ -2,7 +2,7 @@
 
 - sure: that the caption's CIDEr is above the median human caption's;
 - faithful: that it names nothing which none of the people has named;
-- known: that the picture is of a kind which the model knows, not a drawing, a text or noise;
+- known: that the image is of a kind which the model knows, not a drawing, a text or noise;
 - word: that people name what a word names.
 
 Each is a logistic regression on a few numbers that decoding has at hand, so that it costs next to nothing.
@@ -77,10 +77,10 @@ class Logistic:
 
 
 @dataclass(frozen=True)
-class KnownPictures:
+class KnownImages:
     """The encoder's features of images like those of the training: a centre and directions around it.
 
-    A picture's distance is in two parts: along the directions, in their spread, and beside them. Source:
+    An image's distance is in two parts: along the directions, in their spread, and beside them. Source:
     Mahalanobis distance, Lee et al. 2018; the residual, Wang et al. 2022 (ViM).
 
     Attributes:
@@ -94,8 +94,8 @@ class KnownPictures:
     spread: np.ndarray
 
     @classmethod
-    def of(cls, means: np.ndarray, directions: int = 128) -> KnownPictures:
-        """From the memory's means (I, C) of training pictures."""
+    def of(cls, means: np.ndarray, directions: int = 128) -> KnownImages:
+        """From the memory's means (I, C) of training images."""
         centre = means.mean(axis=0)
         _, values, rows = np.linalg.svd(means - centre, full_matrices=False)
         count = min(directions, len(values) - 1)
@@ -114,11 +114,11 @@ class Confidence:
     """A model's calibrated probabilities.
 
     Attributes:
-        pictures: what the model knows.
+        images: what the model knows.
         parts: the regressions by name; of a model without concepts, there is none for words.
     """
 
-    pictures: KnownPictures
+    images: KnownImages
     parts: Mapping[str, Logistic]
 
     @classmethod
@@ -140,17 +140,17 @@ class Confidence:
                 for name in _NAMES
                 if f"{name}.weights" in arrays
             }
-            pictures = KnownPictures(*(arrays[name] for name in ("centre", "directions", "spread")))
+            images = KnownImages(*(arrays[name] for name in ("centre", "directions", "spread")))
         except Exception as error:  # the library has exceptions of its own, under no common name
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise CheckpointError(f"{path}: damaged ({reason}); run 'ddcap calibrate' again") from None
-        return cls(pictures, parts)
+        return cls(images, parts)
 
     def save(self, folder: Path) -> None:
         """Write `confidence.safetensors` into a model's folder."""
         from safetensors.numpy import save_file
 
-        arrays = {name: np.asarray(value, dtype=np.float16) for name, value in vars(self.pictures).items()}
+        arrays = {name: np.asarray(value, dtype=np.float16) for name, value in vars(self.images).items()}
         for name, part in self.parts.items():
             arrays[f"{name}.weights"] = part.weights.astype(np.float32)
             arrays[f"{name}.bias"] = np.array([part.bias], dtype=np.float32)
@@ -159,8 +159,8 @@ class Confidence:
             save_file(arrays, temporary)
 
     def known(self, features: ImageFeatures) -> np.ndarray:
-        """(I,) probability that a picture is of a kind that the model knows."""
-        return self.parts["known"].probability(known_inputs(features, self.pictures))
+        """(I,) probability that an image is of a kind that the model knows."""
+        return self.parts["known"].probability(known_inputs(features, self.images))
 
     def judge(
         self,
@@ -173,10 +173,10 @@ class Confidence:
         """The caption with its confidence.
 
         Args:
-            caption: of the picture.
+            caption: of the image.
             features: of I images, as the model sees them, whatever a person says of them.
             image: which one.
-            known: of the picture.
+            known: of the image.
             vocabulary: of the model's concepts, or None.
         """
         inputs = caption_inputs(caption, features, image, vocabulary)[None]
@@ -200,9 +200,9 @@ def memory_means(features: ImageFeatures) -> np.ndarray:
     return np.asarray(to_host(features.memory).mean(axis=1, dtype=np.float32))
 
 
-def known_inputs(features: ImageFeatures, pictures: KnownPictures) -> np.ndarray:
-    """(I, F) distances from known pictures; with concepts, also how much is seen."""
-    distances = pictures.distances(memory_means(features))
+def known_inputs(features: ImageFeatures, images: KnownImages) -> np.ndarray:
+    """(I, F) distances from known images; with concepts, also how much is seen."""
+    distances = images.distances(memory_means(features))
     if features.concepts is None:
         return distances
     return np.column_stack([distances, *_seen(features.concepts.confidences).T])
@@ -250,7 +250,7 @@ def word_confidences(caption: Caption) -> list[float]:
 
 
 def _confidence_of(features: ImageFeatures, image: int) -> dict[int, float]:
-    """Concepts of one picture with the tagger's confidence in each."""
+    """Concepts of one image with the tagger's confidence in each."""
     assert features.concepts is not None
     ids, shares = (
         to_host(part)[image].tolist() for part in (features.concepts.ids, features.concepts.confidences)

@@ -167,7 +167,7 @@ class Constraints:
 
 
 def neutral_words(source: bool | str | Path = True) -> dict[str, str | None]:
-    """Words that say more of people than a picture shows, and what to say instead.
+    """Words that say more of people than an image shows, and what to say instead.
 
     Each line of the list is a word, then the word that takes its place, if one does; "#" begins a remark.
 

@@ -1,4 +1,4 @@
-"""Several captions of a picture that differ in what they say, not only in how long they are.
+"""Several captions of an image that differ in what they say, not only in how long they are.
 
 Each caption is decoded anew, and words that captions before it have used count less, as in diverse beam
 search (Vijayakumar et al. 2018). Not in the paper.

@@ -64,7 +64,7 @@ def judged(
 
 @dataclass(frozen=True)
 class Candidates:
-    """Decoded captions that compete for the place of a picture's caption.
+    """Decoded captions that compete for the place of an image's caption.
 
     Attributes:
         result: B captions.
@@ -80,11 +80,11 @@ class Candidates:
 
     @property
     def row(self) -> int:
-        """The best caption of the first picture."""
+        """The best caption of the first image."""
         return 0 if self.scores is None else int(self._order()[0, 0])
 
     def best(self, wanted: int = 1) -> DecodingResult:
-        """Of each picture's candidates the `wanted` best, in that order; equal ones as they came."""
+        """Of each image's candidates the `wanted` best, in that order; equal ones as they came."""
         if self.scores is None:
             return self.result
         order = self._order()[:, :wanted]
@@ -92,7 +92,7 @@ class Candidates:
         return self.result.select(like((first + order).reshape(-1), self.scores))
 
     def _order(self) -> np.ndarray:
-        """(I, K) each picture's candidates, the best first."""
+        """(I, K) each image's candidates, the best first."""
         scores = to_host(self.scores).reshape(-1, self.per_image)
         survives = np.ones_like(scores) if self.survives is None else self.survives.reshape(scores.shape)
         return np.lexsort((-scores, ~survives.astype(bool)), axis=1)
@@ -131,14 +131,14 @@ def finish(
     """Rank candidates, write the best of them out, and say how sure the model is.
 
     Args:
-        found: decodings of the same pictures, one after the other; a picture gets the best of each.
+        found: decodings of the same images, one after the other; an image gets the best of each.
         tokenizer: of the model.
         wanted: captions to keep of each decoding.
         images: I.
         confident: of a calibrated model.
 
     Returns:
-        The captions of each picture.
+        The captions of each image.
     """
     batches = []
     for one in found:

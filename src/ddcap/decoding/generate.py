@@ -26,7 +26,7 @@ from ddcap.model.protocol import CaptioningModel
 from ddcap.settings import DecodingSettings
 
 PixelsOrError = np.ndarray | ImageError
-"""A picture that was read, or why it was not."""
+"""An image that was read, or why it was not."""
 
 
 def choose_lengths(
@@ -105,7 +105,7 @@ def whole_captions(sampler: Sampler, wanted: int = 1, bias: np.ndarray | None = 
     """Decode captions from all MASK.
 
     Args:
-        sampler: of the pictures.
+        sampler: of the images.
         wanted: captions of each image that are wanted, at least; so many are finished, even if the settings
             prune more. Each has another length if lengths are predicted or `settings.candidates` asks for
             several.
@@ -136,7 +136,7 @@ def constrained_captions(
     lengths nearest to the settings' (or the likeliest) one that leave room for what is asked for.
 
     Args:
-        sampler: of the pictures.
+        sampler: of the images.
         constraints: what captions have to be like.
         vocabulary: of the tokenizer.
         lengths: of the captions of every image, in this order; then none is compared with another.
@@ -190,7 +190,7 @@ class CaptionRequest:
 
     Attributes:
         settings: of the decoder.
-        num: captions of each picture. Best-first, each says something else than those before it, and there
+        num: captions of each image. Best-first, each says something else than those before it, and there
             are fewer where no other one is left; by other decoders, or with a temperature, each is another
             length or another draw.
         constraints: what every caption has to be like.
@@ -266,7 +266,7 @@ class CaptionRequest:
         generator: np.random.Generator,
         seen: ImageFeatures | None = None,
     ) -> list[tuple[Caption, ...]]:
-        """The captions of each picture; fewer than `num`, if what is asked leaves fewer that differ.
+        """The captions of each image; fewer than `num`, if what is asked leaves fewer that differ.
 
         Args:
             model: in evaluation mode.

@@ -49,7 +49,7 @@ def decode_left_to_right(
         length_penalty: 1 compares by the mean per token; more prefers longer captions.
         temperature: 0 takes the likeliest token; above, tokens are drawn from p^(1/temperature).
         generator: source of randomness.
-        concepts: of R captions, what is seen in their pictures; has a say at every step.
+        concepts: of R captions, what is seen in their images; has a say at every step.
         concept_weight: what a concept named counts when the best of the beams is chosen.
         keep: of each caption's K beams so many are returned, at most K.
 

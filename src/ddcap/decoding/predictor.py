@@ -20,7 +20,7 @@ from ddcap.errors import DDCapError
 from ddcap.model.guidance import guide
 from ddcap.model.protocol import DenoisingSteps
 
-# What is seen in the picture has a say in what is written: concepts as evidence while a caption is decoded. A
+# What is seen in the image has a say in what is written: concepts as evidence while a caption is decoded. A
 # tagger knows rare words better than a captioner that has read them a few times. Not in the paper; it needs a
 # model with concepts, and settings switch it off. Near to it: keyword-biased decoding (Pascual et al. 2021),
 # and CLIP's say in MAGIC (Su et al. 2022).
@@ -35,10 +35,10 @@ With more of it fewer persons are invented, but captions of worse English win (d
 
 @dataclass(frozen=True)
 class ConceptEvidence:
-    """Concepts seen in the pictures of a batch of captions, and how much they count.
+    """Concepts seen in the images of a batch of captions, and how much they count.
 
     Attributes:
-        seen: (B, N) confidence that a picture shows each concept; 0 of those that are not seen.
+        seen: (B, N) confidence that an image shows each concept; 0 of those that are not seen.
         spelling: of the model's concepts.
         mask_id: V.
         bonus: is added to the log-probability of the first token of a concept's word, times the confidence,
@@ -71,7 +71,7 @@ class ConceptEvidence:
         persons: Persons | None = None,
         persons_weight: float = 0.0,
     ) -> ConceptEvidence:
-        """Spread the concepts (I, K) of pictures out, for one caption of each.
+        """Spread the concepts (I, K) of images out, for one caption of each.
 
         Raises:
             DDCapError: if absence is to count and the model does not know how often concepts go unlisted.
@@ -100,8 +100,8 @@ class ConceptEvidence:
     def against(self) -> Array:
         """(B, N) what speaks against each concept, 0 or less.
 
-        That is `absence` times the log of how likely people name it in this picture against how likely they
-        do in any: its confidence, or the rate of pictures in which it goes unlisted, against its prior.
+        That is `absence` times the log of how likely people name it in this image against how likely they
+        do in any: its confidence, or the rate of images in which it goes unlisted, against its prior.
         """
         xp, spelling = array_namespace(self.seen), self.spelling
         if not self.absence:
@@ -143,7 +143,7 @@ class ConceptEvidence:
 
     @cached_property
     def _seen_forms(self) -> Array:
-        """(f,) the words of concepts that are seen in any of the pictures."""
+        """(f,) the words of concepts that are seen in any of the images."""
         xp = array_namespace(self.seen)
         forms: Array = xp.nonzero(xp.any(self.seen > 0, axis=0)[self.spelling.concept])[0]
         return forms

@@ -20,7 +20,7 @@ from ddcap.model.features import ImageFeatures
 from ddcap.model.protocol import DenoisingModel
 from ddcap.settings import DecodingSettings
 
-LEAST_GAIN = -0.05  # nats that the picture has to say for a word, at least
+LEAST_GAIN = -0.05  # nats that the image has to say for a word, at least
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Rewriting:
 
 
 def doubtful(words: Sequence[WordEvidence], keep: Collection[str] = ()) -> list[int]:
-    """Numbers of the words for which the picture says less than `LEAST_GAIN`; not of function words.
+    """Numbers of the words for which the image says less than `LEAST_GAIN`; not of function words.
 
     Args:
         words: of a caption.
@@ -82,9 +82,9 @@ def rewrite(
     generator: np.random.Generator | None = None,
     confident: Confident | None = None,
 ) -> Rewriting:
-    """Blank what one picture does not support in a caption, and fill it anew.
+    """Blank what one image does not support in a caption, and fill it anew.
 
-    Doubted words in a row become one blank of any width. The new caption is kept if the picture and the other
+    Doubted words in a row become one blank of any width. The new caption is kept if the image and the other
     words make it likelier, by token, than the given one.
 
     Args:
@@ -93,7 +93,7 @@ def rewrite(
         text: the caption.
         settings: of decoding.
         tokenizer: of the model.
-        keep: words that stay, whatever the picture says.
+        keep: words that stay, whatever the image says.
         words: what the new caption has to be like, and the vocabulary of the tokenizer.
         generator: of the decoders that draw.
         confident: of a calibrated model.

@@ -41,7 +41,7 @@ class Drafts:
         per_image: K.
         may_end: whether a wanted word may be the end token; words given behind it would be lost.
         allowed: of each caption, which tokens may stand where; None allows all.
-        wanted: how many of a picture's captions are wanted, the best of them; None wants each for itself.
+        wanted: how many of an image's captions are wanted, the best of them; None wants each for itself.
     """
 
     tokens: Array
@@ -206,7 +206,7 @@ class Editor(Protocol):
 
 
 class Sampler:
-    """Fills drafts of captions of I pictures with a model, as settings say.
+    """Fills drafts of captions of I images with a model, as settings say.
 
     Args:
         model: in evaluation mode.
@@ -242,7 +242,7 @@ class Sampler:
 
     @cached_property
     def steps(self) -> DenoisingSteps:
-        """The model's denoising steps for these pictures, with the image-free branch if guidance needs it."""
+        """The model's denoising steps for these images, with the image-free branch if guidance needs it."""
         model = cast(DenoisingModel, self.model)
         return model.denoising_steps(self.features, with_image_free=self.settings.guidance != 1)
 
@@ -253,7 +253,7 @@ class Sampler:
         return self._concepts[per_image]
 
     def predictor(self, drafts: Drafts, bias: np.ndarray | None = None) -> Predictor:
-        """The model's prediction for drafts; `bias` (I, V) is added to the logits of a picture's captions."""
+        """The model's prediction for drafts; `bias` (I, V) is added to the logits of an image's captions."""
         return Predictor(
             self.steps,
             drafts.lengths,
@@ -271,7 +271,7 @@ class Sampler:
 
         Args:
             drafts: to be filled.
-            bias: (I, V) is added to the logits of a picture's captions.
+            bias: (I, V) is added to the logits of an image's captions.
             pruning: who of the candidates goes on; the result is without those that are decoded no further.
 
         Raises:
@@ -287,7 +287,7 @@ class Sampler:
         return result if self.editor is None else self._edited(self.editor, drafts, result, bias)
 
     def scores(self, result: DecodingResult, per_image: int) -> Array:
-        """(B,) by which a picture's candidates are compared: likelihoods by length, and concepts named."""
+        """(B,) by which an image's candidates are compared: likelihoods by length, and concepts named."""
         penalty = self.settings.length_penalty
         weight = self.settings.judge_weight or 0.5  # of a judge that the settings do not know
         scores = judged(result.evidence(penalty), result, self.features, self.judge, penalty, weight)
@@ -301,7 +301,7 @@ class Sampler:
         return scores + self.settings.concept_weight * concepts.said(until(tokens, self.end_id))
 
     def candidates(self, drafts: Drafts, bias: np.ndarray | None = None) -> Candidates:
-        """Fill drafts and score what came of them; one candidate of a picture needs no score.
+        """Fill drafts and score what came of them; one candidate of an image needs no score.
 
         Candidates that are pruned are left out; where too many are wanted for that, they rank behind.
         """

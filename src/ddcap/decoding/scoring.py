@@ -2,7 +2,7 @@
 
 Two likelihoods of a caption, neither in the paper:
 
-- Pseudo-likelihood: each token is predicted from all others and the picture. A word of several tokens is
+- Pseudo-likelihood: each token is predicted from all others and the image. A word of several tokens is
   predicted from left to right with its later tokens hidden, since they would give it away. Sources: Salazar
   et al. 2020; Kauf and Ivanova 2023 for words of several tokens.
 - Sampler's likelihood: the probability that best-first inference writes exactly this caption, if it draws the
@@ -10,7 +10,7 @@ Two likelihoods of a caption, neither in the paper:
   product over the steps; over all captions of a length it sums to 1.
 
 The pseudo-log-likelihood with the image less that without it is the pointwise mutual information of caption
-and image: what the picture says for a word beyond what language does.
+and image: what the image says for a word beyond what language does.
 
 Shapes: B captions, I images (B a multiple of I), L positions, V words (the id V is MASK).
 """
@@ -139,7 +139,7 @@ def pseudo_log_likelihoods(
     captions: Sequence[Sequence[int]],
     tokenizer: CaptionTokenizer,
 ) -> np.ndarray:
-    """(C,) pseudo-log-likelihood of captions of one picture, as token ids with the end token last."""
+    """(C,) pseudo-log-likelihood of captions of one image, as token ids with the end token last."""
     queries = [_queries(ids, words_in(ids, tokenizer), tokenizer.mask_id) for ids in captions]
     flat = [query for of_caption in queries for query in of_caption]
     found = _log_probabilities(model, features, [flat], with_image_free=False)[0, :, 0]
@@ -148,7 +148,7 @@ def pseudo_log_likelihoods(
 
 
 class ManyCaptions:
-    """Captions that many pictures are compared with: what is the same for all pictures is computed once.
+    """Captions that many images are compared with: what is the same for all images is computed once.
 
     Args:
         model: a diffusion model in evaluation mode.
@@ -168,10 +168,10 @@ class ManyCaptions:
         self._image_free = np.full(len(rows), np.nan)  # as they come to be known
 
     def gains(self, features: ImageFeatures, chosen: Sequence[int] | None = None) -> np.ndarray:
-        """(C,) pointwise mutual information of one picture with each caption, in nats.
+        """(C,) pointwise mutual information of one image with each caption, in nats.
 
         Args:
-            features: of the picture.
+            features: of the image.
             chosen: numbers of the captions to look at; None: all.
         """
         numbers = np.arange(len(self.tokens)) if chosen is None else np.asarray(chosen)
@@ -304,7 +304,7 @@ def sampler_evidence(
     settings: DecodingSettings,
     tokenizer: CaptionTokenizer,
 ) -> np.ndarray:
-    """(C,) log-probability that best-first inference writes each caption of a picture, given its length.
+    """(C,) log-probability that best-first inference writes each caption of an image, given its length.
 
     The settings' steps, guidance, concepts, `distinct` and `order` count; so it is exact for the sampler that
     they describe. See `sampler_log_likelihood`.

@@ -1,4 +1,4 @@
-"""Many pictures through a model: read ahead, a few at a time, on all cores."""
+"""Many images through a model: read ahead, a few at a time, on all cores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ddcap.data.sources import ImageSource, is_one_picture, taken
+from ddcap.data.sources import ImageSource, is_one_image, taken
 from ddcap.decoding.allowed_tokens import Vocabulary
 from ddcap.decoding.caption import ImageResult
 from ddcap.decoding.generate import CaptionRequest, PixelsOrError
@@ -31,31 +31,31 @@ def caption_stream(
     batch_size: int | None,
     seed: int,
 ) -> Iterator[ImageResult]:
-    """One result for each picture, in order; of pictures from any iterable, a few are held at a time.
+    """One result for each image, in order; of images from any iterable, a few are held at a time.
 
     Args:
-        asked: of every picture.
+        asked: of every image.
         model: in evaluation mode; ONNX graphs compute several batches side by side.
-        images: the pictures, or one.
+        images: the images, or one.
         pixels: reads one, which has the given name where it has none of its own.
         computing: makes the context of a forward pass.
         vocabulary: of the model's tokenizer.
-        batch_size: pictures of a batch; None takes the fastest.
+        batch_size: images of a batch; None takes the fastest.
         seed: of the decoders that draw.
 
     Raises:
         DDCapError: if a number is wrong.
-        ImageError: if `images` are neither pictures nor one picture.
+        ImageError: if `images` are neither images nor one image.
     """
     is_onnx = getattr(model, "runtime", "torch") == "onnx"
     fastest = 4 if is_onnx else 16
     size = fastest if batch_size is None else as_whole("batch_size", batch_size, 1)
     seed = as_whole("seed", seed, 0)
-    pictures: Iterable[Any] = [images] if is_one_picture(images) else images  # type: ignore[assignment]
-    if not isinstance(pictures, Iterable):
-        taken(pictures)  # says what is wrong with it
-    count = len(pictures) if isinstance(pictures, Sized) else None
-    coming = iter(pictures)  # a few at a time, even of a million names
+    several: Iterable[Any] = [images] if is_one_image(images) else images  # type: ignore[assignment]
+    if not isinstance(several, Iterable):
+        taken(several)  # says what is wrong with it
+    count = len(several) if isinstance(several, Sized) else None
+    coming = iter(several)  # a few at a time, even of a million names
     parts = iter(lambda: list(itertools.islice(coming, size)), [])
     is_bulk = is_onnx and not (count is not None and count <= size)
     model = model.for_bulk() if is_bulk else model

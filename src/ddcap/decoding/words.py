@@ -16,7 +16,7 @@ FUNCTION_WORDS = frozenset(
     who whose with without
     """.split()  # noqa: SIM905 (easier to read)
 )
-"""Words that say little of what is in a picture."""
+"""Words that say little of what is in an image."""
 
 
 def straight(text: str) -> str:
@@ -47,7 +47,7 @@ def word_positions(tokens: Sequence[str]) -> list[list[int]]:
 
 
 def content_tokens(ids: Sequence[int], tokenizer: CaptionTokenizer) -> dict[str, list[int]]:
-    """The tokens of each word of a caption that says what is in the picture."""
+    """The tokens of each word of a caption that says what is in the image."""
     pieces = tokenizer.pieces(ids)
     found: dict[str, list[int]] = {}
     for positions in words_in(ids, tokenizer):

@@ -18,7 +18,7 @@ from ddcap.data.records import CaptionedImage
 from ddcap.decoding.caption import Caption
 from ddcap.decoding.confidence import (
     Confidence,
-    KnownPictures,
+    KnownImages,
     Logistic,
     caption_inputs,
     known_inputs,
@@ -166,13 +166,13 @@ def calibrate(
         if len(found) < 20:
             raise DataError(f"only {len(found)} {name} images; give at least 20")
     vocabulary = captioner.model.vocabulary
-    pictures = KnownPictures.of(np.concatenate([memory_means(one) for one in training]))
+    images = KnownImages.of(np.concatenate([memory_means(one) for one in training]))
     seen = [one for split in judged for one in split.features]
     captions = [one for split in judged for one in split.captions]
     inputs = np.array(
         [caption_inputs(one, features, 0, vocabulary) for one, features in zip(captions, seen, strict=True)]
     )
-    kinds = np.concatenate([known_inputs(one, pictures) for one in [*seen, *unknown]])
+    kinds = np.concatenate([known_inputs(one, images) for one in [*seen, *unknown]])
     is_known = np.arange(len(kinds)) < len(seen)
     parts = {
         "sure": Logistic.fit(inputs, np.concatenate([split.accepted for split in judged])),
@@ -182,7 +182,7 @@ def calibrate(
     if vocabulary is not None:
         rows, right = _judged_words(captioner, judged)
         parts["word"] = Logistic.fit(rows, right)
-    return Confidence(pictures, parts)
+    return Confidence(images, parts)
 
 
 def _judged_words(captioner: Captioner, judged: Sequence[JudgedCaptions]) -> tuple[np.ndarray, np.ndarray]:

@@ -45,7 +45,7 @@ class ClipScorer:
         from safetensors import SafetensorError
 
         self.name = name
-        self._pictures: dict[Path, Tensor] = {}
+        self._images: dict[Path, Tensor] = {}
         transformers_logging.disable_progress_bar()
         try:
             loaded: Any = CLIPModel.from_pretrained(name, output_loading_info=True)
@@ -82,11 +82,11 @@ class ClipScorer:
             ImageError: if an image cannot be read.
         """
         image_ids = list(captions)
-        pictures = self.image_features([images[image] for image in image_ids])  # (I, D)
+        seen = self.image_features([images[image] for image in image_ids])  # (I, D)
         texts = self.text_features(list(captions.values()))  # (I, D)
         counts = [len(references[image]) for image in image_ids]
         others = self.text_features([text for image in image_ids for text in references[image]])  # (R, D)
-        to_image = WEIGHT * (pictures * texts).sum(1).clamp(min=0).double()  # (I,)
+        to_image = WEIGHT * (seen * texts).sum(1).clamp(min=0).double()  # (I,)
         of_references = (others * texts.repeat_interleave(torch.tensor(counts), dim=0)).sum(1)  # (R,)
         to_reference = torch.stack([part.max() for part in of_references.split(counts)]).clamp(min=0)  # (I,)
         total = to_image + to_reference
@@ -96,14 +96,14 @@ class ClipScorer:
     @torch.inference_mode()
     def image_features(self, images: Sequence[Path]) -> Tensor:
         """Unit vectors (I, D) of images; each is looked at once, however many captions are scored."""
-        new = [image for image in dict.fromkeys(images) if image not in self._pictures]
+        new = [image for image in dict.fromkeys(images) if image not in self._images]
         for start in range(0, len(new), _AT_ONCE):
             some = new[start : start + _AT_ONCE]
             pixels = torch.from_numpy(np.stack([self.preprocessing(load_image(image)) for image in some]))
             output = self.model.vision_model(pixel_values=pixels.to(self.model.device))
             features = self.model.visual_projection(output.pooler_output).cpu()  # (B, D)
-            self._pictures.update(zip(some, features, strict=True))
-        return _normalized([torch.stack([self._pictures[image] for image in images])])
+            self._images.update(zip(some, features, strict=True))
+        return _normalized([torch.stack([self._images[image] for image in images])])
 
     @torch.inference_mode()
     def text_features(self, captions: Sequence[str]) -> Tensor:

@@ -14,10 +14,10 @@ from ddcap.decoding.caption import Caption
 from ddcap.errors import DDCapError, ImageError
 from ddcap.gradio_page.shown import shown_caption
 from ddcap.serve.answers import one_line
-from ddcap.serve.bodies import CaptionsBody, InfillBody, Words, checked, picture_bytes
+from ddcap.serve.bodies import CaptionsBody, InfillBody, Words, checked, image_bytes
 from ddcap.serve.engine import Engine
+from ddcap.serve.images import opened
 from ddcap.serve.limits import ServeLimits
-from ddcap.serve.pictures import opened
 
 _NAME = "the image"
 _OPTIONS = ("ban", "steps", "guidance")  # of captions and of filled blanks
@@ -55,11 +55,11 @@ class Answers:
         number = asked.get("number")
         number = number if isinstance(number, int) else -1
         try:
-            content = _content(asked.get("picture"))
+            content = _content(asked.get("image"))
             compute = self._kinds.get(str(asked.get("kind")), self._unknown)
             found = await compute(asked, content)
         except ImageError as error:
-            return {"number": number, "error": _about_picture(one_line(str(error))), "unreadable": True}
+            return {"number": number, "error": _about_image(one_line(str(error))), "unreadable": True}
         except DDCapError as error:
             return {"number": number, "error": one_line(str(error))}
         if "captions" in found:
@@ -130,13 +130,13 @@ def _options(asked: dict[str, Any]) -> dict[str, Any]:
     return {name: asked.get(name) or None for name in _OPTIONS}
 
 
-def _content(picture: Any) -> bytes:
-    if not isinstance(picture, str) or not picture:
+def _content(image: Any) -> bytes:
+    if not isinstance(image, str) or not image:
         raise DDCapError("there is no image yet; drop one here, or choose a file")
-    return picture_bytes(picture, _NAME)
+    return image_bytes(image, _NAME)
 
 
-def _about_picture(message: str) -> str:
+def _about_image(message: str) -> str:
     """Say what is wrong with an image, for somebody who sees no file names."""
     reason = message.removeprefix(f"{_NAME}: ")
     return reason if "pixels" in reason else f"this file is not a readable image ({reason})"

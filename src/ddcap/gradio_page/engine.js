@@ -4,25 +4,25 @@ const waiting = new Map(); // requests by their numbers
 const written = new WeakMap(); // images as data URLs
 let last = 0;
 
-function dataUrl(picture) {
-  if (!written.has(picture)) {
-    written.set(picture, new Promise((resolve, reject) => {
+function dataUrl(image) {
+  if (!written.has(image)) {
+    written.set(image, new Promise((resolve, reject) => {
       const reader = new FileReader();
       reader.onload = () => resolve(reader.result);
       reader.onerror = () => reject(Object.assign(new Error("this file cannot be read; choose another"), { unreadable: true }));
-      reader.readAsDataURL(picture);
+      reader.readAsDataURL(image);
     }));
   }
-  return written.get(picture);
+  return written.get(image);
 }
 
-async function ask({ picture, ...request }) {
-  const content = await dataUrl(picture);
+async function ask({ image, ...request }) {
+  const content = await dataUrl(image);
   const number = ++last;
   return new Promise((resolve, reject) => {
     const patience = setTimeout(() => settle({ number, error: "the service does not answer; try again" }), (seconds + 30) * 1000);
     waiting.set(number, { resolve, reject, patience });
-    trigger("ask", { ...request, picture: content, number });
+    trigger("ask", { ...request, image: content, number });
   });
 }
 

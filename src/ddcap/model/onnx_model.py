@@ -82,7 +82,7 @@ class OnnxModel:
     def for_bulk(self) -> OnnxModel:
         """The same on one core, for as many calls at once as there are cores; made when first asked for.
 
-        Two cores on one small matrix gain little, and nothing where each has pictures of its own.
+        Two cores on one small matrix gain little, and nothing where each has images of its own.
         """
         return self if self.threads == 1 else self._bulk
 
@@ -124,7 +124,7 @@ class OnnxModel:
         return np.asarray(logits)
 
     def denoising_steps(self, features: ImageFeatures, *, with_image_free: bool) -> OnnxSteps:
-        """The denoiser at work on captions of these pictures, see `model.protocol.DenoisingSteps`."""
+        """The denoiser at work on captions of these images, see `model.protocol.DenoisingSteps`."""
         return OnnxSteps(self, features, with_image_free)
 
     def caption_judge(self, features: ImageFeatures) -> OnnxJudge | None:
@@ -170,7 +170,7 @@ class OnnxModel:
 class OnnxSteps:
     """A denoiser at work on captions of I images; see `model.protocol.DenoisingSteps`.
 
-    The image-free branch of one picture runs in the call of the other branch, which reads the weights once.
+    The image-free branch of one image runs in the call of the other branch, which reads the weights once.
     That of several is a call of its own: they all share one small memory, and captions that are alike, as all
     are before the first step, are computed once.
 
@@ -263,7 +263,7 @@ _FREE = "free_"  # begins the names of what the image-free memory gives
 
 
 def _joined(part: np.ndarray, image_free: np.ndarray) -> np.ndarray:
-    """A part of a picture's memory and of the image-free one, of perhaps fewer positions, as two images."""
+    """A part of an image's memory and of the image-free one, of perhaps fewer positions, as two images."""
     space = [(0, own - free) for own, free in zip(part.shape, image_free.shape, strict=True)]
     return np.concatenate([part, np.pad(image_free, space)])
 

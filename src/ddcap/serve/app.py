@@ -39,8 +39,8 @@ from ddcap.serve.answers import (
 )
 from ddcap.serve.bodies import CaptionsBody, InfillBody, RewriteBody, ScoreBody, described, read_body
 from ddcap.serve.engine import BusyError, Engine, EngineSettings, TooLateError
+from ddcap.serve.images import opened
 from ddcap.serve.limits import Guard, ServeLimits
-from ddcap.serve.pictures import opened
 from ddcap.serve.stream import caption_events
 
 
@@ -90,7 +90,7 @@ def create_app(
     async def say_http(_: Request, error: HTTPException) -> JSONResponse:
         return _error(error.status_code, str(error.detail), error.headers)
 
-    async def pictures_of(named: list[bytes | str], name: str) -> list[bytes | ImageError]:
+    async def images_of(named: list[bytes | str], name: str) -> list[bytes | ImageError]:
         """The bytes of each image, or why there are none."""
         engine.check_room(len(named))  # before anything is fetched for nothing
         fetched = (_fetched(one, name.format(number), fetcher) for number, one in enumerate(named, 1))
@@ -99,28 +99,28 @@ def create_app(
     async def asked(request: Request, kind: type[Any]) -> tuple[Any, bytes]:
         """The body of a request for one image, and its bytes."""
         body, named = await read_body(request, kind, "image", limits)
-        (picture,) = await pictures_of(named, "image")
-        if isinstance(picture, ImageError):
-            raise picture
-        return body, picture
+        (content,) = await images_of(named, "image")
+        if isinstance(content, ImageError):
+            raise content
+        return body, content
 
     @app.post("/v1/captions", **_route("captions", CaptionsAnswer, CaptionsBody, "images", limits))
-    async def caption_pictures(request: Request) -> dict[str, Any]:
+    async def caption_images(request: Request) -> dict[str, Any]:
         """Caption images: files of a form (`images`), or JSON with base64."""
         body, named = await read_body(request, CaptionsBody, "images", limits)
-        pictures = await pictures_of(named, "image {}")
+        images = await images_of(named, "image {}")
 
         until = time.monotonic() + engine.settings.seconds
 
         def work(captioner: Captioner) -> list[dict[str, Any]]:
             results = []
-            for number, picture in enumerate(pictures, 1):
+            for number, content in enumerate(images, 1):
                 if time.monotonic() > until:
                     raise engine.too_late()  # nobody waits for the others any more
                 try:
-                    if isinstance(picture, ImageError):
-                        raise picture
-                    image = opened(picture, f"image {number}", limits, sizes)
+                    if isinstance(content, ImageError):
+                        raise content
+                    image = opened(content, f"image {number}", limits, sizes)
                 except ImageError as error:
                     results.append({"error": one_line(str(error))})
                     continue
@@ -128,7 +128,7 @@ def create_app(
                 results.append(answer_of(found, body.min_sure))
             return results
 
-        results = await engine.run(work, len(pictures))
+        results = await engine.run(work, len(images))
         captions.inc(sum("caption" in one for one in results))
         if all("error" in one for one in results):
             raise HTTPException(422, results[0]["error"])
@@ -147,10 +147,10 @@ def create_app(
         body, named = await read_body(request, CaptionsBody, "images", limits)
         if len(named) != 1 or body.num != 1:
             raise HTTPException(422, "streaming needs one image and one caption; send one image with num=1")
-        (picture,) = await pictures_of(named, "image")
-        if isinstance(picture, ImageError):
-            raise picture
-        image = await run_in_threadpool(opened, picture, "image", limits, sizes)
+        (content,) = await images_of(named, "image")
+        if isinstance(content, ImageError):
+            raise content
+        image = await run_in_threadpool(opened, content, "image", limits, sizes)
         engine.check_room()
 
         def work(captioner: Captioner) -> ImageResult:
@@ -166,10 +166,10 @@ def create_app(
     @app.post("/v1/infill", **_route("words", InfillAnswer, InfillBody, "image", limits))
     async def fill_blanks(request: Request) -> dict[str, Any]:
         """Fill the blanks of a caption: ___ for one to four tokens, [3] for three."""
-        body, picture = await asked(request, InfillBody)
+        body, content = await asked(request, InfillBody)
         caption = await engine.run(
             lambda captioner: captioner.infill(
-                opened(picture, "image", limits, sizes), body.template, **body.asked()
+                opened(content, "image", limits, sizes), body.template, **body.asked()
             )
         )
         return {"caption": caption.text, "score": round(caption.score, 4), **confidence_of(caption)}
@@ -177,10 +177,10 @@ def create_app(
     @app.post("/v1/rewrite", **_route("words", RewriteAnswer, RewriteBody, "image", limits))
     async def rewrite_caption(request: Request) -> dict[str, Any]:
         """Replace the words of a caption that the image does not support."""
-        body, picture = await asked(request, RewriteBody)
+        body, content = await asked(request, RewriteBody)
         result = await engine.run(
             lambda captioner: captioner.rewrite(
-                opened(picture, "image", limits, sizes), body.caption, keep=body.keep, **body.asked()
+                opened(content, "image", limits, sizes), body.caption, keep=body.keep, **body.asked()
             )
         )
         sure = {} if result.after is None else confidence_of(result.after)
@@ -190,9 +190,9 @@ def create_app(
     @app.post("/v1/score", **_route("words", ScoresAnswer, ScoreBody, "image", limits))
     async def score_captions(request: Request) -> dict[str, Any]:
         """Score given captions of an image, word by word."""
-        body, picture = await asked(request, ScoreBody)
+        body, content = await asked(request, ScoreBody)
         found = await engine.run(
-            lambda captioner: captioner.score(opened(picture, "image", limits, sizes), body.captions)
+            lambda captioner: captioner.score(opened(content, "image", limits, sizes), body.captions)
         )
         results = [
             {
@@ -263,14 +263,14 @@ def _error(status: int, reason: str, headers: Mapping[str, str] | None = None) -
     return JSONResponse({"error": one_line(reason)}, status, headers)
 
 
-async def _fetched(picture: bytes | str, name: str, fetcher: Fetcher | None) -> bytes | ImageError:
-    if isinstance(picture, bytes):
-        return picture
+async def _fetched(image: bytes | str, name: str, fetcher: Fetcher | None) -> bytes | ImageError:
+    if isinstance(image, bytes):
+        return image
     if fetcher is None:
         return ImageError(
             f"{name}: this service does not download URLs; send the file, or start it with --allow-urls"
         )
     try:
-        return await fetcher.fetch(picture, name)
+        return await fetcher.fetch(image, name)
     except ImageError as error:
         return error

@@ -16,7 +16,7 @@ from ddcap.errors import DDCapError, ImageError
 from ddcap.serve.limits import ServeLimits
 
 Words = Annotated[list[Annotated[str, Field(max_length=200)]], Field(max_length=200)]
-Picture = Annotated[str, Field(description="base64 of an image file, a data URL, or its http address")]
+Image = Annotated[str, Field(description="base64 of an image file, a data URL, or its http address")]
 
 
 class Options(BaseModel):
@@ -48,7 +48,7 @@ _NOT_OF_CAPTIONERS = {"images", "image", "min_sure", "template", "caption", "kee
 class CaptionsBody(Options):
     """Images to caption."""
 
-    images: list[Picture] = Field(min_length=1)
+    images: list[Image] = Field(min_length=1)
     num: int = Field(1, ge=1, le=10, description="captions per image, each with different content")
     include: Words | None = None
     prefix: str | None = Field(None, max_length=200)
@@ -61,14 +61,14 @@ class CaptionsBody(Options):
 class InfillBody(Options):
     """A caption with blanks."""
 
-    image: Picture
+    image: Image
     template: str = Field(max_length=500, examples=["a ___ dog on the [2]"])
 
 
 class RewriteBody(Options):
     """A caption to rewrite."""
 
-    image: Picture
+    image: Image
     caption: str = Field(max_length=500, examples=["a man rides a horse"])
     keep: Words = Field(default=[], description="words to keep")
 
@@ -78,7 +78,7 @@ class ScoreBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    image: Picture
+    image: Image
     captions: list[Annotated[str, Field(max_length=500)]] = Field(
         min_length=1, max_length=50, examples=[["a dog on the grass", "a cat"]]
     )
@@ -100,7 +100,7 @@ async def read_body(
         DDCapError: if a value is not as it has to be.
     """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    pictures: list[bytes | str] = []
+    images: list[bytes | str] = []
     if content_type == "multipart/form-data":
         # each list may be full, and each image over the limit be told
         form = await request.form(max_files=limits.images + 1, max_fields=1000)
@@ -109,7 +109,7 @@ async def read_body(
             if isinstance(value, UploadFile):
                 if name != field:
                     raise HTTPException(422, f"file {name!r}: unknown field; send files as {field!r}")
-                pictures.append(await value.read())
+                images.append(await value.read())
             elif name == field:
                 raise HTTPException(422, f"{field}: not a file; send one (-F {field}=@photo.jpg)")
             elif value == "" and name not in _NEVER_EMPTY:
@@ -118,7 +118,7 @@ async def read_body(
                 values.setdefault(name, []).append(value)
             else:
                 values[name] = value
-        values[field] = [""] * len(pictures) if field == "images" else ""
+        values[field] = [""] * len(images) if field == "images" else ""
     elif content_type == "application/json":
         try:
             values = json.loads(await request.body())
@@ -131,14 +131,12 @@ async def read_body(
     body = checked(kind, values)
     if content_type == "application/json":
         given = getattr(body, field)
-        pictures = [_decoded(text, field) for text in (given if isinstance(given, list) else [given])]
-    elif len(pictures) != 1 and field == "image":
-        raise HTTPException(422, f"{len(pictures)} files; send one file, as 'image'")
-    if len(pictures) > limits.images:
-        raise HTTPException(
-            413, f"{len(pictures)} images, but at most {limits.images} per request; send fewer"
-        )
-    return body, pictures
+        images = [_decoded(text, field) for text in (given if isinstance(given, list) else [given])]
+    elif len(images) != 1 and field == "image":
+        raise HTTPException(422, f"{len(images)} files; send one file, as 'image'")
+    if len(images) > limits.images:
+        raise HTTPException(413, f"{len(images)} images, but at most {limits.images} per request; send fewer")
+    return body, images
 
 
 _LISTS = ("ban", "include", "keep", "captions")
@@ -162,10 +160,10 @@ def checked(kind: type[Any], values: Any) -> Any:
 def _decoded(text: str, field: str) -> bytes | str:
     if text[:8].lower().startswith(("http://", "https://")):  # no base64 has a colon
         return text
-    return picture_bytes(text, field)
+    return image_bytes(text, field)
 
 
-def picture_bytes(text: str, name: str) -> bytes:
+def image_bytes(text: str, name: str) -> bytes:
     """The file that a data URL holds, or base64 alone.
 
     Raises:

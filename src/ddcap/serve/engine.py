@@ -73,20 +73,20 @@ class Engine:
         self.inside = 0  # images that are computed or wait
         self._mean_seconds = 0.1
 
-    async def run(self, work: Callable[[Captioner], _Result], pictures: int = 1) -> _Result:
+    async def run(self, work: Callable[[Captioner], _Result], images: int = 1) -> _Result:
         """Do `work` with the captioner in a thread, as soon as one is free.
 
         Args:
             work: takes the captioner.
-            pictures: how many places of the queue it takes.
+            images: how many places of the queue it takes.
 
         Raises:
             BusyError: if the queue has no place for them.
             TooLateError: if it takes longer than a request may.
         """
         with self._lock:
-            self.check_room(pictures)
-            self.inside += pictures
+            self.check_room(images)
+            self.inside += images
 
         def timed() -> _Result:
             begun = time.monotonic()
@@ -96,13 +96,13 @@ class Engine:
                 lane = min(range(len(self.lanes)), key=lambda number: self.lanes[number].jobs)
                 return self.lanes[lane].job(lambda: work(self._captioners[lane]))
             finally:
-                took = (time.monotonic() - begun) / pictures
+                took = (time.monotonic() - begun) / images
                 with self._lock:
-                    self.inside -= pictures
+                    self.inside -= images
                     self._mean_seconds += 0.1 * (took - self._mean_seconds)
 
         future = self._pool.submit(timed)
-        future.add_done_callback(lambda done: self._give_back(done, pictures))
+        future.add_done_callback(lambda done: self._give_back(done, images))
         try:
             return await asyncio.wait_for(asyncio.wrap_future(future), self.settings.seconds)
         except (asyncio.TimeoutError, TimeoutError):  # two classes before Python 3.11
@@ -112,15 +112,15 @@ class Engine:
         """Return the message for a request that takes longer than it may."""
         return TooLateError(f"took longer than {self.settings.seconds:g} s; ask for fewer images or captions")
 
-    def check_room(self, pictures: int = 1) -> None:
+    def check_room(self, images: int = 1) -> None:
         """Raise `BusyError` if the queue has no place for so many images."""
-        if self.inside + pictures > self.settings.together + self.settings.queue:
+        if self.inside + images > self.settings.together + self.settings.queue:
             raise BusyError(self._retry_after())
 
-    def _give_back(self, done: Any, pictures: int) -> None:
+    def _give_back(self, done: Any, images: int) -> None:
         if done.cancelled():  # it never began
             with self._lock:
-                self.inside -= pictures
+                self.inside -= images
 
     def _retry_after(self) -> int:
         return max(1, round(self.inside * self._mean_seconds / self.settings.together))

@@ -83,7 +83,7 @@ class Journal:
         """Add the losses of one part of a step; nothing is read back from the device here."""
         values = {
             "loss": losses.token.detach() * share.words,
-            "length_loss": losses.length.detach() * share.pictures,
+            "length_loss": losses.length.detach() * share.images,
         }
         for name, value in values.items():
             self._step_sums[name] = self._step_sums.get(name, torch.zeros_like(value)) + value

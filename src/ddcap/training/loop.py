@@ -222,7 +222,7 @@ def _take_step(run: Run, step: int, parts: list[CaptionBatch], guard: Divergence
     )
     set_learning_rate(state.optimizer, learning_rate)
     state.train()
-    step_shares, has_pictures = shares(parts, accelerator)
+    step_shares, has_images = shares(parts, accelerator)
     for number, (part, share) in enumerate(zip(parts, step_shares, strict=True)):
         run.unreadable.note(part.unreadable)
         batch, first = part.to(accelerator.device), run.first_image(number)
@@ -232,9 +232,9 @@ def _take_step(run: Run, step: int, parts: list[CaptionBatch], guard: Divergence
                 losses = state.wrapped(batch, mine)
             share.of(losses, settings.length_loss_weight).backward()
         run.journal.add(losses, share)
-    run.unreadable.count_step(is_blank=not has_pictures)
+    run.unreadable.count_step(is_blank=not has_images)
     gradient_norm = state.clip_gradients(settings.gradient_clip)
     images = [image_id for part in parts for image_id in part.image_ids]
-    is_taken = guard.allows(step + 1, gradient_norm, images) and has_pictures
+    is_taken = guard.allows(step + 1, gradient_norm, images) and has_images
     state.step(is_taken=is_taken)
     run.journal.step(step + 1, learning_rate, gradient_norm, is_taken=is_taken)

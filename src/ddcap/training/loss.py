@@ -303,15 +303,15 @@ class Share(NamedTuple):
 
     Attributes:
         words: of the real positions of all parts and processes.
-        pictures: of their images.
+        images: of their images.
     """
 
     words: float
-    pictures: float
+    images: float
 
     def of(self, losses: Losses, length_weight: float) -> Tensor:
         """Weight the part's mean losses in the step's: words by words, lengths by images."""
-        return self.words * losses.token + self.pictures * length_weight * losses.length
+        return self.words * losses.token + self.images * length_weight * losses.length
 
 
 def shares(parts: Sequence[CaptionBatch], accelerator: Accelerator) -> tuple[list[Share], bool]:
@@ -319,13 +319,13 @@ def shares(parts: Sequence[CaptionBatch], accelerator: Accelerator) -> tuple[lis
 
     All processes have to ask together.
     """
-    mine = torch.tensor([[part.words, part.pictures] for part in parts], dtype=torch.float64)  # (parts, 2)
+    mine = torch.tensor([[part.words, part.images] for part in parts], dtype=torch.float64)  # (parts, 2)
     total = mine.sum(dim=0)
     count = accelerator.num_processes
     if count > 1:
         total = accelerator.reduce(total.float().to(accelerator.device), "sum").cpu().double()
     found = (count * mine / total.clamp(min=1)).tolist()
-    return [Share(words, pictures) for words, pictures in found], bool(total[1] > 0)
+    return [Share(words, images) for words, images in found], bool(total[1] > 0)
 
 
 # What a training minimises, as one module: a batch in, losses out. It is what several processes wrap, so

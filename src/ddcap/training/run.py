@@ -48,7 +48,7 @@ _MOST_NAMED = 20
 _MOST_IN_A_ROW = 20
 
 
-class UnreadablePictures:
+class UnreadableImages:
     """Names each image once, up to a number of them, and counts all.
 
     Args:
@@ -144,8 +144,8 @@ class Run:
             )
         self._validate_every = max(1.0, settings.validate_every * per_epoch)
         self._validate_at = {max(1, round(epoch * per_epoch)) for epoch in settings.validate_at}
-        self.unreadable = UnreadablePictures(per_epoch, processes)
-        self._tell_of_few_pictures()
+        self.unreadable = UnreadableImages(per_epoch, processes)
+        self._tell_of_few_images()
         self.progress = Progress(0, None, None, dump_settings(recipe), captions=self.inputs.captions)
         self.saved: int | None = None
         self.state = self._start(resume=resume)
@@ -165,7 +165,7 @@ class Run:
             return None
         return WeightsAndBiases(project, self.inputs.output, dump_settings(self.recipe), resume=resume)
 
-    def _tell_of_few_pictures(self) -> None:
+    def _tell_of_few_images(self) -> None:
         """Say which images are not learned from, and what `best` means, where they are few."""
         names = [record.image_id for record in self.inputs.val_data.records]
         if self.accelerator.is_main_process and len(names) < FEWEST_TO_CHOOSE_BY:

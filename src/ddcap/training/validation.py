@@ -37,7 +37,7 @@ class Validation:
         cider: of the validation images, times 100; None where pycocoevalcap is not installed, or in
             training on text alone.
         samples: (image id, caption) of the first images.
-        pictures: how many were validated on.
+        pictures: number of validation images (the key of the log).
         unreadable: why others were not, a line each.
     """
 

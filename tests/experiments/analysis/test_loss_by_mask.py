@@ -9,7 +9,7 @@ from experiments.analysis.loss_by_mask import bin_of, loss_by_mask, losses_in_or
 
 @pytest.fixture(scope="module")
 def human(pair, val):
-    """Two human captions of one length, their tokens and pictures."""
+    """Two human captions of one length, their tokens and images."""
     tokenizer, by_length = pair["g"].tokenizer, {}
     for row, record in enumerate(val.records):
         for text in record.captions:

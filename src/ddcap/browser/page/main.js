@@ -16,19 +16,19 @@ class Engine {
     [this.worker, this.isReady, this.number, this.waiting, this.given] = [null, false, 0, new Map(), null];
   }
 
-  ask({ picture, ...request }) {
+  ask({ image, ...request }) {
     const number = ++this.number;
-    const asked = { number, request, picture };
+    const asked = { number, request, image };
     const answer = new Promise((resolve, reject) => (asked.settle = { resolve, reject }));
     this.waiting.set(number, asked);
     if (this.isReady) this.send(asked);
     return answer;
   }
 
-  send({ number, request, picture }) {
+  send({ number, request, image }) {
     // the worker keeps what it saw of the last image
-    this.worker.postMessage({ ...request, number, file: picture === this.given ? undefined : picture });
-    this.given = picture;
+    this.worker.postMessage({ ...request, number, file: image === this.given ? undefined : image });
+    this.given = image;
   }
 
   settle(number) {
@@ -82,4 +82,4 @@ const engine = new Engine();
 const ui = new Interface(root, engine, { promise: "The image never leaves your device." });
 loading.hidden = false;
 loading.firstElementChild.textContent = "Loading the model";
-if (await isolate(() => ui.picture === null)) engine.start();
+if (await isolate(() => ui.image === null)) engine.start();

@@ -6,7 +6,7 @@ import { Confidence } from "./confidence.js";
 import { downloadAll } from "./download.js";
 import { caption, infill } from "./generate.js";
 import { Model } from "./model.js";
-import { openPicture } from "./picture.js";
+import { openImage } from "./image.js";
 import { pixelsOf } from "./pixels.js";
 import { told } from "./told.js";
 import { Tensors } from "./weights.js";
@@ -74,15 +74,15 @@ async function load() {
 }
 
 async function look(file) {
-  let picture;
+  let image;
   try {
-    picture = await openPicture(file, model.description.limits);
+    image = await openImage(file, model.description.limits);
   } catch (error) {
     throw Object.assign(error, { unreadable: true });
   }
   try {
-    return await model.encode(pixelsOf(picture, model.description.preprocessing));
+    return await model.encode(pixelsOf(image, model.description.preprocessing));
   } finally {
-    picture.close();
+    image.close();
   }
 }

@@ -1,12 +1,12 @@
 // What both pages do: an image comes in, its caption is shown, words are changed, drafts are taken.
 //
 // Who computes is told apart by one object, the engine: `ask(request)` resolves with an answer. A request is
-// {kind: "caption", picture, ...wish}, {kind: "infill", picture, template, ...wish} or {kind: "alternatives",
-// picture, words, place, ...wish}. Answers are {captions: [...]}, see caption_view.js, or {alternatives: [{word,
+// {kind: "caption", image, ...wish}, {kind: "infill", image, template, ...wish} or {kind: "alternatives",
+// image, words, place, ...wish}. Answers are {captions: [...]}, see caption_view.js, or {alternatives: [{word,
 // probability}]}. An error may be `unreadable`: then the image is none.
 
 import { CaptionView } from "./caption_view.js";
-import { PictureInput } from "./picture_input.js";
+import { ImageInput } from "./image_input.js";
 import { WordPanel } from "./word_panel.js";
 import { textOf, certaintyOf } from "./words.js";
 
@@ -23,7 +23,7 @@ export class Interface {
   constructor(root, engine, { promise = "", offers = [], mostBytes = Infinity } = {}) {
     [this.root, this.engine, this.mostBytes] = [root, engine, mostBytes];
     this.find = (selector) => root.querySelector(selector);
-    [this.picture, this.captions, this.chosen, this.number] = [null, [], 0, 0];
+    [this.image, this.captions, this.chosen, this.number] = [null, [], 0, 0];
     this.tried = new Set(); // words that were refilled: they do not come back
     this.view = new CaptionView(root, (place) => this.choose(place));
     this.panel = new WordPanel(root, {
@@ -31,7 +31,7 @@ export class Interface {
       refill: (place) => this.refill(place),
       close: (place) => this.closePanel(place),
     });
-    this.input = new PictureInput(root, (file) => this.open(file), (message) => this.complain(message));
+    this.input = new ImageInput(root, (file) => this.open(file), (message) => this.complain(message));
     this.find(".promise").textContent = promise;
     for (const part of root.querySelectorAll("[data-offer]")) part.hidden = !offers.includes(part.dataset.offer);
     this.find(".copy").addEventListener("click", () => this.copy());
@@ -83,14 +83,14 @@ export class Interface {
       this.refuse(`${file.name} has ${megabytes(file.size)} MB; at most ${megabytes(this.mostBytes)} MB can be sent.`);
       return;
     }
-    this.picture = file;
+    this.image = file;
     this.forgetCaption();
     this.caption();
   }
 
   /** The image with other wishes. */
   again() {
-    if (this.picture !== null) this.caption();
+    if (this.image !== null) this.caption();
   }
 
   async caption() {
@@ -175,7 +175,7 @@ export class Interface {
     this.view.mark(place);
     try {
       const request = { kind: "alternatives", words: caption.words.map(textOf), place, ...this.wish() };
-      const { alternatives } = await this.engine.ask({ ...request, picture: this.picture });
+      const { alternatives } = await this.engine.ask({ ...request, image: this.image });
       if (this.panel.isFor(place) && this.view.caption === caption) this.panel.fill(alternatives);
     } catch (error) {
       if (this.panel.isFor(place)) this.panel.tell(sentence(error.message));
@@ -190,7 +190,7 @@ export class Interface {
 
   /** The answer to the newest request; null if it came too late, or there is none and it was said why. */
   async ask(request) {
-    if (this.picture === null) {
+    if (this.image === null) {
       this.complain("There is no image yet. Choose one, or try a sample.");
       return null;
     }
@@ -198,7 +198,7 @@ export class Interface {
     this.find(".problem").textContent = "";
     this.setState("waiting");
     try {
-      const answer = await this.engine.ask({ ...request, picture: this.picture });
+      const answer = await this.engine.ask({ ...request, image: this.image });
       return number === this.number ? answer : null;
     } catch (error) {
       if (number !== this.number) return null;
@@ -216,7 +216,7 @@ export class Interface {
   /** An image that is none: nothing of it stays, nor of the one before. */
   refuse(message) {
     this.number++;
-    this.picture = null;
+    this.image = null;
     this.input.forget();
     this.forgetCaption();
     this.complain(message);

@@ -1,10 +1,10 @@
-"""Pictures that a captioner of photographs knows nothing about, drawn here.
+"""Images that a captioner of photographs knows nothing about, drawn here.
 
-    python benchmarks/unknown_pictures.py FOLDER [--kinds fit|test] [--each 40]
+    python benchmarks/unknown_images.py FOLDER [--kinds fit|test] [--each 40]
 
 Two disjoint sets of kinds, so that a calibrator which has seen one is tested with the other:
 
-- fit: blank pictures, noise, patterns, line charts, pages of text, shapes, source code on a screen;
+- fit: blank images, noise, patterns, line charts, pages of text, shapes, source code on a screen;
 - test: heat maps and pie charts, windows and dialogs, stick figures, maps, sheets of music, fractals, QR-like
   squares, and, where `pydicom` is installed, the medical images that it brings (CT, MR, ultrasound).
 """
@@ -249,7 +249,7 @@ KINDS: dict[str, tuple[Callable[[Random], Image.Image], ...]] = {
 
 
 def draw_all(folder: Path, kinds: str, each: int, seed: int = 0) -> list[Path]:
-    """Write `each` pictures of every kind; the same seed draws the same ones."""
+    """Write `each` images of every kind; the same seed draws the same ones."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for kind in KINDS[kinds]:
@@ -273,7 +273,7 @@ def main() -> None:
     parser.add_argument("--kinds", choices=[*KINDS], default="test")
     parser.add_argument("--each", type=int, default=40)
     options = parser.parse_args()
-    print(f"{len(draw_all(options.folder, options.kinds, options.each))} pictures in {options.folder}")
+    print(f"{len(draw_all(options.folder, options.kinds, options.each))} images in {options.folder}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 // An image comes in: dropped, pasted, chosen, taken, or one of the samples.
 
-export class PictureInput {
+export class ImageInput {
   /**
    * @param {HTMLElement} root of the interface
-   * @param {(file: Blob) => void} onPicture is told of each
+   * @param {(file: Blob) => void} onImage is told of each
    * @param {(message: string) => void} onProblem is told why there is none
    */
-  constructor(root, onPicture, onProblem) {
+  constructor(root, onImage, onProblem) {
     this.find = (selector) => root.querySelector(selector);
-    [this.root, this.onPicture, this.onProblem, this.address] = [root, onPicture, onProblem, null];
+    [this.root, this.onImage, this.onProblem, this.address] = [root, onImage, onProblem, null];
     for (const input of root.querySelectorAll(".file")) {
       input.addEventListener("change", () => {
         this.take(input.files[0]);
@@ -66,8 +66,8 @@ export class PictureInput {
     photo.alt = "Your image";
     this.find(".file-name").hidden = true;
     this.find(".primary span").textContent = "Choose another image";
-    this.root.classList.add("has-picture");
-    this.onPicture(file);
+    this.root.classList.add("has-image");
+    this.onImage(file);
   }
 
   /** The browser cannot show it; who captions may read it all the same. */
@@ -86,7 +86,7 @@ export class PictureInput {
     this.find(".photo").removeAttribute("src");
     this.find(".file-name").hidden = true;
     this.find(".primary span").textContent = "Choose an image";
-    this.root.classList.remove("has-picture");
+    this.root.classList.remove("has-image");
   }
 }
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image, features
 
-from ddcap.data.images import EXTENSIONS, EncodedImage, load_image, open_picture
+from ddcap.data.images import EXTENSIONS, EncodedImage, load_image, open_image
 from ddcap.errors import ImageError
 
 
 @pytest.fixture
-def picture():
+def image():
     pixels = np.linspace(0, 255, 40 * 30 * 3).reshape(30, 40, 3)
     return Image.fromarray(pixels.astype(np.uint8))
 
@@ -38,9 +38,9 @@ def started(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["file", "content", "open"])
-def test_a_picture_starts_no_program(picture, started, tmp_path, how):
+def test_a_image_starts_no_program(image, started, tmp_path, how):
     path = tmp_path / "photo.jpg"
-    picture.save(path, "EPS")
+    image.save(path, "EPS")
     with Image.open(path) as opened:
         sources = {"file": path, "content": EncodedImage("photo.jpg", path.read_bytes()), "open": opened}
         assert "photo.jpg: its format is EPS, whatever its extension, and ddcap cannot read it" in message(
@@ -52,22 +52,22 @@ def test_a_picture_starts_no_program(picture, started, tmp_path, how):
 @pytest.mark.parametrize(
     "form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "MPO"]
 )
-def test_photographs_are_read_in_every_way(picture, tmp_path, form):
+def test_photographs_are_read_in_every_way(image, tmp_path, form):
     needs = {"AVIF": "avif", "WEBP": "webp", "JPEG2000": "jpg_2000"}.get(form)
     if needs and not features.check(needs):
         pytest.skip(f"this Pillow is built without {form}")
     path = tmp_path / "photo.bin"
-    picture.save(path, form)
-    expected = np.asarray(picture).astype(int)
+    image.save(path, form)
+    expected = np.asarray(image).astype(int)
     for source in (path, EncodedImage("photo", path.read_bytes()), Image.open(path)):
         difference = np.abs(np.asarray(load_image(source)).astype(int) - expected)
         assert difference.mean() < (20 if form == "GIF" else 5)
 
 
 @pytest.mark.parametrize("form", ["ICO", "PCX", "SGI", "PDF", "DDS", "ICNS", "MSP", "XBM"])
-def test_other_formats_are_named(picture, form):
+def test_other_formats_are_named(image, form):
     file = io.BytesIO()
-    picture.convert("1" if form in ("MSP", "XBM") else "RGB").save(file, form)
+    image.convert("1" if form in ("MSP", "XBM") else "RGB").save(file, form)
     expected = f"photo.jpg: its format is {form}, whatever its extension, and ddcap cannot read it"
     assert expected in message(EncodedImage("photo.jpg", file.getvalue()))
 
@@ -101,23 +101,23 @@ def test_a_few_bytes_are_one_line_too(content):
     message(EncodedImage("photo.jpg", content))
 
 
-def test_damage_is_told_from_another_format(picture):
+def test_damage_is_told_from_another_format(image):
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     damaged = file.getvalue().replace(b"IHDR", b"JUNK")
     assert "photo.jpg: damaged or truncated" in message(EncodedImage("photo.jpg", damaged))
 
 
-def test_a_decoded_picture_of_any_format_is_taken(picture, tmp_path):
-    picture.save(tmp_path / "a.tga")
+def test_a_decoded_image_of_any_format_is_taken(image, tmp_path):
+    image.save(tmp_path / "a.tga")
     opened = Image.open(tmp_path / "a.tga")
     assert "its format is TGA" in message(opened)
     opened.load()  # by somebody who trusts it
     assert load_image(opened).size == (40, 30)
 
 
-def test_opening_decodes_nothing(picture, tmp_path):
-    picture.save(tmp_path / "a.png")
-    with open_picture(tmp_path / "a.png", "a.png") as opened:
+def test_opening_decodes_nothing(image, tmp_path):
+    image.save(tmp_path / "a.png")
+    with open_image(tmp_path / "a.png", "a.png") as opened:
         assert opened.tile and opened.size == (40, 30)
     assert {".jpg", ".png", ".webp", ".avif"} <= EXTENSIONS

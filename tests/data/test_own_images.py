@@ -9,15 +9,15 @@ from ddcap.errors import DataError
 
 @pytest.fixture
 def folder(photos, tmp_path):
-    """Photographs, one in a subfolder, each with a text file; and a picture and a text without a partner."""
+    """Photographs, one in a subfolder, each with a text file; and an image and a text without a partner."""
     for number, photo in enumerate(photos[:4]):
-        place = tmp_path / "pictures" / ("trip" if number == 3 else "")
+        place = tmp_path / "images" / ("trip" if number == 3 else "")
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(photo, place)
         (place / photo.name).with_suffix(".txt").write_text(f"caption {number}\n\n  another one \n")
-    shutil.copy(photos[4], tmp_path / "pictures")
-    (tmp_path / "pictures" / "readme.txt").write_text("nothing to caption")
-    return tmp_path / "pictures"
+    shutil.copy(photos[4], tmp_path / "images")
+    (tmp_path / "images" / "readme.txt").write_text("nothing to caption")
+    return tmp_path / "images"
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def message(*arguments):
     return text
 
 
-def test_a_text_file_beside_each_picture(folder, photos):
+def test_a_text_file_beside_each_image(folder, photos):
     records = load_records(folder, "not read")
     assert [record.path.name for record in records] == sorted(
         (photo.name for photo in photos[:4]), key=lambda name: (name == photos[3].name, name)
@@ -50,7 +50,7 @@ def test_a_text_file_beside_each_picture(folder, photos):
     assert sorted(r.image_id for split in splits for r in split) == sorted(r.image_id for r in records)
 
 
-def test_rows_of_one_picture_are_joined(write):
+def test_rows_of_one_image_are_joined(write):
     path = write(
         'Image,Caption\na.jpg,"A dog, running"\nb.jpg,"two\nlines"\na.jpg,The same dog\n', "utf-8-sig"
     )
@@ -68,7 +68,7 @@ def test_a_split_column_is_used(write):
     assert "no image in split 'val'" in message(path, "", "val")
 
 
-def test_new_pictures_move_none_that_were_there():
+def test_new_images_move_none_that_were_there():
     few = [f"{number}.jpg" for number in range(50)]
     many = [*few, *(f"new{number}.jpg" for number in range(500))]
     before, after = assign_split(few, 0.2), assign_split(many, 0.2)
@@ -77,7 +77,7 @@ def test_new_pictures_move_none_that_were_there():
 
 
 @pytest.mark.parametrize("share", [1e-6, 1 - 1e-6])
-def test_both_splits_have_a_picture(share):
+def test_both_splits_have_a_image(share):
     assert set(assign_split(["a", "b", "c"], share).values()) == {"train", "val"}
     assert assign_split(["a"], share) == {"a": "train"}
 
@@ -109,7 +109,7 @@ def test_other_mistakes_are_one_line(folder, write, tmp_path):
     assert "split 'dev' is unknown" in message(write("image,caption\na.jpg,x\n"), "", "dev")
 
 
-def test_a_smaller_share_of_the_pictures_is_part_of_a_larger_one():
+def test_a_smaller_share_of_the_images_is_part_of_a_larger_one():
     records = [
         CaptionedImage(str(number), Path(f"{number}.jpg"), "train", ("a dog",)) for number in range(1000)
     ]

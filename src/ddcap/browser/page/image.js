@@ -8,7 +8,7 @@ import { checkSize } from "./pixels.js";
  * @param {object} limits model.json's
  * @returns {Promise<object>} see `resize` in resize.js
  */
-export async function openPicture(file, limits) {
+export async function openImage(file, limits) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
