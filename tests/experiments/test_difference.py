@@ -19,7 +19,7 @@ def rows_without_a_difference(generator, seeds, images, of_images, of_seeds, of_
 
 
 @pytest.mark.parametrize(
-    ("of_pictures", "of_seeds", "of_both"),
+    ("of_images", "of_seeds", "of_both"),
     [(10, 0.5, 20), (5, 3, 10), (0, 0.5, 20)],  # images, seeds, their interaction matter most
 )
 def test_an_interval_of_three_seeds_holds_the_truth_about_95_times_of_100(of_images, of_seeds, of_both):

@@ -42,7 +42,7 @@ def test_both_directions_can_be_settled():
     assert verdict(interval_with_seeds(5.7, [4.4, 7.0], *reversed(rows))) == "agrees"
 
 
-@pytest.mark.parametrize(("seeds", "of_pictures", "of_seeds"), [(2, 0.3, 1.0), (3, 1.0, 1.0), (5, 0.1, 2.0)])
+@pytest.mark.parametrize(("seeds", "of_images", "of_seeds"), [(2, 0.3, 1.0), (3, 1.0, 1.0), (5, 0.1, 2.0)])
 def test_of_rows_that_do_not_differ_about_one_in_twenty_seems_to(seeds, of_images, of_seeds):
     """Against simulated rows: images and seeds drawn anew, no difference but by chance."""
     generator = np.random.default_rng(3)
