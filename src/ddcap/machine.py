@@ -69,11 +69,37 @@ def computes_bfloat16(device: str) -> bool:
 
 
 def own_cores() -> int:
-    """Cores for this process: as many as OMP_NUM_THREADS says, or else those that it may run on."""
+    """Cores for this process: as many as OMP_NUM_THREADS says, or else those that it may run on.
+
+    A container can have a share of many cores; then it is that many.
+    """
     said = os.environ.get("OMP_NUM_THREADS", "")
     if said.isdecimal() and int(said) > 0:
         return int(said)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = _limit("cpu.max").partition(" ")
+    return min(cores, max(1, int(quota) // int(period))) if quota.isdecimal() else cores
+
+
+def own_memory() -> int | None:
+    """Bytes of memory of this machine or container; None where the system does not say."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = _limit("memory.max")
+    return min(memory, int(limit)) if limit.isdecimal() else memory
+
+
+CONTAINER = Path("/sys/fs/cgroup")
+"""Where Linux says what a container may use."""
+
+
+def _limit(name: str) -> str:
+    """A limit of the container; "max", or nothing, where there is none."""
+    try:
+        return (CONTAINER / name).read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 _Job = TypeVar("_Job")

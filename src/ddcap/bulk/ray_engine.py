@@ -19,15 +19,15 @@ from typing import Any, cast
 import numpy as np
 
 from ddcap.bulk.names import ImageNames
-from ddcap.bulk.output import CaptionOutput, Row
+from ddcap.bulk.output import CaptionOutput
 from ddcap.bulk.remote import is_remote, open_remote, read_image
 from ddcap.bulk.run import Job, Progress
 from ddcap.bulk.sidecars import Beside
 from ddcap.bulk.tar_input import TarImage, is_tar, tar_images
+from ddcap.bulk.units import ModelArguments, UnitCaptioner
 from ddcap.bulk.walk import Links, SeenNames
 from ddcap.captioner import Captioner
 from ddcap.data.images import ImageSource
-from ddcap.decoding.caption import answer_of
 from ddcap.errors import DDCapError, ImageError, MissingExtraError, remedy
 from ddcap.machine import ahead
 
@@ -37,7 +37,7 @@ _READERS = 8  # images on object storage read at once by an actor
 
 
 def caption_on_ray(
-    model: Sequence[str],
+    model: ModelArguments,
     paths: Iterable[str],
     *,
     output: CaptionOutput | None = None,
@@ -103,7 +103,7 @@ def _caption_units(
     ray: Any,
     job: Job,
     units: Sequence[dict[str, Any]],
-    model: Sequence[str],
+    model: ModelArguments,
     workers: int | None,
     how: tuple[dict[str, Any], float | None],
 ) -> None:
@@ -115,7 +115,7 @@ def _caption_units(
             [{"unit": json.dumps({**one, "number": number})} for number, one in enumerate(units)],
             override_num_blocks=min(len(units), _MOST_BLOCKS),
         ).map_batches(
-            UnitCaptioner,
+            UnitActor,
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=1,
@@ -190,21 +190,22 @@ def _take(job: Job, found: dict[str, Any]) -> None:
             job.take(TarImage(name, b"", found["tar"], member), row)
 
 
-class UnitCaptioner:
+class UnitActor:
     """An actor: a model, and the units that it is given.
 
     Args:
-        model: arguments of `Captioner.from_pretrained`.
-        asked: see `Captioner.caption_each`.
-        min_sure: see `caption_files`.
+        model: see `UnitCaptioner`.
+        asked: likewise.
+        min_sure: likewise.
         seen: reference of the names that are done, for the members of tar files, and of how they are named.
     """
 
-    def __init__(self, model: list[Any], asked: dict[str, Any], min_sure: float | None, seen: Any) -> None:
+    def __init__(
+        self, model: ModelArguments, asked: dict[str, Any], min_sure: float | None, seen: Any
+    ) -> None:
         import ray
 
-        self._captioner = Captioner.from_pretrained(*model)
-        self._asked, self._min_sure = asked, min_sure
+        self._captioner, self._seed = UnitCaptioner(model, asked, min_sure), asked.get("seed", 0)
         self._seen, self._names = cast(tuple[SeenNames, ImageNames], ray.get(seen))
 
     def __call__(self, batch: Any) -> Any:
@@ -216,12 +217,11 @@ class UnitCaptioner:
 
     def _caption(self, unit: dict[str, Any]) -> dict[str, Any]:
         found: dict[str, Any] = {"tar": unit.get("tar"), "rows": [], "problems": [], "skipped": 0}
-        seeds = np.random.SeedSequence([self._asked.get("seed", 0), unit["number"]])
-        asked = {**self._asked, "seed": int(seeds.generate_state(1)[0])}
-        for result in self._captioner.caption_each(self._images(unit, found), **asked):
-            member = result.source.member if isinstance(result.source, TarImage) else None
-            row: Row = answer_of(result, self._min_sure)
-            found["rows"].append((str(result.source), member, row))
+        seeds = np.random.SeedSequence([self._seed, unit["number"]])
+        seed = int(seeds.generate_state(1)[0])
+        for source, row in self._captioner.rows(self._images(unit, found), seed=seed):
+            member = source.member if isinstance(source, TarImage) else None
+            found["rows"].append((str(source), member, row))
         return found
 
     def _images(self, unit: dict[str, Any], found: dict[str, Any]) -> Iterator[ImageSource]:

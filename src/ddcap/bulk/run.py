@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -15,9 +17,11 @@ from ddcap.bulk.output import CaptionOutput, Row
 from ddcap.bulk.sidecars import Beside, Sidecars
 from ddcap.bulk.tar_input import is_tar, tar_images, tar_members
 from ddcap.bulk.walk import Links, SeenNames, walk
+from ddcap.bulk.workers import Workers
 from ddcap.captioner import Captioner
 from ddcap.data.images import ImageSource
 from ddcap.decoding.caption import answer_of
+from ddcap.decoding.stream import fastest_batch
 from ddcap.errors import DataError, DDCapError, remedy
 
 
@@ -226,6 +230,7 @@ def caption_files(
     overwrite: bool = False,
     links: Links = "skip",
     min_sure: float | None = None,
+    workers: Workers | None = None,
     model: Mapping[str, Any] = MappingProxyType({}),
     on_progress: Callable[[Progress], None] = lambda _: None,
     on_failure: Callable[[str], None] = lambda _: None,
@@ -246,6 +251,8 @@ def caption_files(
         overwrite: write what is beside images anew.
         links: see `walk`.
         min_sure: leave out captions that the model is less sure of, with the reason.
+        workers: caption in these processes, unless all images are a single unit of theirs. The captions are
+            the same (of PyTorch models up to rounding, which depends on the number of threads).
         model: what tells it from others, for instance its name; noted in the output with the options.
         on_progress: told after each image.
         on_failure: told of each image, folder and tar file that failed, in one line with the reason.
@@ -267,11 +274,34 @@ def caption_files(
         on_failure=on_failure,
     )
     try:
-        for result in captioner.caption_each(job.images(paths, links), **asked):
-            job.take(result.source, answer_of(result, min_sure))
+        images = job.images(paths, links)
+        with closing(_rows(captioner, images, workers, asked, min_sure)) as rows:
+            for source, row in rows:
+                job.take(source, row)
         return job.finish()
     finally:
         job.close()
+
+
+def _rows(
+    captioner: Captioner,
+    images: Iterator[ImageSource],
+    workers: Workers | None,
+    asked: Mapping[str, Any],
+    min_sure: float | None,
+) -> Generator[tuple[ImageSource, Row], None, None]:
+    """Each image with what becomes of it, in order."""
+    if workers is not None:
+        list(captioner.caption_each([], **asked))  # refuses what cannot be, before anything is started
+        batch_size = asked.get("batch_size") or fastest_batch(captioner.model)
+        size = workers.unit_size(batch_size)
+        first = list(itertools.islice(images, size + 1))
+        images = itertools.chain(first, images)
+        if len(first) > size:
+            yield from workers.rows(images, asked, min_sure, batch_size=batch_size)
+            return
+    for result in captioner.caption_each(images, **asked):
+        yield result.source, answer_of(result, min_sure)
 
 
 def count_images(paths: Iterable[str | Path], links: Links) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ddcap.commands.arguments import decoding_changes, load_captioner, word_changes
 from ddcap.errors import DDCapError
+from ddcap.values import as_whole
 
 if TYPE_CHECKING:
     from ddcap.bulk.output import CaptionOutput
@@ -71,7 +72,11 @@ def bulk_arguments(caption: argparse.ArgumentParser) -> None:
         "s3:// and gs:// (default: local)",
     )
     into.add_argument(
-        "--workers", type=int, metavar="N", help="with --engine ray: start N actors (default: one per CPU)"
+        "--workers",
+        type=int,
+        metavar="N",
+        help="caption with N processes; with --engine ray, with N actors (default: one per CPU, or per GPU "
+        "with --device cuda; without Ray, one process on two cores or fewer, and on a GPU)",
     )
 
 
@@ -92,8 +97,10 @@ def is_bulk(options: argparse.Namespace) -> bool:
         raise DDCapError(
             "--engine ray: writes captions to files only; add --out, for example --out captions.jsonl"
         )
-    if options.workers is not None and options.engine != "ray":
-        raise DDCapError("--workers: works with --engine ray only; add --engine ray, or remove --workers")
+    if options.workers is not None:
+        as_whole("--workers", options.workers, 1)
+        if not is_file:
+            raise DDCapError("--workers: works with files only; add --out, for example --out captions.jsonl")
     return is_file
 
 
@@ -131,11 +138,19 @@ def caption_into(options: argparse.Namespace) -> int:
 
 def _here(options: argparse.Namespace, how: dict[str, Any]) -> Progress:
     from ddcap.bulk.run import caption_files
+    from ddcap.bulk.workers import Workers, own_workers
 
     captioner = load_captioner(options)
     check_min_sure(captioner, options.min_sure)
+    count = options.workers or own_workers(options.device)
+    workers = Workers(_model(options), count) if count > 1 else None
     model = {name: getattr(options, name) for name in ("model", "precision", "runtime")}
-    return caption_files(captioner, options.images, model=model, **how)
+    return caption_files(captioner, options.images, workers=workers, model=model, **how)
+
+
+def _model(options: argparse.Namespace) -> tuple[str, ...]:
+    """The model as another process loads it."""
+    return options.model, options.device, options.precision, options.runtime
 
 
 def _on_ray(options: argparse.Namespace, how: dict[str, Any]) -> Progress:
@@ -143,8 +158,7 @@ def _on_ray(options: argparse.Namespace, how: dict[str, Any]) -> Progress:
 
     if options.min_sure is not None:  # the job itself looks at all else, and loads the model for it
         check_min_sure(load_captioner(options), options.min_sure)
-    model = (options.model, options.device, options.precision, options.runtime)
-    return caption_on_ray(model, options.images, workers=options.workers, **how)
+    return caption_on_ray(_model(options), options.images, workers=options.workers, **how)
 
 
 def _expanded(images: Sequence[str]) -> list[str]:

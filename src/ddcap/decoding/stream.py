@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,27 @@ from ddcap.machine import ahead
 from ddcap.values import as_whole
 
 _Numbered = tuple[int, Sequence[ImageSource]]
+
+
+@dataclass(frozen=True)
+class StreamPart:
+    """Some images of a longer stream; they get the captions that they would get there.
+
+    Attributes:
+        images: whole batches of the stream.
+        first_batch: number of the first one.
+    """
+
+    images: Sequence[ImageSource]
+    first_batch: int
+
+    def __iter__(self) -> Iterator[ImageSource]:
+        return iter(self.images)
+
+
+def fastest_batch(model: Any) -> int:
+    """Number of images of a batch of a model, where none is asked for."""
+    return 4 if _is_onnx(model) else 16
 
 
 def caption_stream(
@@ -47,16 +69,16 @@ def caption_stream(
         DDCapError: if a number is wrong.
         ImageError: if `images` are neither images nor one image.
     """
-    is_onnx = getattr(model, "runtime", "torch") == "onnx"
-    fastest = 4 if is_onnx else 16
-    size = fastest if batch_size is None else as_whole("batch_size", batch_size, 1)
+    is_onnx = _is_onnx(model)
+    size = fastest_batch(model) if batch_size is None else as_whole("batch_size", batch_size, 1)
     seed = as_whole("seed", seed, 0)
     several: Iterable[Any] = [images] if is_one_image(images) else images  # type: ignore[assignment]
     if not isinstance(several, Iterable):
         taken(several)  # says what is wrong with it
     count = len(several) if isinstance(several, Sized) else None
+    first_batch = images.first_batch if isinstance(images, StreamPart) else 0
     coming = iter(several)  # a few at a time, even of a million names
-    parts = iter(lambda: list(itertools.islice(coming, size)), [])
+    parts = enumerate(iter(lambda: list(itertools.islice(coming, size)), []), first_batch)
     is_bulk = is_onnx and not (count is not None and count <= size)
     model = model.for_bulk() if is_bulk else model
 
@@ -72,11 +94,15 @@ def caption_stream(
             return asked.results(model, part, found, vocabulary, generator)
 
     if is_bulk:  # each core computes its own batches
-        for _, results in ahead(lambda numbered: caption(numbered, read(numbered)), enumerate(parts)):
+        for _, results in ahead(lambda numbered: caption(numbered, read(numbered)), parts):
             yield from results
         return
-    for numbered, found in ahead(read, enumerate(parts), workers=1):
+    for numbered, found in ahead(read, parts, workers=1):
         yield from caption(numbered, found)
+
+
+def _is_onnx(model: Any) -> bool:
+    return getattr(model, "runtime", "torch") == "onnx"
 
 
 def _read(image: ImageSource, name: str, pixels: Callable[[ImageSource, str], np.ndarray]) -> PixelsOrError:

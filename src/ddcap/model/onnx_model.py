@@ -20,6 +20,7 @@ from ddcap.data.concepts import ConceptSpelling, ConceptTokens, ConceptVocabular
 from ddcap.data.images import Preprocessing, preprocessing_of
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError
+from ddcap.machine import own_cores
 from ddcap.model.config import GRAPHS, GRAPHS_NAME, INT8, WEIGHTS_NAME, read_config
 from ddcap.model.features import ImageFeatures
 from ddcap.model.onnx_session import session_options
@@ -40,7 +41,7 @@ class OnnxModel:
     Args:
         folder: with the graphs.
         precision: "float32", or "int8" for the denoiser's matrix products.
-        threads: of one call; None takes all cores.
+        threads: of one call; None takes all cores (or the one core that the process has, see `own_cores`).
 
     Raises:
         CheckpointError: if a file is missing, damaged or does not fit.
@@ -49,6 +50,8 @@ class OnnxModel:
     runtime = "onnx"
 
     def __init__(self, folder: str | Path, precision: str = "float32", threads: int | None = None) -> None:
+        if threads is None and own_cores() == 1:
+            threads = 1  # then `for_bulk` needs no model of its own
         self.folder, self.precision, self.threads = Path(folder), precision, threads
         self.config = read_config(folder)
         self.tokenizer = CaptionTokenizer.load(folder)
