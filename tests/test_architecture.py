@@ -62,7 +62,7 @@ def source_name(source):
     return str(source.relative_to(ROOT))
 
 
-def test_there_are_sources():
+def test_source_files_are_found():
     expected = {"recipe", "data", "diffusion", "model", "decoding", "captioner", "commands"}
     assert expected <= {part_of(source) for source in SOURCES}
 
@@ -104,7 +104,7 @@ def test_images_are_opened_in_one_place():
 WRITES_INTO_A_TEMPORARY_FOLDER = {"evaluation/external.py"}
 
 
-def test_only_the_one_helper_writes_whole_files():
+def test_whole_files_are_written_in_one_place():
     """A file written past `ddcap.files` can be found half written, or be written by two processes at once."""
     written = []
     for source in SOURCES:
@@ -137,7 +137,7 @@ def test_no_files_import_each_other():
     TopologicalSorter(graph).prepare()  # raises CycleError
 
 
-def test_nobody_edits_the_path_of_modules():
+def test_no_module_edits_sys_path():
     assert [source_name(source) for source in SOURCES if "sys.path" in source.read_text("utf-8")] == []
 
 
@@ -158,17 +158,17 @@ def test_no_docstring_opens_with_a_question_word():
     assert found == []
 
 
-def test_no_drawers():
+def test_no_module_is_called_utils():
     drawers = {"utils", "util", "misc", "common", "helpers", "helper"}
     parts = {part for source in SOURCES for part in source.relative_to(ROOT).with_suffix("").parts}
     assert not parts & drawers
 
 
-def test_diffusion_knows_only_numbers():
+def test_diffusion_imports_nothing_but_errors():
     assert {part for part, _ in imported_parts(ROOT / "diffusion.py")} <= {"errors"}
 
 
-def test_importing_the_package_is_free():
+def test_importing_the_package_loads_nothing_heavy():
     heavy = ["torch", "transformers", "PIL", "numpy", "safetensors", "tokenizers", "pydantic", "yaml"]
     code = f"import sys, ddcap; ddcap.__version__; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

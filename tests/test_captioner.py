@@ -94,7 +94,7 @@ def test_a_length_of_the_end_token_alone_is_refused(captioner, photos):
         captioner(photos[0], length=1)
 
 
-def test_whoever_wants_may_let_the_caption_end_by_itself(captioner, photos):
+def test_exact_length_false_lets_a_caption_end_early(captioner, photos):
     free = captioner(photos, length=12, exact_length=False)
     assert {caption.length for caption in free} == {12}
     assert {caption.tokens.index("") if "" in caption.tokens else None for caption in free} != {11}
@@ -157,7 +157,7 @@ def test_candidates_are_fewer_than_asked_for_only_where_lengths_are(captioner, p
     assert len({caption.length for caption in result.captions}) == 3
 
 
-def test_precision(tiny_model_folder, photos):
+def test_bfloat16_captions_nearly_like_float32(tiny_model_folder, photos):
     exact, fast = (
         Captioner.from_pretrained(tiny_model_folder, precision=precision)
         for precision in ("float32", "bfloat16")

@@ -48,7 +48,7 @@ def test_banned_words_are_not_offered(default, photos):
     assert others and first.word not in [one.word for one in others]
 
 
-def test_what_cannot_be_offered_is_said(default, photos):
+def test_impossible_requests_for_alternatives_are_refused(default, photos):
     with pytest.raises(DDCapError, match="word 7: the caption has 2 words"):
         word_alternatives(default, photos[0], ["a", "cat"], 7)
     with pytest.raises(DDCapError, match="cannot spell '猫'"):

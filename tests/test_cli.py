@@ -144,7 +144,7 @@ def test_trace_shows_every_step(model, photos, capsys):
     assert trace[0].keys() == {"step", "timestep", "position", "token_id", "token", "probability"}
 
 
-def test_infill(model, photos, capsys):
+def test_infill_prints_the_filled_caption(model, photos, capsys):
     assert main(["infill", *model, str(photos[0]), "a cat ___ camera"]) == 0
     assert capsys.readouterr().out.startswith("a cat ")
     assert main(["infill", *model, str(photos[0]), "a cat"]) == 1

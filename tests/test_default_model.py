@@ -24,7 +24,7 @@ def default():
     return Captioner.from_pretrained()
 
 
-def test_it_is_complete_and_at_most_40_mb():
+def test_the_default_is_complete_and_at_most_40_mb():
     files = {file.name: file.stat().st_size for file in FOLDER.iterdir()}
     assert {
         "model.safetensors",
@@ -59,7 +59,7 @@ def test_a_caption_does_not_depend_on_its_batch(default, photos):
     assert [caption.tokens for caption in together] == [default(photo)[0].tokens for photo in photos]
 
 
-def test_it_needs_no_network(monkeypatch, photos):
+def test_the_default_needs_no_network(monkeypatch, photos):
     def refuse(*_):
         raise AssertionError("the default model tried to open a connection")
 
@@ -67,7 +67,7 @@ def test_it_needs_no_network(monkeypatch, photos):
     assert Captioner.from_pretrained()(photos[0])[0].text
 
 
-def test_it_starts_without_what_only_trainings_need(photos):
+def test_captioning_imports_no_training_packages(photos):
     """A second of imports, and a package of hundreds of megabytes."""
     code = (
         "import sys; from ddcap import Captioner; "
@@ -79,7 +79,7 @@ def test_it_starts_without_what_only_trainings_need(photos):
     assert text and imported == "[]"
 
 
-def test_it_names_what_is_in_the_images(default):
+def test_the_default_names_the_main_things_of_example_photographs(default):
     accepted = json.loads((EXAMPLES / "accepted_nouns.json").read_text())
     said = dict(zip(accepted, default([EXAMPLES / name for name in accepted]), strict=True))
     right = {name for name, nouns in accepted.items() if set(nouns) & set(said[name].text.split())}
@@ -90,7 +90,7 @@ def test_it_names_what_is_in_the_images(default):
     assert all(3 <= len(caption.text.split()) <= 20 for caption in said.values())
 
 
-def test_it_sees_concepts_that_people_can_change(default, photos):
+def test_concepts_of_the_default_can_be_changed(default, photos):
     chelsea = next(photo for photo in photos if photo.stem == "chelsea")
     seen = default.concepts(chelsea)
     assert seen[0].word == "cat" and seen[0].confidence > 0.8

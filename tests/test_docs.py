@@ -152,7 +152,7 @@ def _clear(workplace):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
-def test_no_page_outside_the_research_is_longer_than_a_reader_takes():
+def test_no_page_outside_research_is_over_1800_words():
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         words = len(page.read_text().split())
         assert words <= 1800, f"{page.name}: {words} words; move figures to docs/research"
@@ -195,7 +195,7 @@ def test_the_python_of_a_page_runs_from_its_first_block_to_its_last(blocks, work
 
 
 @pytest.mark.slow
-def test_an_encoder_of_ones_own_learns_a_image_by_heart(workplace, monkeypatch, capsys):
+def test_a_custom_encoder_learns_an_image_by_heart(workplace, monkeypatch, capsys):
     monkeypatch.chdir(workplace)
     text = (ROOT / "docs" / "own_encoder.md").read_text()
     text = text.split("<!-- own encoder -->")[1].split("<!-- end of own encoder -->")[0]
@@ -260,19 +260,19 @@ def run_example(monkeypatch, name, *arguments):
     runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
 
 
-def test_draw_trace(monkeypatch, tmp_path, photos, tiny_model_folder):
+def test_the_example_draw_trace_runs(monkeypatch, tmp_path, photos, tiny_model_folder):
     run_example(monkeypatch, "draw_trace.py", photos[0], tmp_path / "trace.png", "--model", tiny_model_folder)
     assert (tmp_path / "trace.png").stat().st_size > 10_000
 
 
-def test_caption_folder(monkeypatch, tmp_path, photos, tiny_model_folder):
+def test_the_example_caption_folder_runs(monkeypatch, tmp_path, photos, tiny_model_folder):
     out = tmp_path / "captions.csv"
     run_example(monkeypatch, "caption_folder.py", photos[0].parent, out, "--model", tiny_model_folder)
     assert len(out.read_text().splitlines()) == len(photos) + 1
 
 
 @pytest.mark.slow
-def test_datasets_map(monkeypatch, tmp_path, small_photos, capsys):
+def test_the_example_datasets_map_runs(monkeypatch, tmp_path, small_photos, capsys):
     pytest.importorskip("datasets")
     import pyarrow.parquet
 

@@ -126,7 +126,7 @@ def test_writers_of_one_file_do_not_write_into_each_others(tmp_path):
     assert names(tmp_path) == [NAME]
 
 
-def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
+def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
     path = tmp_path / "a.txt"
     write_text(path, "old")
     (tmp_path / ".hidden").write_text("somebody's")

@@ -30,7 +30,7 @@ from ddcap.publishing import MODEL_FILES, SHIM_NAME, find_model
         Path("a/b"),
     ],
 )
-def test_folders(name):
+def test_names_of_folders(name):
     assert is_folder_name(name)
 
 

@@ -48,7 +48,7 @@ def test_without_an_evaluation_the_card_says_so_and_a_written_one_is_kept(tiny_a
     assert (tmp_path / "README.md").read_text() == "mine"
 
 
-def test_the_command(tiny_model_folder, tmp_path, capsys):
+def test_push_writes_a_folder_with_its_evaluation(tiny_model_folder, tmp_path, capsys):
     (tmp_path / "test.json").write_text(json.dumps(EVALUATION))
     target = str(tmp_path / "out")
     arguments = ["push", str(tiny_model_folder), target, "--evaluation", str(tmp_path / "test.json")]

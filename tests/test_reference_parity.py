@@ -138,7 +138,7 @@ def close(ours, theirs, absolute=0.1):
     )
 
 
-def test_schedule(reference, schedule):
+def test_schedule_equals_the_authors(reference, schedule):
     for ours, theirs in (
         (schedule.keep, "at"),
         (schedule.replace, "bt"),
@@ -150,12 +150,12 @@ def test_schedule(reference, schedule):
         torch.testing.assert_close(ours, reference[theirs].double(), rtol=RELATIVE, atol=1e-15)
 
 
-def test_marginal(reference, schedule):
+def test_marginal_equals_the_authors(reference, schedule):
     ours = marginal(reference["x0"], reference["t"], schedule)  # (B, L, V + 1)
     torch.testing.assert_close(ours.transpose(1, 2), reference["q_xt_given_x0"], rtol=RELATIVE, atol=1e-7)
 
 
-def test_posterior(reference, schedule):
+def test_posterior_equals_the_authors(reference, schedule):
     log_p_x0 = reference["log_p_x0"][:, :-1].transpose(1, 2)  # the MASK row holds no clean token
     t = reference["t_post"]
     ours = posterior(log_p_x0, reference["xt"], t, t - 1, schedule)
@@ -163,7 +163,7 @@ def test_posterior(reference, schedule):
     torch.testing.assert_close(ours.transpose(1, 2), theirs, rtol=0, atol=1e-5)
 
 
-def test_attention_mask(reference, sizes):
+def test_attention_mask_equals_the_authors(reference, sizes):
     is_padding = padding(reference)
     allowed = self_attn_mask(reference["xt"] == sizes["vocabulary"], is_padding, concentrated=True)
     theirs = reference["attention_bias"] == 0
@@ -173,11 +173,11 @@ def test_attention_mask(reference, sizes):
     assert torch.equal((allowed & ~itself)[is_padding], (theirs & ~itself)[is_padding])
 
 
-def test_projection(reference, model):
+def test_projection_equals_the_authors(reference, model):
     close(model.memory_projection(reference["patch_features"]), reference["projected"])
 
 
-def test_length_head(reference, model):
+def test_length_head_equals_the_authors(reference, model):
     features = ImageFeatures(reference["patch_features"], reference["cls_features"])
     close(model.length_logits(features), reference["length_logits"])
 
@@ -190,7 +190,7 @@ def logits_are_close(reference, model):
         close(model.denoiser.logits(hidden)[real], reference["logits"][real])
 
 
-def test_logits(reference, model):
+def test_logits_equal_the_authors(reference, model):
     logits_are_close(reference, model)
 
 
@@ -205,7 +205,7 @@ OTHER_SIZES = [
 
 
 @pytest.mark.parametrize("numbers", OTHER_SIZES, ids=str)
-def test_logits_of_other_sizes(numbers):
+def test_logits_of_other_sizes_equal_the_authors(numbers):
     # the network alone: the process's matrices of all states take long at these sizes
     sizes = slow_release.Sizes(*numbers)
     inputs = slow_release.random_inputs(sizes)
@@ -230,7 +230,7 @@ def test_float32_explains_how_far_the_timesteps_angles_are_off():
 
 
 @torch.inference_mode()
-def test_decoded_tokens(reference, model, sizes):
+def test_decoded_tokens_equal_the_authors(reference, model, sizes):
     lengths = reference["length"]
     is_padding = padding(reference)
     keys_values = model.denoiser.project_memory(reference["image_memory"])

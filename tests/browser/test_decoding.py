@@ -111,7 +111,7 @@ tell({
 
 
 @pytest.mark.parametrize("persons", [None, -2.5, 1.7])
-def test_concepts_have_the_same_say(node, captioner, captions, photos, persons):
+def test_concept_scores_equal_pythons(node, captioner, captions, photos, persons):
     code = """
 const { Concepts, Evidence, seenIn } = await page("concepts.js");
 const concepts = new Concepts(data.concepts, data.mask);
@@ -250,7 +250,7 @@ tell(told);
 
 
 @pytest.mark.parametrize("prune", [[], [4, 4, 2], [3, 3, 3, 1], [2]])
-def test_the_same_candidates_are_pruned(node, captioner, photos, prune):
+def test_pruning_keeps_pythons_candidates(node, captioner, photos, prune):
     """After each step of a photograph's candidates, on numbers recorded in Python."""
     model = captioner.model
     recorder = Recorder(model.denoising_steps(captioner.features([photos[2]]), with_image_free=False))

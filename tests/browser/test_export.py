@@ -19,7 +19,7 @@ def listed(site):
     return json.loads(text[text.index("{") : text.rindex("}") + 1])
 
 
-def test_what_a_page_consists_of(site):
+def test_the_export_lists_all_its_files(site):
     sizes = listed(site)["sizes"]
     found = {
         path.relative_to(site).as_posix(): path.stat().st_size for path in site.rglob("*") if path.is_file()
@@ -82,7 +82,7 @@ def refused(arguments, words, capsys, output):
     assert not output.exists()
 
 
-def test_models_that_cannot_are_refused(tiny_ar_folder, tiny_model_folder, default_copy, tmp_path, capsys):
+def test_unsupported_models_are_refused(tiny_ar_folder, tiny_model_folder, default_copy, tmp_path, capsys):
     pytest.importorskip("onnx")
     out = tmp_path / "page"
     refused([tiny_ar_folder, out], ["autoregressive", "diffusion model"], capsys, out)
@@ -118,7 +118,7 @@ def test_a_folder_of_something_else_is_left_alone(runtime_folder, tmp_path, caps
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_runtime_that_is_not_the_one_tested_is_refused(runtime_folder, tmp_path, capsys):
+def test_an_untested_runtime_version_is_refused(runtime_folder, tmp_path, capsys):
     out, other = tmp_path / "page", tmp_path / "other"
     shutil.copytree(runtime_folder, other)
     module = other / "dist" / "ort.wasm.bundle.min.mjs"

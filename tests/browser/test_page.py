@@ -117,7 +117,7 @@ def doubtful(caption):
     return {"".join(token["piece"] for token in word["tokens"]) for word in words}
 
 
-def test_the_same_captions_as_python(program, captioner):
+def test_captions_equal_pythons(program, captioner):
     different, images = [], EXAMPLES[::2]
     for image in images:
         ours, theirs = asked(program, image), captioner(image)[0]
@@ -130,7 +130,7 @@ def test_the_same_captions_as_python(program, captioner):
     assert len(images) > 12 and different == []
 
 
-def test_the_same_with_every_wish(program, captioner):
+def test_captions_with_options_equal_pythons(program, captioner):
     for image in EXAMPLES[::20]:
         best = asked(program, image)
         for wish in (
@@ -167,7 +167,7 @@ def test_drafts_and_other_words_are_those_of_python(program, captioner):
             assert [one["probability"] for one in ours] == pytest.approx(wanted, rel=0.01, abs=1e-5)
 
 
-def test_what_cannot_be_written_is_said(program):
+def test_impossible_templates_are_refused(program):
     asked(program, CHELSEA)
     for template, reason in (
         ("a cat", "has no blank"),
@@ -208,7 +208,7 @@ document.addEventListener("DOMContentLoaded", () => {
 """
 
 
-def test_what_a_person_does(context, address, captioner):
+def test_a_visit_from_choosing_to_changing_words(context, address, captioner):
     context.add_init_script(RECORD_LOADING)
     requests, complaints = [], []
     context.on("request", lambda request: requests.append(request.url))
@@ -249,17 +249,17 @@ def test_what_a_person_does(context, address, captioner):
 
 
 @pytest.mark.parametrize("behaviour", both_pages.BEHAVIOURS, ids=lambda one: one.__name__)
-def test_as_on_the_other_page(page, behaviour):
+def test_behaviour_shared_with_the_services_page(page, behaviour):
     behaviour(page)
 
 
-def test_steps_and_sentences_are_those_of_python(page, captioner):
+def test_steps_and_sentences_equal_pythons(page, captioner):
     both_pages.the_slider_goes_through_the_steps(page, captioner(both_pages.HORSES)[0])
     filled = both_pages.sentences_with_blanks(page)
     assert filled == captioner.infill(both_pages.COFFEE, "a ___ on a [2]").text
 
 
-def test_it_works_without_a_network(context, site, serve, captioner):
+def test_the_page_works_without_a_network(context, site, serve, captioner):
     page = context.new_page()
     page.goto(serve(site))
     page.wait_for_selector(READY)
@@ -272,7 +272,7 @@ def test_it_works_without_a_network(context, site, serve, captioner):
     assert both_pages.caption(page) == captioner(CHELSEA)[0].text
 
 
-def test_images_of_all_kinds(program, captioner, tmp_path):
+def test_images_of_all_kinds_equal_pythons(program, captioner, tmp_path):
     """Turned by Exif, with a colour profile, grey, transparent, large; and files that are no images."""
     page = program
     image = Image.open(CHELSEA)
@@ -312,7 +312,7 @@ def _swapped_profile():
     return bytes(profile)
 
 
-def test_the_policy_lets_nothing_out(context, address):
+def test_the_policy_blocks_other_hosts(context, address):
     page = context.new_page()
     page.goto(address)
     page.wait_for_selector(READY)

@@ -41,7 +41,7 @@ def encoded(image):
     return base64.b64encode(image.convert("RGBA").tobytes()).decode()
 
 
-def test_resize_is_pillows(node):
+def test_resize_equals_pillows(node):
     generator = np.random.default_rng(0)
     cases, expected = [], []
     for number in range(120):
@@ -65,7 +65,7 @@ def test_resize_is_pillows(node):
 
 
 @pytest.mark.parametrize("fit", ["squash", "crop"])
-def test_preprocessing_is_pythons(node, fit):
+def test_preprocessing_equals_pythons(node, fit):
     generator = np.random.default_rng(1)
     how = Preprocessing(48, fit, (0.48, 0.457, 0.408), (0.268, 0.261, 0.275))
     sizes = [(64, 64), (48, 48), (200, 61), (90, 310), (310, 50), (47, 33)]
@@ -86,7 +86,7 @@ def test_preprocessing_is_pythons(node, fit):
         np.testing.assert_array_equal(pixels, how(image), str(image.size))
 
 
-def test_what_python_refuses_the_page_refuses(node):
+def test_sizes_that_python_refuses_are_refused(node):
     code = """
 const { checkSize } = await page("pixels.js");
 const limits = { smallest_side: 16, largest_area: 178000000, longest_strip: 100 };

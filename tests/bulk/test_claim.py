@@ -92,7 +92,7 @@ def test_a_file_of_the_user_with_its_name_stays(tmp_path):
     assert (tmp_path / ".c.jsonl.ddcap-job").read_text() == "my own"
 
 
-def test_a_kill_is_known(tmp_path):
+def test_a_killed_job_is_recognised(tmp_path):
     claim = Claim(tmp_path, goes_on=False)
     assert claim.is_new and not claim.was_killed
     claim.agree({})
@@ -106,7 +106,7 @@ def test_a_kill_is_known(tmp_path):
     last.release()
 
 
-def test_what_a_kill_tears_is_still_one_line(tmp_path):
+def test_a_torn_job_file_is_one_line(tmp_path):
     claim = Claim(tmp_path, goes_on=False)
     claim.agree({"ban": ["man"] * 100})
     claim.release()

@@ -119,7 +119,7 @@ def _captions(process):
         return False
 
 
-def test_addresses(tmp_path, small_photos):
+def test_remote_addresses_are_listed(tmp_path, small_photos):
     for name in ("a/x.jpg", "a/b/y.png", "a/b/notes.txt", "a/00000.tar"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(small_photos[0], tmp_path / name)
@@ -136,7 +136,7 @@ def test_addresses(tmp_path, small_photos):
         read_image(f"{root}/gone.jpg")
 
 
-def test_what_cannot_be_asked_is_refused_in_a_line(small_photos, tmp_path, capsys):
+def test_unsupported_options_are_refused(small_photos, tmp_path, capsys):
     photo, out = str(small_photos[0]), ["--out", f"{tmp_path}/c.jsonl"]
     for words, reason in (
         ([photo, "--engine", "ray"], "writes captions to files only"),

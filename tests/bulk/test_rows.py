@@ -84,7 +84,7 @@ NOT_OURS = {
 
 
 @pytest.mark.parametrize("kind, content", [(kind, text) for kind in NOT_OURS for text in NOT_OURS[kind]])
-def test_what_is_not_ours_is_refused_as_it_is(tmp_path, album, kind, content, capsys):
+def test_foreign_files_are_refused_and_unchanged(tmp_path, album, kind, content, capsys):
     out = tmp_path / f"mine.{kind}"
     out.write_text(content, newline="")
     names = sorted(os.listdir(tmp_path))
@@ -96,7 +96,7 @@ def test_what_is_not_ours_is_refused_as_it_is(tmp_path, album, kind, content, ca
 
 @pytest.mark.parametrize("note", ["my note", "my note\n", '"my note'])
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
-def test_what_the_user_adds_to_rows_is_not_cut_off(tmp_path, album, kind, note):
+def test_notes_added_by_the_user_are_kept(tmp_path, album, kind, note):
     out = tmp_path / f"c.{kind}"
     run(out, [album])
     with out.open("a") as file:
@@ -126,7 +126,7 @@ def test_only_a_torn_row_is_cut_off(tmp_path, album, kind, is_old):
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
-def test_what_failed_is_tried_again_and_has_one_row(tmp_path, album, kind):
+def test_failed_images_are_retried_and_have_one_row(tmp_path, album, kind):
     out = tmp_path / f"c.{kind}"
     assert run(out, [album], fails={"a.jpg": "is damaged", "c.jpg": "is damaged"}).failed == 2
     before = content_of(out)
@@ -204,7 +204,7 @@ def test_every_caption_that_is_asked_for_is_kept(tmp_path, album, kind):
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
-def test_a_name_that_is_no_text_survives(tmp_path, kind):
+def test_a_name_that_is_not_utf8_is_kept(tmp_path, kind):
     out, image = tmp_path / f"c.{kind}", Path(os.fsdecode(os.fsencode(tmp_path) + b'/\xff,"odd"\n%41.jpg'))
     image.touch()
     assert run(out, [image], fails={image.name: "is damaged"}).failed == 1
@@ -220,7 +220,7 @@ def test_a_name_that_is_no_text_survives(tmp_path, kind):
         assert row["image"] == str(image)
 
 
-def test_with_overwrite_nothing_goes_before_the_job_begins(tmp_path, album):
+def test_overwrite_removes_nothing_before_the_job_begins(tmp_path, album):
     out = tmp_path / "mine.jsonl"
     out.write_text("dear diary")
     open_output(out, overwrite=True).close()  # for instance since an option is wrong

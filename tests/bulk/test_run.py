@@ -101,7 +101,7 @@ def test_a_torn_row_is_made_again(default, folder, tmp_path, kind, cut):
 
 
 @pytest.mark.slow
-def test_killed_twice_it_ends_complete_and_without_doubles(tmp_path, small_photos):
+def test_a_job_killed_twice_ends_complete_without_doubles(tmp_path, small_photos):
     folder, out = tmp_path / "many", tmp_path / "captions.jsonl"
     folder.mkdir()
     for number in range(120):
@@ -122,7 +122,7 @@ def test_killed_twice_it_ends_complete_and_without_doubles(tmp_path, small_photo
     assert len(images) == len(set(images)) == 120
 
 
-def test_sidecars(default, folder, small_photos, capsys):
+def test_text_sidecars_are_written(default, folder, small_photos, capsys):
     assert main(["caption", str(folder), "--sidecar", "txt"]) == 1
     texts = {path: path.read_text() for path in folder.rglob("*.txt")}
     assert len(texts) == len(small_photos) + 1 and all(text.endswith("\n") for text in texts.values())
@@ -144,7 +144,7 @@ def test_uncertain_captions_are_left_out_with_a_reason(folder, tmp_path, small_p
     assert all(row["caption"] is None and row["guess"] and "0.99" in row["why"] for row in rows)
 
 
-def test_what_is_no_file_of_captions_is_not_touched(tmp_path, folder, capsys):
+def test_foreign_files_are_refused_and_unchanged(tmp_path, folder, capsys):
     for name, content in (("notes.jsonl", "dear diary\n"), ("table.csv", "a,b\n1,2\n")):
         path = tmp_path / name
         path.write_text(content)
@@ -159,7 +159,7 @@ def test_what_is_no_file_of_captions_is_not_touched(tmp_path, folder, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_image_that_is_named_twice_is_captioned_once(default, folder, tmp_path, small_photos):
+def test_an_image_named_twice_is_captioned_once(default, folder, tmp_path, small_photos):
     output = JsonLines(tmp_path / "c.jsonl", overwrite=False)
     one = folder / "more" / small_photos[1].name
     progress = caption_files(default, [one, folder / "more", one], output=output)

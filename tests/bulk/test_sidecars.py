@@ -69,7 +69,7 @@ def test_another_program_reads_the_caption_and_the_pixels_are_the_same(small_pho
 
 
 @needs_exiftool
-def test_only_the_fields_that_are_asked_for_and_what_was_there_stays(photos, tmp_path):
+def test_only_chosen_fields_change(photos, tmp_path):
     image = tmp_path / "photo.jpg"
     shutil.copy(photos[0], image)
     before = {"Artist": "Zoë", "Keywords": ["a", "b"], "Creator": "Zoë", "Orientation": "Rotate 90 CW"}
@@ -166,7 +166,7 @@ def run(paths, beside, out=None, *, text="a dog", **options):
 
 
 @pytest.mark.parametrize("has_rows", [False, True])
-def test_what_is_there_stays_with_rows_and_without(tmp_path, album, has_rows):
+def test_existing_files_stay(tmp_path, album, has_rows):
     copies, rating = tmp_path / "copies", DARKTABLE.encode()
     copies.mkdir()
     mine = {album / "a.txt": b"mine", copies / "a.jpg": b"my edit", album / "a.jpg.xmp": rating}
@@ -202,7 +202,7 @@ def test_two_images_with_one_sidecar_are_an_error(tmp_path, album, has_rows):
     assert run([album], Sidecars("xmp"))[0].captioned == 3
 
 
-def test_a_caption_that_has_no_place_is_a_guess(tmp_path, album):
+def test_a_caption_that_cannot_be_written_becomes_a_guess(tmp_path, album):
     (album / "a.jpg.xmp").write_text("no xmp")
     progress, (failure,) = run([album / "a.jpg"], Sidecars("xmp"), tmp_path / "c.jsonl")
     assert progress.failed == 1 and "is no XMP" in failure
@@ -210,7 +210,7 @@ def test_a_caption_that_has_no_place_is_a_guess(tmp_path, album):
     assert row == {"image": f"{album}/a.jpg", "guess": "a dog", "error": failure}
 
 
-def test_names_that_are_no_text_or_very_long(tmp_path, small_photos):
+def test_names_that_are_not_utf8_or_very_long(tmp_path, small_photos):
     album = tmp_path / "album"
     album.mkdir()
     for name in (b"\xff.jpg", b"l" * 251 + b".jpg"):

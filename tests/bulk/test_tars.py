@@ -99,7 +99,7 @@ def test_tars_become_rows(shards, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("share", [0.03, 0.5, 0.9, 1.0])
-def test_a_torn_tar_is_gone_on_with(shards, tmp_path, default, share):
+def test_a_torn_tar_is_resumed(shards, tmp_path, default, share):
     out = tmp_path / "captions"
     into(shards, out, default)
     whole = (out / "00000.tar").read_bytes()
@@ -117,7 +117,7 @@ def test_a_torn_tar_is_gone_on_with(shards, tmp_path, default, share):
 
 
 @pytest.mark.slow
-def test_killed_it_ends_complete_and_without_doubles(tmp_path, small_photos):
+def test_a_killed_job_ends_complete_without_doubles(tmp_path, small_photos):
     shard, out = tmp_path / "00000.tar", tmp_path / "captions"
     with tarfile.open(shard, "w") as tar:
         for number in range(60):
@@ -229,7 +229,7 @@ DAMAGES = [cut_in_a_image, cut_between_members, damaged_header, header_that_asks
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_tar_costs_a_line_and_what_can_be_read_is(tmp_path, small_photos, default, damage):
+def test_a_damaged_tar_gives_the_samples_before_the_damage(tmp_path, small_photos, default, damage):
     shard = tmp_path / "00000.tar"
     with tarfile.open(shard, "w") as tar:
         for number in range(3):
@@ -243,7 +243,7 @@ def test_a_damaged_tar_costs_a_line_and_what_can_be_read_is(tmp_path, small_phot
         assert "0.txt" in tar.getnames()
 
 
-def test_what_cannot_be_asked_is_refused_in_a_line(shards, tmp_path, small_photos, capsys):
+def test_unsupported_options_are_refused(shards, tmp_path, small_photos, capsys):
     empty = tmp_path / "empty.tar"
     empty.touch()
     one, other = tmp_path / "one", tmp_path / "other"
@@ -268,7 +268,7 @@ def test_what_cannot_be_asked_is_refused_in_a_line(shards, tmp_path, small_photo
     assert "damaged or cut off" in rows[0]["error"] and "No such file" in rows[1]["error"]
 
 
-def test_what_failed_in_a_complete_tar_is_tried_again(tmp_path, small_photos, default):
+def test_failed_members_of_a_complete_tar_are_retried(tmp_path, small_photos, default):
     shard, out = tmp_path / "00000.tar", tmp_path / "captions"
     good = [photo.read_bytes() for photo in small_photos]
 

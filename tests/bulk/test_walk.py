@@ -31,7 +31,7 @@ def test_images_of_folders_and_files_by_name(tree):
     assert names([tree, tree]) == names([tree])  # a folder is entered once
 
 
-def test_links(tree):
+def test_links_are_followed_or_skipped(tree):
     (tree / "link.jpg").symlink_to(tree / "a.jpg")
     (tree / "b" / "loop").symlink_to(tree)
     plain, _ = names([tree])

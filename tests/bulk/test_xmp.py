@@ -50,7 +50,7 @@ def alt(*languages):
 
 @pytest.mark.parametrize("before", ["", "\ufeff"])
 @pytest.mark.parametrize("packet", [DARKTABLE, described("<dc:title/>")])
-def test_what_another_program_wrote_stays_byte_for_byte(packet, before):
+def test_other_programs_content_stays_byte_for_byte(packet, before):
     old = (before + packet).encode()
     new = with_description(old, TEXT)
     place = old.index(b"</rdf:RDF>")
@@ -60,7 +60,7 @@ def test_what_another_program_wrote_stays_byte_for_byte(packet, before):
 
 @pytest.mark.skipif(shutil.which("exiftool") is None, reason="exiftool is not installed")
 @pytest.mark.parametrize("packet", [None, DARKTABLE, described(alt(("x-default", "old"), ("de", "alt")))])
-def test_another_program_reads_it(tmp_path, packet):
+def test_exiftool_reads_the_description(tmp_path, packet):
     path = tmp_path / "a.jpg.xmp"
     path.write_bytes(with_description(None if packet is None else packet.encode(), TEXT))
     told = json.loads(subprocess.run(["exiftool", "-j", str(path)], capture_output=True, check=True).stdout)[
@@ -104,7 +104,7 @@ def test_only_the_description_in_the_default_language_is_written_over():
         (described("", ' dc:description="mine"'), "not in its default language"),
     ],
 )
-def test_what_cannot_be_added_to_is_refused_as_it_is(tmp_path, packet, reason):
+def test_unsupported_packets_are_refused_and_unchanged(tmp_path, packet, reason):
     with pytest.raises(DataError, match=reason):
         with_description(packet.encode(), TEXT)
     image = tmp_path / "a.jpg"

@@ -102,7 +102,7 @@ def test_processes_and_parts_share_a_step_without_rest(processes, accumulation, 
         assert tuple(chain.from_iterable(parts)) == expected
 
 
-def test_an_epoch_has_so_many_steps(uneven, tiny_tokenizer):
+def test_number_of_steps_of_an_epoch(uneven, tiny_tokenizer):
     data = make(uneven, tiny_tokenizer)  # 56 captions
     assert StepPlan(0, 8).steps_per_epoch(data) == 7
     assert StepPlan(0, 9).steps_per_epoch(data) == 56 / 9
@@ -256,7 +256,7 @@ def test_long_captions_are_truncated_to_end_with_the_end_token(uneven, tiny_toke
     assert touched
 
 
-def test_a_image_all_of_whose_captions_are_too_long_is_left_out(records, tiny_tokenizer):
+def test_an_image_all_of_whose_captions_are_too_long_is_left_out(records, tiny_tokenizer):
     endless = dataclasses.replace(records[0], captions=("the wall " * 30,))
     data = make([endless, *records[1:]], tiny_tokenizer)
     assert 0 not in {draw.record for draw in data.draws(0, 0, 1)}

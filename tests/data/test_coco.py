@@ -42,12 +42,12 @@ def test_the_2017_folders_hold_the_same_images(dataset, tmp_path):
     assert found(dataset, tmp_path) == ["val2017/000000000009.jpg", "train2017/000000000042.jpg"]
 
 
-def test_a_image_missing_from_the_2017_folders_keeps_its_name(dataset, tmp_path):
+def test_an_image_missing_from_the_2017_folders_keeps_its_name(dataset, tmp_path):
     put(tmp_path, "train2017/000000000042.jpg")
     assert found(dataset, tmp_path) == ["/".join(PLACES[0]), "train2017/000000000042.jpg"]
 
 
-def test_what_is_missing_is_said_with_where_it_is_to_be_had(dataset, tmp_path):
+def test_a_missing_folder_is_named_with_its_download(dataset, tmp_path):
     records = load_karpathy(dataset, tmp_path)
     with pytest.raises(DataError, match=r"train2014: no such folder; download http.*train2014\.zip"):
         check_folders(record.path for record in records)

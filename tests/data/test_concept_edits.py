@@ -15,13 +15,13 @@ def edited(words):
     ]
 
 
-def test_plain_words_replace_what_is_seen():
+def test_plain_words_replace_the_concepts():
     assert edited("Cats, window") == [{"cat": 0.95, "window": 0.95}] * 2
     assert edited(["tree"]) == [{"tree": 0.95}] * 2
     assert edited("") == [{}, {}]
 
 
-def test_signed_words_change_it():
+def test_signed_words_add_and_remove_concepts():
     assert edited("+cat, -dog") == [{"cat": 0.95, "tree": 0.4}, {"cat": 0.95}]
     assert edited("-tree") == [{"dog": 0.8}, {"cat": 0.3}]
     assert edited("+cat,+window") == [
@@ -38,7 +38,7 @@ def test_signed_words_change_it():
         ("+cat, dog", "'dog' has no sign but '\\+cat' has"),
     ],
 )
-def test_what_cannot_be_is_one_line(words, reason):
+def test_impossible_edits_are_one_line(words, reason):
     with pytest.raises(DDCapError, match=reason):
         ConceptEdits.parse(words, VOCABULARY)
 

@@ -19,7 +19,7 @@ def test_concepts_are_found_in_any_form_once_and_in_the_order_of_the_caption(voc
     assert len(vocabulary) == 3
 
 
-def test_they_are_the_same_after_saving(vocabulary, tmp_path):
+def test_concepts_survive_saving_and_loading(vocabulary, tmp_path):
     vocabulary.save(tmp_path)
     again = ConceptVocabulary.load(tmp_path)
     assert (again.words, again.forms) == (vocabulary.words, vocabulary.forms)

@@ -38,7 +38,7 @@ def started(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("how", ["file", "content", "open"])
-def test_a_image_starts_no_program(image, started, tmp_path, how):
+def test_no_image_starts_a_program(image, started, tmp_path, how):
     path = tmp_path / "photo.jpg"
     image.save(path, "EPS")
     with Image.open(path) as opened:
@@ -90,7 +90,7 @@ def zipped():
         ("ZIP", zipped()),
     ],
 )
-def test_what_is_mistaken_for_a_photograph_is_named(form, content):
+def test_formats_that_are_not_read_are_named(form, content):
     assert f"photo.jpg: its format is {form}, whatever its extension, and ddcap cannot" in message(
         EncodedImage("photo.jpg", content)
     )

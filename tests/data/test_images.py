@@ -96,7 +96,7 @@ def test_every_mode_becomes_rgb(mode, colour, rgb):
     assert (array(read) == np.array(rgb)).all()
 
 
-def test_a_cmyk_jpeg(tmp_path):
+def test_a_cmyk_jpeg_becomes_rgb(tmp_path):
     Image.new("CMYK", (32, 32), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=95)
     assert Image.open(tmp_path / "a.jpg").mode == "CMYK"
     assert np.abs(array(load_image(tmp_path / "a.jpg")) - np.array([255, 0, 0])).max() < 6
@@ -175,7 +175,7 @@ def test_a_phone_jpeg_with_a_hidden_second_image_gets_no_warning(chelsea, tmp_pa
 # --- what cannot
 
 
-def test_a_missing_file_and_a_folder(tmp_path):
+def test_a_missing_file_or_a_folder_is_named(tmp_path):
     assert message(tmp_path / "none.jpg") == f"{tmp_path / 'none.jpg'}: no such file; check the path"
     assert message(tmp_path).startswith(f"{tmp_path}: is a folder")
     assert "cannot be read (" in message(tmp_path / ("x" * 300))
@@ -184,18 +184,18 @@ def test_a_missing_file_and_a_folder(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-def test_a_file_without_permission(chelsea, tmp_path):
+def test_a_file_without_permission_is_named(chelsea, tmp_path):
     path = shutil.copy(chelsea, tmp_path / "a.jpg")
     path.chmod(0)
     assert message(path) == f"{path}: no permission to read it; change its permissions"
 
 
-def test_an_empty_file(tmp_path):
+def test_an_empty_file_is_named(tmp_path):
     (tmp_path / "a.jpg").touch()
     assert message(tmp_path / "a.jpg").startswith(f"{tmp_path / 'a.jpg'}: the file is empty (0 bytes)")
 
 
-def test_text_named_like_a_image(tmp_path):
+def test_text_named_like_an_image(tmp_path):
     (tmp_path / "a.jpg").write_text("<html>404 not found</html>" * 100)
     assert "a.jpg: its format is HTML, whatever its extension, and ddcap cannot read it" in message(
         tmp_path / "a.jpg"
@@ -205,7 +205,7 @@ def test_text_named_like_a_image(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["jpg", "png", "webp", "bmp", "tif"])
-def test_a_file_cut_short(form, chelsea, tmp_path):
+def test_a_truncated_file_is_named(form, chelsea, tmp_path):
     path = tmp_path / f"a.{form}"
     Image.open(chelsea).save(path)
     whole = path.read_bytes()
@@ -244,7 +244,7 @@ def test_an_open_image_cut_short_is_an_image_error_too(chelsea, tmp_path):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (SMALLEST_SIDE - 1, 500), (500, SMALLEST_SIDE - 1)])
-def test_images_too_small(size, tmp_path):
+def test_images_that_are_too_small_are_refused(size, tmp_path):
     Image.new("RGB", size).save(tmp_path / "a.png")
     text = message(tmp_path / "a.png")
     assert f"a.png: {size[0]}x{size[1]} pixels is too small" in text

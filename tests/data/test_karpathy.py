@@ -105,7 +105,7 @@ def test_empty_and_unknown_splits(write):
     assert message(path, "valid") == "split 'valid' is unknown; use one of train, val, test"
 
 
-def test_files_that_are_no_karpathy_json(tmp_path, photos):
+def test_other_json_files_are_refused(tmp_path, photos):
     assert "no such file" in message(tmp_path / "none.json")
     assert "cannot be read (Is a directory)" in message(tmp_path)
     assert "not valid JSON" in message(photos[0])

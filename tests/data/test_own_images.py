@@ -77,7 +77,7 @@ def test_new_images_move_none_that_were_there():
 
 
 @pytest.mark.parametrize("share", [1e-6, 1 - 1e-6])
-def test_both_splits_have_a_image(share):
+def test_both_splits_have_an_image(share):
     assert set(assign_split(["a", "b", "c"], share).values()) == {"train", "val"}
     assert assign_split(["a"], share) == {"a": "train"}
 

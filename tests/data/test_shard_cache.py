@@ -23,7 +23,7 @@ def copies(folder):
     return {path for path in folder.iterdir() if path.suffix == ".tar"}
 
 
-def test_what_lies_on_this_disk(tmp_path):
+def test_local_paths_are_told_from_remote_ones(tmp_path):
     assert local_path(f"file://{tmp_path}/a.tar") == tmp_path / "a.tar" == local_path(f"{tmp_path}/a.tar")
     assert local_path("shards/a.tar") == Path("shards/a.tar")
     assert local_path("s3://shards/a.tar") is None and local_path("https://x/a.tar") is None

@@ -24,7 +24,7 @@ def shard(samples, tmp_path):
     return path
 
 
-def test_what_is_written_is_read_in_any_order(shard, samples):
+def test_samples_are_read_in_any_order(shard, samples):
     file = ShardFile(shard)
     assert len(file) == 4 and file.caption_counts() == [1, 2, 3, 4]
     for number in (2, 0, 3, 1, 2):
@@ -33,7 +33,7 @@ def test_what_is_written_is_read_in_any_order(shard, samples):
         assert file[number].captions == tuple(captions)
 
 
-def test_webdataset_reads_it(shard, samples):
+def test_webdataset_reads_our_shards(shard, samples):
     webdataset = pytest.importorskip("webdataset")
     found = list(webdataset.WebDataset(str(shard), shardshuffle=False))
     assert [sample["__key__"] for sample in found] == [key for key, *_ in samples]
@@ -41,7 +41,7 @@ def test_webdataset_reads_it(shard, samples):
     assert found[3]["txt"].decode().splitlines() == samples[3][3]
 
 
-def test_a_shard_as_img2dataset_writes_it(tmp_path, photos):
+def test_a_shard_of_img2dataset_is_read(tmp_path, photos):
     """Image, one caption, and a JSON of metadata; some downloads failed and left only that."""
     webdataset = pytest.importorskip("webdataset")
     path = tmp_path / "00000.tar"
@@ -65,7 +65,7 @@ def test_a_shard_that_is_cut_off_gives_what_came_before(shard, samples):
         file[2]
 
 
-def test_no_tar_file_is_one_line(tmp_path, photos):
+def test_a_file_that_is_not_a_tar_is_one_line(tmp_path, photos):
     with pytest.raises(DataError, match="not a tar file, or damaged"):
         ShardFile(photos[0])
     with pytest.raises(DataError, match="not a tar file, or damaged"):

@@ -45,7 +45,7 @@ def test_the_order_follows_from_seed_and_epoch():
     assert {draw.epoch for draw in order(epoch=4)} == {4}
 
 
-def test_any_part_of_it_is_had_without_the_rest():
+def test_any_part_of_the_order_can_be_read_alone():
     whole = list(order())
     assert order()[7:20] == whole[7:20] and order()[-1] == whole[-1]
     with pytest.raises(IndexError):

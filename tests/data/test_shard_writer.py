@@ -61,7 +61,7 @@ def test_a_stopped_writing_goes_on_where_it_stopped(records, tmp_path):
         write_shards(records[:2], tmp_path, samples_per_shard=2)
 
 
-def test_a_smaller_side(records, tmp_path):
+def test_images_are_resized_to_the_given_side(records, tmp_path):
     write_shards(records, tmp_path, side=48)
     for image in contents(tmp_path).values():
         assert min(load_image(EncodedImage("a", image)).size) == 48
@@ -80,7 +80,7 @@ def test_the_command_leaves_out_what_cannot_be_read(captions_json, photos, tmp_p
     assert len(manifest["unreadable"]) == 1
 
 
-def test_a_folder_that_is_no_set_of_shards(tmp_path):
+def test_a_folder_without_shards_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"no manifest\.json and no tar files"):
         read_manifest(str(tmp_path))
     (tmp_path / "manifest.json").write_text('{"format": "other"}')

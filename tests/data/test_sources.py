@@ -23,7 +23,7 @@ def pixels(photo):
     return np.asarray(load_image(photo))
 
 
-def test_every_way_to_give_a_image_gives_the_same_pixels(photo, pixels):
+def test_every_way_to_give_an_image_gives_the_same_pixels(photo, pixels):
     content = photo.read_bytes()
     read_once = io.BufferedReader(io.BytesIO(content))
     read_once.seekable = lambda: False  # as the answer of urlopen
@@ -73,7 +73,7 @@ def test_one_image_or_several(pixels):
         (io.StringIO("hello"), "image: is open as text; open it with mode 'rb'"),
     ],
 )  # fmt: skip
-def test_what_is_no_image_is_told_what_to_give(source, message):
+def test_other_types_are_refused(source, message):
     with pytest.raises(ImageError, match=re.escape(message)) as refused:
         load_image(source)
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 250

@@ -37,7 +37,7 @@ def test_every_layout_gives_the_same_captions(tmp_path, layout):
         ("image.txt", b"\xff\xd8\xff", "cannot be read"),
     ],
 )
-def test_what_cannot_be_used_is_one_line(tmp_path, name, content, reason):
+def test_unusable_files_are_one_line(tmp_path, name, content, reason):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)

@@ -42,7 +42,7 @@ def evidence(spelling, seen=SEEN, **changes):
 
 
 @pytest.mark.parametrize("library", ["torch", "numpy"])
-def test_it_is_the_log_ratio_to_the_prior_and_never_speaks_for_a_concept(spelling, library):
+def test_absence_is_the_log_ratio_to_the_prior_and_at_most_zero(spelling, library):
     seen = SEEN if library == "torch" else ConceptTokens(SEEN.ids.numpy(), SEEN.confidences.numpy())
     found = np.asarray(evidence(spelling, seen, absence=0.5).against)
     # the first image lists dog and ball, surer than usual; the second lists snow, less sure than usual
@@ -53,7 +53,7 @@ def test_it_is_the_log_ratio_to_the_prior_and_never_speaks_for_a_concept(spellin
     np.testing.assert_allclose(found, 0.5 * np.array(expected), rtol=1e-5)
 
 
-def test_words_of_one_token_get_it_at_every_position(spelling, tiny_tokenizer):
+def test_absence_lowers_words_of_one_token_everywhere(spelling, tiny_tokenizer):
     plain, absent = (evidence(spelling, bonus=2.0, absence=weight) for weight in (0.0, 1.0))
     nothing = torch.full((2, 5), tiny_tokenizer.vocabulary_size)
     difference = absent.log_probability(nothing) - plain.log_probability(nothing)
@@ -64,7 +64,7 @@ def test_words_of_one_token_get_it_at_every_position(spelling, tiny_tokenizer):
     assert (difference <= 0).all() and (difference < 0).any()
 
 
-def test_naming_what_is_not_there_costs_a_candidate(spelling, tiny_tokenizer):
+def test_naming_an_absent_concept_lowers_a_candidates_score(spelling, tiny_tokenizer):
     there, missing = (tiny_tokenizer.encode_part(text) for text in ("dog", "man"))
     longest = max(len(there), len(missing))
     rows = torch.tensor([ids + [tiny_tokenizer.end_id] * (longest - len(ids)) for ids in (there, missing)])
@@ -117,7 +117,7 @@ def test_a_strong_weight_keeps_absent_words_out(seeing, features, tiny_tokenizer
     assert captions(absence=0.0) == captions()
 
 
-def test_without_rates_or_concepts_it_says_so(tiny_model, tiny_tokenizer):
+def test_absence_without_rates_or_concepts_is_refused(tiny_model, tiny_tokenizer):
     bare = ConceptSpelling.of(ConceptVocabulary(WORDS, FORMS), tiny_tokenizer)
     with pytest.raises(DDCapError, match=r"absence=0\.5: the rates of this model"):
         evidence(bare, absence=0.5)

@@ -57,7 +57,7 @@ def settings_of(model, **changes):
     return DecodingSettings(**{"guidance": 1.0, "length": 8, **changes})
 
 
-def test_each_word_gets_what_it_should(vocabulary, seen, tiny_tokenizer):
+def test_bonuses_and_penalties_go_to_the_right_words(vocabulary, seen, tiny_tokenizer):
     mask = tiny_tokenizer.vocabulary_size
     texts = ["a dog", "a man", "two dogs play", "snowy", "a", "the men"]
     rows = [tiny_tokenizer.encode_part(text) for text in texts]

@@ -51,14 +51,14 @@ def directions_of(offset):
     return rows, values / np.sqrt(len(offset))
 
 
-def test_measures():
+def test_measures_of_calibration():
     chances, happened = np.array([0.2] * 10 + [0.8] * 10), np.array([True] * 2 + [False] * 8 + [True] * 10)
     assert calibration_error(chances, happened, bins=2) == pytest.approx(0.1)
     assert mean_at_coverage(np.arange(10.0), np.arange(10.0), 0.5) == 7
     assert area_under_curve(np.array([3, 2]), np.array([1, 2])) == pytest.approx(7 / 8)
 
 
-def test_it_is_what_it_was_when_it_is_read_again(default, tmp_path, photos):
+def test_confidence_survives_saving_and_loading(default, tmp_path, photos):
     default.confidence.save(tmp_path)
     again = Confidence.load(tmp_path)
     features = default.features(photos[:3])
@@ -81,7 +81,7 @@ def test_a_caption_knows_how_sure_it_is(default, photos):
     assert default(photos[0])[0].sure == pytest.approx(default(photos[:4])[0].sure, abs=0.02)
 
 
-def test_what_a_person_says_does_not_make_it_surer(default, photos):
+def test_concepts_of_the_user_do_not_raise_confidence(default, photos):
     """The concepts that are asked for are not what is seen."""
     (plain,), (told,) = default(photos[0]), default(photos[0], include=["zebra"])
     assert told.known == pytest.approx(plain.known) and told.sure < plain.sure + 0.2
@@ -100,7 +100,7 @@ def drawings(tmp_path_factory):
     return draw_all(tmp_path_factory.mktemp("drawings"), "test", 2)
 
 
-def test_drawings_and_texts_are_not_known(default, drawings, photos):
+def test_drawings_and_text_are_unknown(default, drawings, photos):
     strange = [caption.known for caption in default(drawings)]
     known = [caption.known for caption in default(photos)]
     assert area_under_curve(np.array(known), np.array(strange)) > 0.85

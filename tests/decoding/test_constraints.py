@@ -172,7 +172,7 @@ def unspellable(asked):
 
 
 @pytest.mark.parametrize("examples", [100, pytest.param(350, marks=pytest.mark.slow)])
-def test_no_caption_breaks_what_was_asked(default, seen, vocabulary, examples):
+def test_every_caption_obeys_its_constraints(default, seen, vocabulary, examples):
     @settings(max_examples=max(examples, settings.default.max_examples))
     @given(demands, ways)
     def ask(asked, way):
@@ -252,7 +252,7 @@ def test_a_refusal_is_rare_and_says_why(default, photos):
         ({"ban": [*"abcdefghijklmnopqrstuvwxyz0123456789"], "max_chars": 1}, "leave no word for a blank"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(default, photos, asked, message):
+def test_impossible_constraints_are_refused_in_one_line(default, photos, asked, message):
     with pytest.raises(DDCapError, match=re.escape(message)) as refused:
         default(photos[0], **asked)
     assert "\n" not in str(refused.value)
@@ -288,7 +288,7 @@ def test_whole_words_only():
     assert not any(pattern.search(text) for text in ("woman", "a human", "manhole", "men"))
 
 
-def test_what_is_wanted_is_seen_and_what_is_banned_is_not(default):
+def test_wanted_words_become_concepts_and_banned_ones_are_removed(default):
     vocabulary = default.model.vocabulary
     edits = Constraints(include=("red bicycle",), ban=("dogs", "zebra crossing")).edits(vocabulary)
     (one,) = edits
@@ -322,7 +322,7 @@ def test_lengths_leave_room(vocabulary):
     assert max(short.lengths_near(11, 5)) <= 8
 
 
-def test_the_same_alone_and_in_a_batch(default, photos):
+def test_constrained_captions_do_not_depend_on_their_batch(default, photos):
     asked = {"include": ["dog"], "ban": ["a"], "max_chars": 60}
     together = default(photos[:3], **asked)
     assert [one.tokens for one in together] == [default(photo, **asked)[0].tokens for photo in photos[:3]]
@@ -347,7 +347,7 @@ def test_other_decoders_refuse(tiny_ar_folder, photos):
         Captioner.from_pretrained(tiny_ar_folder)(photos[0], ban=["man"])
 
 
-def test_on_the_command_line(photos, capsys, tmp_path):
+def test_constraints_on_the_command_line(photos, capsys, tmp_path):
     ban = tmp_path / "ban.txt"
     ban.write_text("grass\n")
     words = ["--include", "red ball", "--include", "dog", "--ban", "man,a picture of", "--ban-file", str(ban)]
@@ -438,7 +438,7 @@ def test_a_word_is_not_demanded_twice(default, photos, asked):
     assert breaches(asked, caption.text) == []
 
 
-def test_what_is_kept_is_in_the_caption_and_not_banned(default, photos):
+def test_kept_words_must_be_in_the_caption_and_not_banned(default, photos):
     with pytest.raises(DDCapError, match="keep 'zebra': the caption does not have 'zebra'"):
         default.rewrite(photos[0], "a dog on a table", keep=["dog", "zebra"])
     with pytest.raises(DDCapError, match="keep 'dog': contains 'dog', which is banned"):

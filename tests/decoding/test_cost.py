@@ -58,7 +58,7 @@ class Counted:
         ({"steps": 1, "distinct": False}, 7, 336, 336),
     ],
 )
-def test_the_default_on_seven_photographs(photos, settings, steps, positions, asked):
+def test_passes_and_positions_of_the_default(photos, settings, steps, positions, asked):
     """Recorded: steps, caption positions computed, and those whose words are, of four candidates each.
 
     Three in a hundred more are let through: other processors round otherwise, and a rounded confidence can
@@ -74,7 +74,7 @@ def test_the_default_on_seven_photographs(photos, settings, steps, positions, as
     assert counted.positions("positions") <= 1.03 * asked
 
 
-def test_the_bytes_of_weights_that_the_default_reads(photos):
+def test_bytes_of_weights_read_by_the_default(photos):
     captioner = Captioner.from_pretrained(precision="int8")
     counted = Counted(captioner.model)
     captioner(photos[0])
@@ -94,7 +94,7 @@ def test_guidance_of_one_image_takes_one_call_a_step(tiny_graphs_folder, photos)
 
 
 @pytest.mark.slow
-def test_images_share_what_is_the_same_without_them(tiny_graphs_folder, photos):
+def test_equal_captions_without_the_image_are_computed_once(tiny_graphs_folder, photos):
     """All captions of one length are alike before the first step: one of them is computed."""
     captioner = Captioner.from_pretrained(tiny_graphs_folder)
     counted = Counted(captioner.model)
@@ -114,7 +114,7 @@ def operations(model, features, **settings):
     return counter.get_total_flops()
 
 
-def test_the_operations_of_pytorch(tiny_model, features):
+def test_operations_of_pytorch(tiny_model, features):
     """Against a count by hand: blocks at all positions; behind the last one's keys, MASK only."""
     shape, length, images = tiny_model.config.model, 6, features.images
     width, seen = shape.width, features.memory.shape[1]

@@ -31,7 +31,7 @@ def test_a_given_word_can_be_doubtful(captioner, photos):
     assert wrong.faithful < 0.9 * right.faithful
 
 
-def test_concepts_that_a_person_names_do_not_make_it_surer(captioner, photos):
+def test_concepts_of_the_user_do_not_raise_confidence(captioner, photos):
     """What counts is what the model sees."""
     told = captioner.infill(photos[4], "a ___ on a [1]", concepts="+zebra")
     assert judged_again(captioner, told, photos[4]) == told
@@ -43,7 +43,7 @@ def test_a_rewritten_caption_says_how_sure_it_is(captioner, photos):
     assert judged_again(captioner, after, photos[4]) == after and 0 < after.sure < 1
 
 
-def test_without_calibration_nothing_is_said(photos):
+def test_without_calibration_confidence_is_none(photos):
     default = Captioner.from_pretrained()
     plain = Captioner(default.model, default.tokenizer)
     caption = plain.infill(photos[4], "a ___ on a wooden [1]")

@@ -83,7 +83,7 @@ def test_several_captions_take_the_likeliest_lengths(tiny_model, features, count
         assert found[image].tolist() == ranked[:count]
 
 
-def test_there_are_no_more_captions_than_lengths(tiny_model, features):
+def test_captions_are_at_most_as_many_as_lengths(tiny_model, features):
     result = generate(tiny_model, features, settings(), END, captions_per_image=40)
     assert result.tokens.shape[0] == 3 * 12
     assert sorted(result.lengths[:12].tolist()) == list(range(1, 13))

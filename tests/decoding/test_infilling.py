@@ -41,7 +41,7 @@ def matches(tokens, template, mask_id):
 # parsing
 
 
-def test_parts_in_order(tiny_tokenizer):
+def test_a_template_is_parsed_into_parts(tiny_tokenizer):
     a, dog, beach = (tuple(tiny_tokenizer.encode_part(text)) for text in ("a", "dog", "the beach"))
     end = tiny_tokenizer.end_id
     template = parse_template("a ___ dog [2] the beach", tiny_tokenizer)
@@ -76,7 +76,7 @@ def test_blanks_at_the_ends_with_the_tokenizer_of_gpt2():
         ("a [0] dog", "width 0"),
     ],
 )
-def test_bad_templates(tiny_tokenizer, text, match):
+def test_bad_templates_are_refused(tiny_tokenizer, text, match):
     with pytest.raises(DDCapError, match=match) as error:
         parse_template(text, tiny_tokenizer)
     assert repr(text) in str(error.value)
@@ -128,7 +128,7 @@ def test_without_length_head_the_filling_alone_counts(model_without_length_head,
     assert matches(tokens, template, model_without_length_head.mask_id)
 
 
-def test_the_image_matters(tiny_model, tiny_tokenizer, features):
+def test_infilling_depends_on_the_image(tiny_model, tiny_tokenizer, features):
     template = parse_template("[6] dog [2]", tiny_tokenizer)
     captions = {
         tuple(
@@ -144,7 +144,7 @@ def test_the_image_matters(tiny_model, tiny_tokenizer, features):
     assert len(captions) == 3
 
 
-def test_only_widths_that_fit_are_tried(tiny_model, tiny_tokenizer, image):
+def test_only_widths_that_fit_are_decoded(tiny_model, tiny_tokenizer, image):
     template = parse_template("___ ___ ___ [7]", tiny_tokenizer)  # 11 tokens at least, 12 at most
     infilling = infill(tiny_model, image, template, SETTINGS, tiny_tokenizer.end_id)
     assert sorted(infilling.result.lengths.tolist()) == [11, 12, 12, 12]
@@ -165,7 +165,7 @@ def test_many_open_blanks_stay_affordable(tiny_model, tiny_tokenizer, image):
 
 
 @pytest.mark.parametrize("text", ["[12]", "a [4] dog [5] in the bright light", " ".join(["___"] * 12)])
-def test_too_long(tiny_model, tiny_tokenizer, image, text):
+def test_a_template_that_is_too_long_is_refused(tiny_model, tiny_tokenizer, image, text):
     template = parse_template(text, tiny_tokenizer)
     with pytest.raises(DDCapError, match=f"at least {template.shortest} tokens.* 12; shorten it"):
         infill(tiny_model, image, template, SETTINGS, tiny_tokenizer.end_id)

@@ -34,7 +34,7 @@ def made(model, features, **changes):
     )
 
 
-def test_alone_it_chooses_its_likeliest_candidate(judging, features):
+def test_with_weight_1_the_judges_likeliest_candidate_wins(judging, features):
     """Checked against every candidate decoded by itself."""
     chosen = made(judging, features, judge_weight=1.0)
     judge = ModelJudge(judging, END)
@@ -46,11 +46,11 @@ def test_alone_it_chooses_its_likeliest_candidate(judging, features):
         assert chosen.tokens[image, :length].tolist() == best.tokens[image, :length].tolist()
 
 
-def test_a_weight_of_nothing_changes_nothing(judging, tiny_model, features):
+def test_a_weight_of_0_changes_nothing(judging, tiny_model, features):
     assert torch.equal(made(judging, features).tokens, made(tiny_model, features).tokens)
 
 
-def test_nothing_counts_behind_the_first_end(judging, features):
+def test_tokens_behind_the_first_end_do_not_count(judging, features):
     tokens = torch.tensor([[3, 4, END, 7, 8], [3, 4, END, 9, END], [5, 6, 7, 8, END]])
     found = ModelJudge(judging, END).log_probabilities(tokens, torch.full((3,), 5), features)
     assert not found[:2, 3:].any() and found[:2, :3].all() and found[2].all()

@@ -57,7 +57,7 @@ def test_confidences_are_the_models_own(tiny_ar, features, changes):
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0, 3.0])
-def test_enough_beams_find_the_best_caption_there_is(tiny_ar, features, penalty):
+def test_enough_beams_find_the_best_caption(tiny_ar, features, penalty):
     """With as many beams as words, captions of at most two tokens are searched exhaustively."""
     words = tiny_ar.config.vocabulary_size
     image = one_of(features, 0)
@@ -111,7 +111,7 @@ def slow_search(model, image, template, end, may_end, beams, penalty):
 @pytest.mark.parametrize("beams", [1, 2, 5])
 @pytest.mark.parametrize("penalty", [0.5, None, 2.0])
 @pytest.mark.parametrize("templates", ["open", "given"])
-def test_it_is_the_slow_search(tiny_ar, features, templates, penalty, beams, rank):
+def test_beam_search_equals_a_slow_search(tiny_ar, features, templates, penalty, beams, rank):
     """Three images at once, of unequal length; the end token is one of those the model likes to say."""
     mask, last = tiny_ar.mask_id, tiny_ar.mask_id - 1
     lengths = torch.tensor([9, 4, 7])
@@ -146,7 +146,7 @@ def test_it_is_the_slow_search(tiny_ar, features, templates, penalty, beams, ran
         assert torch.equal(found.history[-1], found.tokens)
 
 
-def test_unless_asked_it_follows_one_caption_and_draws_nothing(tiny_ar, features):
+def test_greedy_is_the_default(tiny_ar, features):
     with torch.no_grad():
         found = decode_left_to_right(
             tiny_ar,

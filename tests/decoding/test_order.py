@@ -45,7 +45,7 @@ def test_margin_is_the_lead_over_the_second(kind):
 
 @KINDS
 @pytest.mark.parametrize(("order", "places"), [("probability", [0, 1, 2]), ("margin", [1, 2, 0])])
-def test_they_choose_differently(kind, order, places):
+def test_margin_and_probability_choose_differently(kind, order, places):
     lengths = kind(np.array([3]))
     tokens = kind(np.full((1, 3), MASK))
     result = denoise(Fixed(), Drafts(tokens, lengths), BestFirstScheduler(8, MASK, order=order))
@@ -66,7 +66,7 @@ def test_with_distinct_the_largest_margin_gets_the_word(kind):
     assert to_host(result.history)[1, 0].tolist() == [0, 2, MASK]
 
 
-def test_of_a_model_the_default_is_the_probability(tiny_model, features):
+def test_probability_is_the_default(tiny_model, features):
     def made(**changes):
         return generate(tiny_model, features, DecodingSettings(**changes), 0)
 
@@ -91,7 +91,7 @@ def test_other_methods_have_no_order(tiny_model_folder, method):
         Captioner.from_pretrained(tiny_model_folder).settings(order="margin", method=method)
 
 
-def test_it_is_not_for_words_that_are_asked_for(tiny_model_folder, photos):
+def test_margin_order_excludes_required_words(tiny_model_folder, photos):
     captioner = Captioner.from_pretrained(tiny_model_folder)
     with pytest.raises(DDCapError, match="order=margin: cannot be combined with constraints on words"):
         captioner(photos[0], include=["cat"], order="margin")

@@ -44,7 +44,7 @@ def test_a_temperature_takes_the_place_of_beams(tiny_ar_folder, tmp_path):
         ar.settings(temperature=1.0, beams=2)
 
 
-def test_on_the_default(photos, capsys):
+def test_the_default_decodes_by_other_methods(photos, capsys):
     """The default runs best-first only through ONNX Runtime, and ancestrally through PyTorch."""
     arguments = ["caption", str(photos[0]), "--format", "jsonl", "--candidates", "1", "--method"]
     assert main([*arguments, "ancestral", "--runtime", "torch"]) == 0
@@ -63,7 +63,7 @@ def test_a_threshold_that_is_no_probability_is_refused(photos, value, capsys):
 
 
 @pytest.mark.parametrize("value", [2, 30, float("nan"), -0.1, "often"])
-def test_also_in_python(distinct, photos, value):
+def test_a_wrong_threshold_is_refused_in_python(distinct, photos, value):
     (result,) = distinct.caption_each(photos[:1])
     with pytest.raises(DDCapError, match=r"min_sure=.*: is not a probability; give a number from 0 to 1"):
         result.withheld(value)

@@ -62,7 +62,7 @@ def evidence(spelling, weight, *values, seen=SEEN, **changes):
 
 
 @pytest.mark.parametrize("library", ["torch", "numpy"])
-def test_only_words_for_persons_get_it(spelling, tokens_of, tokenizer, library):
+def test_evidence_goes_to_words_for_persons_only(spelling, tokens_of, tokenizer, library):
     persons, others = tokens_of
     assert persons and others
     found = evidence(spelling, 2.0, -1.5, 3.0)
@@ -80,7 +80,7 @@ def test_only_words_for_persons_get_it(spelling, tokens_of, tokenizer, library):
     np.testing.assert_allclose(added, expected)
 
 
-def test_what_speaks_for_persons_ends_when_one_is_named(spelling, tokenizer):
+def test_evidence_for_persons_ends_when_one_is_named(spelling, tokenizer):
     ((man,), (girl,)) = (tokenizer.encode_part(word) for word in PERSONS)
     begun = torch.full((2, 4), tokenizer.vocabulary_size)
     begun[:, 1] = man
@@ -97,7 +97,7 @@ def test_a_candidate_that_names_a_person_gains_or_loses_once(spelling, tokenizer
         torch.testing.assert_close(with_it - plain, torch.tensor([0.0, 0.5 * AMONG_CANDIDATES * value]))
 
 
-def test_captions_of_one_image_and_chosen_ones_keep_theirs(spelling):
+def test_selected_captions_keep_their_evidence(spelling):
     found = evidence(spelling, 1.0, -1.5, 3.0).repeat(2)
     assert found.persons.tolist() == [-1.5, -1.5, 3.0, 3.0]
     assert found.select(torch.tensor([1, 2])).persons.tolist() == [-1.5, 3.0]
@@ -127,7 +127,7 @@ def test_a_strong_weight_keeps_persons_out_or_brings_them_in(seeing, features, t
     assert captions(looked) == captions(plain) == captions(plain, persons=1000.0)
 
 
-def test_who_is_told_of_persons_asks_no_detector(vocabulary):
+def test_given_concepts_replace_the_detector(vocabulary):
     features = ImageFeatures(torch.zeros(2, 1, 3), None, SEEN, told(-1.5, 3.0))
 
     def kept(words):
@@ -141,7 +141,7 @@ def test_who_is_told_of_persons_asks_no_detector(vocabulary):
     assert features.edited(renamed).persons.evidence.tolist() == [-1.5, 3.0]
 
 
-def test_which_words_are_persons_is_stored_with_the_concepts(vocabulary, tmp_path):
+def test_words_for_persons_are_stored_with_the_concepts(vocabulary, tmp_path):
     vocabulary.save(tmp_path)
     assert ConceptVocabulary.load(tmp_path).persons == PERSONS
     text = (tmp_path / "concepts.json").read_text()
@@ -168,6 +168,6 @@ def test_a_model_without_a_detector_refuses_the_weight(tiny_model):
         (7, 1.1, "several, the largest right"),
     ],
 )
-def test_who_is_there_in_words(count, centre, text):
+def test_persons_in_words(count, centre, text):
     persons = Persons(np.array([0.5]), np.array([0.0]), np.array([count]), np.array([centre]))
     assert PersonsSeen.of(persons, 0).text == text

@@ -99,7 +99,7 @@ def test_predictions_are_normalised(tiny_model, features, tokens):
 
 
 @pytest.mark.parametrize("scale", [1, 1.5])
-def test_what_a_barred_token_had_is_shared_among_the_others(tiny_model, features, tokens, scale):
+def test_probability_of_a_barred_token_goes_to_the_others(tiny_model, features, tokens, scale):
     keys_values = keys_values_of(tiny_model, features)
     expected = predict(tiny_model, tokens, keys_values, scale).exp()
     expected[..., 3] = 0

@@ -51,7 +51,7 @@ def draft_score(result, step):
 
 
 @pytest.mark.parametrize("step, left", [(1, 2), (3, 2), (4, 1), (2, 3)])
-def test_the_best_of_those_go_on_whose_drafts_are_best(tiny_model, features, step, left):
+def test_the_best_drafts_go_on(tiny_model, features, step, left):
     """Against every candidate decoded by itself, and its draft scored by hand."""
     every = [alone(tiny_model, features, length) for length in nearest_lengths(8, 5, 12)]
     drafts = torch.stack([draft_score(one, step) for one in every])  # (5, I)
@@ -70,7 +70,7 @@ def test_the_best_of_those_go_on_whose_drafts_are_best(tiny_model, features, ste
         assert not torch.equal(found.lengths, plain.lengths)  # it does something
 
 
-def test_it_is_off_unless_asked_for(tiny_model, features):
+def test_pruning_is_off_by_default(tiny_model, features):
     assert DecodingSettings().prune == ()
     plain = made(tiny_model, features)
     for prune in ((), (5,), (9, 5, 5)):
@@ -79,7 +79,7 @@ def test_it_is_off_unless_asked_for(tiny_model, features):
     same(made(tiny_model, features, candidates=1, prune=(1,)), one)
 
 
-def test_what_is_dropped_is_computed_no_further(tiny_model, features):
+def test_dropped_candidates_are_not_computed(tiny_model, features):
     told = []
     settings = DecodingSettings(**FIVE, prune=(5, 3, 3, 2))
     sampler = Sampler(tiny_model, features, settings, END, watch=lambda tokens: told.append(len(tokens)))
@@ -101,12 +101,12 @@ def test_a_batch_is_its_images_one_by_one(tiny_model, features, changes):
         assert together.tokens[image, :length].tolist() == one.tokens[0].tolist()
 
 
-def test_the_same_seed_draws_the_same_caption(tiny_model, features):
+def test_same_seed_same_caption(tiny_model, features):
     drawn = [made(tiny_model, features, prune=(3, 2), temperature=1.0) for _ in range(2)]
     same(*drawn)
 
 
-def test_so_many_are_finished_as_are_wanted(tiny_model, features):
+def test_as_many_candidates_are_finished_as_wanted(tiny_model, features):
     """The first of several is the one; those that were dropped rank behind, however likely they became."""
     settings = DecodingSettings(**FIVE, prune=(5, 5, 5, 1))
     (one, several) = (generate(tiny_model, features, settings, END, captions_per_image=n) for n in (1, 5))
@@ -138,7 +138,7 @@ def test_a_caption_that_is_dropped_never_fills_a_row():
     assert running_captions(running & decoded, 3, decoded).tolist() == [1, 2, 4, 5]
 
 
-def test_words_that_are_asked_for_are_there(photos):
+def test_required_words_survive_pruning(photos):
     default = Captioner.from_pretrained()
     assert "dog" in default(photos[0], include=["dog"], prune=(4, 2))[0].text.split()
     features, vocabulary = default.features(photos[:2]), Vocabulary(default.tokenizer)
@@ -152,7 +152,7 @@ def test_words_that_are_asked_for_are_there(photos):
         assert "dog" in words and not {"man", "a"} & set(words)
 
 
-def test_blanks_are_filled_as_before(photos):
+def test_infilling_is_not_pruned(photos):
     default = Captioner.from_pretrained()
     features, end = default.features(photos[:1]), default.tokenizer.end_id
     template = parse_template("a ___ in front of ___", default.tokenizer)
@@ -185,12 +185,12 @@ def test_both_runtimes_caption_alike(photos, prune):
         ({"prune": [2], "block": 4}, r"prune=\[2\] with block=4: candidates are compared by all their words"),
     ],
 )
-def test_what_cannot_be_is_refused(given, message):
+def test_impossible_settings_are_refused(given, message):
     with pytest.raises(RecipeError, match=message):
         parse_settings(DecodingSettings, given, "decoding")
 
 
-def test_it_gives_way_to_what_excludes_it(tiny_model_folder, tmp_path):
+def test_settings_that_exclude_pruning_switch_it_off(tiny_model_folder, tmp_path):
     Captioner.from_pretrained(tiny_model_folder).save(tmp_path / "model", prune=(3, 2), candidates=4)
     pruned = Captioner.from_pretrained(tmp_path / "model")
     assert pruned.settings().prune == (3, 2)

@@ -61,7 +61,7 @@ class RightToLeft:
         return SchedulerOutput(torch.where(sample == self.mask_id, after, sample), probability)
 
 
-def test_another_scheduler_needs_no_other_loop(tiny_model, features):
+def test_a_new_scheduler_runs_in_the_same_loop(tiny_model, features):
     sampler = sampler_of(tiny_model, features)
     lengths = torch.tensor([6, 4, 5])
     drafts = Drafts(start_tokens(lengths, tiny_model.mask_id), lengths)
@@ -91,7 +91,7 @@ class Shortest:
         return -1000.0 * (lengths**2).to(torch.float32)
 
 
-def test_a_judge_has_its_say_among_candidates(tiny_model, features):
+def test_a_judge_ranks_candidates(tiny_model, features):
     plain, ruled = (
         whole_captions(sampler_of(tiny_model, features, judge=judge)) for judge in (None, Shortest())
     )
@@ -107,7 +107,7 @@ def test_a_judge_has_its_say_among_candidates(tiny_model, features):
     torch.testing.assert_close(again.scores, 0.5 * (again.result.evidence(2.0) - 1000.0))
 
 
-def test_a_judge_has_its_say_among_constrained_and_infilled(default, photos):
+def test_a_judge_ranks_constrained_and_infilled_captions(default, photos):
     features, tokenizer = default.features(photos[:1]), default.tokenizer
     sampler = Sampler(default.model, features, default.settings(), tokenizer.end_id)
     vocabulary = default.word_vocabulary
@@ -208,7 +208,7 @@ def test_edited_captions_still_obey(default, photos):
         assert not any("man" in caption.text.split() for (caption,) in captions)
 
 
-def test_who_watches_sees_every_step(default, photos):
+def test_a_watcher_sees_every_step(default, photos):
     seen = []
     watched = Captioner(default.model, default.tokenizer, watch=lambda tokens: seen.append(tokens.copy()))
     (result,) = watched.caption_each([photos[0]], candidates=1, include=["dog"])

@@ -52,7 +52,7 @@ def test_a_template_keeps_words_that_stand_twice():
     assert Rewriting(before, (0, 5), None, before).template == "___ very very big red ___"
 
 
-def test_against_a_pass_for_each_token(tiny_model, features, tiny_tokenizer):
+def test_scores_equal_a_pass_for_each_token(tiny_model, features, tiny_tokenizer):
     texts = ["a dog on grass", "two dogs run"]
     one = type(features)(features.memory[:1], features.summary[:1])
     (found,) = caption_evidence(tiny_model, one, [texts], tiny_tokenizer)
@@ -94,7 +94,7 @@ def test_the_samplers_likelihoods_sum_to_one(tiny_model, features, steps, distin
     assert total == pytest.approx(1, abs=1e-3)
 
 
-def test_the_samplers_likelihood_of_what_it_writes(tiny_model, features, tiny_tokenizer):
+def test_likelihood_equals_the_samplers_score(tiny_model, features, tiny_tokenizer):
     """Of a greedy caption it is the product of the confidences that the caption was committed with."""
     from ddcap.decoding.generate import generate
     from ddcap.settings import DecodingSettings
@@ -121,7 +121,7 @@ def test_true_captions_fit_better_than_those_of_other_images(default):
     assert cat["dog"] < -0.5 < 0.5 < cat["couch"]
 
 
-def test_a_caption_that_is_not_true_is_rewritten(default):
+def test_a_wrong_caption_is_rewritten(default):
     from tests.test_default_model import EXAMPLES
 
     photo = next(EXAMPLES.rglob("cat.jpg"))
@@ -172,7 +172,7 @@ def test_many_captions_are_scored_as_each_alone(default, photos):
         )
 
 
-def test_what_it_writes_is_likelier_than_what_it_does_not(default, photos):
+def test_own_captions_are_likelier_than_others(default, photos):
     (caption,) = default(photos[0], length=9, distinct=False)
     own, other = default.log_likelihood(photos[0], [caption.text, "a boat"], distinct=False)
     assert own == pytest.approx(caption.score * caption.length, abs=0.2) and own > other
@@ -180,7 +180,7 @@ def test_what_it_writes_is_likelier_than_what_it_does_not(default, photos):
         default.log_likelihood(photos[0], "a dog", method="ancestral", distinct=False)
 
 
-def test_what_cannot_be_scored(default, tiny_ar_folder, photos):
+def test_captions_that_cannot_be_scored_are_refused(default, tiny_ar_folder, photos):
     with pytest.raises(DDCapError, match="has no word"):
         default.score(photos[0], "...")
     with pytest.raises(DDCapError, match="longest caption"):
@@ -189,7 +189,7 @@ def test_what_cannot_be_scored(default, tiny_ar_folder, photos):
         Captioner.from_pretrained(tiny_ar_folder).score(photos[0], "a dog")
 
 
-def test_on_the_command_line(photos, captions_json, capsys):
+def test_scores_on_the_command_line(photos, captions_json, capsys):
     photo = str(photos[0])
     assert main(["score", photo, "a dog", "a boat", "--format", "jsonl"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -211,7 +211,7 @@ def test_on_the_command_line(photos, captions_json, capsys):
         assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_words_of_a_caption(tiny_tokenizer):
+def test_tokens_are_grouped_into_words(tiny_tokenizer):
     ids = tiny_tokenizer.encode("two children playing")
     words = words_in(ids, tiny_tokenizer)
     assert [tiny_tokenizer.decode([ids[at] for at in word]) for word in words] == [

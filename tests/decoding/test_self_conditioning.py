@@ -51,7 +51,7 @@ def made(model, features, changes):
 
 
 @pytest.mark.parametrize("changes", WAYS)
-def test_what_is_told_counts_only_once_it_is_learned(tiny_model, told, features, changes):
+def test_self_conditioning_counts_only_once_it_is_learned(tiny_model, told, features, changes):
     plain = made(tiny_model, features, changes)
     start = made(conditioned(tiny_model, 0.0), features, changes)
     assert torch.equal(plain.tokens, start.tokens) and torch.equal(plain.confidences, start.confidences)
@@ -107,7 +107,7 @@ def test_given_words_stay_and_blanks_are_filled(told, features, tiny_tokenizer):
 
 
 @pytest.mark.parametrize("order", ["probability", "margin"])
-def test_the_samplers_likelihood_of_what_it_writes(told, features, order):
+def test_likelihood_equals_the_samplers_score(told, features, order):
     settings = {"length": 6, "guidance": 1.0, "steps": 3, "order": order}
     result = made(told, features, settings)
     predictor = Predictor(told.denoising_steps(features, with_image_free=False), result.lengths)

@@ -93,7 +93,7 @@ def test_sample_frequencies_are_the_marginal(schedule):
     assert ((counts - expected * draws).abs() <= allowed).all()
 
 
-def test_replacement_really_replaces(replacing_schedule):
+def test_replacement_draws_another_word(replacing_schedule):
     draws = 40_000
     tokens = torch.full((1, draws), 2)
     noised = q_sample(tokens, torch.tensor([T - 1]), replacing_schedule, torch.Generator().manual_seed(1))
@@ -110,7 +110,7 @@ def test_without_replacement_words_stay_or_become_mask(masking_schedule):
     assert (noised == V).any() and (noised != V).any()
 
 
-def test_a_share_of_fates_is_exactly_the_probability():
+def test_the_share_of_changed_tokens_is_exactly_the_probability():
     """Of four fates from 0 on, as many fall under 1/4 and 1/2 as should: the ends belong to what follows."""
     settings = DiffusionSettings(steps=2, keep_start=1.0, keep_end=0.5, mask_start=0.0, mask_end=0.25)
     schedule = linear_schedule(settings, V)

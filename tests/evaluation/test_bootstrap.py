@@ -4,7 +4,7 @@ import pytest
 from ddcap.evaluation.metrics import SAMPLES, bootstrap_interval
 
 
-def test_it_agrees_with_the_normal_approximation():
+def test_interval_agrees_with_the_normal_approximation():
     values = np.random.default_rng(1).normal(50, 40, size=1000)
     low, high = bootstrap_interval(values)
     half = 1.96 * values.std() / np.sqrt(len(values))
@@ -12,7 +12,7 @@ def test_it_agrees_with_the_normal_approximation():
     assert high == pytest.approx(values.mean() + half, abs=0.3)
 
 
-def test_it_covers_the_truth_about_as_often_as_it_says():
+def test_interval_covers_the_truth_as_often_as_it_says():
     generator = np.random.default_rng(2)
     hits = 0
     for _ in range(200):
@@ -27,7 +27,7 @@ def test_same_seed_same_interval_and_no_spread_no_width():
 
 
 @pytest.mark.parametrize("asked", [{}, {"level": 0.5}, {"level": 0.9, "seed": 3}])
-def test_it_is_the_percentiles_of_the_means_of_resampled_values(asked):
+def test_interval_is_the_percentiles_of_resampled_means(asked):
     values = [1.0, 2.0, 5.0, 11.0, 3.5]
     drawn = np.random.default_rng(asked.get("seed", 0)).integers(5, size=(SAMPLES, 5)).tolist()
     means = sorted(sum(values[number] for number in numbers) / 5 for numbers in drawn)

@@ -33,7 +33,7 @@ def write(tmp_path):
 SCORES = np.random.default_rng(0).normal(50, 40, size=300)
 
 
-def test_pairing_finds_what_two_intervals_would_not(write):
+def test_pairing_finds_differences_that_two_intervals_hide(write):
     better = SCORES + np.random.default_rng(1).normal(1, 3, size=300)
     row = compare(write("a", SCORES), write("b", better)).differences["CIDEr"]
     assert row.first == pytest.approx(SCORES.mean()) and row.second == pytest.approx(better.mean())
@@ -43,7 +43,7 @@ def test_pairing_finds_what_two_intervals_would_not(write):
     assert low_b < high_a and low_a < high_b
 
 
-def test_a_worse_one_and_chance(write):
+def test_a_worse_result_and_one_of_chance(write):
     a, b = write("a", SCORES), write("b", SCORES - 2 - SCORES % 1)
     assert compare(a, b).differences["CIDEr"].excludes_zero
     assert compare(a, b).differences["CIDEr"].interval[1] < 0
@@ -94,7 +94,7 @@ def test_an_evaluation_does_not_differ_from_itself(write):
     assert row.first == row.second and row.interval == (0, 0) and row.excludes_zero is False
 
 
-def test_what_is_written_and_what_is_printed():
+def test_comparison_is_written_in_full_and_printed_rounded():
     rows = {
         "CIDEr": Difference(50.12345, 52.45678, (-0.98765, 4.56789)),
         "ROUGE-L": Difference(40.25, 38.0, (-3.14159, -1.41421)),
@@ -136,7 +136,7 @@ def test_what_is_written_and_what_is_printed():
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_only_what_both_have_is_compared(write, order):
+def test_only_common_metrics_are_compared(write, order):
     """Metrics of the first alone are passed over; one that is no mean needs the very same images."""
     per_image = {"image_ids": ["x", "y"], "CIDEr": [1.0, 2.0], "ROUGE-L": [5.0, 6.0]}
     metrics = {"SPICE": 3.0, "CIDEr": 1.5, "ROUGE-L": 5.5, "BLEU-4": 9.0}
@@ -151,7 +151,7 @@ def test_only_what_both_have_is_compared(write, order):
     assert list(compare(*more[::order]).differences) == ["CIDEr"]
 
 
-def test_two_with_one_common_image_and_the_same_frequencies_by_another_name(write):
+def test_two_results_with_one_common_image(write):
     one, two = write("a", [3], ["x"]), write("b", [5], ["x"], idf={"digest": "d", "source": "a file"})
     assert compare(one, two).differences["CIDEr"].interval == (2, 2)
 
@@ -167,7 +167,7 @@ def test_two_with_one_common_image_and_the_same_frequencies_by_another_name(writ
         ({"per_image": {"image_ids": ["no", "one"], "CIDEr": [1, 2]}}, "have no image in common"),
     ],
 )
-def test_what_cannot_be_compared(changes, words, write):
+def test_results_that_cannot_be_compared_are_refused(changes, words, write):
     one, two = write("a", SCORES, clip="mine"), write("b", SCORES, **changes)
     with pytest.raises(DataError) as caught:
         compare(one, two)

@@ -5,7 +5,7 @@ from ddcap.evaluation.result import diagnose
 CAPTIONS = ["A dog runs.", "", "a a dog", "a dog and a dog", "Two people , one hat"]
 
 
-def test_every_property():
+def test_diagnostics_count_every_property():
     found = diagnose(CAPTIONS, ["a dog runs", "two people"])
     assert found.captions == 5
     assert found.lengths == {0: 1, 3: 2, 4: 1, 5: 1}

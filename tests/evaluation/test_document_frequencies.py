@@ -64,7 +64,7 @@ def test_scoring_leaves_the_frequencies_alone(frequencies):
     assert frequencies.counts == before
 
 
-def test_a_file_brings_them_back(frequencies, tmp_path):
+def test_frequencies_survive_saving_and_loading(frequencies, tmp_path):
     path = tmp_path / "idf.json"
     frequencies.save(path)
     loaded = DocumentFrequencies.load(path)
@@ -96,7 +96,7 @@ def test_the_digest_is_that_of_files_written_before():
     assert frequencies.summary() == {"source": "four images", "images": 4, "digest": digest}
 
 
-def test_a_file_that_does_not_say_whose_they_are_is_named_by_its_path(frequencies, tmp_path):
+def test_frequencies_without_a_name_are_named_by_their_path(frequencies, tmp_path):
     path = tmp_path / "idf.json"
     frequencies.save(path)
     content = json.loads(path.read_text())
@@ -116,7 +116,7 @@ def test_a_file_that_does_not_say_whose_they_are_is_named_by_its_path(frequencie
         {"document_frequencies": ["a"]},
     ],
 )
-def test_counts_that_could_not_be_are_refused(frequencies, tmp_path, changes):
+def test_impossible_counts_are_refused(frequencies, tmp_path, changes):
     path = tmp_path / "idf.json"
     frequencies.save(path)
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))

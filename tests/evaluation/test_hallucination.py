@@ -48,7 +48,7 @@ def named(caption):
         ("", []),
     ],
 )
-def test_words_are_things(caption, things):
+def test_things_are_found_in_words(caption, things):
     assert named(caption) == things
 
 
@@ -157,7 +157,7 @@ RECORDS = [
 FAST = ScoringSettings("ptb-python", fast=True)
 
 
-def test_it_stands_beside_the_other_metrics_for_people_too():
+def test_chair_is_reported_for_model_and_people():
     evaluation = score_predictions({"1": "a dog", "2": "a girl on a bed", "3": "a man"}, RECORDS, FAST)
     assert evaluation.scores.metrics["CHAIR-s"] == pytest.approx(100 / 3)
     assert evaluation.scores.metrics["CHAIR-i"] == pytest.approx(25)
@@ -247,7 +247,7 @@ def test_the_words_are_in_the_wheel():
     assert "ddcap/evaluation/things.txt" in {file.distribution_path for file in included}
 
 
-def test_a_list_of_ones_own():
+def test_a_custom_list_of_things():
     words = ThingWords("[animals]\nyeti: yeti/yetis, snowman/snowmen\n[nothing]\nyeti: print\n")
     assert [one.words for one in words.mentions("a yeti and two snowmen with a yeti print")] == [
         "yeti",

@@ -12,7 +12,7 @@ def test_no_java_says_how_to_install_it(tmp_path, monkeypatch):
     assert java_version() == 0
 
 
-def test_a_java_that_does_not_run_is_none(fake_java):
+def test_a_broken_java_counts_as_none(fake_java):
     fake_java("import sys; sys.exit('Unable to locate a Java Runtime.')", knows_version=False)
     problem = java_problem()
     assert problem is not None and "does not run (Unable to locate a Java Runtime.)" in problem

@@ -21,7 +21,7 @@ CAPTIONS = {"cup": "a mug of coffee on the café table", "dog": "the puppy ran o
 
 @needs_java
 @pytest.mark.slow
-def test_it_is_the_score_of_pycocoevalcap_in_any_locale(monkeypatch):
+def test_meteor_equals_pycocoevalcap_in_any_locale(monkeypatch):
     expected, each = pycocoevalcap_meteor.Meteor().compute_score(
         {image: [text.replace(" ||| ", "  ") for text in REFERENCES[image]] for image in CAPTIONS},
         {image: [caption] for image, caption in CAPTIONS.items()},

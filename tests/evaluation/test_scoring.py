@@ -35,7 +35,7 @@ def without_chair(scores):
     return {name: score for name, score in scores.items() if not name.startswith("CHAIR")}
 
 
-def test_a_whole_split_is_scored_as_ever():
+def test_a_whole_split_is_scored_like_its_captions():
     evaluation = score_predictions(PREDICTIONS, RECORDS, FAST)
     expected = score_captions(PREDICTIONS, TEXTS, "ptb-python")
     assert without_chair(evaluation.scores.metrics) == expected.metrics
@@ -93,7 +93,7 @@ def test_people_are_left_out_where_they_are_not_asked_for():
     assert score_predictions(PREDICTIONS, RECORDS, quiet).human is None
 
 
-def test_what_programs_read():
+def test_json_keys_stay_the_same():
     """Keys are an interface: other programs and comparisons look for them."""
     settings = {"method": "best_first", "steps": 4}
     evaluation = score_predictions(
@@ -135,7 +135,7 @@ def test_what_programs_read():
     assert human.model.metrics != human.scores.metrics != scores.metrics
 
 
-def test_what_people_read():
+def test_text_report_shows_every_metric():
     evaluation = score_predictions(PREDICTIONS, RECORDS, FAST)
     scores, human = evaluation.scores, evaluation.human
     head, *lines = evaluation.to_text().splitlines()

@@ -93,7 +93,7 @@ def test_content_words_are_counted_and_function_words_are_not():
     assert not repeats_content([])
 
 
-def test_shares():
+def test_shares_of_captions_with_slips():
     texts = ["a a dog", "a dog and a dog is on a", "a dog", "a cat"]
     found = Slips.count([text.split() for text in texts])
     assert found.any == 0.5 and found.repeated_content == 0.25

@@ -34,7 +34,7 @@ def place(pair, name):
     return next(letter for letter in "AB" if pair[letter] == name)
 
 
-def test_a_sheet_tells_nobody_whose_captions_they_are():
+def test_a_sheet_hides_whose_captions_they_are():
     sheet, key = make_sheet([OURS, TWIN], pairs=12, images_from=Path("/pictures"))
     assert "twin" not in sheet and "ours" not in sheet
     assert sheet.count("\n## ") == 12 and "![](13.jpg)" in sheet
@@ -89,7 +89,7 @@ def test_sign_test_and_interval_by_the_tables():
     assert Verdict(0, 0, 4).p == Verdict(3, 3, 0).p == 1
 
 
-def test_what_a_sheet_cannot_be_scored_with():
+def test_wrong_answers_of_a_sheet_are_refused():
     sheet, key = make_sheet([OURS, TWIN], pairs=3)
     with pytest.raises(DataError, match="pair 1, fidelity: there is no answer; write A, B, same"):
         score_sheet(sheet, key)

@@ -14,7 +14,7 @@ def run(*arguments):
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_the_door_has_both_commands():
+def test_the_entry_point_has_both_commands():
     told = run("--help")
     assert told.returncode == 0 and "usage: python -m experiments" in told.stdout
     assert "ablate" in told.stdout and "report" in told.stdout

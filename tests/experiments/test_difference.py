@@ -57,7 +57,7 @@ def test_rows_of_the_same_trainings_are_compared_training_by_training():
     assert together["difference"] == apart["difference"]
 
 
-def test_what_a_comparison_tells():
+def test_a_comparison_has_both_intervals_and_all_seeds():
     generator = np.random.default_rng(8)
     better = {seed: 50 + 10 * generator.standard_normal(80) for seed in (0, 1, 2)}
     worse = {seed: 40 + 10 * generator.standard_normal(80) for seed in (1, 2)}

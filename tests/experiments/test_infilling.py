@@ -36,7 +36,7 @@ def test_a_caption_without_words_has_no_blanks(tiny_tokenizer):
 
 
 @pytest.mark.parametrize("row", ["g", "twin"])
-def test_scores_are_what_they_say(finished, plan_file, row):
+def test_scores_by_hand(finished, plan_file, row):
     output, _ = finished
     trial = load_plan(plan_file, output).named(row)[0]
     captioner = Captioner.from_pretrained(f"{trial.recipe.training.output}/best")

@@ -50,7 +50,7 @@ def test_rows_that_differ_in_decoding_share_a_training():
     assert folder_of(plan, "twin") == "twin-seed0"
 
 
-def test_a_plan_of_ones_own_may_have_its_twin_yaml(plan_file, caplog):
+def test_the_old_name_twin_yaml_works_in_plans(plan_file, caplog):
     renamed = load_plan(plan_file, "out").named("twin")
     assert [one.recipe.model.kind for one in renamed] == ["autoregressive"]
     (plan_file.parent / "autoregressive.yaml").rename(plan_file.parent / "twin.yaml")

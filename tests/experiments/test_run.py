@@ -11,7 +11,7 @@ from experiments.plan import load_plan
 from experiments.run import METRICS_NAME, ablate, load_ablation
 
 
-def test_every_part_is_there(finished):
+def test_results_have_every_part(finished):
     output, _ = finished
     results = load_ablation(output)
     assert list(results["rows"]) == ["a", "d", "f", "g", "twin", "twin_beams"]

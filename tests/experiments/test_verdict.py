@@ -43,7 +43,7 @@ def test_both_directions_can_be_settled():
 
 
 @pytest.mark.parametrize(("seeds", "of_images", "of_seeds"), [(2, 0.3, 1.0), (3, 1.0, 1.0), (5, 0.1, 2.0)])
-def test_of_rows_that_do_not_differ_about_one_in_twenty_seems_to(seeds, of_images, of_seeds):
+def test_about_one_in_twenty_equal_pairs_seems_to_differ(seeds, of_images, of_seeds):
     """Against simulated rows: images and seeds drawn anew, no difference but by chance."""
     generator = np.random.default_rng(3)
     settled, times = 0, 400
@@ -94,7 +94,7 @@ def test_claims_with_p_values_are_one_family_and_curves_another(results_of_flick
     assert settle({**settled, "claims": claims})["claims"][2]["verdict"] == "not settled"
 
 
-def test_what_one_comparison_settles_many_may_not(results_of_flickr8k):
+def test_many_comparisons_settle_less_than_one(results_of_flickr8k):
     claims = [{**claim, "p": 0.01} for claim in results_of_flickr8k["claims"]]
     assert {one["verdict"] for one in settle({**results_of_flickr8k, "claims": claims[:4]})["claims"]} == {
         "agrees" if claim["difference"] > 0 else "disagrees" for claim in claims[:4]

@@ -86,11 +86,11 @@ def page(opened, service):
 
 
 @pytest.mark.parametrize("behaviour", both_pages.BEHAVIOURS, ids=lambda one: one.__name__)
-def test_as_on_the_other_page(page, behaviour):
+def test_behaviour_shared_with_the_static_page(page, behaviour):
     behaviour(page)
 
 
-def test_steps_and_sentences_are_those_of_python(page, default):
+def test_steps_and_sentences_equal_pythons(page, default):
     both_pages.the_slider_goes_through_the_steps(page, default(both_pages.HORSES)[0])
     filled = both_pages.sentences_with_blanks(page)
     assert filled == default.infill(both_pages.COFFEE, "a ___ on a [2]").text
@@ -116,7 +116,7 @@ def test_a_dropped_image_gets_the_caption_that_python_gives(service, default, op
     assert mark == '"?"'  # not by colour alone
 
 
-def test_words_that_people_insist_on(page, default):
+def test_required_words_are_in_the_caption(page, default):
     both_pages.choose(page, PHOTO)
     form = both_pages.options(page).locator(".wishes")
     form.locator("[name=include]").fill("red ball")
@@ -135,7 +135,7 @@ def test_words_that_people_insist_on(page, default):
     both_pages.shown(page)
 
 
-def test_options(page, default):
+def test_options_reach_the_captioner(page, default):
     both_pages.choose(page, PHOTO)
     for name, value in (("length", "8"), ("steps", "4"), ("num", "3")):
         both_pages.select(page, name, value)
@@ -146,7 +146,7 @@ def test_options(page, default):
         both_pages.select(page, name, "")
 
 
-def test_what_goes_wrong_is_one_line(default, opened, tmp_path):
+def test_errors_are_one_line(default, opened, tmp_path):
     (tmp_path / "large.jpg").write_bytes(PHOTO.read_bytes() + bytes(100_000))
     limits, settings = ServeLimits(bytes=100_000), EngineSettings(together=1, queue=0)
     with PagedService(default, limits, settings) as service:

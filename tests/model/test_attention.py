@@ -6,7 +6,7 @@ from ddcap.model.layers import attend, join_heads, split_heads
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_it_is_torchs_attention_with_its_gradient(masked):
+def test_attention_and_gradient_equal_torchs(masked):
     generator = torch.Generator().manual_seed(0)
     parts = [torch.randn(3, 2, size, 8, generator=generator) for size in (5, 7, 7)]
     attn_mask = torch.rand(3, 1, 5, 7, generator=generator) > 0.4 if masked else None

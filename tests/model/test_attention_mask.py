@@ -5,7 +5,7 @@ from ddcap.model.attention_mask import self_attn_mask
 
 
 @pytest.mark.parametrize("concentrated", [True, False])
-def test_against_a_double_loop(concentrated):
+def test_mask_equals_a_double_loop(concentrated):
     generator = torch.Generator().manual_seed(0)
     is_mask = torch.rand(6, 9, generator=generator) < 0.5
     lengths = torch.tensor([1, 3, 5, 7, 8, 9])
@@ -25,7 +25,7 @@ def test_words_see_words_and_each_mask_sees_words_and_itself():
     assert allowed[0].int().tolist() == [[1, 0, 1, 0], [1, 1, 1, 0], [1, 0, 1, 0], [1, 0, 1, 1]]
 
 
-def test_without_concentration_everyone_sees_every_real_position():
+def test_without_concentration_all_real_positions_are_visible():
     is_padding = torch.tensor([[False, False, True]])
     allowed = self_attn_mask(torch.ones(1, 3, dtype=torch.bool), is_padding, concentrated=False)
     assert allowed[0].int().tolist() == [[1, 1, 0], [1, 1, 0], [1, 1, 1]]

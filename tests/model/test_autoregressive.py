@@ -111,7 +111,7 @@ def test_a_new_model_leaves_the_encoders_weights_alone(ar_config):
     assert all(torch.equal(ours[name], value) for name, value in published.items())
 
 
-def test_it_is_as_large_as_the_denoiser_less_its_timestep(ar_config, config):
+def test_model_is_as_large_as_the_denoiser_less_its_timestep(ar_config, config):
     """Same width and depth: what differs are the adaptive norms' weights and the special designs."""
 
     def weights(model):

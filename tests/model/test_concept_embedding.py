@@ -47,7 +47,7 @@ def concepts():
     return ConceptTokens(torch.tensor([[2, 0], [1, NO_CONCEPT]]), torch.tensor([[0.9, 0.31], [0.5, 0.0]]))
 
 
-def test_a_image_that_is_hidden_is_as_none(seeing, features, concepts):
+def test_a_hidden_image_counts_as_none(seeing, features, concepts):
     _, hidden = seeing
     both = dataclasses.replace(features, concepts=concepts)
     alone = ImageFeatures(None, None, concepts)
@@ -88,7 +88,7 @@ def test_the_order_of_concepts_does_not_matter(seeing, concepts):
     torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-5)
 
 
-def test_it_is_stored_with_its_words(seeing, tmp_path, tiny_tokenizer):
+def test_concept_embedding_is_stored_with_its_words(seeing, tmp_path, tiny_tokenizer):
     model, _ = seeing
     model.save_pretrained(tmp_path)
     tiny_tokenizer.save(tmp_path)

@@ -123,7 +123,7 @@ def test_data_parallel_prefix_and_wrapping(released, ours, features, convert_sta
     assert_same(convert_state({"model": prefixed, "epoch": 30}), ours, features)
 
 
-def test_without_length_head(released, convert_state):
+def test_a_state_without_length_head_is_converted(released, convert_state):
     state = {name: value for name, value in released.items() if not name.startswith("len_head")}
     converted = convert_state(state)
     assert converted.length_head is None
@@ -149,12 +149,12 @@ def refused(call, match):
         ("prefix_free", "image-free"),
     ],
 )
-def test_missing_weight(released, convert_state, name, match):
+def test_a_missing_weight_is_named(released, convert_state, name, match):
     del released[name]
     refused(lambda: convert_state(released), match)
 
 
-def test_no_blocks_at_all(released, convert_state):
+def test_a_state_without_blocks_is_refused(released, convert_state):
     state = {name: value for name, value in released.items() if ".h." not in name}
     refused(lambda: convert_state(state), "blocks")
 
@@ -167,11 +167,11 @@ def test_no_blocks_at_all(released, convert_state):
         ("second_mask_embed", torch.zeros(WIDTH)),
     ],
 )
-def test_unknown_weight(released, convert_state, name, value):
+def test_an_unknown_weight_is_named(released, convert_state, name, value):
     refused(lambda: convert_state({**released, name: value}), name)
 
 
-def test_state_of_another_model(convert_state):
+def test_a_state_of_another_model_is_refused(convert_state):
     refused(lambda: convert_state({"layer.weight": torch.zeros(2)}), "not a checkpoint of the release")
     refused(lambda: convert_state([1, 2]), "contains no named weights")
     refused(lambda: convert_state({"epoch": 3}), "contains no named weights")
@@ -192,7 +192,7 @@ def test_pickled_code_is_refused_and_not_run(tmp_path, convert_state):
 
 
 @pytest.mark.parametrize("kept", [0, 0.5, 0.99])
-def test_cut_file(released, tmp_path, tiny_clip_folder, tokenizer_folder, kept):
+def test_a_truncated_file_is_refused(released, tmp_path, tiny_clip_folder, tokenizer_folder, kept):
     path = tmp_path / "cut.pt"
     torch.save(released, path)
     content = path.read_bytes()
@@ -202,16 +202,16 @@ def test_cut_file(released, tmp_path, tiny_clip_folder, tokenizer_folder, kept):
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_file(tmp_path, tiny_clip_folder):
+def test_a_missing_file_is_named(tmp_path, tiny_clip_folder):
     missing = tmp_path / "no.pt"
     refused(lambda: convert(missing, tmp_path / "out", encoder=str(tiny_clip_folder)), "no such file")
 
 
-def test_missing_encoder(released, convert_state, tmp_path):
+def test_a_missing_encoder_is_named(released, convert_state, tmp_path):
     refused(lambda: convert_state(released, encoder=str(tmp_path / "nowhere")), "nowhere")
 
 
-def test_encoder_of_another_shape(released, convert_state, tmp_path):
+def test_an_encoder_of_another_shape_is_refused(released, convert_state, tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.CLIPVisionConfig(
         hidden_size=16,
@@ -227,12 +227,12 @@ def test_encoder_of_another_shape(released, convert_state, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_tokenizer_of_another_size(released, convert_state):
+def test_a_tokenizer_of_another_size_is_refused(released, convert_state):
     released["gpt.transformer.wte.weight"] = torch.zeros(99, WIDTH)
     refused(lambda: convert_state(released), "99 entries")
 
 
-def test_heads_that_do_not_divide_the_width(released, convert_state):
+def test_heads_that_do_not_divide_the_width_are_refused(released, convert_state):
     refused(lambda: convert_state(released, heads=3), "heads=3")
 
 

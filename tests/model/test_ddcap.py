@@ -28,7 +28,7 @@ def run(model, features, **arguments):
         return diffusion_pass(model, TOKENS, TIMESTEP, LENGTHS, features, **arguments)
 
 
-def test_shapes(model, features):
+def test_output_shapes(model, features):
     output = run(model, features)
     assert output.logits.shape == (4, 6, 23)
     assert output.length_logits.shape == (2, 9)
@@ -191,7 +191,7 @@ def test_schedule_is_that_of_the_settings(model):
 # storing
 
 
-def test_round_trip(model, config, features, tmp_path):
+def test_model_survives_saving_and_loading(model, config, features, tmp_path):
     model.save_pretrained(tmp_path / "new" / "folder")
     loaded = DDCapModel.from_pretrained(tmp_path / "new" / "folder")
     assert loaded.config == config
@@ -266,7 +266,7 @@ def refused(folder, match):
 
 
 @pytest.mark.parametrize("name", [CONFIG_NAME, WEIGHTS_NAME])
-def test_missing_file(model, tmp_path, name):
+def test_a_missing_file_is_named(model, tmp_path, name):
     model.save_pretrained(tmp_path)
     (tmp_path / name).unlink()
     refused(tmp_path, name)
@@ -274,7 +274,7 @@ def test_missing_file(model, tmp_path, name):
 
 @pytest.mark.parametrize("name", [CONFIG_NAME, WEIGHTS_NAME])
 @pytest.mark.parametrize("kept", [0, 0.5, 0.99])
-def test_cut_file(model, tmp_path, name, kept):
+def test_a_truncated_file_is_refused(model, tmp_path, name, kept):
     model.save_pretrained(tmp_path)
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[: int(len(content) * kept)])
@@ -282,7 +282,7 @@ def test_cut_file(model, tmp_path, name, kept):
 
 
 @pytest.mark.parametrize("name", [CONFIG_NAME, WEIGHTS_NAME])
-def test_file_of_something_else(model, tmp_path, name):
+def test_a_file_of_another_kind_is_refused(model, tmp_path, name):
     model.save_pretrained(tmp_path)
     (tmp_path / name).write_bytes(b"\xff\xd8\xff\xe0 a photograph" * 9)
     refused(tmp_path, name)
@@ -300,7 +300,7 @@ def test_file_of_something_else(model, tmp_path, name):
         ({"vocabulary_size": 24}, "does not fit"),
     ],
 )
-def test_config_that_does_not_fit(model, tmp_path, change, match):
+def test_a_config_that_does_not_fit_is_refused(model, tmp_path, change, match):
     model.save_pretrained(tmp_path)
     change_config(tmp_path, change)
     refused(tmp_path, match)
@@ -357,7 +357,7 @@ def test_sizes_of_a_config_are_compared_before_anything_is_built_or_downloaded(
         ({"hidden_act": "none of these"}, "these settings make no model"),
     ],
 )
-def test_so_are_those_of_a_trained_encoder(trainable_model, tmp_path, change, match):
+def test_sizes_of_a_trained_encoder_are_compared_too(trainable_model, tmp_path, change, match):
     trainable_model.save_pretrained(tmp_path)
     values = json.loads((tmp_path / ENCODER_NAME).read_text())
     (tmp_path / ENCODER_NAME).write_text(json.dumps({**values, **change}))
@@ -393,7 +393,7 @@ def test_a_deeply_nested_config_is_one_line(model, tmp_path):
 
 
 @pytest.mark.parametrize("section", ["encoder", "model", "diffusion", "decoding"])
-def test_config_without_a_section(model, tmp_path, section):
+def test_a_config_without_a_section_is_refused(model, tmp_path, section):
     model.save_pretrained(tmp_path)
     values = json.loads((tmp_path / CONFIG_NAME).read_text())
     del values[section]
@@ -401,14 +401,14 @@ def test_config_without_a_section(model, tmp_path, section):
     refused(tmp_path, section)
 
 
-def test_config_that_is_a_list(model, tmp_path):
+def test_a_config_that_is_a_list_is_refused(model, tmp_path):
     model.save_pretrained(tmp_path)
     (tmp_path / CONFIG_NAME).write_text("[1, 2]")
     refused(tmp_path, "ddcap-1")
 
 
 @pytest.mark.parametrize("change", ["missing", "unexpected", "misshapen"])
-def test_weights_that_do_not_fit(model, tmp_path, change):
+def test_weights_that_do_not_fit_are_refused(model, tmp_path, change):
     model.save_pretrained(tmp_path)
     state = load_file(tmp_path / WEIGHTS_NAME)
     if change == "missing":
@@ -421,7 +421,7 @@ def test_weights_that_do_not_fit(model, tmp_path, change):
     refused(tmp_path, change)
 
 
-def test_config_round_trip(config):
+def test_config_survives_saving_and_loading(config):
     settings = ModelSettings(width=4, heads=2)
     changed = ModelConfig(7, config.encoder, settings, DiffusionSettings(steps=3), DecodingSettings(length=2))
     plain = json.loads(json.dumps(changed.to_dict()))

@@ -39,7 +39,7 @@ def hidden_states(denoiser, tokens, memory, *, lengths=None, timestep=None, conc
 CAPTIONS = torch.tensor([[1, MASK, 3, 4, MASK, 0], [5, 6, MASK, 2, MASK, MASK]])
 
 
-def test_shapes(denoiser, memory):
+def test_output_shapes(denoiser, memory):
     hidden = hidden_states(denoiser, CAPTIONS, memory)
     assert hidden.shape == (2, L, D)
     assert denoiser.logits(hidden).shape == (2, L, V)
@@ -66,7 +66,7 @@ def test_a_batch_is_its_captions_one_by_one(denoiser, memory):
         torch.testing.assert_close(together[row : row + 1], alone)
 
 
-def test_with_concentration_nobody_notices_how_many_masks_there_are(denoiser, memory):
+def test_with_concentration_the_number_of_masks_does_not_matter(denoiser, memory):
     few = torch.tensor([[1, MASK, 3, 4]])
     many = torch.tensor([[1, MASK, 3, 4, MASK, MASK]])
     few_hidden = hidden_states(denoiser, few, memory[:1])

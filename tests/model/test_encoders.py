@@ -162,7 +162,7 @@ def test_clip_of_another_image_size_is_refused(clip_settings):
     assert_one_line(error)
 
 
-def test_missing_clip_folder(tmp_path):
+def test_a_missing_clip_folder_is_named(tmp_path):
     missing = tmp_path / "nowhere"
     for pretrained in (True, False):
         with pytest.raises(CheckpointError, match="nowhere") as error:
@@ -173,7 +173,7 @@ def test_missing_clip_folder(tmp_path):
 
 
 @pytest.mark.parametrize("kept", [0, 0.5])
-def test_cut_clip_weights(tmp_path, tiny_clip_folder, kept):
+def test_truncated_clip_weights_are_refused(tmp_path, tiny_clip_folder, kept):
     folder = tmp_path / "cut"
     shutil.copytree(tiny_clip_folder, folder)
     weights = folder / "model.safetensors"

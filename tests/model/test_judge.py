@@ -37,7 +37,7 @@ def test_a_token_is_judged_by_those_before_it_alone(judging, features):
     assert (found[0] - found[2]).abs().min() > 1e-4  # the same caption of another image
 
 
-def test_it_is_a_distribution_over_the_next_token(judging, features):
+def test_judge_is_a_distribution_over_the_next_token(judging, features):
     one = ImageFeatures(features.memory[:1], features.summary[:1])
     rows = torch.tensor([[4, 6, word] for word in range(judging.config.vocabulary_size)])
     found = judging.caption_judge(one).log_probabilities(rows)
@@ -45,7 +45,7 @@ def test_it_is_a_distribution_over_the_next_token(judging, features):
     torch.testing.assert_close(found[:, :2], found[:1, :2].expand(len(rows), 2))
 
 
-def test_captions_of_all_lengths_together(judging, features):
+def test_captions_of_different_lengths_are_judged_as_alone(judging, features):
     """A caption's score does not depend on what it is judged beside, nor on what stands behind it."""
     rows = [[3, 5, 1], [4, 2, 6, 8, 1], [7, 1], [3, 3, 3, 1]]
     longest = max(map(len, rows))
@@ -86,7 +86,7 @@ def test_an_own_judge_changes_nothing_else(config, perturbed, shared_model):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_stored_and_loaded(kind, config, perturbed, features, tmp_path):
+def test_judge_is_stored_and_loaded(kind, config, perturbed, features, tmp_path):
     judging = build(config, perturbed, kind)
     judging.save_pretrained(tmp_path)
     loaded = DDCapModel.from_pretrained(tmp_path)
@@ -100,7 +100,7 @@ def test_no_judge_unless_asked_for(shared_model, features):
 
 
 @pytest.mark.parametrize("changes", [{"kind": "autoregressive"}, {"padding": "known"}])
-def test_a_judge_that_cannot_be(changes):
+def test_impossible_judges_are_refused(changes):
     off = {"concentrated_attention": False, "length_prediction": False}
     with pytest.raises(RecipeError, match=r"model\.judge=shared"):
         parse_settings(ModelSettings, {**off, **changes, "judge": "shared"}, "x")

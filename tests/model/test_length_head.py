@@ -3,7 +3,7 @@ import torch
 from ddcap.model.layers import LengthHead, TanhMLP
 
 
-def test_two_layers_with_a_tanh_between():
+def test_length_head_is_two_layers_with_a_tanh_between():
     mlp = TanhMLP(3, 4, 2)
     inputs = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
     first, second = mlp[0], mlp[2]

@@ -45,7 +45,7 @@ def both(folder):
 
 
 @pytest.mark.parametrize("settings", DECODING)
-def test_the_same_captions(both, photos, settings):
+def test_onnx_and_pytorch_give_the_same_captions(both, photos, settings):
     light, heavy = ([*one.caption_each(photos, num=1, seed=3, batch_size=4, **settings)] for one in both)
     for ours, theirs in zip(light, heavy, strict=True):
         for mine, other in zip(ours.captions, theirs.captions, strict=True):
@@ -58,7 +58,7 @@ def test_the_same_captions(both, photos, settings):
 
 
 @pytest.mark.parametrize("template", ["a ___ dog", "[3] dog ___", "[2] in front [1]"])
-def test_the_same_fillings(both, photos, template):
+def test_onnx_and_pytorch_fill_blanks_alike(both, photos, template):
     light, heavy = (one.infill(photos[1], template) for one in both)
     assert light.text == heavy.text
     assert light.confidences == pytest.approx(heavy.confidences, rel=1e-3)
@@ -73,7 +73,7 @@ def test_a_caption_does_not_depend_on_its_batch(folder, photos, precision):
     assert [one.tokens for one in together] == [one.tokens for one in alone]
 
 
-def test_integers_are_near_enough(folder, photos):
+def test_int8_is_near_float32(folder, photos):
     """Logits of one step, to a few hundredths of their spread."""
     steps = []
     for precision in ("float32", "int8"):
@@ -97,7 +97,7 @@ def load(photo):
     return load_image(photo)
 
 
-def test_it_needs_no_torch(folder, photos):
+def test_onnx_captioning_imports_no_torch(folder, photos):
     code = (
         "import sys; from ddcap import Captioner; "
         f"captioner, photo = Captioner.from_pretrained({str(folder)!r}), {str(photos[0])!r}; "
@@ -117,7 +117,7 @@ def test_the_graphs_hold_no_weights(folder):
     assert {form for _, form, _ in used["step_int8"].values()} >= {"value"}
 
 
-def test_what_it_cannot_do_it_says(folder, tiny_model_folder, tiny_ar_folder, photos, tmp_path):
+def test_unsupported_options_are_refused(folder, tiny_model_folder, tiny_ar_folder, photos, tmp_path):
     with pytest.raises(DDCapError, match="graphs run on the CPU only"):
         Captioner.from_pretrained(folder, device="cuda", runtime="onnx")
     with pytest.raises(DDCapError, match="'bfloat16': needs PyTorch"):

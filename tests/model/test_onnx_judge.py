@@ -23,7 +23,7 @@ def captioners(folder):
     )
 
 
-def test_the_same_likelihoods(folder, photos):
+def test_onnx_judge_gives_pytorchs_likelihoods(folder, photos):
     tokens = torch.tensor([[3, 5, 7, 9, 0], [3, 0, 7, 9, 0], [8, 8, 8, 8, 0], [1, 2, 3, 4, 5]])
     light, heavy = captioners(folder)
     ours = light.model.caption_judge(light.features(photos[:2])).log_probabilities(tokens.numpy())
@@ -34,7 +34,7 @@ def test_the_same_likelihoods(folder, photos):
     assert abs(rough - ours).max() < 0.3 and (rough != ours).any()
 
 
-def test_the_same_captions_chosen_and_edited(folder, photos):
+def test_onnx_and_pytorch_judges_choose_and_edit_alike(folder, photos):
     light, heavy = ([one(photo, **CHOSEN)[0] for photo in photos] for one in captioners(folder))
     assert [one.tokens for one in light] == [one.tokens for one in heavy]
     plain = Captioner.from_pretrained(folder, precision="float32")

@@ -33,7 +33,7 @@ def pixels(photos):
     return {photo.stem: model.preprocessing(load_image(photo)) for photo in photos}
 
 
-def test_it_finds_persons_and_says_where(detector, pixels):
+def test_detector_finds_persons_and_their_place(detector, pixels):
     found = {name: detector(one[None]) for name, one in pixels.items()}
     for name in ("astronaut", "camera"):
         assert found[name].probability[0] > 0.8 and found[name].count[0] == 1 and found[name].evidence[0] > 1
@@ -44,7 +44,7 @@ def test_it_finds_persons_and_says_where(detector, pixels):
         assert found[name].probability[0] < 0.2 and found[name].count[0] == 0 and found[name].evidence[0] < -1
 
 
-def test_a_image_and_its_mirror_side_by_side_are_two_persons(detector, pixels):
+def test_an_image_and_its_mirror_side_by_side_are_two_persons(detector, pixels):
     camera = pixels["camera"][:, :, ::2]
     assert detector(np.concatenate([camera, camera[:, :, ::-1]], axis=2)[None]).count[0] == 2
 
@@ -83,7 +83,7 @@ def test_both_runtimes_see_the_same_persons(photos):
     assert seen == light.seen(photos[0])[1]
 
 
-def test_it_travels_with_the_model(detector, tmp_path):
+def test_detector_is_saved_with_the_model(detector, tmp_path):
     heavy = Captioner.from_pretrained(runtime="torch")
     heavy.save(tmp_path)
     assert read_config(tmp_path).persons and PersonDetector.load(tmp_path).content == detector.content
@@ -96,7 +96,7 @@ def test_it_travels_with_the_model(detector, tmp_path):
         assert again.content == detector.content and again.threads == 1
 
 
-def test_a_model_without_one_is_as_it_was(tmp_path, photos, capsys):
+def test_a_model_without_a_detector_is_unchanged(tmp_path, photos, capsys):
     folder = shutil.copytree(FOLDER, tmp_path / "model")
     for name in ("persons.onnx", "persons.LICENSE"):
         (folder / name).unlink()
@@ -129,7 +129,7 @@ def test_a_missing_or_damaged_file_is_named(tmp_path):
         OnnxModel(folder)
 
 
-def test_the_command_says_who_is_there(photos, capsys):
+def test_the_command_prints_persons(photos, capsys):
     camera = next(str(photo) for photo in photos if photo.stem == "camera")
     assert main(["concepts", camera]) == 0
     assert "persons: 1, left" in capsys.readouterr().out

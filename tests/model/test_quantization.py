@@ -3,7 +3,7 @@ import numpy as np
 from ddcap.model.quantization import SCALE, in_float32, quantise_state
 
 
-def test_eight_bits_and_back():
+def test_quantised_weights_survive_the_round_trip():
     generator = np.random.default_rng(0)
     state = {
         "large": generator.standard_normal((300, 256)).astype(np.float32) * generator.random((300, 1)) * 9,

@@ -42,7 +42,7 @@ def test_the_gradient_is_the_same_and_less_is_kept(folder, request):
     assert kept[1] < kept[0]
 
 
-def test_a_clip_that_trains_recomputes_too(tiny_model_folder):
+def test_a_trainable_clip_recomputes_too(tiny_model_folder):
     model = load_model(tiny_model_folder)
     recompute_blocks(model)
     assert not model.encoder.network.is_activation_checkpointing  # it is frozen

@@ -45,7 +45,7 @@ def test_an_empty_section_takes_nothing_away(write):
     assert load_recipe(write("top.yaml", "extends: base.yaml\nmodel:\n")).model.width == 96
 
 
-def test_a_circle_is_one_line(write):
+def test_recipes_that_extend_each_other_are_refused(write):
     write("a.yaml", "extends: b.yaml\n")
     b = write("b.yaml", "extends: a.yaml\n")
     assert "extends it in turn" in message(b)

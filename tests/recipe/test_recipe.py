@@ -42,7 +42,7 @@ def message(path, overrides=()):
     return text
 
 
-def test_there_are_shipped_recipes():
+def test_shipped_recipes_are_found():
     assert RECIPES
 
 
@@ -141,7 +141,7 @@ def test_yaml_values_are_read_like_overrides(write):
         ("epochs=3", "unknown setting 'epochs'"),
     ],
 )
-def test_bad_overrides(override, reason, write):
+def test_bad_overrides_are_refused(override, reason, write):
     assert reason in message(write(""), [override])
 
 
@@ -219,7 +219,7 @@ def test_cross_checks_let_the_limits_pass(write):
     load_recipe(write(""), [*AR, "decoding.exact_length=true", "decoding.length=9"])
 
 
-def test_a_missing_file_and_a_folder(tmp_path):
+def test_a_missing_file_or_a_folder_is_named(tmp_path):
     assert message(tmp_path / "none.yaml").startswith(f"{tmp_path / 'none.yaml'}: no such recipe")
     assert message(tmp_path).startswith(f"{tmp_path}: cannot be read")
 
@@ -262,7 +262,7 @@ def test_a_section_alone_names_its_source():
     "change",
     ["data.cache=x", "data.text=x", "data.long_captions=drop", "tokenizer.kind=compact"],
 )
-def test_what_shards_cannot_do_is_refused(write, change):
+def test_settings_that_exclude_shards_are_refused(write, change):
     good = ["data.shards=[{path: s}]", "data.long_captions=truncate", "tokenizer.kind=gpt2"]
     assert load_recipe(write(""), good).data.shards[0].weight == 1
     name, _, value = change.partition("=")
@@ -283,7 +283,7 @@ def test_the_old_name_of_a_shipped_recipe_still_works(caplog):
     assert said == f"{folder / 'twin.yaml'}: deprecated name; use {folder / 'autoregressive.yaml'}"
 
 
-def test_a_recipe_of_ones_own_may_be_called_twin(write, tmp_path, caplog):
+def test_a_users_recipe_may_be_called_twin(write, tmp_path, caplog):
     write("").rename(tmp_path / "twin.yaml")
     assert load_recipe(tmp_path / "twin.yaml") == Recipe()
     assert not caplog.records

@@ -29,13 +29,13 @@ def test_a_file_gives_what_it_and_those_it_extends_say(tmp_path):
 
 
 @pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
-def test_copies_and_other_processes_know_it_too(again):
+def test_given_survives_copying_and_pickling(again):
     """Loader processes are sent the data section."""
     settings = DecodingSettings(steps=3)
     assert again(settings) == settings and again(settings).given == {"steps"}
 
 
-def test_it_is_no_setting():
+def test_given_is_not_a_setting():
     settings = ModelSettings(width=768)
     assert "given" not in dump_settings(settings) and "_given" not in vars(settings)
     assert ModelSettings(**vars(settings)) == settings

@@ -79,7 +79,7 @@ def fetch(url, *, resolve=names, is_allowed=here, certificates=None, **limits):
     return asyncio.run(fetcher.fetch(url, "image"))
 
 
-def test_a_image_comes_as_it_is(site, photos, monkeypatch):
+def test_a_fetched_image_is_unchanged(site, photos, monkeypatch):
     """The name is kept for the server; neither proxies nor cookies are used."""
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
@@ -134,7 +134,7 @@ def test_no_private_address_however_it_is_written(site, host):
     "address, expected",
     [("8.8.8.8", True), ("2606:4700::1111", True), ("192.88.99.1", True), ("fec0::1", False), ("::", False)],
 )
-def test_what_is_public(address, expected):
+def test_public_and_private_addresses(address, expected):
     assert is_public(ipaddress.ip_address(address)) is expected
 
 
@@ -204,7 +204,7 @@ def test_the_next_address_is_tried_where_one_does_not_answer(site):
     assert found == b"an image"
 
 
-def test_limits(site):
+def test_fetching_has_limits(site):
     """On bytes, redirects, seconds, status and port."""
     port, pages = site.server_port, site.handler.pages
     begun = time.monotonic()

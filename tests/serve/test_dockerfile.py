@@ -24,7 +24,7 @@ def step(name):
 
 
 @pytest.mark.slow
-def test_what_it_copies_is_enough_to_build_the_package(tmp_path):
+def test_the_copied_files_build_the_package(tmp_path):
     """Whose wheel holds the default model, its confidence and the list of neutral words."""
     pytest.importorskip("hatchling")
     for sources in step("COPY"):
@@ -49,7 +49,7 @@ def test_what_it_copies_is_enough_to_build_the_package(tmp_path):
         assert name in listed
 
 
-def test_it_runs_the_service_as_a_user_without_rights():
+def test_the_service_runs_as_an_unprivileged_user():
     assert step("USER") == ["ddcap"] and "useradd --system" in " ".join(step("RUN"))
     assert step("RUN")[0].startswith('pip install --no-cache-dir -c constraints.txt ".[serve]"')
     command, *words = json.loads(step("ENTRYPOINT")[0])

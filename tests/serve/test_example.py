@@ -20,7 +20,7 @@ def test_the_example_asks_and_prints(service, photos, tmp_path, monkeypatch, cap
     assert len(lines) == 3 and lines[2].startswith(f"{broken}: ") and "not an image" in lines[2]
 
 
-def test_its_function_takes_options(service, photos):
+def test_the_function_of_the_example_takes_options(service, photos):
     captions = runpy.run_path(str(EXAMPLE))["captions"]
     (answer,) = captions([photos[0].read_bytes()], service.address, include=["red bicycle"], max_chars=80)
     assert "red bicycle" in answer["caption"] and len(answer["caption"]) <= 80

@@ -126,7 +126,7 @@ def memory(process):
     return [int(lines[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM")]
 
 
-def test_a_folder_of_hostile_images(service, photos, tmp_path):
+def test_hostile_images_get_no_server_error(service, photos, tmp_path):
     """Each gets the status that it should, in bounded memory, and who sends a photograph is answered."""
     expected = hostile(tmp_path, photos[0])
     url, ends = f"{service.address}/v1/captions", threading.Event()
@@ -163,7 +163,7 @@ def test_a_folder_of_hostile_images(service, photos, tmp_path):
     assert most - before < 1300, f"{before:.0f} MB before, {most:.0f} MB at most"
 
 
-def test_bombs_at_once(service):
+def test_decompression_bombs_wait_for_each_other(service):
     """They are decoded one a core, and wait for each other."""
     bomb = png(7_000, 7_000, (b"IDAT", zeros(49_007_000)))
     before, _ = memory(service.process)
@@ -231,7 +231,7 @@ FILE = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a.jpg"\
         ({"content": b"x" * 1000, "headers": {"content-type": "image/jpeg"}}, {415}),
     ],
 )
-def test_bodies_that_are_none(service, request_of, statuses):
+def test_hostile_bodies_are_refused(service, request_of, statuses):
     for path in ("captions", "captions/stream"):
         answer = httpx.post(f"{service.address}/v1/{path}", timeout=30, **request_of)
         assert answer.status_code in statuses, answer.text

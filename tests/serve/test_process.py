@@ -14,7 +14,7 @@ httpx = pytest.importorskip("httpx")
 
 
 @pytest.mark.slow
-def test_it_finishes_what_it_has_accepted(start_service, photos, tmp_path):
+def test_a_stopped_service_finishes_accepted_requests(start_service, photos, tmp_path):
     """One request at a time: others wait in the queue, and a caption is streamed, when it is told to stop."""
     keys = tmp_path / "keys.txt"
     keys.write_text("sesame # mine\n")
@@ -64,7 +64,7 @@ def test_it_finishes_what_it_has_accepted(start_service, photos, tmp_path):
         assert answers["first"].json()["results"][0]["caption"] not in text
 
 
-def test_keys_that_are_none(tmp_path, capsys):
+def test_files_without_keys_are_refused(tmp_path, capsys):
     empty = tmp_path / "keys.txt"
     empty.write_text("# none yet\n")
     assert main(["serve", "--keys", str(empty)]) == 1

@@ -99,7 +99,7 @@ def test_any_options_with_a_real_image(operations, photos, path, field):
     assert answered and set(answered) <= {200, 422}
 
 
-def test_another_method_hears_which_ones_there_are(service):
+def test_a_wrong_method_gets_the_allowed_ones(service):
     answer = httpx.request("TRACE", f"{service.address}/v1/captions")
     assert answer.status_code == 405 and answer.headers["allow"] == "POST"
     assert answer.json() == {"error": "Method Not Allowed"}

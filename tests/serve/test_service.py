@@ -83,7 +83,7 @@ def test_a_caption_is_seen_while_it_comes_about(client, default, photos):
     assert "event: error" in client.post("/v1/captions/stream", json=asked).text
 
 
-def test_words(client, photos):
+def test_infill_rewrite_and_score(client, photos):
     image = as_text(photos[0])
     filled = client.post("/v1/infill", json={"image": image, "template": "a ___ dog"}).json()
     assert filled["caption"].startswith("a ") and filled["caption"].endswith(" dog")
@@ -113,7 +113,7 @@ def test_words(client, photos):
         ("/v1/nothing", {}, 404, "Not Found"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_line(client, photos, path, body, status, reason):
+def test_bad_requests_get_one_line(client, photos, path, body, status, reason):
     text = json.dumps(body).replace("PHOTO", as_text(photos[0]))
     answer = client.post(path, content=text, headers={"content-type": "application/json"})
     assert answer.status_code == status and reason in answer.json()["error"]
@@ -162,7 +162,7 @@ def test_words_that_cannot_be_spelled_are_named(client, photos, path, body):
     assert answer.status_code == 422 and "this model cannot spell '猫'" in answer.json()["error"]
 
 
-def test_bodies_that_are_no_bodies(client, photos):
+def test_malformed_bodies_are_refused(client, photos):
     assert (
         client.post("/v1/captions", content=b"{", headers={"content-type": "application/json"}).status_code
         == 422
@@ -192,7 +192,7 @@ def test_a_body_that_is_too_large_is_not_read(default, photos):
         assert stream.status_code == 413 and "1000 bytes" in stream.json()["error"]
 
 
-def test_keys(default, photos):
+def test_requests_need_a_key(default, photos):
     files = [("images", ("a.jpg", photos[0].read_bytes()))]
     with TestClient(create_app(default, limits=ServeLimits(keys=("sesame", "other")))) as closed:
         assert closed.post("/v1/captions", files=files).status_code == 401
@@ -244,7 +244,7 @@ def joined(default, works, together=6):
     return found, engine.lanes[0]
 
 
-def test_each_gets_what_it_would_get_alone(default, photos, monkeypatch):
+def test_captions_do_not_depend_on_other_requests(default, photos, monkeypatch):
     """Requests of six kinds, begun together: with guidance and without, with constraints, and draws."""
     monkeypatch.setattr("ddcap.serve.joint.PATIENCE", 0.2)  # a step waits, so that others do join
     asked = [(photo, KINDS[number % 6]) for number, photo in enumerate([*photos, *photos])]
@@ -267,7 +267,7 @@ def test_guided_and_constrained_requests_share_their_steps(default, photos, monk
         assert lane.requests_in_steps > 2 * lane.steps_run
 
 
-def test_words_get_what_they_would_get_alone(default, photos, monkeypatch):
+def test_other_jobs_do_not_depend_on_other_requests(default, photos, monkeypatch):
     """Infilling, rewriting and scores beside captions."""
     monkeypatch.setattr("ddcap.serve.joint.PATIENCE", 0.2)
     works = [
@@ -280,14 +280,14 @@ def test_words_get_what_they_would_get_alone(default, photos, monkeypatch):
     assert found == [work(default) for work in works]
 
 
-def test_there_is_a_lane_for_each_core_of_its_own(default, monkeypatch):
+def test_each_core_has_a_lane(default, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     engine = Engine(default)
     engine.close()
     assert len(engine.lanes) == 3
 
 
-def test_what_is_joined_is_bounded(default):
+def test_joint_steps_are_bounded(default):
     """The step that has waited longest, and those like it up to the rows that gain from it."""
     joint = JointModel(default.model, rows=40)
     joint.close()
@@ -342,7 +342,7 @@ def test_a_full_queue_and_a_slow_request():
     assert engine.inside == 0
 
 
-def test_a_busy_service_says_when_to_come_again(default, photos):
+def test_a_busy_service_sends_retry_after(default, photos):
     app = create_app(default, EngineSettings(together=1, queue=0))
     with TestClient(app) as busy:
         app.state.engine.inside = 1

@@ -15,7 +15,7 @@ def make(step):
     return Checkpoint(Progress(step, 1.5, step, {"training": {"seed": 0}}), weights, average, {"state": {}})
 
 
-def test_round_trip(tmp_path):
+def test_a_checkpoint_survives_saving_and_loading(tmp_path):
     path = save_checkpoint(tmp_path, make(7), keep=2)
     loaded = load_checkpoint(path)
     assert loaded.progress == make(7).progress
@@ -23,7 +23,7 @@ def test_round_trip(tmp_path):
     assert torch.equal(loaded.average["a"], make(7).average["a"])
 
 
-def test_only_the_newest_are_kept(tmp_path):
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
     for step in (1, 2, 10, 3):
         save_checkpoint(tmp_path, make(step), keep=2)
     assert [path.name for path in list_checkpoints(tmp_path)] == ["step_00000003", "step_00000010"]
@@ -71,7 +71,7 @@ def test_a_damaged_file_is_one_clear_line(tmp_path, name, content):
 
 
 @pytest.mark.parametrize("value", [[1, 2], torch.zeros(2)])
-def test_an_optimizer_that_is_none_is_one_clear_line(tmp_path, value):
+def test_a_missing_optimizer_is_one_clear_line(tmp_path, value):
     path = save_checkpoint(tmp_path, make(1), keep=2)
     torch.save(value, path / "optimizer.pt")
     refused(path)

@@ -37,7 +37,7 @@ def test_a_confidence_is_how_often_it_is_right(noise):
         assert abs(shares[inside].mean() - hits[inside].mean()) < 0.03
 
 
-def test_what_is_hard_to_see_is_seldom_drawn_and_mistakes_are_those_of_the_tagger(noise):
+def test_concepts_are_drawn_as_often_and_as_wrong_as_the_taggers(noise):
     assert noise.found[0] < 0.5 * noise.found[1:].mean()
     assert 25 in noise.confused[5, :3]
     generator = np.random.default_rng(1)
@@ -58,7 +58,7 @@ def test_no_concept_is_drawn_twice_and_the_surest_come_first(noise):
     assert noise.draw({}, generator) is not None  # a caption without any concept has mistakes only
 
 
-def test_it_is_the_same_after_saving(noise, tmp_path):
+def test_concept_noise_survives_saving_and_loading(noise, tmp_path):
     noise.save(tmp_path)
     again = ConceptNoise.load(tmp_path)
     np.testing.assert_array_equal(again.confused, noise.confused)

@@ -51,7 +51,7 @@ def test_a_teacher_is_not_trained_on_its_fold(photos, captions_json, tiny_tokeni
     assert {draw.record for draw in everything.draws(0, 0, 1)} == set(range(len(records)))
 
 
-def test_from_teachers_to_a_student(recipe_file, teachers, photos, captions_json, tmp_path, capsys):
+def test_two_teachers_distil_a_student(recipe_file, teachers, photos, captions_json, tmp_path, capsys):
     written = tmp_path / "distilled.json"
     arguments = ["distill", str(recipe_file), "data.folds=2", "encoder.trainable=false", "--beams", "3"]
     assert main([*arguments, "--keep", "2", "--output", str(written), "--teacher", *teachers]) == 0
@@ -140,7 +140,7 @@ def test_images_that_only_a_teacher_captioned_are_trained_on_too(recipe_file, ca
         (["data.folds=2", "data.held_out=2"], "data.held_out=2: data.folds=2 has no such fold"),
     ],
 )
-def test_settings_that_cannot_be(recipe_file, changes, message):
+def test_impossible_settings_are_refused(recipe_file, changes, message):
     long = ["data.long_captions=truncate", "tokenizer={kind: gpt2}"]
     with pytest.raises(RecipeError) as error:
         load_recipe(recipe_file, [*long, *changes])

@@ -52,7 +52,7 @@ def sizes_of(folder):
     [path for path in PATHS if path.stem not in PAPER and not path.stem.endswith("_coco")],
     ids=lambda path: f"{path.parent.name}/{path.stem}",
 )
-def test_it_trains(
+def test_every_recipe_trains(
     path,
     tmp_path,
     small_photos,

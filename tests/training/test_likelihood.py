@@ -115,7 +115,7 @@ def assert_close(found, expected):
         (1.0, [True, True, True]),
     ],
 )
-def test_it_is_the_slow_loss(model, batch, features, noise, probability, dropped, smoothing):
+def test_loss_equals_a_slow_loop(model, batch, features, noise, probability, dropped, smoothing):
     losses = caption_loss(
         model, batch, features, noise, image_free_probability=probability, label_smoothing=smoothing
     )
@@ -129,7 +129,7 @@ def test_it_is_the_slow_loss(model, batch, features, noise, probability, dropped
     torch.testing.assert_close(again.token, losses.token.detach())
 
 
-def test_what_it_is_compared_with_could_tell_the_mistakes_apart(model, features, noise):
+def test_the_slow_loop_tells_mistakes_apart(model, features, noise):
     one, *others = [
         slow_loss(model, features, noise, dropped, smoothing)[0].item()
         for dropped, smoothing in [
@@ -187,7 +187,7 @@ def test_without_a_length_head_there_is_no_length_loss(model, batch, features, n
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_of_an_autoregressive_model(ar, batch, features, smoothing):
+def test_loss_of_an_autoregressive_model(ar, batch, features, smoothing):
     """Against its step by step form, which decoding uses."""
     token_losses = []
     for row, words in enumerate(ROWS):

@@ -20,7 +20,7 @@ def losses_and_gradients(compute):
 
 @pytest.mark.parametrize("logits_at_once", [V // 2, V, 10 * V, 1000 * V])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_it_is_the_cross_entropy_of_the_logits(monkeypatch, logits_at_once, smoothing):
+def test_loss_equals_the_cross_entropy_of_the_logits(monkeypatch, logits_at_once, smoothing):
     monkeypatch.setattr(module, "_LOGITS_AT_ONCE", logits_at_once)
     monkeypatch.setattr(module, "_WORDS_AT_ONCE", 7)
     found = losses_and_gradients(lambda h, w, t: linear_cross_entropy(h, w, t, label_smoothing=smoothing))

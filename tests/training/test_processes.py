@@ -138,7 +138,7 @@ def test_two_processes_equal_one_with_the_same_batch(runs, sharing):
     assert best.keys() == load_file(alone / "best" / "model.safetensors").keys()
 
 
-def test_accelerate_launch_does_as_well_as_torchrun(runs, shared_recipe, tmp_path):
+def test_accelerate_launch_equals_torchrun(runs, shared_recipe, tmp_path):
     two = tmp_path / "two"
     command = ["-m", "ddcap", "train", shared_recipe, *QUIET, f"training.output={two}"]
     assert launch(*command, launcher=ACCELERATE).splitlines() == [str(two / "best")]  # one of them prints

@@ -80,7 +80,7 @@ def test_all_changes_are_named_at_once(begun):
         train(load_recipe(begun, ["training.seed=1", "training.weight_decay=0.5"]), resume=True)
 
 
-def test_what_may_change_changes(begun, tmp_path):
+def test_allowed_changes_are_taken(begun, tmp_path):
     elsewhere = tmp_path / "moved"
     (tmp_path / "run").rename(elsewhere)
     allowed = ["epochs=2", "log_every=2", "checkpoint_every=3", "keep_checkpoints=3", "validate_every=1"]

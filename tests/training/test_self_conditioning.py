@@ -71,7 +71,7 @@ def test_other_numbers_are_drawn_as_without(both):
     assert all(torch.equal(plain[name], told[name]) for name in plain)
 
 
-def test_it_starts_as_the_model_without_it_and_learns_to_use_what_it_is_told(both, batch):
+def test_self_conditioning_starts_as_no_change_and_gets_a_gradient(both, batch):
     told = both[1]
     losses = [caption_loss(model, batch, batch_features(model, batch), noise_for(model)) for model in both]
     assert float(losses[0].token) == float(losses[1].token)
@@ -79,7 +79,7 @@ def test_it_starts_as_the_model_without_it_and_learns_to_use_what_it_is_told(bot
     assert told.denoiser.guess_projection.grad.abs().max() > 0
 
 
-def test_half_the_captions_are_told_the_likeliest_words(both, batch):
+def test_half_the_captions_see_the_likeliest_words(both, batch):
     _, told = both
     timestep = torch.tensor([19, 19, 10, 19])
     noised = torch.full_like(batch.tokens, told.mask_id)
@@ -93,7 +93,7 @@ def test_half_the_captions_are_told_the_likeliest_words(both, batch):
         assert (guess[row, length:] == -1).all()
 
 
-def test_only_a_mask_hears_what_it_is_told(both, batch):
+def test_only_masks_see_the_previous_prediction(both, batch):
     _, told = both
     torch.nn.init.normal_(told.denoiser.guess_projection)
     keys_values = told.keys_values(batch_features(told, batch))
@@ -154,7 +154,7 @@ def test_a_training_learns_captions_and_goes_on_as_if_never_stopped(recipe_file,
     assert [one.text for one in together] == [one.text for one in alone]
 
 
-def test_what_refuses_it(recipe_file, both):
+def test_self_conditioning_is_refused_where_it_is_not_supported(recipe_file, both):
     with pytest.raises(DDCapError, match="self_conditioning=true: not supported by ONNX graphs"):
         check_exportable(both[1])
     ar = ["model.kind=autoregressive", "model.length_prediction=false"]

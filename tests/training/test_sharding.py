@@ -54,7 +54,7 @@ def reports(shared_recipe, made_once):
     return made_once("sharded", make)
 
 
-def test_each_process_holds_half_and_what_leaves_is_whole(reports):
+def test_each_process_holds_half_and_saved_weights_are_whole(reports):
     first, second = (json.loads((reports / f"{index}.json").read_text()) for index in (0, 1))
     assert any(name.startswith("encoder.network.") for name in first["held"])
     for name, size in first["whole"].items():
@@ -66,7 +66,7 @@ def test_each_process_holds_half_and_what_leaves_is_whole(reports):
         assert first["whole"].get(name, size) == size
 
 
-def test_an_efficientnet_too_with_all_that_spares_memory(reports, photos):
+def test_an_efficientnet_trains_sharded_with_all_memory_savings(reports, photos):
     """Its weights lie with channels last."""
     assert "returned a view tensor" not in (reports / "stderr.txt").read_text()
     captioner = Captioner.from_pretrained(reports / "efficientnet" / "best")

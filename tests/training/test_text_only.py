@@ -42,9 +42,7 @@ def recipe_file(request, tmp_path, captions_json, tiny_clip_folder):
     return path
 
 
-def test_it_learns_without_images_and_a_training_with_images_goes_on_from_there(
-    recipe_file, tmp_path, photos
-):
+def test_training_on_text_alone_continues_with_images(recipe_file, tmp_path, photos):
     recipe = load_recipe(recipe_file)
     start = {
         name: value.clone() for name, value in prepare(recipe, resume=False).model.stored_state().items()

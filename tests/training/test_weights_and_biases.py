@@ -26,7 +26,7 @@ def nobody(monkeypatch, tmp_path):
     wandb.teardown()  # what it has read of the environment goes, too
 
 
-def test_it_gets_the_figures_of_the_log_and_a_resumed_training_goes_on(recipe_file, tmp_path, monkeypatch):
+def test_weights_and_biases_gets_the_log_and_continues_after_a_resumption(recipe_file, tmp_path, monkeypatch):
     ended = []
     real = WeightsAndBiases.finish
 
@@ -54,7 +54,7 @@ def test_it_gets_the_figures_of_the_log_and_a_resumed_training_goes_on(recipe_fi
     assert ended[1][0]["step"] > summary["step"]
 
 
-def test_who_is_not_logged_in_is_told_so(tmp_path, monkeypatch):
+def test_a_missing_login_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "online")
     with pytest.raises(TrainingError, match=r"^training\.wandb=captions: No API key.*; log in, set WANDB_M"):
         WeightsAndBiases("captions", tmp_path, {}, resume=False)

@@ -17,14 +17,14 @@ def test_the_options_are_closed_at_first():
     assert '<details class="options">' in interface_body()
 
 
-def test_they_are_three_of_the_examples(samples, repository_examples):
+def test_samples_are_three_of_the_examples(samples, repository_examples):
     assert len(samples) == 3
     for sample in samples:
         assert sample.read_bytes() == repository_examples[sample.name].read_bytes()
     assert set(re.findall(r'data-sample="(.*?)"', interface_body())) == {one.name for one in samples}
 
 
-def test_their_authors_are_named_and_their_licence_is_free(samples, repository_examples):
+def test_authors_and_licences_of_samples_are_named(samples, repository_examples):
     for sample in samples:
         credits = (repository_examples[sample.name].parent / "CREDITS.md").read_text()
         author, licence = re.search(rf"`{sample.name}` \| (.+?) \| (.+?) \|", credits).groups()

@@ -258,7 +258,7 @@ def test_distinct_commits_no_word_twice_in_a_step_and_ends(steps):
         assert len(together.history) > len(plain.history) == 2
 
 
-def test_only_what_can_change_a_caption_is_computed():
+def test_only_open_positions_are_computed():
     lengths = torch.tensor([6, 4, 2] * 2)
     predictor = Scripted(8, lengths)
     tokens = torch.where(torch.arange(6) < lengths.unsqueeze(1), MASK, 0)

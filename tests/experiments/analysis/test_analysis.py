@@ -13,7 +13,7 @@ def test_one_command_writes_figures_and_chart(analysed):
     assert (analysed / "why.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_is_finished_is_kept(analysed, best_folders, plan_file, tmp_path, capsys):
+def test_finished_parts_are_not_repeated(analysed, best_folders, plan_file, tmp_path, capsys):
     copy = shutil.copytree(analysed, tmp_path / "analysis")
     content = (copy / "analysis.json").read_text()
     (copy / "analysis.json").unlink()
@@ -25,7 +25,7 @@ def test_what_is_finished_is_kept(analysed, best_folders, plan_file, tmp_path, c
     assert (copy / "analysis.json").read_text() == content
 
 
-def test_a_single_look(best_folders, plan_file, tmp_path, capsys):
+def test_a_single_analysis_can_be_chosen(best_folders, plan_file, tmp_path, capsys):
     recipe = str(plan_file.parent / "g.yaml")
     arguments = [*best_folders, recipe, "--limit", "2", "--output", str(tmp_path), "--looks", "loss"]
     assert main(arguments) == 0

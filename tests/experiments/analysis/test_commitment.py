@@ -54,7 +54,7 @@ def test_of_one_step_the_surest_came_first(tiny_tokenizer):
     assert commitment_ranks(result, 0) == [3, 1, 2, 0]
 
 
-def test_the_twin_commits_from_left_to_right(pair, val):
+def test_an_autoregressive_model_commits_from_left_to_right(pair, val):
     twin = pair["twin"]
     features = val.features(twin, range(3))
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_diffusion_commits_in_the_order_of_its_steps(pair, val):
             assert before == captioner.model.mask_id and after == result.tokens[row, place]
 
 
-def test_rates_by_hand():
+def test_error_rates_equal_those_by_hand():
     found = rate([[1, 0, 0], [], [1]])
     assert found["mean"] == 0.5
     assert found["interval_95"] == [pytest.approx(1 / 3), 1]

@@ -27,7 +27,7 @@ def test_diffusion_computes_all_positions_at_every_step(pair, val, guidance, bra
     assert found["operations"] > 0
 
 
-def test_the_twin_computes_one_position_a_beam_and_token(pair, val):
+def test_an_autoregressive_model_computes_one_position_per_beam_and_token(pair, val):
     part = replace(val, records=val.records[:2])
     twin = pair["twin"]
     found = work_of(twin, part, settings_of(twin, "twin"))
@@ -48,7 +48,7 @@ def test_fewer_candidates_are_the_first_of_many(pair, val, tmp_path, count):
     assert kept == list(expected.values())
 
 
-def test_every_point_is_compared_with_the_greedy_twin(analysed):
+def test_every_point_is_compared_with_greedy_decoding(analysed):
     found = json.loads((analysed / "analysis.json").read_text())["compute"]
     assert found["groups"].keys() == GROUPS.keys()
     greedy = found["groups"]["twin"][0]

@@ -57,7 +57,7 @@ def test_the_orders_begin_and_end_as_they_say(pair, val, human):
     torch.testing.assert_close(in_order[:, -1], expected)
 
 
-def test_the_twins_losses_are_those_of_its_decoder(pair, val, human):
+def test_autoregressive_losses_equal_its_decoders(pair, val, human):
     model, (several, tokens) = pair["twin"].model, human
     features = val.features(pair["twin"], [row for row, _, _ in several])
     with torch.no_grad():
@@ -76,7 +76,7 @@ def test_the_twins_losses_are_those_of_its_decoder(pair, val, human):
 @pytest.mark.parametrize(
     ("known", "length", "number"), [(0, 7, 9), (6, 7, 1), (9, 10, 0), (1, 10, 8), (19, 20, 0), (10, 20, 4)]
 )
-def test_bins(known, length, number):
+def test_positions_are_binned_by_the_share_still_unknown(known, length, number):
     assert bin_of(known, length) == number
     assert number / 10 < (length - known) / length <= (number + 1) / 10
 

@@ -16,7 +16,7 @@ def notebook(tmp_path_factory):
     return Notebook(tmp_path_factory.mktemp("reranking"))
 
 
-def test_what_was_committed_has_the_samplers_likelihood(pair, val, notebook):
+def test_captions_have_the_samplers_likelihood(pair, val, notebook):
     captioner, settings = pair["g"], plain_decoding(pair["g"], "g")
     found = candidates_of(captioner, val, settings, notebook, str)
     for row in range(4):
@@ -31,7 +31,7 @@ def test_what_was_committed_has_the_samplers_likelihood(pair, val, notebook):
     assert (found.length[:, :-1] >= found.length[:, 1:]).all()  # the likeliest length first
 
 
-def test_no_judge_is_over_the_oracle(pair, val, notebook):
+def test_no_judge_exceeds_the_oracle(pair, val, notebook):
     found = rerank(pair, val, plain_decoding(pair["g"], "g"), notebook, str)
     judges = found["judges"]
     first, oracle = judges["likeliest_length"], judges["oracle"]

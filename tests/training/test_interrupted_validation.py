@@ -65,7 +65,7 @@ def training_command(*arguments):
 
 
 @pytest.mark.slow
-def test_killed_in_its_only_validation_it_is_validated_first(recipe_file, tmp_path, once):
+def test_a_run_killed_in_its_only_validation_repeats_it_first(recipe_file, tmp_path, once):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(load_recipe(recipe_file, [*once, f"training.output={whole}"]))
     child = start_and_wait_for_validation(training_command(recipe_file, *once, f"training.output={cut}"), cut)
@@ -85,7 +85,7 @@ def test_killed_in_its_only_validation_it_is_validated_first(recipe_file, tmp_pa
 
 
 @pytest.mark.slow
-def test_killed_in_an_earlier_validation_it_goes_on_as_if_it_had_not(recipe_file, tmp_path, many):
+def test_a_run_killed_in_a_validation_resumes_as_if_uninterrupted(recipe_file, tmp_path, many):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     twice = [*many, "training.epochs=2", "training.validate_every=1", "training.checkpoint_every=1000"]
     train(load_recipe(recipe_file, [*twice, f"training.output={whole}"]))

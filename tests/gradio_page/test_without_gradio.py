@@ -23,7 +23,7 @@ def default():
     return Captioner.from_pretrained()
 
 
-def test_where_gradio_is_missing_a_line_says_what_helps(default, monkeypatch, capsys):
+def test_a_missing_gradio_is_one_line_with_the_remedy(default, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)  # as if it were not installed
     app = create_app(default)
     with pytest.raises(MissingExtraError, match="web"):

@@ -108,7 +108,7 @@ def test_requests_of_the_page_are_decoded_with_all_others(client):
         ("POST", "/v1/nothing"),
     ],
 )
-def test_gradio_has_no_other_doors(client, method, path):
+def test_other_routes_of_gradio_are_closed(client, method, path):
     answer = client.request(method, path)
     assert answer.status_code == 404 and answer.json() == {"error": "Not Found"}
 
@@ -146,7 +146,7 @@ def test_no_file_and_no_address_is_taken(client, path, monkeypatch):
         ({"include": None, "ban": None, "num": None}, None),
     ],
 )
-def test_what_is_wrong_is_one_line(client, asked, reason):
+def test_wrong_values_are_one_line(client, asked, reason):
     value = last_value(told(client, request(**asked)))
     if reason is None:
         assert "error" not in value
@@ -155,12 +155,12 @@ def test_what_is_wrong_is_one_line(client, asked, reason):
 
 
 @pytest.mark.parametrize("asked", [None, "x", [], {"number": "x"}])
-def test_what_is_no_request_is_one_line(client, asked):
+def test_malformed_requests_are_one_line(client, asked):
     value = last_value(told(client, asked))
     assert "there is no image yet" in value["error"] and value["number"] == -1
 
 
-def test_a_image_that_is_none_is_told_from_a_request_that_cannot_be_met(client):
+def test_unreadable_images_are_told_from_impossible_requests(client):
     assert last_value(told(client, request(image="data:,base64,aGVsbG8=")))["unreadable"]
     assert "unreadable" not in last_value(told(client, request(include=["dog"], ban=["dog"])))
 

@@ -3,7 +3,7 @@ from collections import Counter
 from ddcap.evaluation.result import leave_one_out
 
 
-def test_one_is_held_out_and_the_others_stay():
+def test_one_reference_is_held_out():
     references = {f"image {number}": [f"{number}{letter}" for letter in "abcde"] for number in range(10)}
     captions, rest = leave_one_out(references)
     assert list(captions) == list(rest) == list(references)

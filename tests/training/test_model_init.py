@@ -70,7 +70,7 @@ def test_the_new_model_stands_by_itself_and_resumes(recipe_file, tiny_model_fold
     assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_an_encoder_can_be_trained_from_there_on(recipe_file):
+def test_the_encoder_of_an_initial_model_can_be_trained(recipe_file):
     folder = train(load_recipe(recipe_file, ["encoder.trainable=true", "training.epochs=1"]))
     assert any(name.startswith("encoder.") for name in load_file(folder / "model.safetensors"))
     # frozen from now on, its features can be cached, and its weights go on travelling with the model
@@ -148,13 +148,13 @@ def unlike_the_defaults(tiny_model_folder, tmp_path):
         "encoder.fit=squash",
     ],
 )
-def test_a_default_that_is_asked_for_is_refused_like_any_value(recipe_file, default):
+def test_a_given_default_is_refused_like_any_value(recipe_file, default):
     setting, _, value = default.partition("=")
     with pytest.raises(RecipeError, match=rf"^{setting}={value}: the model in model\.init=\S+ has "):
         prepare(load_recipe(recipe_file, [default]), resume=False)
 
 
-def test_what_may_be_chosen_is_chosen_by_a_default_too(recipe_file, unlike_the_defaults):
+def test_changeable_settings_come_from_the_initial_model_unless_given(recipe_file, unlike_the_defaults):
     init = f"model.init={unlike_the_defaults}"
     silent = prepare(load_recipe(recipe_file, [init]), resume=False)
     assert silent.recipe.model.dropout == silent.model.config.model.dropout == 0.3
@@ -166,7 +166,7 @@ def test_what_may_be_chosen_is_chosen_by_a_default_too(recipe_file, unlike_the_d
     assert (said.recipe.decoding.guidance, said.recipe.decoding.candidates) == (1.17, 3)
 
 
-def test_what_is_left_open_is_not_held_against_the_recipe(recipe_file, tiny_ar_folder):
+def test_settings_of_the_initial_model_pass_the_recipes_checks(recipe_file, tiny_ar_folder):
     """Both left_to_right and learned padding need settings that the model of model.init has."""
     changes = [f"model.init={tiny_ar_folder}", "training.image_free_probability=0"]
     changes += ["decoding.method=left_to_right", "decoding.beams=2", "data.learn_padding=true"]

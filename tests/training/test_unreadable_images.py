@@ -65,7 +65,7 @@ ONE_BY_ONE += ["training.epochs=1", "training.checkpoint_every=1000"]
 
 
 @pytest.mark.parametrize("kind", ["step", "part", "cached"])
-def test_a_image_that_is_alone_in_its_part_is_left_out(recipe_file, tmp_path, damage, splits, caplog, kind):
+def test_an_image_that_is_alone_in_its_part_is_left_out(recipe_file, tmp_path, damage, splits, caplog, kind):
     """The others teach as if it had never been listed."""
     json_setting, train_names, _ = splits([0, 1, 2, 3], [5])
     root = damage(train_names[1])
@@ -97,7 +97,7 @@ def test_a_blank_part_counts_for_nothing(recipe_file, tmp_path, damage, splits):
 
 
 @pytest.mark.slow
-def test_two_processes_of_which_one_reads_nothing_go_on(recipe_file, tmp_path, damage, splits):
+def test_a_process_without_readable_images_does_not_stop_the_other(recipe_file, tmp_path, damage, splits):
     json_setting, train_names, _ = splits([0, 1, 2], [5])
     settings = [*ONE_BY_ONE, json_setting, damage(train_names[0]), "training.batch_size=2"]
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ddcap", "train"]
@@ -108,7 +108,7 @@ def test_two_processes_of_which_one_reads_nothing_go_on(recipe_file, tmp_path, d
     assert all(line["loss"] > 0 for line in lines(tmp_path / "run", "train"))
 
 
-def test_a_step_without_a_image_changes_nothing(recipe_file, damage, splits):
+def test_a_step_without_images_changes_nothing(recipe_file, damage, splits):
     """Nor do weight decay and momentum: it is as if it had not been."""
     json_setting, train_names, _ = splits([0, 1], [5])
     settings = [*ONE_BY_ONE, json_setting, damage(train_names[0]), "training.batch_size=1"]
