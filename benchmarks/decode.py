@@ -1,9 +1,10 @@
 """Time a caption: ONNX graphs in int8 and float32, and PyTorch, one photograph and in bulk.
 
 Everything runs by turns in one process, so that a busy machine slows all of it; the figures are medians with
-the lowest and the highest. A cold start is a process of its own.
+the lowest and the highest. Seconds of a core are those that the process used; they hardly depend on who else
+is at work. The ratio is to ONNX int8 of the same round. A cold start is a process of its own.
 
-    python benchmarks/decode.py [--photos FOLDER] [--rounds 9]
+    python benchmarks/decode.py [--photos FOLDER] [--rounds 9] [--runtime onnx]
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, default=EXAMPLES, help="folder (default: the examples)")
     parser.add_argument("--model", default="default")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--runtime", choices=["onnx", "torch"], help="only this one (default: both)")
     options = parser.parse_args()
     photos = find_images([options.photos])
     print(describe_machine())
@@ -41,6 +43,8 @@ def main() -> None:
 
     jobs: dict[str, Callable[[], object]] = {}
     for runtime, precision in RUNTIMES:
+        if options.runtime not in (None, runtime):
+            continue
         captioner = Captioner.from_pretrained(options.model, precision=precision, runtime=runtime)
         name = f"{runtime} {captioner.precision}"
         if f"{name}, one photograph" not in jobs:
@@ -53,18 +57,31 @@ def main() -> None:
             )
     for job in jobs.values():
         job()
-    times: dict[str, list[float]] = {name: [] for name in jobs}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in jobs}
     for _ in range(options.rounds):
         for name, job in jobs.items():
             time.sleep(0.5)  # the threads of the job before may still spin
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             job()
-            times[name].append(time.perf_counter() - start)
-    for name, seconds in times.items():
+            times[name].append((time.perf_counter() - start, time.process_time() - used))
+    for name, taken in times.items():
         count = len(photos) if "photographs" in name else 1
-        each = sorted(1000 * second / count for second in seconds)
-        rate = f", {1000 / statistics.median(each):.1f} a second" if count > 1 else ""
-        print(f"{name}: {statistics.median(each):.0f} ms [{each[0]:.0f}, {each[-1]:.0f}] each{rate}")
+        passed, used = (sorted(1000 * one / count for one in ones) for ones in zip(*taken, strict=True))
+        rate = f", {1000 / statistics.median(passed):.1f} a second" if count > 1 else ""
+        print(
+            f"{name}: {statistics.median(passed):.0f} ms [{passed[0]:.0f}, {passed[-1]:.0f}] each{rate}; "
+            f"{statistics.median(used):.0f} ms [{used[0]:.0f}, {used[-1]:.0f}] of a core{_ratio(name, times)}"
+        )
+
+
+def _ratio(name: str, times: dict[str, list[tuple[float, float]]]) -> str:
+    """Say how many times the core's time of ONNX int8 a job took, round by round."""
+    first = "onnx int8" + name[name.index(",") :]
+    if first not in times or name == first:
+        return ""
+    pairs = zip(times[name], times[first], strict=True)
+    ratios = sorted(mine / theirs for (_, mine), (_, theirs) in pairs)
+    return f", {statistics.median(ratios):.2f} [{ratios[0]:.2f}, {ratios[-1]:.2f}] of int8's"
 
 
 def run_cold(command: list[str]) -> tuple[float, float]:

@@ -9,7 +9,9 @@ import pytest
 from safetensors.torch import load_file
 
 from ddcap.commands import build_parser, main
+from ddcap.cpu import cpu_name
 from ddcap.errors import remedy
+from ddcap.machine import computes_bfloat16
 
 
 @pytest.fixture
@@ -35,6 +37,33 @@ def test_caption_prints_one_json_object_per_image(model, photos, capsys):
     assert all(len(row) == len(set(row)) <= 3 for row in texts)
     assert told.err.count("of 3 captions: no other one fits") == sum(len(row) < 3 for row in texts)
     assert "trace" not in lines[0]
+
+
+@pytest.mark.parametrize("into_a_file", [False, True])
+@pytest.mark.parametrize(
+    ("words", "choice"),
+    [
+        ([], "ONNX Runtime on cpu, int8 ("),
+        (["--precision", "float32"], "ONNX Runtime on cpu, float32 (as asked for)"),
+        (
+            ["--model", "TINY"],
+            f"PyTorch on cpu, {'bfloat16' if computes_bfloat16('cpu') else 'float32'} (this CPU",
+        ),
+    ],
+)
+def test_verbose_tells_what_runs_and_why(
+    words, choice, into_a_file, tiny_model_folder, small_photos, tmp_path, capsys
+):
+    words = [str(tiny_model_folder) if word == "TINY" else word for word in words]
+    out = ["--out", str(tmp_path / "c.jsonl"), "--workers", "2"] if into_a_file else []
+    command = ["caption", *words, "--preset", "fast", str(small_photos[0]), *out]
+    assert main([*command, "--verbose"]) == 0
+    machine, chosen = capsys.readouterr().err.splitlines()[:2]
+    assert machine.startswith(f"ddcap: CPU {cpu_name()} with ") and machine.endswith("; 1 core")
+    assert chosen.startswith(f"ddcap: {choice}")
+    assert chosen.endswith("; 2 processes, 1 thread each" if into_a_file else "; 1 process, 1 thread")
+    assert main([*command, "--overwrite"] if into_a_file else command) == 0
+    assert "CPU" not in capsys.readouterr().err
 
 
 def test_a_bad_image_gives_its_error_and_exit_status_1(model, photos, tmp_path, capsys):

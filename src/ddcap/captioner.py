@@ -29,10 +29,11 @@ from ddcap.decoding.scoring import CaptionEvidence, caption_evidence, sampler_ev
 from ddcap.decoding.stream import caption_stream
 from ddcap.decoding.words import straight
 from ddcap.errors import CheckpointError, DDCapError, ImageError, RecipeError
-from ddcap.machine import computes_bfloat16, computing
+from ddcap.machine import computing
 from ddcap.model.features import ImageFeatures
 from ddcap.model.generation_config import own_names
-from ddcap.model.loading import Precision, Runtime, check_choice, load_runtime
+from ddcap.model.loading import Runtime, check_choice, load_runtime
+from ddcap.model.precision import Precision, fastest_precision
 from ddcap.model.protocol import CaptioningModel
 from ddcap.publishing import DEFAULT_MODEL, find_model, push, save_model
 from ddcap.settings import DecodingSettings
@@ -78,7 +79,7 @@ class Captioner:
         elif precision == "int8":
             raise DDCapError("precision='int8': needs ONNX graphs; use float32 or bfloat16 in PyTorch")
         elif precision == "auto":
-            precision = "bfloat16" if computes_bfloat16(str(model.device)) else "float32"
+            precision = fastest_precision("torch", str(model.device)).precision
         self.precision: Precision = precision
         if self.runtime == "torch":
             self.model.eval()

@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ddcap.cpu import cpu_name
+
 if TYPE_CHECKING:
     import torch
 
@@ -22,15 +24,7 @@ if TYPE_CHECKING:
 
 def describe_machine() -> str:
     """Processor or GPU, threads, torch if it is installed, Python."""
-    model = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        names = [
-            line.partition(":")[2].strip()
-            for line in information.read_text().splitlines()
-            if "model name" in line
-        ]
-        model = names[0] if names else model
+    model = cpu_name()
     threads, versions = os.cpu_count(), f"Python {platform.python_version()}"
     if find_spec("torch") is not None:
         import torch

@@ -60,6 +60,7 @@ def test_a_stopped_service_finishes_accepted_requests(start_service, photos, tmp
             assert logged[name]["bytes"] > 10_000 and logged[name]["ms"] > 0
         text = "\n".join(service.lines())
         assert f"ddcap: listening at {service.address}" in text
+        assert "ddcap: ONNX Runtime on cpu, int8 (" in text
         assert "sesame" not in text and photos[0].name not in text
         assert answers["first"].json()["results"][0]["caption"] not in text
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddcap.commands.arguments import decoding_changes, load_captioner, word_changes
+from ddcap.commands.arguments import decoding_changes, load_captioner, tell, word_changes
 from ddcap.errors import DDCapError
 from ddcap.values import as_whole
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ddcap.bulk.output import CaptionOutput
     from ddcap.bulk.run import Progress
     from ddcap.bulk.sidecars import Beside
+    from ddcap.captioner import Captioner
 
 
 def bulk_arguments(caption: argparse.ArgumentParser) -> None:
@@ -144,8 +145,25 @@ def _here(options: argparse.Namespace, how: dict[str, Any]) -> Progress:
     check_min_sure(captioner, options.min_sure)
     count = options.workers or own_workers(options.device)
     workers = Workers(_model(options), count) if count > 1 else None
+    tell_choice(captioner, options, count)
     model = {name: getattr(options, name) for name in ("model", "precision", "runtime")}
     return caption_files(captioner, options.images, workers=workers, model=model, **how)
+
+
+def tell_choice(captioner: Captioner, options: argparse.Namespace, processes: int = 1) -> None:
+    """Tell how the captioner runs, if that is asked for.
+
+    Args:
+        captioner: that was loaded by `options`.
+        options: of the command.
+        processes: number of them that caption.
+    """
+    if options.verbose:
+        from ddcap.commands.verbose import describe_choice
+
+        is_chosen = options.precision == "auto"
+        for line in describe_choice(captioner, is_chosen=is_chosen, processes=processes):
+            tell(line)
 
 
 def _model(options: argparse.Namespace) -> tuple[str, ...]:
@@ -158,6 +176,10 @@ def _on_ray(options: argparse.Namespace, how: dict[str, Any]) -> Progress:
 
     if options.min_sure is not None:  # the job itself looks at all else, and loads the model for it
         check_min_sure(load_captioner(options), options.min_sure)
+    if options.verbose:
+        tell(
+            "ddcap: Ray: each actor has a thread, and the runtime and precision that its own machine asks for"
+        )
     return caption_on_ray(_model(options), options.images, workers=options.workers, **how)
 
 

@@ -20,7 +20,7 @@ from ddcap.commands.arguments import (
     word_arguments,
     word_changes,
 )
-from ddcap.commands.bulk import asked_of, bulk_arguments, caption_into, check_min_sure, is_bulk
+from ddcap.commands.bulk import asked_of, bulk_arguments, caption_into, check_min_sure, is_bulk, tell_choice
 from ddcap.errors import ImageError
 
 
@@ -43,6 +43,11 @@ def add_parsers(commands: Any) -> None:
         type=share_argument,
         metavar="P",
         help="withhold captions that the model is less sure of than P (0 to 1), and say why",
+    )
+    caption.add_argument(
+        "--verbose",
+        action="store_true",
+        help="tell on standard error which CPU, runtime, precision and threads are used, and why",
     )
     bulk_arguments(caption)
     caption.set_defaults(run=_caption)
@@ -81,6 +86,7 @@ def _caption(options: argparse.Namespace) -> int:
 
     images = find_images(options.images)
     captioner = load_captioner(options)
+    tell_choice(captioner, options)
     results = captioner.caption_each(
         images,
         **asked_of(options),

@@ -8,7 +8,7 @@ import logging
 import sys
 from typing import Any
 
-from ddcap.commands.arguments import add_model, add_precision, load_captioner
+from ddcap.commands.arguments import add_model, add_precision, load_captioner, tell
 from ddcap.errors import DataError, DDCapError, MissingExtraError
 from ddcap.values import as_whole
 
@@ -71,6 +71,7 @@ def _serve(options: argparse.Namespace) -> int:
         import uvicorn
     except ImportError:
         raise MissingExtraError("serving", "serve") from None
+    from ddcap.commands.verbose import describe_choice
     from ddcap.serve.addresses import Fetcher, FetchLimits
     from ddcap.serve.app import create_app
     from ddcap.serve.engine import EngineSettings
@@ -80,8 +81,11 @@ def _serve(options: argparse.Namespace) -> int:
     keys = _keys(options.keys)
     logging.getLogger("ddcap.serve").setLevel(logging.INFO)
     limits = ServeLimits(options.max_bytes, options.max_images, options.max_pixels, options.seconds, keys)
+    captioner = load_captioner(options)
+    for line in describe_choice(captioner, is_chosen=options.precision == "auto"):
+        tell(line)
     app = create_app(
-        load_captioner(options),
+        captioner,
         EngineSettings(options.together, options.queue, options.seconds),
         limits,
         Fetcher(FetchLimits(options.max_bytes)) if options.allow_urls else None,

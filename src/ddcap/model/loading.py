@@ -12,6 +12,8 @@ from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import DDCapError, MissingExtraError
 from ddcap.model.config import GRAPHS_NAME, ModelConfig, read_config
 from ddcap.model.onnx_model import OnnxModel
+from ddcap.model.precision import Precision as Precision
+from ddcap.model.precision import fastest_precision
 
 if TYPE_CHECKING:
     from ddcap.model.autoregressive import AutoregressiveModel
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from ddcap.model.encoders import ImageEncoder
 
 TorchModel: TypeAlias = "DDCapModel | AutoregressiveModel"
-Precision = Literal["auto", "float32", "bfloat16", "int8"]
 Runtime = Literal["auto", "onnx", "torch"]
 
 
@@ -48,7 +49,9 @@ def load_runtime(folder: Path, name: str, device: Any, precision: Precision, run
             raise DDCapError(f"device {str(device)!r}: ONNX graphs run on the CPU only; use runtime='torch'")
         if precision == "bfloat16":
             raise DDCapError("precision='bfloat16': needs PyTorch; use float32 or int8 with ONNX graphs")
-        return OnnxModel(folder, "int8" if precision == "auto" else precision)
+        return OnnxModel(
+            folder, fastest_precision("onnx", "cpu").precision if precision == "auto" else precision
+        )
     try:
         import torch
     except ImportError:
