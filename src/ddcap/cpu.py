@@ -46,7 +46,7 @@ def integer_products() -> str | None:
 
 
 def _information() -> dict[str, str]:
-    """What Linux says of the first core; nothing elsewhere."""
+    """Read what Linux says of the first core; nothing elsewhere."""
     try:
         first = CPU_INFORMATION.read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
     except OSError:

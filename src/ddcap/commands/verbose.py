@@ -1,4 +1,4 @@
-"""What a command runs on, and why so: for `--verbose`, and when a service starts."""
+"""The choice of machine and precision in words: for `--verbose`, and when a service starts."""
 
 from __future__ import annotations
 
