@@ -242,8 +242,13 @@ const { tokens, lengths, settings, diffusionSteps } = data;
 const score = ({ length, confidences }) =>
   confidences.slice(0, length).reduce((sum, value) => sum + Math.log(value), 0) / length ** 1.2;
 const pruning = new Pruning(data.prune, score);
-const told = [];
-const follower = { step: (rows) => { pruning.step(rows); told.push([...pruning.dropped].sort()); } };
+const told = { dropped: [], listed: [] };
+const follower = { drops: (rows) => pruning.drops(rows), step: (rows) => {
+  pruning.step(rows);
+  told.dropped.push([...pruning.dropped].sort());
+  told.listed.push(rows.some(({ predicted }) => predicted !== undefined));
+  for (const one of rows) delete one.predicted;
+} };
 await decodeBestFirst(predictor, tokens, lengths, settings, { diffusionSteps, pruning: follower });
 tell(told);
 """
@@ -276,8 +281,10 @@ def test_pruning_keeps_pythons_candidates(node, captioner, photos, prune):
         diffusionSteps=model.config.diffusion.steps,
         prune=prune,
     )
-    assert found == dropped and len(found) >= 10
-    assert len(found[-1]) == 5 - (prune[-1] if prune else 5)
+    assert found["dropped"] == dropped and len(dropped) >= 10
+    assert len(dropped[-1]) == 5 - (prune[-1] if prune else 5)
+    drops = [len(now) > len(before) for before, now in zip([[], *dropped], dropped, strict=False)]
+    assert found["listed"] == drops  # predictions are listed for a step that drops candidates, and for no other
 
 
 def test_weights_are_unpacked_as_in_python(node):

@@ -194,7 +194,7 @@ def test_hostile_members_cost_a_line_each(tmp_path, small_photos, default, monke
         assert reason in told[name] and "\n" not in told[name] and f"{shard}/{name}" in told[name]
 
 
-def cut_in_a_image(content):
+def cut_in_an_image(content):
     return content[: len(content) // 2]
 
 
@@ -225,7 +225,7 @@ def negative_size(content):
     return content[:place] + back.tobuf(tarfile.GNU_FORMAT) + content[place:]
 
 
-DAMAGES = [cut_in_a_image, cut_between_members, damaged_header, header_that_asks_for_memory, negative_size]
+DAMAGES = [cut_in_an_image, cut_between_members, damaged_header, header_that_asks_for_memory, negative_size]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

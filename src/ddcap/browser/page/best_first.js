@@ -77,12 +77,15 @@ export async function decodeBestFirst(
       noised, due.map((one) => one.timestep), running.map((one) => one.length), asked,
       constrained === undefined,
     );
+    const isPruned = pruning?.drops(rows) ?? false;
     running.forEach((one, number) => {
       const { guesses, predicted } = constrained === undefined
         ? surest(one, asked[number], prediction, number, due[number].quota, settings.distinct, mask)
         : constrained[one.row].commitSurest(
           asked[number], prediction, number, due[number].quota, settings.distinct);
-      one.predicted = predicted.filter(({ position }) => guesses.every((guess) => guess.position !== position));
+      if (isPruned) {
+        one.predicted = predicted().filter(({ position }) => guesses.every((guess) => guess.position !== position));
+      }
       for (const { position, token, certainty } of guesses) {
         one.tokens[position] = token;
         one.confidences[position] = certainty;
@@ -100,7 +103,7 @@ function masksFirst(tokens, mask) {
   return [...places.filter((place) => tokens[place] === mask), ...places.filter((place) => tokens[place] !== mask)];
 }
 
-/** What a step commits of a caption, the surest first, and what is predicted: position, token and certainty. */
+/** What a step commits of a caption, the surest first, and what it predicts: position, token and certainty. */
 function surest(one, asked, { chosen, logProbability }, number, quota, distinct, mask) {
   const [words, certainty] = [[], []];
   asked.forEach((position, column) => {
@@ -112,5 +115,5 @@ function surest(one, asked, { chosen, logProbability }, number, quota, distinct,
   let committed = topKConfident(blanks, certainty, quota);
   if (distinct) committed = dropDuplicates(committed, words);
   const told = (position) => ({ position, token: words[position], certainty: certainty[position] });
-  return { guesses: committed.map(told), predicted: blanks.map(told) };
+  return { guesses: committed.map(told), predicted: () => blanks.map(told) };
 }

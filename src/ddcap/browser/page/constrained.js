@@ -63,8 +63,8 @@ export class ConstrainedCaption {
    * @param {number} row of this caption in it
    * @param {number} quota tokens to commit
    * @param {boolean} distinct no token twice
-   * @returns {{guesses: object[], predicted: object[]}} what is committed, the surest first, and what is predicted
-   *     without a look at what is allowed: position, token and certainty
+   * @returns {{guesses: object[], predicted: () => object[]}} what is committed, the surest first, and what is
+   *     predicted without a look at what is allowed: position, token and certainty
    */
   commitSurest(asked, { logits, size }, row, quota, distinct) {
     const queue = [];
@@ -74,7 +74,7 @@ export class ConstrainedCaption {
       const scores = this.usableLogProbabilities(logits.subarray(from, from + size));
       queue.push({ position, scores, order: null, ...likeliest(scores) });
     });
-    const predicted = queue.map(({ position, token, certainty }) => ({ position, token, certainty }));
+    const likeliestOnes = [...queue];
     const done = [];
     while (queue.length > 0 && done.length < quota) {
       queue.sort((one, other) => other.certainty - one.certainty || one.position - other.position);
@@ -83,7 +83,7 @@ export class ConstrainedCaption {
         best.order ??= this.orderOf(best.position, best.scores);
         const next = best.order.next();
         if (next.done) queue.shift();
-        else [best.token, best.certainty] = [next.value, exp(best.scores[next.value])];
+        else queue[0] = { ...best, token: next.value, certainty: exp(best.scores[next.value]) };
         continue;
       }
       queue.shift();
@@ -92,6 +92,7 @@ export class ConstrainedCaption {
       done.push({ position: best.position, token: best.token, certainty: best.certainty });
     }
     if (done.length === 0) throw new Error("the banned words leave no word for a blank; ban fewer words");
+    const predicted = () => likeliestOnes.map(({ position, token, certainty }) => ({ position, token, certainty }));
     return { guesses: done, predicted };
   }
 

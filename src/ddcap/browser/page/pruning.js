@@ -11,12 +11,19 @@ export class Pruning {
     [this.plan, this.score, this.steps, this.dropped] = [plan, score, 0, new Set()];
   }
 
-  /** After a step of captions, each with what was `predicted` in place of its MASKs; of equals, the first stay. */
+  /** Whether the next step drops any of these captions. */
+  drops(rows) {
+    return this.plan[this.steps] < rows.length - this.dropped.size;
+  }
+
+  /** After a step of captions; if it drops any, each with what was `predicted` in place of its MASKs. */
   step(rows) {
+    const drops = this.drops(rows);
+    const left = this.plan[this.steps++];
+    if (!drops) return;
     const going = rows.filter((one) => !this.dropped.has(one.row));
-    const left = this.plan[this.steps++] ?? going.length;
-    if (left >= going.length) return;
     const scores = new Map(going.map((one) => [one.row, this.score(filled(one))]));
+    // of equals, the first stay
     going.sort((one, other) => scores.get(other.row) - scores.get(one.row) || one.row - other.row);
     for (const one of going.slice(left)) this.dropped.add(one.row);
   }
