@@ -30,7 +30,7 @@ from unittest.mock import patch
 import torch
 import transformers
 from decode_paper_size import EXACT, FAST, LENGTH, hugging_face, released_loop
-from paper_size import now, product_speed
+from paper_size import build_model, now, product_speed
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -40,11 +40,9 @@ from ddcap.data.images import find_images, load_image
 from ddcap.decoding.generate import generate
 from ddcap.machine import computing, describe_machine
 from ddcap.model import blocks
-from ddcap.model.config import ModelConfig
 from ddcap.model.ddcap import DDCapModel
-from ddcap.model.encoders import build_image_encoder
 from ddcap.model.features import ImageFeatures
-from ddcap.settings import DecodingSettings, DiffusionSettings, EncoderSettings, ModelSettings
+from ddcap.settings import DecodingSettings, ModelSettings
 from ddcap.training.loss import batch_features, caption_loss, draw_noise
 from ddcap.training.state import compile_blocks
 
@@ -72,21 +70,18 @@ SIZES = {
 }
 
 
-def build_model(size: Size, *, trainable: bool) -> DDCapModel:
+def model_of(size: Size, *, trainable: bool) -> DDCapModel:
     """A model with random weights, its CLIP included."""
     torch.manual_seed(0)
-    encoder = EncoderSettings(
-        kind="clip", name="random", image_size=size.pixels, fit="crop", stored=True, trainable=trainable
+    return build_model(
+        DDCapModel,
+        model=size.model,
+        words=size.words,
+        pixels=size.pixels,
+        width=size.width,
+        encoder_layers=size.layers,
+        trainable=trainable,
     )
-    shape = {
-        "hidden_size": size.width,
-        "num_hidden_layers": size.layers,
-        "patch_size": 16,
-        "image_size": size.pixels,
-    }
-    shape.update(num_attention_heads=max(2, size.width // 64), intermediate_size=4 * size.width)
-    config = ModelConfig(size.words, encoder, size.model, DiffusionSettings(), DecodingSettings())
-    return DDCapModel(config, build_image_encoder(encoder, pretrained=False, architecture=shape))
 
 
 def written_out(
@@ -105,7 +100,7 @@ def written_out(
 
 def measure_training(size: Size, device: torch.device, how: str, *, trainable: bool) -> dict[str, float]:
     """Images a second of a step with one caption an image, peak memory, operations a second."""
-    model = build_model(size, trainable=trainable).to(device).train()
+    model = model_of(size, trainable=trainable).to(device).train()
     model.encoder.requires_grad_(trainable)
     if how == "compiled":
         compile_blocks(model)
@@ -156,7 +151,7 @@ def decoding_ways(
     size: Size, device: torch.device, *, compiling: bool
 ) -> dict[str, Callable[[ImageFeatures], object]]:
     """Each way to caption images from their features."""
-    plain = build_model(size, trainable=False).to(device).eval()
+    plain = model_of(size, trainable=False).to(device).eval()
     shape = {"n_embd": size.width, "n_layer": size.layers, "n_head": max(2, size.width // 64)}
     words = transformers.GPT2Config(add_cross_attention=True, vocab_size=size.words, **shape)
     eyes = transformers.ViTConfig(
@@ -176,7 +171,7 @@ def decoding_ways(
         "GPT-2, static cache": lambda features: hugging_face(gpt2, features, cache_implementation="static"),
     }
     if compiling:
-        compiled = build_model(size, trainable=False).to(device).eval()
+        compiled = model_of(size, trainable=False).to(device).eval()
         compile_blocks(compiled)
         ways.update({"exact, compiled": ours(compiled, EXACT), "fast, compiled": ours(compiled, FAST)})
     return ways

@@ -51,16 +51,37 @@ _Model = TypeVar("_Model", bound=StoredModel)
 WAYS = ("one-hot", "ours", "compiled", "checkpointing", "five per image")
 
 
-def build_model(kind: type[_Model], encoder_layers: int = 1) -> _Model:
-    """The caption model or its twin; where an encoder's features are given, one layer shows their shapes."""
-    encoder = EncoderSettings(kind="clip", name="random", image_size=224, fit="crop", stored=True)
-    architecture = {"hidden_size": 768, "num_attention_heads": 12, "patch_size": 16}
-    architecture["num_hidden_layers"] = encoder_layers
-    model, decoding = ModelSettings(), DecodingSettings()
+def build_model(
+    kind: type[_Model],
+    *,
+    model: ModelSettings | None = None,
+    words: int = VOCABULARY,
+    pixels: int = 224,
+    width: int = 768,
+    encoder_layers: int = 1,
+    trainable: bool = False,
+) -> _Model:
+    """The caption model or the autoregressive one, by default of the paper's size, with random weights.
+
+    Args:
+        kind: of the model.
+        model: its settings; None takes the paper's.
+        words: of its vocabulary.
+        pixels: side of an image.
+        width: of the CLIP that encodes it.
+        encoder_layers: of the CLIP; one shows its shapes, where features are given.
+        trainable: whether the CLIP is trained along.
+    """
+    encoder = EncoderSettings(
+        kind="clip", name="random", image_size=pixels, fit="crop", stored=True, trainable=trainable
+    )
+    architecture = {"hidden_size": width, "num_attention_heads": max(2, width // 64), "patch_size": 16}
+    architecture.update(image_size=pixels, intermediate_size=4 * width, num_hidden_layers=encoder_layers)
+    decoding = DecodingSettings()
     if kind is AutoregressiveModel:
         model = ModelSettings(kind="autoregressive", length_prediction=False, concentrated_attention=False)
         decoding = DecodingSettings(method="left_to_right", guidance=1.0)
-    config = ModelConfig(VOCABULARY, encoder, model, DiffusionSettings(), decoding)
+    config = ModelConfig(words, encoder, model or ModelSettings(), DiffusionSettings(), decoding)
     return kind(config, build_image_encoder(encoder, pretrained=False, architecture=architecture))
 
 

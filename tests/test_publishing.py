@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import yaml
@@ -7,7 +8,9 @@ from huggingface_hub import ModelCard
 from ddcap.captioner import Captioner
 from ddcap.commands import main
 from ddcap.errors import CheckpointError, DataError
-from ddcap.publishing import find_model
+from ddcap.model.config import PERSONS_LICENCE_NAME, PERSONS_NAME, read_config
+from ddcap.model.persons import PersonDetector
+from ddcap.publishing import find_model, write_card
 
 EVALUATION = {
     "metrics": {"CIDEr": 51.55, "BLEU-4": 19.02},
@@ -67,6 +70,14 @@ def test_mistakes_are_one_line(tiny_model_folder, tmp_path):
     with pytest.raises(CheckpointError, match="upload to the Hub failed") as caught:
         captioner.push_to_hub("not a/hub id")
     assert "\n" not in str(caught.value)
+
+
+def test_a_card_names_the_detector_without_opening_its_graph(tmp_path):
+    default = find_model("default")
+    shutil.copy(default / PERSONS_LICENCE_NAME, tmp_path)
+    assert not (tmp_path / PERSONS_NAME).exists()
+    card = write_card(tmp_path, read_config(default), parameters=1).read_text()
+    assert f"| detector of persons | {PersonDetector.load(default).origin}; licence: " in card
 
 
 def test_the_defaults_card_says_what_the_hub_asks():

@@ -27,7 +27,6 @@ from ddcap.model.config import (
     ModelConfig,
 )
 from ddcap.model.generation_config import GENERATION_CONFIG_NAME, write_generation_config
-from ddcap.model.persons import PersonDetector
 from ddcap.model.protocol import CaptioningModel
 
 # Find a model: the default, a folder, or the Hub.
@@ -271,7 +270,7 @@ def write_card(
     """Write the model card, `README.md`. An existing card is kept.
 
     Args:
-        folder: folder of the model.
+        folder: folder of the model, with the licence of its detector of persons, if it has one.
         config: config of the model.
         parameters: number of parameters in the model's file.
         name: name of the model, also used to load it; None means "MODEL".
@@ -311,7 +310,9 @@ def write_card(
         model_name=model_name if results else None,
         eval_results=results,
     )
-    detector = PersonDetector.load(folder).origin if config.persons else None
+    detector = None
+    if config.persons:  # its origin is the licence's first line, which is read faster than the graph
+        detector = (path.parent / PERSONS_LICENCE_NAME).read_text(encoding="utf-8").partition("\n")[0]
     body = _body(model_name, config, parameters, figures, data, detector)
     write_text(path, f"---\n{head.to_yaml()}\n---\n\n{body}")
     return path

@@ -284,7 +284,7 @@ def test_pruning_keeps_pythons_candidates(node, captioner, photos, prune):
     assert found["dropped"] == dropped and len(dropped) >= 10
     assert len(dropped[-1]) == 5 - (prune[-1] if prune else 5)
     drops = [len(now) > len(before) for before, now in zip([[], *dropped], dropped, strict=False)]
-    assert found["listed"] == drops  # predictions are listed for a step that drops candidates, and for no other
+    assert found["listed"] == drops  # predictions are listed where candidates are dropped only
 
 
 def test_weights_are_unpacked_as_in_python(node):
