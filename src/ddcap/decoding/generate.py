@@ -233,6 +233,7 @@ class CaptionRequest:
         pixels: Sequence[PixelsOrError],
         vocabulary: Vocabulary,
         generator: np.random.Generator,
+        features: ImageFeatures | None = None,
     ) -> list[ImageResult]:
         """Caption the images that could be read; see `captions`.
 
@@ -242,11 +243,12 @@ class CaptionRequest:
             pixels: (3, H, W) of each, or why there are none.
             vocabulary: of the model's tokenizer.
             generator: of the decoders that draw.
+            features: of the images that could be read, if they are encoded.
         """
         read = [one for one in pixels if isinstance(one, np.ndarray)]
         left: Iterator[tuple[Caption, ...]] = iter(())
         if read:
-            seen = features = model.encode(np.stack(read))
+            seen = features = model.encode(np.stack(read)) if features is None else features
             for edit in self.edits:
                 features = features.edited(edit)
             left = iter(self.captions(model, features, vocabulary, generator, seen))

@@ -15,8 +15,11 @@ from ddcap.decoding.allowed_tokens import Vocabulary
 from ddcap.decoding.caption import ImageResult
 from ddcap.decoding.generate import CaptionRequest, PixelsOrError
 from ddcap.errors import ImageError
-from ddcap.machine import ahead
+from ddcap.machine import ahead, own_cores
+from ddcap.model.features import PreparedImages
 from ddcap.values import as_whole
+
+_MOST_PREPARING = 16  # each holds a batch
 
 _Numbered = tuple[int, Sequence[ImageSource]]
 
@@ -87,18 +90,32 @@ def caption_stream(
         names = ["image"] if count == 1 else [f"image {first + at}" for at in range(len(numbered[1]))]
         return [_read(image, name, pixels) for image, name in zip(numbered[1], names, strict=True)]
 
-    def caption(numbered: _Numbered, found: list[PixelsOrError]) -> list[ImageResult]:
+    def prepare(numbered: _Numbered) -> tuple[list[PixelsOrError], PreparedImages | None]:
+        found = read(numbered)
+        pixels = [one for one in found if isinstance(one, np.ndarray)]
+        return found, model.prepare(np.stack(pixels)) if pixels and not is_onnx else None
+
+    def caption(
+        numbered: _Numbered, found: list[PixelsOrError], prepared: PreparedImages | None = None
+    ) -> list[ImageResult]:
         number, part = numbered
         generator = np.random.default_rng([seed, number])  # independent of the thread and the order
         with computing():
-            return asked.results(model, part, found, vocabulary, generator)
+            features = None if prepared is None else model.encode_prepared(prepared)
+            return asked.results(model, part, found, vocabulary, generator, features)
 
     if is_bulk:  # each core computes its own batches
         for _, results in ahead(lambda numbered: caption(numbered, read(numbered)), parts):
             yield from results
         return
-    for numbered, found in ahead(read, parts, workers=1):
-        yield from caption(numbered, found)
+    # what the CPU does for the next batches, while the device is at work on this one
+    for numbered, (found, prepared) in ahead(prepare, parts, workers=_preparing_threads(str(model.device))):
+        yield from caption(numbered, found, prepared)
+
+
+def _preparing_threads(device: str) -> int:
+    """Number of threads that read images and prepare batches; the CPU also computes, if it is the device."""
+    return 1 if device == "cpu" else min(own_cores(), _MOST_PREPARING)
 
 
 def _is_onnx(model: Any) -> bool:

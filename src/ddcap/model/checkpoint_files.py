@@ -29,7 +29,7 @@ from ddcap.errors import CheckpointError, DDCapError
 from ddcap.files import announce_download, replacing, write_text
 from ddcap.model.config import CONFIG_NAME, ENCODER_NAME, WEIGHTS_NAME, ModelConfig, read_config
 from ddcap.model.encoders import CLIP_ARCHITECTURE, ImageEncoder, build_image_encoder, read_clip_architecture
-from ddcap.model.features import ImageFeatures
+from ddcap.model.features import ImageFeatures, PreparedImages
 from ddcap.model.generation_config import GENERATION_CONFIG_NAME
 from ddcap.model.persons import PersonDetector
 from ddcap.model.quantization import SCALE, in_float32, quantise_state
@@ -296,16 +296,27 @@ class StoredModel(nn.Module):
                 stored, scale = file.get_tensor(name), name + SCALE
                 value.copy_(in_float32(stored, file.get_tensor(scale)) if scale in scales else stored)
 
-    @torch.no_grad()
-    def encode(self, pixels: np.ndarray) -> ImageFeatures:
-        """Features of pixels (I, 3, H, W), where the model computes; float32, whatever autocast is on."""
-        features: ImageFeatures = self.encoder(self.as_array(pixels))
-        assert features.memory is not None and features.summary is not None
+    def prepare(self, pixels: np.ndarray) -> PreparedImages:
+        """Prepare pixels (I, 3, H, W) on the CPU; any thread may, while the model is at work."""
         persons = None
         if self.detector is not None:
-            seen = self.detector(np.asarray(pixels, dtype=np.float32))
-            persons = Persons(*(self.as_array(part) for part in vars(seen).values()))
+            persons = self.detector(np.asarray(pixels, dtype=np.float32))
+        tensor = torch.from_numpy(np.array(pixels))  # a copy: it can be written to
+        return PreparedImages(tensor.pin_memory() if self.device.type == "cuda" else tensor, persons)
+
+    @torch.no_grad()
+    def encode_prepared(self, images: PreparedImages) -> ImageFeatures:
+        """Features of I images, where the model computes; float32, whatever autocast is on."""
+        features: ImageFeatures = self.encoder(images.pixels.to(self.device, non_blocking=True))
+        assert features.memory is not None and features.summary is not None
+        persons = None
+        if images.persons is not None:
+            persons = Persons(*(self.as_array(part) for part in vars(images.persons).values()))
         return ImageFeatures(features.memory.float(), features.summary.float(), features.concepts, persons)
+
+    def encode(self, pixels: np.ndarray) -> ImageFeatures:
+        """Features of pixels (I, 3, H, W), see `encode_prepared`."""
+        return self.encode_prepared(self.prepare(pixels))
 
     def carry_encoder(self) -> None:
         """From now on the encoder's weights are stored with the model; nothing else is needed to load it."""

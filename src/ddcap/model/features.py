@@ -10,6 +10,19 @@ from ddcap.data.persons import Persons
 
 
 @dataclass(frozen=True)
+class PreparedImages:
+    """The CPU's part of encoding images, which can be done while the device is at work.
+
+    Attributes:
+        pixels: a tensor (I, 3, H, W) on the CPU; page-locked for a GPU, which then copies it by itself.
+        persons: what a detector says of persons; None without one.
+    """
+
+    pixels: Any
+    persons: Persons | None
+
+
+@dataclass(frozen=True)
 class ImageFeatures:
     """The features of images that the caption model sees.
 
