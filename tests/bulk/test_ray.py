@@ -1,16 +1,19 @@
 """The same job over a Ray cluster of two local workers: the same rows, and none lost with a worker."""
 
 import json
+import os
 import shutil
 import tarfile
 
 import psutil
 import pytest
+import torch
 
+from ddcap.bulk.ray_engine import Actors, actors_on
 from ddcap.bulk.remote import expand, read_image
 from ddcap.bulk.rows import JsonLines
 from ddcap.commands import main
-from ddcap.errors import DataError, ImageError
+from ddcap.errors import DataError, DDCapError, ImageError
 
 pytest.importorskip("pyarrow")
 
@@ -24,7 +27,10 @@ def cluster():
     _quiet(ray)
     for attempt in range(3):
         try:
-            ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+            # Ray believes in the GPU
+            ray.init(
+                num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="error"
+            )
             break
         except Exception:  # Ray gives itself 30 seconds, which a busy machine may not have
             ray.shutdown()
@@ -110,6 +116,60 @@ def test_a_killed_worker_loses_nothing(small_photos, tmp_path):
     images = [row["image"] for row in rows_of(tmp_path / "c.jsonl")]
     assert images == sorted(str(path) for path in folder.iterdir())
     assert progress.captioned == 24 and progress.failed == 0
+
+
+class Environment:
+    """An actor that tells where it runs."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __call__(self, batch):
+        import pyarrow
+        import ray
+
+        resources = ray.get_runtime_context().get_assigned_resources()
+        told = {"name": self.name, "process": os.getpid(), "resources": resources}
+        told["gpus"] = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return pyarrow.table({"captions": [json.dumps(told)] * len(batch)})
+
+
+@pytest.mark.slow
+def test_an_actor_on_a_gpu_has_it_and_the_cpus_that_read_for_it(cluster):
+    from ddcap.bulk.ray_engine import _on_actors
+
+    actors = actors_on(cluster.nodes(), "cuda")
+    assert actors == Actors(most=1, cpus=2, gpus=1)
+    units = [{"number": number} for number in range(3)]
+    found = list(_on_actors(cluster, units, Environment, ["mine"], actors, None))
+    assert len({one["process"] for one in found}) == 1  # the one GPU has one actor
+    assert all((one["name"], one["gpus"]) == ("mine", "0") for one in found), found
+    assert all(one["resources"] == {"CPU": 2.0, "GPU": 1.0} for one in found), found
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_an_actor_without_cuda_says_so(small_photos, tmp_path, capsys):
+    out = tmp_path / "c.jsonl"
+    command = ["caption", str(small_photos[0]), "--out", str(out), "--engine", "ray", "--device", "cuda"]
+    assert main(command) == 1
+    told = capsys.readouterr().err
+    assert "device 'cuda': not available here" in told and "use cpu" in told and told.count("\n") == 1
+    assert rows_of(out) == []  # the CPU does not step in
+
+
+def test_as_many_actors_as_the_cluster_has_room_for():
+    nodes = [
+        {"Alive": True, "Resources": {"CPU": 16.0}},
+        {"Alive": True, "Resources": {"CPU": 64.0, "GPU": 4.0}},
+        {"Alive": True, "Resources": {"CPU": 12.0, "GPU": 1.0}},
+        {"Alive": False, "Resources": {"CPU": 96.0, "GPU": 8.0}},
+    ]
+    assert actors_on(nodes, "cpu") == Actors(92, 1, 0)
+    assert actors_on(nodes, "cuda") == Actors(5, 12, 1)
+    with pytest.raises(DDCapError, match=r"--device cuda: the Ray cluster has no GPU; .*--device cpu"):
+        actors_on(nodes[:1], "cuda")
 
 
 def _captions(process):

@@ -171,7 +171,15 @@ def test_a_small_job_starts_no_process(default, small_photos, tmp_path):
 
 @pytest.mark.parametrize(
     ("cores", "memory", "device", "count"),
-    [(1, 64, "cpu", 1), (2, 64, "cpu", 1), (3, 64, "cpu", 3), (64, 512, "cpu", 64), (64, 512, "cuda", 1)],
+    [
+        (1, 64, "cpu", 1),
+        (2, 64, "cpu", 2),
+        (3, 64, "cpu", 3),
+        (16, 2, "cpu", 2),
+        (2, 0, "cpu", 1),
+        (64, 512, "cpu", 64),
+        (64, 512, "cuda", 1),
+    ],
 )
 def test_as_many_workers_as_cores(cores, memory, device, count, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", str(cores))

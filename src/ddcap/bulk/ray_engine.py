@@ -12,9 +12,9 @@ import itertools
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -66,7 +66,7 @@ def caption_on_ray(
         min_sure: likewise.
         on_progress: likewise.
         on_failure: likewise.
-        workers: actors; None: one for each CPU of the cluster.
+        workers: actors; None: one for each CPU of the cluster, or for each GPU if the device is "cuda".
         unit: images that an actor is given at once, where they are no tar files.
         asked: see `Captioner.caption_each`. Decoders that draw draw otherwise than without Ray.
 
@@ -79,7 +79,7 @@ def caption_on_ray(
         import ray.data
     except ImportError:
         raise MissingExtraError("--engine ray", "ray") from None
-    list(Captioner.from_pretrained(*cast(Any, model)).caption_each([], **asked))  # refuses what cannot be
+    list(on_driver(model).caption_each([], **asked))  # refuses what cannot be
     names = dict(zip(("model", "device", "precision", "runtime"), model, strict=True))
     job = Job(
         output,
@@ -99,6 +99,12 @@ def caption_on_ray(
         job.close()
 
 
+def on_driver(model: ModelArguments) -> Captioner:
+    """Load the model to see what it can do; on the CPU, since the driver's machine may have no GPU."""
+    name, _, precision, runtime = model
+    return Captioner.from_pretrained(name, "cpu", precision, runtime)
+
+
 def _caption_units(
     ray: Any,
     job: Job,
@@ -110,30 +116,82 @@ def _caption_units(
     """Caption them on the cluster, and write what becomes of each as it comes back."""
     try:
         _connect(ray)
-        workers = workers or int(ray.cluster_resources().get("CPU", 1))
-        results = ray.data.from_items(
-            [{"unit": json.dumps({**one, "number": number})} for number, one in enumerate(units)],
-            override_num_blocks=min(len(units), _MOST_BLOCKS),
-        ).map_batches(
-            UnitActor,
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=1,
-            num_gpus=1 if str(model[1]).startswith("cuda") else 0,
-            compute=ray.data.ActorPoolStrategy(
-                min_size=1, max_size=workers, initial_size=workers, max_tasks_in_flight_per_actor=2
-            ),
-            fn_constructor_args=[list(model), *how, ray.put((job.seen, job.names))],
-        )
-        for result in results.iter_rows():
-            _take(job, json.loads(result["captions"]))
+        actors = actors_on(ray.nodes(), str(model[1]))
+        if actors.gpus:
+            model = (model[0], "cuda", *model[2:])  # Ray shows an actor the one that it has
+        arguments = [list(model), *how, ray.put((job.seen, job.names))]
+        numbered = ({**one, "number": number} for number, one in enumerate(units))
+        for found in _on_actors(ray, numbered, UnitActor, arguments, actors, workers):
+            _take(job, found)
     except ray.exceptions.RayError as error:
-        reason = str(error).strip().splitlines()[-1]
+        reason = str(error).strip().splitlines()[-1].removeprefix("ddcap.errors.DDCapError: ")
         raise DDCapError(
             f"the Ray job failed: {reason}; see Ray's logs, then run the command again to continue"
         ) from None
     except ConnectionError as error:
         raise DDCapError(f"cannot connect to a Ray cluster ({error}); check RAY_ADDRESS") from None
+
+
+class Actors(NamedTuple):
+    """The actors that a cluster has room for.
+
+    Attributes:
+        most: of them.
+        cpus: of each.
+        gpus: of each.
+    """
+
+    most: int
+    cpus: int
+    gpus: int
+
+
+def actors_on(nodes: Sequence[Mapping[str, Any]], device: str) -> Actors:
+    """One actor for each CPU; on GPUs one for each, with its share of the CPUs to read images.
+
+    Args:
+        nodes: of the cluster, as `ray.nodes` gives them.
+        device: "cpu" or "cuda".
+
+    Raises:
+        DDCapError: if GPUs are wanted and there is none: Ray would wait for one.
+    """
+    alive = [node["Resources"] for node in nodes if node["Alive"]]
+    if not device.startswith("cuda"):
+        return Actors(max(1, int(sum(node.get("CPU", 0) for node in alive))), 1, 0)
+    with_gpus = [node for node in alive if node.get("GPU", 0) >= 1]
+    if not with_gpus:
+        raise DDCapError(
+            f"--device {device}: the Ray cluster has no GPU; add a machine with one, or use --device cpu"
+        )
+    shares = [int(node.get("CPU", 0) // node["GPU"]) for node in with_gpus]
+    return Actors(int(sum(node["GPU"] for node in with_gpus)), max(1, min(shares)), 1)
+
+
+def _on_actors(
+    ray: Any,
+    units: Iterable[dict[str, Any]],
+    actor: type,
+    arguments: list[Any],
+    actors: Actors,
+    workers: int | None,
+) -> Iterator[dict[str, Any]]:
+    """Give each unit to one of a pool of actors; what they return, as it comes back."""
+    rows = [{"unit": json.dumps(unit)} for unit in units]
+    count = workers or actors.most
+    results = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS)).map_batches(
+        actor,
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=actors.cpus,
+        num_gpus=actors.gpus,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=1, max_size=count, initial_size=count, max_tasks_in_flight_per_actor=2
+        ),
+        fn_constructor_args=arguments,
+    )
+    for result in results.iter_rows():
+        yield json.loads(result["captions"])
 
 
 def _connect(ray: Any) -> None:

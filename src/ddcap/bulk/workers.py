@@ -34,7 +34,6 @@ _UNIT = 16  # images, at least
 _LARGEST = 16_000_000  # bytes of a unit's images out of tar files, about
 _SPARE = 2  # units that are read before a worker is free
 _MEMORY = 600_000_000  # bytes of a process with the default model and photographs of some size, about
-_FEW_CORES = 2
 _STARTS = 3  # workers in a row that end before they have loaded the model
 
 
@@ -226,13 +225,13 @@ class Workers:
 
 
 def own_workers(device: str) -> int:
-    """Number of processes that this machine captions fastest with; one where threads do as well.
+    """Number of processes that this machine captions fastest with: one a core, if memory suffices.
 
     Args:
         device: of the model; a GPU has one process, whose threads read ahead.
     """
     cores = own_cores()
-    if device != "cpu" or cores <= _FEW_CORES:
+    if device != "cpu" or cores == 1:
         return 1
     memory = own_memory()
     return cores if memory is None else max(1, min(cores, memory // _MEMORY - 1))

@@ -77,7 +77,7 @@ def bulk_arguments(caption: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="caption with N processes; with --engine ray, with N actors (default: one per CPU, or per GPU "
-        "with --device cuda; without Ray, one process on two cores or fewer, and on a GPU)",
+        "with --device cuda; without Ray one process on a GPU, and fewer where memory is short)",
     )
 
 
@@ -172,10 +172,10 @@ def _model(options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _on_ray(options: argparse.Namespace, how: dict[str, Any]) -> Progress:
-    from ddcap.bulk.ray_engine import caption_on_ray
+    from ddcap.bulk.ray_engine import caption_on_ray, on_driver
 
     if options.min_sure is not None:  # the job itself looks at all else, and loads the model for it
-        check_min_sure(load_captioner(options), options.min_sure)
+        check_min_sure(on_driver(_model(options)), options.min_sure)
     if options.verbose:
         tell(
             "ddcap: Ray: each actor has a thread, and the runtime and precision that its own machine asks for"
