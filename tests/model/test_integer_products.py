@@ -10,6 +10,7 @@ from safetensors.numpy import load_file, save_file
 import ddcap
 from ddcap.errors import DDCapError
 from ddcap.model.config import INT8, WEIGHTS_NAME
+from ddcap.model.loading import load_model
 from ddcap.model.onnx_export import export_onnx
 from ddcap.model.onnx_model import _in_form, _Weights
 from ddcap.model.quantization import (
@@ -61,6 +62,27 @@ def test_no_two_products_are_over_16_bits(products):
             assert 255 * two.sum(axis=0).max() <= np.iinfo(np.int16).max, name
             assert two.sum(axis=0).max() > 120, name  # as fine as may be
         assert 255 * np.abs(ordered).sum(axis=0).max() <= np.iinfo(np.int32).max, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["tiny_graphs_folder", "shallow_graphs_folder"])
+def test_every_product_is_rewritten(request, folder):
+    """Of a model with a judge of its own, and of one whose denoiser judges."""
+    folder = request.getfixturevalue(folder)
+    taken = {graph: set() for graph in ("memory", "step", "judge")}
+    for graph, names in taken.items():
+        proto = onnx.load(folder / f"{graph}{INT8}.onnx", load_external_data=False).graph
+        names |= {node.input[1] for node in proto.node if node.op_type == PRODUCT}
+        floating = onnx.load(folder / f"{graph}.onnx", load_external_data=False).graph
+        assert not any(node.op_type == PRODUCT for node in floating.node)
+    every = {f"{layer}/factor" for layer in load_model(folder).integer_products()}
+    assert taken["memory"] | taken["step"] | taken["judge"] == every
+    assert (
+        taken["step"]
+        and taken["judge"]
+        and taken["memory"]
+        == {name for name in every if name.startswith("denoiser") and "key_value" in name and "cross" in name}
+    )
 
 
 def test_products_are_exact_at_their_worst(products):

@@ -4,20 +4,20 @@ Graphs with a dynamic number of images each: pixels to features (encoder), featu
 of a model with a length head), features to the cross-attention's keys and values (memory), one step of the
 denoiser to logits (step), logits to the likeliest tokens (choose; with guidance, guided_choose), and finished
 captions to the likelihood of their tokens (judge; of a model with one). Memory, step and judge come in two
-kinds: with matrix products in float32 and in int8. Graphs hold no weights: they name
-those of `model.safetensors`, so that both runtimes compute with the same numbers.
+kinds: with matrix products in float32, as they are traced, and in int8, rewritten from these
+(`integer_graphs.py`). Graphs hold no weights: they name those of `model.safetensors`, so that both runtimes
+compute with the same numbers.
 
 Shapes: I images, K captions of each, L caption positions, n of them asked for, P image positions, V words.
 """
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,10 +32,11 @@ from ddcap.data.concepts import ConceptTokens
 from ddcap.errors import DDCapError, MissingExtraError
 from ddcap.files import replacing, write_text
 from ddcap.model.blocks import MemoryKeysValues
-from ddcap.model.config import GRAPHS_NAME, INT8, WEIGHTS_NAME
+from ddcap.model.config import GRAPHS, GRAPHS_NAME, INT8, WEIGHTS_NAME
 from ddcap.model.ddcap import DDCapModel, read_left_to_right
 from ddcap.model.features import ImageFeatures
 from ddcap.model.guidance import guide
+from ddcap.model.integer_graphs import Factor, in_integers
 from ddcap.model.loading import load_model
 from ddcap.model.quantization import (
     FACTOR,
@@ -169,65 +170,6 @@ class _GuidedChoose(nn.Module):
         return chosen, log_probability
 
 
-class _Int8Linear(nn.Module):
-    """A linear layer whose product is one of integers: the input is quantised row by row as it comes.
-
-    A row of its own scale keeps what a caption becomes independent of the others in its batch. Eight unsigned
-    bits for the input, with 128 for 0, as processors multiply them, and weights that let all of them do it
-    exactly (see `model/quantization.py`).
-    """
-
-    weight: Tensor
-    scale: Tensor
-    zero: Tensor
-    one: Tensor
-
-    def __init__(self, linear: nn.Linear | nn.Embedding) -> None:
-        super().__init__()
-        weight, scale = quantise_factor(linear.weight.detach().numpy())
-        self.register_buffer("weight", torch.from_numpy(weight.T.copy()))
-        self.register_buffer("scale", torch.from_numpy(scale))
-        self.register_buffer("zero", torch.tensor(128, dtype=torch.uint8))
-        self.register_buffer("one", torch.tensor(1.0))
-        self.bias = getattr(linear, "bias", None)
-
-    def forward(self, values: Tensor) -> Tensor:
-        rows = values.reshape(-1, values.shape[-1])
-        largest = rows.abs().amax(dim=1).clamp(min=1e-8) / 127  # (N,)
-        rounded = torch.onnx.ops.symbolic(
-            "QuantizeLinear",
-            (rows, largest, self.zero.expand(rows.shape[0])),
-            {"axis": 0},
-            dtype=torch.uint8,
-            shape=rows.shape,
-        )
-        shape = (rows.shape[0], self.weight.shape[1])
-        result = torch.onnx.ops.symbolic(
-            "com.microsoft::MatMulIntegerToFloat",
-            (rounded, self.weight, self.one, self.scale, self.zero),
-            dtype=torch.float32,
-            shape=shape,
-            version=1,
-        )
-        result = result * largest.unsqueeze(1)
-        result = result if self.bias is None else result + self.bias
-        return result.reshape(*values.shape[:-1], -1)
-
-
-def _in_int8(model: DDCapModel) -> DDCapModel:
-    """A copy of `model` for export whose denoiser multiplies integers; never computed with in PyTorch."""
-    model = copy.deepcopy(model)
-    denoiser: Any = model.denoiser
-    for name, layer in model.integer_products().items():
-        if layer is denoiser.token_embedding:  # it still looks up words
-            denoiser.head = _Int8Linear(layer)
-            denoiser.logits = denoiser.head.forward
-        else:
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, _Int8Linear(layer))
-    return model
-
-
 def check_exportable(model: nn.Module) -> None:
     """Raise what `export_onnx` would, before anything is written."""
     if find_spec("onnx") is None or find_spec("onnxscript") is None:  # torch's exporter needs the second
@@ -258,13 +200,18 @@ def export_onnx(folder: str | Path) -> None:
     import onnx
 
     folder, known = Path(folder), _fingerprints(model)
+    layers = {f"{name}.weight": name for name in model.integer_products()}
     weights = {}
-    for name, graph in _graphs(model):
-        proto = graph.model_proto
-        weights[name] = _take_weights(proto, known)
-        _forget_origins(proto)
-        with replacing(folder / f"{name}.onnx") as temporary:
-            onnx.save(proto, temporary)
+    for name, program in _graphs(model):
+        graph = program.model_proto
+        kinds = {name: graph}
+        if name + INT8 in GRAPHS:
+            kinds[name + INT8] = in_integers(graph, _factors(graph, known, layers))
+        for kind, proto in kinds.items():
+            weights[kind] = _take_weights(proto, known)
+            _forget_origins(proto)
+            with replacing(folder / f"{kind}.onnx") as temporary:
+                onnx.save(proto, temporary)
     write_text(folder / GRAPHS_NAME, json.dumps(weights) + "\n")
 
 
@@ -281,7 +228,7 @@ def _check_factors(folder: Path, model: DDCapModel) -> None:
 
 
 def _graphs(model: DDCapModel) -> Iterator[tuple[str, Any]]:
-    """Name and exported program of each graph."""
+    """Name and exported program of each graph that multiplies float32."""
     model = model.cpu().eval()
     any_size = torch.export.Dim.DYNAMIC
     images, captions, length, asked = 3, 2, 5, 4  # none is special, and no two are equal
@@ -315,12 +262,11 @@ def _graphs(model: DDCapModel) -> Iterator[tuple[str, Any]]:
         }
         outputs = (*memory, *(f"free_{name}" for name in memory))
         inputs = {name: (value, per_image) for name, value in zip(names, features, strict=True)}
-        for ending, one in (("", model), (INT8, _in_int8(model))):
-            yield f"memory{ending}", _export(_Memory(one), inputs, outputs)
-            yield f"step{ending}", _export(_Step(one), step, ("logits",), seen)
-            if model.config.model.judge != "none":
-                judged = {"tokens": (torch.ones(*shape, length, dtype=torch.long), per_position), **inputs}
-                yield f"judge{ending}", _export(_Judge(one), judged, ("log_probabilities",))
+        yield "memory", _export(_Memory(model), inputs, outputs)
+        yield "step", _export(_Step(model), step, ("logits",), seen)
+        if model.config.model.judge != "none":
+            judged = {"tokens": (torch.ones(*shape, length, dtype=torch.long), per_position), **inputs}
+            yield "judge", _export(_Judge(model), judged, ("log_probabilities",))
     logits = torch.zeros(captions, asked, model.mask_id)
     inputs = {"logits": (logits, per_caption), "added": (logits[:, 0].clone(), per_image)}
     found = ("chosen", "log_probability")
@@ -398,6 +344,18 @@ def _fingerprints(model: DDCapModel) -> dict[bytes, list[Any]]:
 def _fingerprint(array: np.ndarray) -> bytes:
     content = np.ascontiguousarray(array)
     return hashlib.sha256(f"{content.dtype}{content.shape}".encode() + content.tobytes()).digest()
+
+
+def _factors(proto: Any, known: dict[bytes, list[Any]], layers: Mapping[str, str]) -> dict[str, Factor]:
+    """The constants that are weights of `layers`, by their names in a graph."""
+    from onnx import numpy_helper
+
+    found = {}
+    for constant in proto.graph.initializer:
+        name, _, is_transposed = known.get(_fingerprint(numpy_helper.to_array(constant)), ("", "", False))
+        if name in layers:
+            found[constant.name] = Factor(layers[name], is_transposed)
+    return found
 
 
 def _take_weights(proto: Any, known: dict[bytes, list[Any]]) -> dict[str, list[Any]]:
