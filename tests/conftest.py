@@ -1,5 +1,6 @@
 """What several test files share: real photographs with captions, and real but tiny components."""
 
+import gc
 import json
 import os
 import re
@@ -51,14 +52,24 @@ settings.load_profile("few")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the tests of exported graphs: the longest, and all in one process, so that none waits."""
+    """Start with the tests of exported graphs, all in one process, so that none waits; then the slow ones.
+
+    So what is left at last for processes to take from each other is short.
+    """
     exported = {"tiny_graphs_folder", "shallow_graphs_folder"}
 
-    def is_later(item: pytest.Item) -> bool:
+    def place(item: pytest.Item) -> int:
+        if item.get_closest_marker("slow") is None:
+            return 2
         asks = item.path.stem in ("test_onnx_judge", "test_integer_products")  # for either, as they run
-        return not asks and not exported & set(getattr(item, "fixturenames", ()))
+        return int(not asks and not exported & set(getattr(item, "fixturenames", ())))
 
-    items.sort(key=is_later)  # the others keep their order
+    items.sort(key=place)  # the others keep their order
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what was imported: 300,000 objects, which stay."""
+    gc.freeze()
 
 
 MakeOnce = Callable[[str, Callable[[Path], object]], Path]
@@ -68,8 +79,8 @@ MakeOnce = Callable[[str, Callable[[Path], object]], Path]
 def made_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
     """A function (name, make) -> the folder that `make` wrote, once for all processes of a test run.
 
-    With DDCAP_MADE_ONCE, a folder, it is made once for all runs that have the same one: CI's two. A test that
-    changes something there copies it first.
+    With DDCAP_MADE_ONCE, a folder, it is made once for all runs that have the same one. A test that changes
+    something there copies it first.
     """
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base

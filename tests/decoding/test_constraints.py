@@ -7,7 +7,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ddcap import Captioner
@@ -171,17 +171,8 @@ def unspellable(asked):
     return [word for word in words if not word.isascii() or word in ("strasse",)]
 
 
-@pytest.mark.parametrize("examples", [100, pytest.param(350, marks=pytest.mark.slow)])
-def test_every_caption_obeys_its_constraints(default, seen, vocabulary, examples):
-    @settings(max_examples=max(examples, settings.default.max_examples))
-    @given(demands, ways)
-    def ask(asked, way):
-        check_a_caption(default, seen, vocabulary, asked, way)
-
-    ask()
-
-
-def check_a_caption(default, seen, vocabulary, asked, way):
+@given(asked=demands, way=ways)
+def test_every_caption_obeys_its_constraints(default, seen, vocabulary, asked, way):
     try:
         constraints, _ = Constraints.take(asked)
         constraints.check_spelling(default.tokenizer)

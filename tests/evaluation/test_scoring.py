@@ -182,8 +182,8 @@ def test_meteor_runs_and_spice_says_why_not():
     assert "SPICE        not run: needs CoreNLP 3.6.0" in evaluation.to_text()
 
 
-@needs_java
-def test_spice_is_told_where_corenlp_is(tmp_path):
+def test_spice_is_told_where_corenlp_is(tmp_path, fake_java):
+    fake_java("import sys; sys.exit('METEOR has its own test')")
     evaluation = score_predictions(PREDICTIONS, RECORDS, ScoringSettings("ptb-python", corenlp=tmp_path))
     assert evaluation.scores.not_run["SPICE"].startswith(f"{tmp_path}: has no ")
 

@@ -217,7 +217,7 @@ def test_a_run_killed_by_sigkill_and_resumed_equals_an_uninterrupted_one(recipe_
     finished_at = int(list_checkpoints(whole)[-1].name.removeprefix("step_"))
     assert 0 < stopped_at < finished_at, "the run was not killed in the middle"
 
-    subprocess.run([*command, "--resume"], check=True, capture_output=True)
+    train(load_recipe(recipe_file, [f"training.output={cut}", *longer]), resume=True)
     assert same(weights(cut), weights(whole))
     assert same(averages(cut), averages(whole))
     assert same(

@@ -178,7 +178,7 @@ def test_a_killed_process_ends_all_and_the_run_goes_on_from_its_checkpoint(recip
     assert not any(Path(f"/proc/{worker}").exists() for worker in workers)
     steps = [int(list_checkpoints(output)[-1].name.removeprefix("step_")) for output in (killed, whole)]
     assert 0 < steps[0] < steps[1], "the run was not killed in the middle"
-    launch("-m", "ddcap", "train", *arguments, "--resume")
+    train_in_two_processes([(recipe_file, [*longer, f"training.output={killed}"])], resume=True)
     close(whole, killed)
 
 

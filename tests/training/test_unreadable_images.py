@@ -3,12 +3,11 @@
 import json
 import logging
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from two_processes import run_in_two
 
 from ddcap.data.batches import training_steps
 from ddcap.errors import DataError
@@ -100,11 +99,8 @@ def test_a_blank_part_counts_for_nothing(recipe_file, tmp_path, damage, splits):
 def test_a_process_without_readable_images_does_not_stop_the_other(recipe_file, tmp_path, damage, splits):
     json_setting, train_names, _ = splits([0, 1, 2], [5])
     settings = [*ONE_BY_ONE, json_setting, damage(train_names[0]), "training.batch_size=2"]
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ddcap", "train"]
-    command = [sys.executable, "-m", *launcher, str(recipe_file), *settings]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("1 images could not be read and were skipped") == 1
+    _, said = run_in_two("import ddcap.__main__", "train", recipe_file, *settings)
+    assert said.count("1 images could not be read and were skipped") == 1
     assert all(line["loss"] > 0 for line in lines(tmp_path / "run", "train"))
 
 
