@@ -158,7 +158,7 @@ def test_ci_installs_what_the_lines_of_the_documents_are_part_of():
 
 def test_ci_runs_the_slow_tests_that_a_plain_run_leaves_out():
     script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
-    (options,) = re.findall(r"PYTEST_ADDOPTS=\$(\w+) eval ", script)  # pytest takes the last -m that it is given
+    (options,) = re.findall(r"PYTEST_ADDOPTS=\$(\w+) eval ", script)  # of two -m pytest takes the last
     assert re.search(rf"^{options}='-m \"slow or not slow\"", script, re.M)
     assert "-m 'not slow'" in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 

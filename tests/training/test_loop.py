@@ -95,9 +95,7 @@ def start_and_wait(command, is_due):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "reaches_loaders"), [(signal.SIGTERM, False), (signal.SIGINT, False), (signal.SIGTERM, True)]
-)
+@pytest.mark.parametrize(("number", "reaches_loaders"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
 def test_a_signal_ends_a_run_after_its_step_with_a_checkpoint(recipe_file, tmp_path, number, reaches_loaders):
     output = tmp_path / "run"
     rarely = ["training.epochs=400", "training.checkpoint_every=100000", "training.validate_every=400"]
