@@ -82,7 +82,7 @@ def test_both_tokenisations_give_the_same_scores(captions_json):
 @needs_java
 @pytest.mark.skipif(not FLICKR8K.exists(), reason="Flickr8k's captions are not at ../shared/data/flickr8k")
 def test_both_tokenisations_give_the_same_scores_on_flickr8k():
-    """On every eighth picture; that all captions get the same words, `test_tokenization.py` tests."""
+    """On every eighth image; that all captions get the same words, `test_tokenization.py` tests."""
     records = load_karpathy(FLICKR8K / "dataset_flickr8k.json", FLICKR8K / "images")[::8]
     people, rest = leave_one_out({record.image_id: record.captions for record in records})
     assert len(people) > 980
