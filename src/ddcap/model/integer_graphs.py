@@ -19,7 +19,7 @@ _DOMAIN = "com.microsoft"  # of ONNX Runtime's own operations
 _ZERO, _ONE, _LARGEST, _SMALLEST, _COLUMNS = (
     f"integer_{name}" for name in ("zero", "one", "largest", "smallest", "columns")
 )
-_CONSTANTS = {
+_CONSTANTS: dict[str, np.ndarray] = {
     _ZERO: np.array(128, np.uint8),
     _ONE: np.array(1, np.float32),
     _LARGEST: np.array(127, np.float32),
@@ -61,7 +61,7 @@ class _Writer:
         self.graph = graph
         self._nodes: list[Any] = []
         self._written: set[str] = set()
-        self._constants: dict[str, np.ndarray] = dict(_CONSTANTS)
+        self._constants = dict(_CONSTANTS)
         self._weights = {factors[one.name].layer: one for one in graph.initializer if one.name in factors}
         self._sizes = {value.name: _sizes(value) for value in (*graph.input, *graph.value_info)}
         self._factors = dict(factors)  # a graph may turn a constant round before it multiplies
