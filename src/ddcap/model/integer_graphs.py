@@ -29,7 +29,7 @@ _CONSTANTS: dict[str, np.ndarray] = {
 
 
 class Factor(NamedTuple):
-    """Which layer's weight a constant of a graph is: (outputs, inputs), or turned round."""
+    """The layer whose weight a constant of a graph is: (outputs, inputs), or turned round."""
 
     layer: str
     is_transposed: bool
