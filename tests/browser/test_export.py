@@ -26,7 +26,7 @@ def test_the_export_lists_all_its_files(site):
     }
     assert found.pop("files.js") and found == sizes
     assert {"index.html", "sw.js", "worker.js", "model/model.json", "onnxruntime/LICENSE"} <= found.keys()
-    assert {"model/persons.onnx", "persons.LICENSE"} <= found.keys()
+    assert {"model/detector.onnx", "detector.LICENSE"} <= found.keys()
     shared = {f"interface/{name}" for name in ("app.js", "style.css", "samples/coffee.jpg")}
     assert shared <= found.keys() and "{{" not in (site / "index.html").read_text()
     assert sum(sizes.values()) < MOST_BYTES

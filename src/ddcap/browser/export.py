@@ -24,8 +24,8 @@ from ddcap.errors import DDCapError, MissingExtraError
 from ddcap.files import replacing_folder, write_text
 from ddcap.model.config import (
     CONFIDENCE_NAME,
+    DETECTOR_NAME,
     GRAPHS_NAME,
-    PERSONS_NAME,
     WEIGHTS_NAME,
     read_config,
 )
@@ -73,9 +73,9 @@ def export_page(
         if captioner.confidence is not None:
             shutil.copyfile(folder / CONFIDENCE_NAME, target / "model" / CONFIDENCE_NAME)
         if captioner.model.detector is not None:
-            shutil.copyfile(folder / PERSONS_NAME, target / "model" / PERSONS_NAME)
+            (target / "model" / DETECTOR_NAME).write_bytes(captioner.model.detector.content)
             captioner.model.detector.save_licence(target)
-            description["graphs"]["persons"] = {"file": PERSONS_NAME, "bytes": 0, "constants": []}
+            description["graphs"]["detector"] = {"file": DETECTOR_NAME, "bytes": 0, "constants": []}
         write_text(target / DESCRIPTION, json.dumps(description, separators=(",", ":")))
         (target / "onnxruntime").mkdir()
         for path in (*runtime_paths, *licences()):

@@ -21,17 +21,17 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ddcap.arrays import like
-from ddcap.data.concepts import ConceptSpelling, ConceptVocabulary
+from ddcap.data.concepts import ConceptSpelling, ConceptTokens, ConceptVocabulary
 from ddcap.data.images import Preprocessing
 from ddcap.data.persons import Persons
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError, DDCapError
 from ddcap.files import announce_download, replacing, write_text
 from ddcap.model.config import CONFIG_NAME, ENCODER_NAME, WEIGHTS_NAME, ModelConfig, read_config
+from ddcap.model.detector import Detector
 from ddcap.model.encoders import CLIP_ARCHITECTURE, ImageEncoder, build_image_encoder, read_clip_architecture
 from ddcap.model.features import ImageFeatures, PreparedImages
 from ddcap.model.generation_config import GENERATION_CONFIG_NAME
-from ddcap.model.persons import PersonDetector
 from ddcap.model.quantization import SCALE, in_float32, quantise_state
 from ddcap.settings import EncoderSettings, ModelSettings
 
@@ -224,7 +224,7 @@ class StoredModel(nn.Module):
         self.config = config
         self.vocabulary: ConceptVocabulary | None = None
         self.tokenizer: CaptionTokenizer | None = None
-        self.detector: PersonDetector | None = None
+        self.detector: Detector | None = None
         self._spelling: ConceptSpelling | None = None
         self.encoder = encoder or build_image_encoder(config.encoder, concepts=config.concepts)
 
@@ -298,21 +298,22 @@ class StoredModel(nn.Module):
 
     def prepare(self, pixels: np.ndarray) -> PreparedImages:
         """Prepare pixels (I, 3, H, W) on the CPU; any thread may, while the model is at work."""
-        persons = None
-        if self.detector is not None:
-            persons = self.detector(np.asarray(pixels, dtype=np.float32))
         tensor = torch.from_numpy(np.array(pixels))  # a copy: it can be written to
-        return PreparedImages(tensor.pin_memory() if self.device.type == "cuda" else tensor, persons)
+        return PreparedImages(tensor.pin_memory() if self.device.type == "cuda" else tensor)
 
     @torch.no_grad()
     def encode_prepared(self, images: PreparedImages) -> ImageFeatures:
         """Features of I images, where the model computes; float32, whatever autocast is on."""
         features: ImageFeatures = self.encoder(images.pixels.to(self.device, non_blocking=True))
         assert features.memory is not None and features.summary is not None
-        persons = None
-        if images.persons is not None:
-            persons = Persons(*(self.as_array(part) for part in vars(images.persons).values()))
-        return ImageFeatures(features.memory.float(), features.summary.float(), features.concepts, persons)
+        features = ImageFeatures(features.memory.float(), features.summary.float(), features.concepts)
+        if self.detector is None:
+            return features
+        persons, concepts = self.detector(images.pixels.numpy(), features.summary.cpu().numpy())
+        persons = Persons(*(self.as_array(part) for part in vars(persons).values()))
+        if concepts is not None:
+            concepts = ConceptTokens(self.as_array(concepts.ids), self.as_array(concepts.confidences))
+        return features.looked_at(persons, concepts)
 
     def encode(self, pixels: np.ndarray) -> ImageFeatures:
         """Features of pixels (I, 3, H, W), see `encode_prepared`."""
@@ -402,7 +403,7 @@ class StoredModel(nn.Module):
         if config.concepts:
             model._know_words(ConceptVocabulary.load(folder), CaptionTokenizer.load(folder))
         if config.persons:
-            model.detector = PersonDetector.load(folder)
+            model.detector = Detector.load(folder)
         return model.eval()
 
 

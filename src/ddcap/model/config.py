@@ -23,7 +23,8 @@ CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 GRAPHS_NAME = "graphs.json"  # which weight each constant of the ONNX graphs is
 CONFIDENCE_NAME = "confidence.safetensors"
-PERSONS_NAME, PERSONS_LICENCE_NAME = "persons.onnx", "persons.LICENSE"  # a detector, see `model/persons.py`
+DETECTOR_NAME, DETECTOR_LICENCE_NAME = "detector.onnx", "detector.LICENSE"  # see `model/detector.py`
+OLD_DETECTOR_NAME = "persons.onnx"
 INT8 = "_int8"  # ends the names of graphs that multiply integers
 _BOTH = ("memory", "step", "judge")
 GRAPHS = ("encoder", "length", *_BOTH, *(name + INT8 for name in _BOTH), "choose", "guided_choose")
@@ -36,7 +37,7 @@ class ModelConfig:
     """Everything a stored model must know about itself.
 
     `decoding` are its default decoding settings, `concepts` is how many its tagger knows; 0 without one.
-    `persons` is whether a detector of persons lies beside the weights.
+    `persons` is whether a detector, of persons at least, lies beside the weights.
     """
 
     vocabulary_size: int

@@ -15,11 +15,9 @@ class PreparedImages:
 
     Attributes:
         pixels: a tensor (I, 3, H, W) on the CPU; page-locked for a GPU, which then copies it by itself.
-        persons: what a detector says of persons; None without one.
     """
 
     pixels: Any
-    persons: Persons | None
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,8 @@ class ImageFeatures:
         memory: (B, P, C) one vector per image position, read by cross-attention; None for captions that have
             concepts but no image.
         summary: (B, S) one vector for the image, read by the length head; None with `memory`.
-        concepts: what a tagger sees in the images, K concepts of each; None without a tagger.
+        concepts: what a tagger, or a detector that knows better, sees in the images, K concepts of each; None
+            without a tagger.
         persons: what a detector says of persons; None without one, and for features from a cache.
     """
 
@@ -53,6 +52,10 @@ class ImageFeatures:
             self.persons.silenced() if self.persons is not None and edits.tells_of_persons else self.persons
         )
         return replace(self, concepts=edits.apply(self.concepts), persons=persons)
+
+    def looked_at(self, persons: Persons, concepts: ConceptTokens | None) -> ImageFeatures:
+        """The same features with a detector's findings; concepts None are those that a tagger sees."""
+        return replace(self, persons=persons, concepts=self.concepts if concepts is None else concepts)
 
     def to(self, device: Any) -> ImageFeatures:
         """The same features, which are tensors, on `device`."""

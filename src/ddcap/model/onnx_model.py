@@ -22,9 +22,9 @@ from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError
 from ddcap.machine import own_cores
 from ddcap.model.config import GRAPHS, GRAPHS_NAME, INT8, WEIGHTS_NAME, read_config
+from ddcap.model.detector import Detector
 from ddcap.model.features import ImageFeatures
 from ddcap.model.onnx_session import session_options
-from ddcap.model.persons import PersonDetector
 from ddcap.model.quantization import (
     FACTOR,
     FACTOR_SCALE,
@@ -56,7 +56,7 @@ class OnnxModel:
         self.config = read_config(folder)
         self.tokenizer = CaptionTokenizer.load(folder)
         self.vocabulary = ConceptVocabulary.load(folder) if self.config.concepts else None
-        self.detector = PersonDetector.load(folder, threads) if self.config.persons else None
+        self.detector = Detector.load(folder, threads) if self.config.persons else None
         self._weights = _Weights(self.folder)
         self._graphs: dict[str, Any] = {}
         needed = ["encoder", "memory", "step", "choose"]
@@ -116,8 +116,8 @@ class OnnxModel:
     def encode(self, pixels: np.ndarray) -> ImageFeatures:
         """Features of pixels (I, 3, H, W)."""
         memory, summary, *seen = self.graph("encoder").run(None, {"pixels": pixels})
-        persons = None if self.detector is None else self.detector(pixels)
-        return ImageFeatures(memory, summary, ConceptTokens(*seen) if seen else None, persons)
+        features = ImageFeatures(memory, summary, ConceptTokens(*seen) if seen else None)
+        return features if self.detector is None else features.looked_at(*self.detector(pixels, summary))
 
     def length_logits(self, features: ImageFeatures) -> np.ndarray | None:
         """(I, max_length) length logits, or None without a length head."""

@@ -50,10 +50,16 @@ export class Model {
   async encode(pixels) {
     const { size } = this.description.preprocessing;
     const given = { pixels: this.floats(pixels, [1, 3, size, size]) };
-    const outputs = await this.run("encoder", given);
+    let outputs = await this.run("encoder", given);
     if (!outputs.concepts) return { outputs, seen: null };
+    let persons = null;
+    if ("detector" in this.sessions) {
+      const knows = this.sessions.detector.inputNames.includes("summary"); // older ones find persons only
+      const found = await this.run("detector", knows ? { ...given, summary: outputs.summary } : given);
+      persons = found.evidence.data[0];
+      if (knows) outputs = { ...outputs, concepts: found.ids, confidences: found.confidences };
+    }
     const ids = Array.from(outputs.concepts.data, Number);
-    const persons = "persons" in this.sessions ? (await this.run("persons", given)).evidence.data[0] : null;
     return { outputs, seen: seenIn(ids, Array.from(outputs.confidences.data)), persons };
   }
 
