@@ -132,6 +132,11 @@ def _describe(captioner: Captioner, decoding: dict[str, Any]) -> dict[str, Any]:
             "persons": [model.vocabulary.number(word) for word in model.vocabulary.persons],
             **_spelling(model.spelling),
         }
+        if model.vocabulary.rates is not None:
+            rates = vars(model.vocabulary.rates)
+            description["concepts"]["rates"] = {
+                name: [float(f"{rate:.2g}") for rate in values] for name, values in rates.items()
+            }
     return description
 
 
@@ -153,7 +158,6 @@ def _settings(settings: DecodingSettings) -> dict[str, Any]:
         ("temperature", 0.0),
         ("order", "probability"),
         ("block", None),
-        ("absence", 0.0),
     ):
         value = getattr(settings, name)
         if value != only:

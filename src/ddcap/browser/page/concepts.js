@@ -9,7 +9,7 @@ const AMONG_CANDIDATES = 0.1; // share of a detector's evidence for persons
 /** The words of the concepts that a model sees, and how its tokens spell them. */
 export class Concepts {
   /** @param {object} given model.json's "concepts" */
-  constructor({ words, forms, spelling, goes_on: goesOn, longest, persons = [] }, maskId) {
+  constructor({ words, forms, spelling, goes_on: goesOn, longest, persons = [], rates = null }, maskId) {
     this.words = words;
     this.longest = longest; // tokens of a word
     this.goesOn = goesOn; // tokens that go on with a word
@@ -18,6 +18,7 @@ export class Concepts {
     const place = new Map(words.map((word, number) => [word, number]));
     for (const [form, word] of this.numbers) this.numbers.set(form, place.get(word));
     this.spelling = spelling.map(([concept, ...pieces]) => ({ concept, pieces }));
+    this.rates = rates; // how often each is named: in any image (prior), and in those that do not list it (unlisted)
     this.persons = new Set(persons);
     const ofPersons = this.spelling.filter(({ concept, pieces }) => pieces.length === 1 && this.persons.has(concept));
     this.personTokens = new Set(ofPersons.map(({ pieces: [token] }) => token));
@@ -81,7 +82,7 @@ export class Evidence {
   /**
    * @param {Array<[number, number]>} seen concepts with their confidences
    * @param {Concepts} concepts
-   * @param {object} settings of decoding: concept_bonus, repeat_penalty, persons
+   * @param {object} settings of decoding: concept_bonus, repeat_penalty, absence, persons
    * @param {number | null} persons what a detector says for persons (over 0) or against them; null without one
    */
   constructor(seen, concepts, settings, persons = null) {
@@ -89,11 +90,25 @@ export class Evidence {
     this.concepts = concepts;
     this.bonus = settings.concept_bonus;
     this.repeatPenalty = settings.repeat_penalty;
+    this.against = settings.absence ? this.#speaksAgainst(settings.absence) : null; // (N,) 0 or less, or null
+    this.againstWords = new Map(); // of a word that stands for several concepts the last one counts
+    for (const { concept, pieces } of this.against ? concepts.spelling : []) {
+      if (pieces.length === 1) this.againstWords.set(pieces[0], this.against[concept]);
+    }
     this.personWeight = persons === null || !settings.persons ? 0 : Math.fround(settings.persons * persons);
   }
 
   get hasASay() {
-    return Boolean(this.bonus || this.repeatPenalty || this.personWeight);
+    return Boolean(this.bonus || this.repeatPenalty || this.against || this.personWeight);
+  }
+
+  /** Of each concept the log of how likely it is named here against in any image, where that is less. */
+  #speaksAgainst(weight) {
+    const { prior, unlisted } = this.concepts.rates;
+    return Float32Array.from(prior, (rate, concept) => {
+      const chance = this.seen.get(concept) ?? unlisted[concept];
+      return weight * Math.min(0, Math.log(Math.fround(chance)) - Math.log(Math.fround(rate)));
+    });
   }
 
   /** Add to every position's log-probabilities (V), given the tokens so far. */
@@ -112,6 +127,7 @@ export class Evidence {
       }
     }
     for (const token of taken) added[token] -= this.repeatPenalty;
+    for (const [token, value] of this.againstWords) added[token] += value;
     if (this.personWeight < 0 || !this.namesPerson(named)) {
       for (const token of this.concepts.personTokens) added[token] += this.personWeight;
     }
@@ -125,7 +141,7 @@ export class Evidence {
   said(tokens) {
     const named = this.concepts.named(tokens);
     let sum = this.namesPerson(named) ? AMONG_CANDIDATES * this.personWeight : 0;
-    for (const concept of named) sum += this.seen.get(concept) ?? 0;
+    for (const concept of named) sum += (this.seen.get(concept) ?? 0) + (this.against?.[concept] ?? 0);
     return sum;
   }
 }
