@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from safetensors.torch import load_file
 
 from ddcap.captioner import Captioner
 from ddcap.commands import main
+from ddcap.data.concepts import NO_CONCEPT
 from ddcap.errors import CheckpointError, RecipeError
 from ddcap.model.loading import load_model
 from ddcap.recipe import load_recipe
@@ -56,6 +58,31 @@ def test_training_starts_from_the_weights_of_the_other_model(recipe_file, tiny_m
     assert all(torch.equal(inputs.model.stored_state()[name], value) for name, value in theirs.items())
     assert inputs.tokenizer.to_json() == Captioner.from_pretrained(tiny_model_folder).tokenizer.to_json()
     assert inputs.recipe.model.width == 32
+
+
+def test_default_goes_on_with_the_concepts_of_its_detector(own_images, tmp_path):
+    (own_images / "broken.jpg").write_bytes(b"no image")
+    (own_images / "broken.txt").write_text("a cup")
+    changes = [f"data.json={own_images}", f"data.cache={tmp_path / 'cache'}", "data.val_share=0.2"]
+    recipe = load_recipe("recipes/finetune.yaml", [*changes, f"training.output={tmp_path / 'run'}"])
+    inputs = prepare(recipe, resume=False)
+    captioner = Captioner.from_pretrained(runtime="torch")
+    for data in (inputs.train_data, inputs.val_data):
+        draws = [replace(draw, view=0) for draw in data.draws(0, 0, 1)]
+        batch = data[draws]
+        read = [data.records[draws[place].record].path for place in batch.places]
+        assert read and "broken" not in {path.stem for path in read}
+        wanted = captioner.features(read).concepts
+        # the cache rounds the summary to 16 bits, so concepts that are as likely may change places
+        assert (batch.concepts.ids == wanted.ids).float().mean() > 0.8
+        torch.testing.assert_close(batch.concepts.confidences, wanted.confidences, atol=0.01, rtol=0)
+    tags, draws = inputs.train_data.concepts, inputs.train_data.draws(0, 0, 1)
+    readable = next(one for one in draws if inputs.train_data.records[one.record].path.stem != "broken")
+    plain, mirrored = (tags.read([replace(readable, view=view)]) for view in (0, 1))
+    assert not torch.equal(plain.confidences, mirrored.confidences)
+    for number, record in enumerate(inputs.train_data.records):
+        if record.path.stem == "broken":  # unless it is kept for validation
+            assert (tags.read([replace(readable, record=number)]).ids == NO_CONCEPT).all()
 
 
 def test_the_new_model_stands_by_itself_and_resumes(recipe_file, tiny_model_folder):

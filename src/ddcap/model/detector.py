@@ -110,6 +110,11 @@ class Detector:
         notes: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
         return notes
 
+    @property
+    def tells_concepts(self) -> bool:
+        """True if it reads the summary, and tells concepts."""
+        return "summary" in {one.name for one in self.session.get_inputs()}
+
     def __call__(self, pixels: np.ndarray, summary: np.ndarray) -> tuple[Persons, ConceptTokens | None]:
         """Look at images.
 
@@ -121,9 +126,8 @@ class Detector:
             The images' persons, and their concepts; None of a graph that does not tell them.
         """
         given = {"pixels": np.asarray(pixels), "summary": np.asarray(summary)}
-        asked = {one.name for one in self.session.get_inputs()}
-        tells = "summary" in asked
+        tells = self.tells_concepts
         names = self.OUTPUTS if tells else self.PERSONS
-        found = self.session.run([*names], {name: value for name, value in given.items() if name in asked})
+        found = self.session.run([*names], given if tells else {"pixels": given["pixels"]})
         persons = Persons(*found[-len(self.PERSONS) :])
         return persons, ConceptTokens(*found[: len(self.CONCEPTS)]) if tells else None

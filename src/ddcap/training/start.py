@@ -41,7 +41,7 @@ from ddcap.training.checkpoint import (
     list_checkpoints,
     load_progress,
 )
-from ddcap.training.tags import DrawnTags, StoredTags, Tagging, load_tagging
+from ddcap.training.tags import DetectedTags, DrawnTags, StoredTags, Tagging, load_tagging
 
 # Training that starts from a trained model (`model.init`). The architecture is taken over, and the tokenizer.
 
@@ -244,6 +244,10 @@ def prepare(
         source = None
         if recipe.data.text is None and not isinstance(concepts, DrawnTags):
             source = _source(recipe, encoder, records, views, progress, processes)
+        detector = initial.model.detector if initial.model is not None and tagging is None else None
+        if isinstance(source, FeatureCache) and detector is not None and detector.tells_concepts:
+            paths = [record.path for record in records]
+            concepts = DetectedTags(detector, source, paths, encoder.preprocessing, recipe.encoder.concepts)
         settings = recipe.data if records is train_records else replace(recipe.data, held_out=None)
         return CaptionData(records, tokenizer, source, settings, recipe.model.max_length, concepts, distilled)
 

@@ -18,11 +18,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ddcap.data.batches import Draw
-from ddcap.data.concepts import ConceptTokens, ConceptVocabulary, stack_concepts
+from ddcap.data.concepts import NO_CONCEPT, ConceptTokens, ConceptVocabulary, stack_concepts
+from ddcap.data.feature_cache import FeatureCache, view_pixels
+from ddcap.data.images import Preprocessing
 from ddcap.data.records import CaptionedImage
-from ddcap.errors import CheckpointError, DataError
+from ddcap.errors import CheckpointError, DataError, ImageError
 from ddcap.files import replacing
 from ddcap.model.concepts import strongest
+from ddcap.model.detector import Detector
 from ddcap.model.encoders import ImageEncoder, build_image_encoder
 from ddcap.settings import EncoderSettings
 
@@ -230,6 +233,51 @@ class StoredTags:
         rows = torch.tensor([self._rows[draw.record] for draw in draws])
         views = torch.tensor([draw.view if draw.view < self._ids.shape[1] else 0 for draw in draws])
         return ConceptTokens(self._ids[rows, views].long(), self._confidences[rows, views].float())
+
+
+class DetectedTags:
+    """Tags of training images as a finished model's detector tells them, found when first asked for.
+
+    Args:
+        detector: that tells concepts.
+        cache: of the images' features, in the order in which draws count them.
+        paths: of the images, likewise.
+        preprocessing: of the model's encoder.
+        count: K.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        cache: FeatureCache,
+        paths: Sequence[Path],
+        preprocessing: Preprocessing,
+        count: int,
+    ) -> None:
+        self._detector, self._cache = detector, cache
+        self._paths, self._preprocessing, self._count = paths, preprocessing, count
+        self._found: dict[tuple[int, int], ConceptTokens] = {}
+
+    def read(self, draws: Sequence[Draw]) -> ConceptTokens:
+        """Of each draw's image and view; none of an image that cannot be read."""
+        rows = [self._of(draw.record, draw.view) for draw in draws]
+        return ConceptTokens(
+            torch.stack([row.ids for row in rows]), torch.stack([row.confidences for row in rows])
+        )
+
+    def _of(self, record: int, view: int) -> ConceptTokens:
+        if (record, view) not in self._found:
+            try:
+                _, summary = self._cache.read(record, view)
+                pixels = view_pixels(self._paths[record], view, self._preprocessing)
+            except ImageError:
+                return ConceptTokens(torch.full((self._count,), NO_CONCEPT), torch.zeros(self._count))
+            _, told = self._detector(pixels[None].numpy(), summary[None].float().numpy())
+            assert told is not None  # of a detector that tells them
+            self._found[record, view] = ConceptTokens(
+                torch.from_numpy(told.ids[0]), torch.from_numpy(told.confidences[0])
+            )
+        return self._found[record, view]
 
 
 class DrawnTags:
