@@ -220,7 +220,7 @@ def test_numbers_that_cannot_be_are_refused(small_photos, tmp_path, capsys):
 def test_interrupted_or_killed_the_workers_end_and_the_next_job_goes_on(small_photos, tmp_path):
     folder, out = tmp_path / "many", tmp_path / "captions.jsonl"
     folder.mkdir()
-    for number in range(96):
+    for number in range(160):
         shutil.copy(small_photos[number % len(small_photos)], folder / f"{number}.jpg")
     command = [sys.executable, "-m", "ddcap", "caption", str(folder), "--out", str(out), "--preset", "fast"]
     command += ["--workers", "2"]

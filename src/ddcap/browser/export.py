@@ -73,7 +73,7 @@ def export_page(
         if captioner.confidence is not None:
             shutil.copyfile(folder / CONFIDENCE_NAME, target / "model" / CONFIDENCE_NAME)
         if captioner.model.detector is not None:
-            (target / "model" / DETECTOR_NAME).write_bytes(captioner.model.detector.content)
+            shutil.copyfile(captioner.model.detector.source, target / "model" / DETECTOR_NAME)
             captioner.model.detector.save_licence(target)
             description["graphs"]["detector"] = {"file": DETECTOR_NAME, "bytes": 0, "constants": []}
         write_text(target / DESCRIPTION, json.dumps(description, separators=(",", ":")))

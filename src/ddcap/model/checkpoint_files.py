@@ -296,9 +296,12 @@ class StoredModel(nn.Module):
                 stored, scale = file.get_tensor(name), name + SCALE
                 value.copy_(in_float32(stored, file.get_tensor(scale)) if scale in scales else stored)
 
-    def prepare(self, pixels: np.ndarray) -> PreparedImages:
+    def prepare(self, pixels: np.ndarray | Tensor) -> PreparedImages:
         """Prepare pixels (I, 3, H, W) on the CPU; any thread may, while the model is at work."""
-        tensor = torch.from_numpy(np.array(pixels))  # a copy: it can be written to
+        is_tensor = isinstance(pixels, Tensor)
+        tensor = (
+            pixels.cpu().clone() if is_tensor else torch.from_numpy(np.array(pixels))
+        )  # can be written to
         return PreparedImages(tensor.pin_memory() if self.device.type == "cuda" else tensor)
 
     @torch.no_grad()
