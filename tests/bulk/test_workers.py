@@ -239,7 +239,7 @@ def test_interrupted_or_killed_the_workers_end_and_the_next_job_goes_on(small_ph
         assert len(workers) >= 2 and psutil.wait_procs(workers, timeout=60)[1] == []
         if number == signal.SIGINT:
             assert process.returncode == 130 and told == "ddcap: interrupted\n"
-    assert out.read_bytes().count(b"\n") < 96
+    assert out.read_bytes().count(b"\n") < 160
     last = subprocess.run(command, capture_output=True, text=True, check=False)
     assert last.returncode == 0 and "0 failed" in last.stderr
     assert sorted(names_of(out)) == sorted(str(path) for path in folder.iterdir())

@@ -298,10 +298,8 @@ class StoredModel(nn.Module):
 
     def prepare(self, pixels: np.ndarray | Tensor) -> PreparedImages:
         """Prepare pixels (I, 3, H, W) on the CPU; any thread may, while the model is at work."""
-        is_tensor = isinstance(pixels, Tensor)
-        tensor = (
-            pixels.cpu().clone() if is_tensor else torch.from_numpy(np.array(pixels))
-        )  # can be written to
+        values = pixels.cpu().numpy() if isinstance(pixels, Tensor) else pixels
+        tensor = torch.from_numpy(np.array(values))  # a copy: it can be written to
         return PreparedImages(tensor.pin_memory() if self.device.type == "cuda" else tensor)
 
     @torch.no_grad()
