@@ -6,7 +6,7 @@
 Needs tensorflow-cpu, onnxruntime and tf2onnx 1.17, in an environment of their own: they want other versions
 of protobuf than ours. Tried with Python 3.11.
 
-The graph is SSDLite with MobileNetV2 as in the package: `picture` (1, 3, 300, 300) from -1 to 1, to `boxes`
+The graph is SSDLite with MobileNetV2 as in the package: `image` (1, 3, 300, 300) from -1 to 1, to `boxes`
 (1, A, 1, 4) relative to A anchors and `logits` (1, A, 91) of background and COCO's 90 numbered categories.
 Its metadata hold the anchors, the licence's text and where it is from, for `second_tagger.py`.
 """
@@ -45,7 +45,7 @@ def main() -> None:
         convert.main()
         whole = onnx.load(converted)
     network = _part(whole, [_INPUT], [*_OUTPUTS])
-    plain = {_INPUT: "picture", "concat:0": "boxes", "concat_1:0": "logits"}
+    plain = {_INPUT: "image", "concat:0": "boxes", "concat_1:0": "logits"}
     for node in network.graph.node:
         node.input[:] = [plain.get(name, name) for name in node.input]
         node.output[:] = [plain.get(name, name) for name in node.output]
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def _part(whole: onnx.ModelProto, inputs: list[str], outputs: list[str]) -> onnx.ModelProto:
-    """The nodes between inputs and outputs: pictures come prepared, and boxes leave as they are predicted."""
+    """The nodes between inputs and outputs: images come prepared, and boxes leave as they are predicted."""
     made_by = {name: node for node in whole.graph.node for name in node.output}
     wanted, asked = set(), [*outputs]
     while asked:

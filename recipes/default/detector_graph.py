@@ -21,7 +21,7 @@ _AGAINST, _FOR = -3.0, 1.5  # most that the detector says against persons, and f
 
 
 class Look(nn.Module):
-    """Pixels (I, 3, H, W) of an encoder to the picture that the detector expects (I, 3, 300, 300)."""
+    """Pixels (I, 3, H, W) of an encoder to the image that the detector expects (I, 3, 300, 300)."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Tell(nn.Module):
 
 
 def for_any_number(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """The detector for several pictures at once: shapes that begin with 1 begin with any number."""
+    """The detector for several images at once: shapes that begin with 1 begin with any number."""
     shapes = {node.input[1] for node in graph.graph.node if node.op_type == "Reshape"}
     for constant in graph.graph.initializer:
         if constant.name in shapes:
@@ -149,7 +149,7 @@ def composed(look: onnx.ModelProto, detector: onnx.ModelProto, tell: onnx.ModelP
         part.ir_version = 10
         del part.graph.value_info[:]
         parts.append(onnx.compose.add_prefix(part, f"{number}_"))
-    seeing = onnx.compose.merge_models(parts[0], parts[1], io_map=[("0_picture", "1_picture")])
+    seeing = onnx.compose.merge_models(parts[0], parts[1], io_map=[("0_image", "1_image")])
     whole = onnx.compose.merge_models(
         seeing, parts[2], io_map=[("1_boxes", "2_boxes"), ("1_logits", "2_logits")]
     )

@@ -1,8 +1,8 @@
-"""Captions without pictures for the default: COCO's and Flickr30k's, and COCO's with rarer things in them.
+"""Captions without images for the default: COCO's and Flickr30k's, and COCO's with rarer things in them.
 
     python recipes/default/make_text.py COCO.json.gz FLICKR30K.json.gz OUT [--without HELD_OUT.json]
 
-Both are {picture: [captions]}. `--without` is a Karpathy JSON whose pictures' captions are left out. A class
+Both are {image: [captions]}. `--without` is a Karpathy JSON whose images' captions are left out. A class
 name that captions seldom or never use (koala, palace) is put in the place of one of its kind that they often
 use (bear, building), so that a model learns to say it.
 """
@@ -35,7 +35,7 @@ KINDS = {
     "guitar bat racquet": "violin drum trumpet saxophone flute harp",
     "man": "astronaut cowboy groom diver",
 }
-GROUPS = 80  # pictures' captions that each of them is put into
+GROUPS = 80  # images' captions that each of them is put into
 
 
 def main() -> None:
@@ -44,8 +44,8 @@ def main() -> None:
     parser.add_argument("coco")
     parser.add_argument("flickr30k")
     parser.add_argument("out")
-    parser.add_argument("--more", help="further captions of COCO pictures, {picture: [captions]}")
-    parser.add_argument("--without", help="Karpathy JSON of pictures whose captions are left out")
+    parser.add_argument("--more", help="further captions of COCO images, {image: [captions]}")
+    parser.add_argument("--without", help="Karpathy JSON of images whose captions are left out")
     options = parser.parse_args()
     held_out = set()
     if options.without:
@@ -54,7 +54,7 @@ def main() -> None:
     coco = read(options.coco)
     if options.more:
         coco = {**read(options.more), **coco}
-    groups = [captions for picture, captions in coco.items() if picture.lstrip("0") not in held_out]
+    groups = [captions for image, captions in coco.items() if image.lstrip("0") not in held_out]
     out = Path(options.out)
     write(out / "text_coco.json", groups)
     write(out / "text_flickr30k.json", list(read(options.flickr30k).values()))
@@ -81,7 +81,7 @@ def with_article(text: str) -> str:
 
 
 def read(path: str) -> dict[str, list[str]]:
-    """{picture: [captions]} of a JSON, unpacked if it is a .gz."""
+    """{image: [captions]} of a JSON, unpacked if it is a .gz."""
     content = Path(path).read_bytes()
     found: dict[str, list[str]] = json.loads(gzip.decompress(content) if path.endswith(".gz") else content)
     return found
@@ -90,7 +90,7 @@ def read(path: str) -> dict[str, list[str]]:
 def write(path: Path, groups: list[list[str]]) -> None:
     """One JSON list of lists."""
     path.write_text(json.dumps(groups), encoding="utf-8")
-    print(f"{path}: captions of {len(groups)} pictures")
+    print(f"{path}: captions of {len(groups)} images")
 
 
 if __name__ == "__main__":

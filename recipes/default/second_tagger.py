@@ -115,14 +115,14 @@ class Eyes:
         self._session = onnxruntime.InferenceSession(self.network.SerializeToString(), options)
 
     @torch.no_grad()
-    def picture(self, record: CaptionedImage) -> np.ndarray:
+    def image(self, record: CaptionedImage) -> np.ndarray:
         """(1, 3, 300, 300) what the detector is given of an image."""
         pixels = torch.from_numpy(self.preprocessing(load_image(record.path)))[None]
         return self.look(pixels).numpy()
 
     def logits(self, record: CaptionedImage) -> Tensor:
         """(1, A, 1 + C) of an image's boxes."""
-        (logits,) = self._session.run(["logits"], {"picture": self.picture(record)})
+        (logits,) = self._session.run(["logits"], {"image": self.image(record)})
         return torch.from_numpy(logits)
 
     def detector(self, tagger: Tagger, slope: float, offset: float, prior: float) -> Detector:
@@ -137,7 +137,7 @@ class Eyes:
         tell = Tell(tagger, kept, self.anchors, slope, offset, prior)
         network = for_any_number(copy.deepcopy(self.network))
         with torch.no_grad():
-            looking = exported(self.look, {"pixels": torch.zeros(2, 3, size, size)}, ["picture"])
+            looking = exported(self.look, {"pixels": torch.zeros(2, 3, size, size)}, ["image"])
             whole = composed(looking, network, exported(tell, raw, list(Detector.OUTPUTS)))
         onnx.helper.set_model_props(whole, self.notes)
         return Detector(whole.SerializeToString(), threads=1)
