@@ -12,10 +12,11 @@ from ddcap.data.batches import Draw
 from ddcap.data.concepts import NO_CONCEPT, ConceptVocabulary
 from ddcap.data.records import load_records
 from ddcap.errors import CheckpointError, DDCapError, RecipeError
-from ddcap.recipe import load_recipe
+from ddcap.model.concepts import Tagger
+from ddcap.recipe import TaggerSettings, load_recipe
 from ddcap.training.loop import train
 from ddcap.training.start import prepare
-from ddcap.training.tagger import train_tagger
+from ddcap.training.tagger import Evidence, fit, predict, train_tagger
 from ddcap.training.tags import StoredTags
 
 
@@ -130,3 +131,13 @@ def test_training_images_are_tagged_by_others(tagger_recipe, tagger_folder):
     turned = StoredTags(tagger_folder / "tags.safetensors", records[::-1])
     first = turned.read([Draw(len(records) - 1, (0,), 0, 0)])
     assert torch.equal(first.ids[0], read.ids[3 * by_id[records[0].image_id]])
+
+
+def test_fewer_images_than_a_batch_are_one_batch():
+    seen, named = torch.randn(5, 1, 1004), torch.tensor([[1.0, 0.0]] * 3 + [[0.0, 1.0]] * 2)
+    seen[:, 0, 0] = 4 * named[:, 0]
+    data = Evidence(seen, named, torch.ones_like(named, dtype=torch.bool))
+    like = Tagger(1004, 2, classes_at=4, width=8)
+    settings = TaggerSettings(batch_size=256, epochs=60, fewest=1, width=8, dropout=0, dropout_in=0)
+    found = predict(fit(like, [(0, 0, 0.5)], data, settings), seen)[:, 0]
+    assert (found.argmax(dim=1) == named.argmax(dim=1)).all()

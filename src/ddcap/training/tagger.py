@@ -234,13 +234,14 @@ def fit(
         lr=settings.learning_rate,
     )
     rows, views = data.seen.shape[:2]
-    steps = settings.epochs * (rows // settings.batch_size)
+    size = min(settings.batch_size, rows)
+    steps = settings.epochs * (rows // size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, max(steps, 1))
     generator = torch.Generator().manual_seed(settings.seed)
     tagger.train()
     for _ in range(settings.epochs):
         order = torch.randperm(rows, generator=generator)
-        for chosen in order[: rows // settings.batch_size * settings.batch_size].split(settings.batch_size):
+        for chosen in order[: rows // size * size].split(size):
             view = torch.randint(views, (len(chosen),), generator=generator)
             loss = F.binary_cross_entropy_with_logits(
                 tagger(data.seen[chosen, view]),
