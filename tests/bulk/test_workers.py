@@ -11,6 +11,7 @@ import sys
 import tarfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -225,7 +226,14 @@ def test_interrupted_or_killed_the_workers_end_and_the_next_job_goes_on(small_ph
     command = [sys.executable, "-m", "ddcap", "caption", str(folder), "--out", str(out), "--preset", "fast"]
     command += ["--workers", "2"]
     for wanted, number in ((16, signal.SIGINT), (40, signal.SIGKILL)):
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        process = subprocess.Popen(
+            command,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            # what a shell starts in the background ignores it
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        )
         deadline = time.monotonic() + 120
         while (out.read_bytes().count(b"\n") if out.exists() else 0) < wanted:
             assert process.poll() is None and time.monotonic() < deadline
