@@ -86,7 +86,8 @@ def test_requests_of_the_page_are_decoded_with_all_others(client):
     lanes = client.app.state.engine.lanes
     before = sum(lane.steps_run for lane in lanes)
     last_value(told(client, request(steps=7)))
-    assert sum(lane.steps_run for lane in lanes) == before + 7
+    # a word that would stand twice in one step waits for one more
+    assert sum(lane.steps_run for lane in lanes) - before in (7, 8)
     counted = client.get("/metrics").text.partition("\nddcap_captions_total ")[2].partition("\n")[0]
     assert float(counted) > 0
 
