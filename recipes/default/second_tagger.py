@@ -27,7 +27,6 @@ import onnx
 import onnxruntime
 import torch
 from detector_graph import PERSON, Look, Tell, composed, exported, for_any_number, found_of
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ddcap.data.concepts import ConceptRates, ConceptVocabulary
@@ -36,7 +35,7 @@ from ddcap.data.images import load_image
 from ddcap.data.records import CaptionedImage, load_records
 from ddcap.decoding.confidence import Logistic
 from ddcap.evaluation.hallucination import names_person, thing_words
-from ddcap.files import replacing, write_text
+from ddcap.files import write_text
 from ddcap.model.concepts import Tagger, strongest
 from ddcap.model.config import CONFIG_NAME
 from ddcap.model.detector import Detector
@@ -44,7 +43,6 @@ from ddcap.model.loading import load_model
 from ddcap.publishing import find_model
 from ddcap.recipe import TaggerSettings
 from ddcap.training import tagger as training
-from ddcap.training.tags import ENCODER_NAME, TAGS_NAME, ConceptNoise
 
 _CLASS_WORDS = Path(__file__).parent / "class_words.json"
 _CALIBRATED = 600  # images
@@ -81,14 +79,7 @@ def trained(
     names = training.read_class_words(_CLASS_WORDS, vocabulary)
     named = training.named_shares(records, vocabulary)
     data = training.Evidence(seen.unsqueeze(1), named, torch.ones_like(named, dtype=torch.bool))
-    fold = torch.arange(len(records)) % settings.folds
-    logits = torch.zeros_like(named)
-    for number in range(settings.folds):
-        tagger = training.fit(first, names, data.rows(fold != number), settings)
-        with torch.no_grad():
-            logits[fold == number] = tagger(seen[fold == number])
-        outside = logits[fold == number].sigmoid()
-        print(f"fold {number}: {training.describe(outside, named[fold == number])}", flush=True)
+    logits = training.logits_by_folds(first, names, data, settings)[:, 0]
     return training.fit(first, names, data, settings), logits, named
 
 
@@ -169,21 +160,6 @@ class Eyes:
         write_text(self.folder / CONFIG_NAME, json.dumps(config.to_dict(), indent=2) + "\n")
 
 
-def save_tagging(
-    folder: Path, eyes: Eyes, records: list[CaptionedImage], logits: Tensor, named: Tensor
-) -> None:
-    """Write what `encoder.tagger` reads: the model's encoder, and tags that the second taggers gave."""
-    folder.mkdir(parents=True, exist_ok=True)
-    # all of the encoder: a finished model's is rounded, and not the one that its package brings
-    weights = {name: value.contiguous() for name, value in eyes.encoder.state_dict().items()}
-    with replacing(folder / ENCODER_NAME) as temporary:
-        save_file(weights, temporary)
-    eyes.vocabulary.save(folder)
-    kept, probabilities = eyes.model.config.encoder.concepts, logits.sigmoid()
-    training.save_tags(folder / TAGS_NAME, records, probabilities.unsqueeze(1), kept)
-    ConceptNoise.measure(probabilities, named, kept).save(folder)
-
-
 def main() -> None:
     """Read the arguments, train, write the files."""
     model, graph, json_path, images, cache, output, *folders = sys.argv[1:]
@@ -200,11 +176,14 @@ def main() -> None:
             print(f"{number} of {len(records)} images looked at", flush=True)
     seen = torch.cat([summary, torch.stack(found)], dim=1)
     second, logits, named = trained(eyes.encoder.tagger, seen, records, eyes.vocabulary)
-    save_tagging(Path(output), eyes, records, logits, named)
+    # all of the encoder: a finished model's is rounded, and not the one that its package brings
+    weights = {name: value.contiguous() for name, value in eyes.encoder.state_dict().items()}
+    kept, unseen = eyes.model.config.encoder.concepts, logits.sigmoid().unsqueeze(1)
+    training.save_tagging(Path(output), weights, eyes.vocabulary, records, unseen, named, kept)
     fresh = torch.tensor([record.path.parent.name in folders for record in records])
     with torch.no_grad():
         told = (eyes.encoder.tagger(summary[fresh]) + logits[fresh]) / 2
-    listed = strongest(told.sigmoid(), eyes.model.config.encoder.concepts)
+    listed = strongest(told.sigmoid(), kept)
     eyes.vocabulary.rates = ConceptRates.measure(listed.ids.numpy(), named[fresh].numpy())
     eyes.finish(mean_of(eyes.encoder.tagger, second), records, torch.stack(persons))
 

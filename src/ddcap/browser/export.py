@@ -29,6 +29,7 @@ from ddcap.model.config import (
     WEIGHTS_NAME,
     read_config,
 )
+from ddcap.model.detector import detector_path
 from ddcap.publishing import find_model
 from ddcap.settings import DecodingSettings, dump_settings
 from ddcap.web_interface import INTERFACE, interface_body
@@ -73,7 +74,7 @@ def export_page(
         if captioner.confidence is not None:
             shutil.copyfile(folder / CONFIDENCE_NAME, target / "model" / CONFIDENCE_NAME)
         if captioner.model.detector is not None:
-            shutil.copyfile(captioner.model.detector.source, target / "model" / DETECTOR_NAME)
+            shutil.copyfile(detector_path(folder), target / "model" / DETECTOR_NAME)
             captioner.model.detector.save_licence(target)
             description["graphs"]["detector"] = {"file": DETECTOR_NAME, "bytes": 0, "constants": []}
         write_text(target / DESCRIPTION, json.dumps(description, separators=(",", ":")))
@@ -133,10 +134,7 @@ def _describe(captioner: Captioner, decoding: dict[str, Any]) -> dict[str, Any]:
             **_spelling(model.spelling),
         }
         if model.vocabulary.rates is not None:
-            rates = vars(model.vocabulary.rates)
-            description["concepts"]["rates"] = {
-                name: [float(f"{rate:.2g}") for rate in values] for name, values in rates.items()
-            }
+            description["concepts"]["rates"] = model.vocabulary.rates.to_dict()
     return description
 
 

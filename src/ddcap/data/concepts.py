@@ -72,6 +72,10 @@ class ConceptRates:
             raise ValueError("rates must be positive")
         return rates
 
+    def to_dict(self) -> dict[str, list[float]]:
+        """Plain numbers, of two digits: files need no more."""
+        return {name: [float(f"{rate:.2g}") for rate in rates] for name, rates in vars(self).items()}
+
     @classmethod
     def measure(cls, ids: np.ndarray, named: np.ndarray) -> ConceptRates:
         """Of images whose captions are known and that the tagger has not seen.
@@ -168,9 +172,7 @@ class ConceptVocabulary:
         """Write `concepts.json` into `folder`."""
         values: dict[str, Any] = {"words": list(self.words), "forms": self.forms}
         if self.rates is not None:
-            values["rates"] = {
-                name: [float(f"{rate:.2g}") for rate in numbers] for name, numbers in vars(self.rates).items()
-            }
+            values["rates"] = self.rates.to_dict()
         if self.persons:
             values["persons"] = list(self.persons)
         write_text(Path(folder) / FILE_NAME, json.dumps(values))

@@ -22,6 +22,12 @@ from ddcap.model.config import DETECTOR_LICENCE_NAME, DETECTOR_NAME, OLD_DETECTO
 from ddcap.model.onnx_session import session_options
 
 
+def detector_path(folder: str | Path) -> Path:
+    """The graph's file in a model's folder: of the old name if there is only that."""
+    path, old = Path(folder) / DETECTOR_NAME, Path(folder) / OLD_DETECTOR_NAME
+    return old if old.exists() and not path.exists() else path
+
+
 class Detector:
     """Finds persons in images, and refines the concepts that a tagger sees there.
 
@@ -48,8 +54,7 @@ class Detector:
         Raises:
             CheckpointError: if it is missing or damaged.
         """
-        path, old = Path(folder) / DETECTOR_NAME, Path(folder) / OLD_DETECTOR_NAME
-        path = old if old.exists() and not path.exists() else path
+        path = detector_path(folder)
         try:
             content = path.read_bytes()
         except OSError:
@@ -110,7 +115,7 @@ class Detector:
         notes: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
         return notes
 
-    @property
+    @cached_property
     def tells_concepts(self) -> bool:
         """True if it reads the summary, and tells concepts."""
         return "summary" in {one.name for one in self.session.get_inputs()}

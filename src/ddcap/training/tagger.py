@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,30 +182,37 @@ def train_tagger(recipe: Recipe, *, progress_bar: ProgressBar = iter) -> Path:
         parts[split] = records, captioned_evidence(records, cache, views, vocabulary)
     (train_records, train), (_, val) = parts["train"], parts["val"]
     labelled = labelled_evidence(recipe, encoder, vocabulary, progress_bar, views=train.seen.shape[1])
-    fold = torch.arange(len(train_records)) % settings.folds
-    probabilities = torch.zeros(len(train_records), train.seen.shape[1], len(vocabulary))
-    for number in range(settings.folds):
-        inside, outside = fold != number, fold == number
-        tagger = fit(encoder.tagger, names, train.rows(inside).followed_by(labelled), settings)
-        probabilities[outside] = predict(tagger, train.seen[outside])
-        held = train.rows(outside)
-        logger.warning("fold %d: %s", number, describe(probabilities[outside][:, 0], held.named))
+    probabilities = logits_by_folds(encoder.tagger, names, train, settings, labelled).sigmoid()
     tagger = fit(encoder.tagger, names, train.followed_by(labelled), settings)
     logger.warning("val: %s", describe(predict(tagger, val.seen)[:, 0], val.named))
-    output = Path(settings.output)
-    output.mkdir(parents=True, exist_ok=True)
     encoder.tagger.load_state_dict(tagger.state_dict())
     weights = {
         name: (value.half() if value.is_floating_point() else value).contiguous()
         for name, value in encoder.state_dict().items()
         if name.startswith("tagger.")
     }
-    with replacing(output / ENCODER_NAME) as temporary:
-        save_file(weights, temporary)
-    vocabulary.save(output)
-    save_tags(output / TAGS_NAME, train_records, probabilities, recipe.encoder.concepts)
-    ConceptNoise.measure(probabilities[:, 0], train.named, recipe.encoder.concepts).save(output)
+    output, kept = Path(settings.output), recipe.encoder.concepts
+    save_tagging(output, weights, vocabulary, train_records, probabilities, train.named, kept)
     return output
+
+
+def logits_by_folds(
+    like: Tagger,
+    names: Sequence[tuple[int, int, float]],
+    data: Evidence,
+    settings: TaggerSettings,
+    labelled: Evidence | None = None,
+) -> Tensor:
+    """Logits (R, views, N) of `data`, each image's by a tagger that has not seen it, but `labelled`."""
+    fold = torch.arange(len(data.seen)) % settings.folds
+    logits = torch.zeros(*data.seen.shape[:2], data.named.shape[1])
+    for number in range(settings.folds):
+        inside, outside = fold != number, fold == number
+        tagger = fit(like, names, data.rows(inside).followed_by(labelled), settings)
+        logits[outside] = _logits(tagger, data.seen[outside])
+        told = describe(logits[outside][:, 0].sigmoid(), data.named[outside])
+        logger.warning("fold %d: %s", number, told)
+    return logits
 
 
 def fit(
@@ -286,7 +293,12 @@ def _name_the_rest(tagger: Tagger, data: Evidence, learned: Tensor) -> None:
 @torch.inference_mode()
 def predict(tagger: Tagger, seen: Tensor) -> Tensor:
     """Probabilities (R, views, N) for `seen` (R, views, E)."""
-    return torch.stack([tagger(part.float()).sigmoid() for part in seen.unbind(dim=1)], dim=1)
+    return _logits(tagger, seen).sigmoid()
+
+
+@torch.inference_mode()
+def _logits(tagger: Tagger, seen: Tensor) -> Tensor:
+    return torch.stack([tagger(part.float()) for part in seen.unbind(dim=1)], dim=1)
 
 
 def describe(probabilities: Tensor, named: Tensor) -> str:
@@ -307,6 +319,34 @@ def describe(probabilities: Tensor, named: Tensor) -> str:
         f"mean average precision {100 * mean:.1f} of {int(kept.sum())} concepts, "
         f"{expected:.2f} concepts expected and {observed:.2f} named by a caption"
     )
+
+
+def save_tagging(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    vocabulary: ConceptVocabulary,
+    records: Sequence[CaptionedImage],
+    probabilities: Tensor,
+    named: Tensor,
+    count: int,
+) -> None:
+    """Write what `load_tagging` reads.
+
+    Args:
+        folder: made if missing.
+        weights: of the encoder, by their names there.
+        vocabulary: of the concepts.
+        records: R training images.
+        probabilities: (R, views, N) by taggers that have not seen the images.
+        named: (R, N) share of each image's captions that name a concept.
+        count: K.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / ENCODER_NAME) as temporary:
+        save_file(dict(weights), temporary)
+    vocabulary.save(folder)
+    save_tags(folder / TAGS_NAME, records, probabilities, count)
+    ConceptNoise.measure(probabilities[:, 0], named, count).save(folder)
 
 
 def save_tags(path: Path, records: Sequence[CaptionedImage], probabilities: Tensor, count: int) -> None:
