@@ -313,6 +313,14 @@ def test_export_halves_the_file_and_keeps_the_captions(tiny_model_folder, photos
         (["train", "no.yaml"], "no.yaml: no such recipe"),
         (["convert", "no.pt", "out"], "no.pt: no such file"),
         (["caption", "--device", "cuda:77", "x.jpg"], "device 'cuda:77': not available here"),
+        (
+            ["caption", "--cuda-graphs", "x.jpg"],
+            "cuda_graphs: needs device cuda, not cpu; change it, or remove",
+        ),
+        (
+            ["caption", "--cuda-graphs", "--device", "cuda:77", "x.jpg"],
+            "device 'cuda:77': not available here",
+        ),
         (["export", "default", "out", "guidance"], "'guidance' is not a setting; write setting=value"),
         (["export", "default", "/proc/out"], "/proc/out: No such file or directory; check the path"),
         (

@@ -91,6 +91,7 @@ class Captioner:
         device: Any = "cpu",
         precision: Precision = "auto",
         runtime: Runtime = "auto",
+        cuda_graphs: bool = False,
         *,
         revision: str | None = None,
         token: str | bool | None = None,
@@ -106,6 +107,8 @@ class Captioner:
             runtime: "onnx" needs no PyTorch, runs on the CPU, and needs a folder with ONNX graphs, such as
                 the default or the output of `ddcap export --onnx`; "torch" runs every model on any device;
                 "auto" takes "onnx" if it can.
+            cuda_graphs: on a GPU, record each step's kernels once for each shape, and replay them: a batch
+                of few images is captioned faster, the first ones of each shape more slowly.
             revision: branch, tag or commit of a Hub id; this and the rest as in `publishing.find_model`.
             token: for a private model.
             cache_dir: where downloads lie.
@@ -119,7 +122,7 @@ class Captioner:
         folder = find_model(
             model, revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
         )
-        loaded = load_runtime(folder, str(model), device, precision, runtime)
+        loaded = load_runtime(folder, str(model), device, precision, runtime, cuda_graphs)
         return cls(loaded, loaded.tokenizer, precision, Confidence.load(folder))
 
     @property

@@ -80,7 +80,7 @@ def caption_on_ray(
     except ImportError:
         raise MissingExtraError("--engine ray", "ray") from None
     list(on_driver(model).caption_each([], **asked))  # refuses what cannot be
-    names = dict(zip(("model", "device", "precision", "runtime"), model, strict=True))
+    names = dict(zip(("model", "device", "precision", "runtime"), model[:4], strict=True))
     job = Job(
         output,
         beside,
@@ -101,7 +101,7 @@ def caption_on_ray(
 
 def on_driver(model: ModelArguments) -> Captioner:
     """Load the model to see what it can do; on the CPU, since the driver's machine may have no GPU."""
-    name, _, precision, runtime = model
+    name, _, precision, runtime = model[:4]
     return Captioner.from_pretrained(name, "cpu", precision, runtime)
 
 

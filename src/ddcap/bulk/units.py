@@ -14,7 +14,7 @@ from ddcap.data.images import ImageSource
 from ddcap.decoding.caption import answer_of
 
 ModelArguments = Sequence[Any]
-"""Arguments of `Captioner.from_pretrained`: model, device, precision, runtime."""
+"""Arguments of `Captioner.from_pretrained`: model, device, precision, runtime, and whether CUDA graphs."""
 
 
 class UnitCaptioner:

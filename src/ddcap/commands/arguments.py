@@ -31,7 +31,7 @@ def tell(message: str) -> None:
 
 
 def model_arguments() -> argparse.ArgumentParser:
-    """--model, --device, --precision, --runtime, --seed."""
+    """--model, --device, --precision, --runtime, --cuda-graphs, --seed."""
     model = argparse.ArgumentParser(add_help=False)
     add_model(model)
     add_precision(model)
@@ -50,7 +50,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_precision(parser: argparse.ArgumentParser) -> None:
-    """--precision and --runtime."""
+    """--precision, --runtime and --cuda-graphs."""
     parser.add_argument(
         "--precision",
         choices=["auto", "float32", "bfloat16", "int8"],
@@ -65,13 +65,24 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         help="run the model with ONNX Runtime or PyTorch; onnx needs a model with ONNX graphs, such as the "
         "default; auto takes onnx if it can (default: auto)",
     )
+    parser.add_argument(
+        "--cuda-graphs",
+        action="store_true",
+        help="on a GPU, record the kernels of each step and replay them: faster where few images are "
+        "captioned at a time",
+    )
 
 
 def load_captioner(options: argparse.Namespace) -> Captioner:
     """The model that `model_arguments` name."""
     from ddcap.captioner import Captioner
 
-    return Captioner.from_pretrained(options.model, options.device, options.precision, options.runtime)
+    return Captioner.from_pretrained(*named_model(options))
+
+
+def named_model(options: argparse.Namespace) -> tuple[Any, ...]:
+    """The model that `model_arguments` name, as `Captioner.from_pretrained` takes it."""
+    return options.model, options.device, options.precision, options.runtime, options.cuda_graphs
 
 
 def decoding_arguments() -> argparse.ArgumentParser:

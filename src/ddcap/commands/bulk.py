@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ddcap.commands.arguments import decoding_changes, load_captioner, tell, word_changes
+from ddcap.commands.arguments import decoding_changes, load_captioner, named_model, tell, word_changes
 from ddcap.errors import DDCapError
 from ddcap.values import as_whole
 
@@ -144,7 +144,7 @@ def _here(options: argparse.Namespace, how: dict[str, Any]) -> Progress:
     captioner = load_captioner(options)
     check_min_sure(captioner, options.min_sure)
     count = options.workers or own_workers(options.device)
-    workers = Workers(_model(options), count) if count > 1 else None
+    workers = Workers(named_model(options), count) if count > 1 else None
     tell_choice(captioner, options, count)
     model = {name: getattr(options, name) for name in ("model", "precision", "runtime")}
     return caption_files(captioner, options.images, workers=workers, model=model, **how)
@@ -166,21 +166,16 @@ def tell_choice(captioner: Captioner, options: argparse.Namespace, processes: in
             tell(line)
 
 
-def _model(options: argparse.Namespace) -> tuple[str, ...]:
-    """The model as another process loads it."""
-    return options.model, options.device, options.precision, options.runtime
-
-
 def _on_ray(options: argparse.Namespace, how: dict[str, Any]) -> Progress:
     from ddcap.bulk.ray_engine import caption_on_ray, on_driver
 
     if options.min_sure is not None:  # the job itself looks at all else, and loads the model for it
-        check_min_sure(on_driver(_model(options)), options.min_sure)
+        check_min_sure(on_driver(named_model(options)), options.min_sure)
     if options.verbose:
         tell(
             "ddcap: Ray: each actor has a thread, and the runtime and precision that its own machine asks for"
         )
-    return caption_on_ray(_model(options), options.images, workers=options.workers, **how)
+    return caption_on_ray(named_model(options), options.images, workers=options.workers, **how)
 
 
 def _expanded(images: Sequence[str]) -> list[str]:

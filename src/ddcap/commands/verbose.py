@@ -21,10 +21,11 @@ def describe_choice(captioner: Captioner, *, is_chosen: bool, processes: int = 1
     device, cores = str(captioner.model.device), own_cores()
     why = fastest_precision(captioner.runtime, device).why if is_chosen else "as asked for"
     features = ", ".join(cpu_features()) or "none of the instructions that matter"
+    graphs = " by CUDA graphs" if getattr(captioner.model, "static_decoder", None) else ""
     threads = _counted(max(1, cores // processes), "thread")
     return (
         f"ddcap: CPU {cpu_name()} with {features}; {_counted(cores, 'core')}",
-        f"ddcap: {_RUNTIMES[captioner.runtime]} on {device}, {captioner.precision} ({why}); "
+        f"ddcap: {_RUNTIMES[captioner.runtime]} on {device}{graphs}, {captioner.precision} ({why}); "
         + (f"1 process, {threads}" if processes == 1 else f"{processes} processes, {threads} each"),
     )
 

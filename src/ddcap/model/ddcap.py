@@ -6,7 +6,7 @@ width, S summary width, V words.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from ddcap.model.features import ImageFeatures
 from ddcap.model.guidance import guide
 from ddcap.model.judge import CausalJudge
 from ddcap.model.layers import LengthHead, Packing, TanhMLP
+from ddcap.model.protocol import DenoisingSteps, StepsMaker
 
 
 class DDCapModel(StoredModel):
@@ -31,9 +32,13 @@ class DDCapModel(StoredModel):
     Args:
         config: the model's settings.
         encoder: an image encoder; None builds the one `config` names, with its published weights.
+
+    Attributes:
+        static_decoder: makes the steps of decoding, if CUDA graphs are to be replayed; see `static_steps.py`.
     """
 
     kind: ClassVar[str] = "diffusion"
+    static_decoder: StepsMaker | None = None
 
     def __init__(self, config: ModelConfig, encoder: ImageEncoder | None = None) -> None:
         super().__init__(config, encoder)
@@ -177,8 +182,10 @@ class DDCapModel(StoredModel):
         return torch.where(is_padding, filler, tokens)
 
     @torch.no_grad()  # not inference_mode: autocast would cast all weights anew at every step
-    def denoising_steps(self, features: ImageFeatures, *, with_image_free: bool) -> TorchSteps:
+    def denoising_steps(self, features: ImageFeatures, *, with_image_free: bool) -> DenoisingSteps:
         """The denoiser at work on captions of these images, see `model.protocol.DenoisingSteps`."""
+        if self.static_decoder is not None:
+            return self.static_decoder.steps(features, with_image_free=with_image_free)
         return TorchSteps(self, self.project_memory(features), with_image_free=with_image_free)
 
     def keys_values(
@@ -300,10 +307,10 @@ class TorchSteps:
             timestep, lengths = timestep.repeat(2), lengths.repeat(2)
             guess = None if guess is None else guess.repeat(2, 1)
         tokens = self.model.extended(tokens, lengths, self.model.mask_id)
-        hidden = self.model(
+        hidden = self._states(
             tokens, timestep, lengths, self.keys_values, self.scale_shift, guess, asked=positions
         )  # (B, n, D)
-        logits = self.model.denoiser.logits(hidden).float()
+        logits = self._words(hidden).float()
         if not self.with_image_free:
             return logits, None
         with_image, without = logits.chunk(2)
@@ -328,3 +335,12 @@ class TorchSteps:
             logits += added.unsqueeze(1)
         highest, chosen = logits.max(dim=2)
         return chosen, highest - logits.logsumexp(dim=2)
+
+    def _states(self, *arguments: Any, **keywords: Any) -> Tensor:
+        """See `DDCapModel.forward`."""
+        states: Tensor = self.model(*arguments, **keywords)
+        return states
+
+    def _words(self, states: Tensor) -> Tensor:
+        """States (B, n, D) to logits (B, n, V)."""
+        return self.model.denoiser.logits(states)

@@ -24,7 +24,9 @@ TorchModel: TypeAlias = "DDCapModel | AutoregressiveModel"
 Runtime = Literal["auto", "onnx", "torch"]
 
 
-def load_runtime(folder: Path, name: str, device: Any, precision: Precision, runtime: Runtime) -> Any:
+def load_runtime(
+    folder: Path, name: str, device: Any, precision: Precision, runtime: Runtime, cuda_graphs: bool = False
+) -> Any:
     """Load the model in `folder`, with its tokenizer.
 
     Args:
@@ -33,14 +35,17 @@ def load_runtime(folder: Path, name: str, device: Any, precision: Precision, run
         device: where to run.
         precision: see `Captioner.from_pretrained`.
         runtime: the same.
+        cuda_graphs: the same.
 
     Raises:
         CheckpointError: if the model is damaged.
-        DDCapError: if there is no such device, precision or runtime.
+        DDCapError: if there is no such device, precision or runtime, or no CUDA graph for them.
         MissingExtraError: if PyTorch is wanted and not installed.
     """
     check_choice("precision", precision, Precision)
     check_choice("runtime", runtime, Runtime)
+    if cuda_graphs and str(device).partition(":")[0] != "cuda":
+        raise DDCapError(f"cuda_graphs: needs device cuda, not {device!s}; change it, or remove cuda_graphs")
     if runtime == "auto":
         light = (folder / GRAPHS_NAME).is_file() and str(device) == "cpu" and precision != "bfloat16"
         runtime = "onnx" if light else "torch"
@@ -63,7 +68,30 @@ def load_runtime(folder: Path, name: str, device: Any, precision: Precision, run
         raise DDCapError(f"device {str(device)!r}: not available here ({reason}); use cpu") from None
     model = load_model(folder)
     model.tokenizer = model.tokenizer or CaptionTokenizer.load(folder)
-    return model.to(device)
+    model = model.to(device)
+    if cuda_graphs:
+        replay_cuda_graphs(model, name)
+    return model
+
+
+def replay_cuda_graphs(model: TorchModel, name: str) -> None:
+    """Make a model decode by CUDA graphs, see `model.static_steps`; its weights must not change any more.
+
+    Args:
+        model: on its device.
+        name: what the person called it.
+
+    Raises:
+        DDCapError: if it is autoregressive.
+    """
+    from ddcap.model.ddcap import DDCapModel
+    from ddcap.model.static_steps import StaticDecoder
+
+    if not isinstance(model, DDCapModel):
+        raise DDCapError(
+            f"cuda_graphs: {name!r} is autoregressive; use a diffusion model, or remove cuda_graphs"
+        )
+    model.static_decoder = StaticDecoder(model)
 
 
 def build_model(config: ModelConfig, encoder: ImageEncoder | None = None) -> TorchModel:

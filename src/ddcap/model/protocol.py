@@ -54,6 +54,13 @@ class DenoisingSteps(Protocol):
         """The likeliest token (B, n) and its log-probability, guided and with (B, V) added to the logits."""
 
 
+class StepsMaker(Protocol):
+    """Makes the denoising steps of a model in another way than the model itself."""
+
+    def steps(self, features: ImageFeatures, *, with_image_free: bool) -> DenoisingSteps:
+        """The denoiser at work on captions of these images."""
+
+
 class CaptionJudge(Protocol):
     """A model's judge of captions of I images; each runtime has its own."""
 
