@@ -17,7 +17,18 @@ from array_api_compat import device, is_torch_array
 Array = Any
 """A numpy array or a torch tensor."""
 
-__all__ = ["Array", "array_namespace", "device", "draw_uniform", "like", "log_sum_exp", "raise_at", "to_host"]
+__all__ = [
+    "Array",
+    "any_in_column",
+    "array_namespace",
+    "device",
+    "draw_uniform",
+    "like",
+    "log_sum_exp",
+    "places_of",
+    "raise_columns",
+    "to_host",
+]
 
 
 class _Numpy:
@@ -51,12 +62,18 @@ def array_namespace(array: Array) -> Any:
 
 
 def like(values: Any, array: Array) -> Array:
-    """`values` (numpy, or plain numbers) as what `array` is: numpy's or torch's, on the same device."""
+    """`values` (numpy, or plain numbers) as what `array` is: numpy's or torch's, on the same device.
+
+    It does not wait for a GPU: the values lie page-locked, and are copied when their turn comes.
+    """
     values = np.asarray(values)
     if is_torch_array(array):
         import torch
 
-        return torch.from_numpy(np.array(values)).to(array.device)  # a copy: it can be written to
+        tensor = torch.from_numpy(np.array(values))  # a copy: it can be written to
+        if array.device.type == "cuda":
+            return tensor.pin_memory().to(array.device, non_blocking=True)
+        return tensor.to(array.device)
     return values
 
 
@@ -86,11 +103,40 @@ def log_sum_exp(values: Array) -> Array:
     return np.log(np.exp(values - highest).sum(axis=-1)) + highest[..., 0]
 
 
-def raise_at(array: Array, rows: Array, columns: Array, values: Array) -> Array:
-    """`array` (R, C) with each place (row, column) raised to its value, if it is lower; places may repeat."""
+def places_of(is_wanted: Array) -> Array:
+    """(n,) places where `is_wanted` (N,) is True, for a search of these alone; on a GPU all N.
+
+    To know which they are one would wait for a GPU, for which looking everywhere costs less. So what follows
+    must be right for places that are not wanted, too.
+    """
+    xp = array_namespace(is_wanted)
+    if is_torch_array(is_wanted) and _is_waited_for(is_wanted):
+        return xp.arange(is_wanted.shape[0], device=device(is_wanted))
+    return xp.nonzero(is_wanted)[0]
+
+
+def _is_waited_for(tensor: Any) -> bool:
+    """Return True if a tensor is on a device that computes while Python goes on."""
+    return bool(tensor.device.type != "cpu")
+
+
+def raise_columns(array: Array, columns: Array, values: Array) -> Array:
+    """Raise `array` (R, C), of 0 or more, at columns (n,) to `values` (R, n); columns may repeat."""
     if is_torch_array(array):
-        places = rows * array.shape[1] + columns
-        return array.flatten().scatter_reduce(0, places, values, "amax").view_as(array)
+        return array.scatter_reduce(1, columns.expand(values.shape), values, "amax")
     raised = array.copy()
-    np.maximum.at(raised, (rows, columns), values)
+    rows, places = np.nonzero(values > 0)  # few
+    np.maximum.at(raised, (rows, columns[places]), values[rows, places])
     return raised
+
+
+def any_in_column(found: Array, columns: Array, count: int) -> Array:
+    """(R, count) True at the columns (n,) where `found` (R, n) is True; columns may repeat."""
+    if is_torch_array(found):
+        xp = array_namespace(found)
+        nowhere = xp.zeros((found.shape[0], count), dtype=xp.int64, device=device(found))
+        return nowhere.index_add(1, columns, found.long()) > 0
+    result = np.zeros((found.shape[0], count), dtype=bool)
+    rows, places = np.nonzero(found)
+    result[rows, columns[places]] = True
+    return result

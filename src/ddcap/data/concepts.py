@@ -11,12 +11,13 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ddcap.arrays import Array, array_namespace, device, like, to_host
+from ddcap.arrays import Array, any_in_column, array_namespace, device, like, places_of, to_host
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError, DDCapError
 from ddcap.files import write_text
@@ -363,12 +364,18 @@ class ConceptSpelling:
         """(F,) whether the first token is all of the word."""
         return self.pieces[:, 1] == NO_PIECE
 
+    @cached_property
+    def one_token_forms(self) -> Array:
+        """(f,) the words of one token."""
+        places: Array = array_namespace(self.pieces).nonzero(self.is_one_token)[0]
+        return places
+
     def named(self, tokens: Array, mask_id: int) -> Array:
         """(B, N) True for the concepts that captions (B, L) name; of a begun word a MASK may be the rest."""
         xp, (rows, length) = array_namespace(tokens), tokens.shape
         occurs = xp.zeros_like(self.continues)
         occurs[tokens] = True
-        (forms,) = xp.nonzero(occurs[self.first])  # words whose first token is there
+        forms = places_of(occurs[self.first])  # words whose first token is there
         pieces = self.pieces[forms]  # (f, LONGEST)
         behind = xp.full((rows, LONGEST), mask_id + 1, dtype=xp.int64, device=device(tokens))
         padded = xp.concat([tokens, behind], axis=1)
@@ -380,7 +387,4 @@ class ConceptSpelling:
         sizes = xp.sum(xp.astype(pieces != NO_PIECE, xp.int64), axis=1)  # (f,)
         next_one = xp.stack([self.continues[window] for window in windows], axis=-1)[..., sizes]  # (B, L, f)
         found = xp.any(found & ~next_one, axis=1)  # "cat" is not named by "catch"
-        caption, form = xp.nonzero(found)
-        named = xp.zeros((rows, self.concepts), dtype=xp.bool, device=device(tokens))
-        named[caption, self.concept[forms[form]]] = True
-        return named
+        return any_in_column(found, self.concept[forms], self.concepts)

@@ -12,7 +12,17 @@ from functools import cached_property
 
 import numpy as np
 
-from ddcap.arrays import Array, array_namespace, device, draw_uniform, like, log_sum_exp, raise_at
+from ddcap.arrays import (
+    Array,
+    any_in_column,
+    array_namespace,
+    device,
+    draw_uniform,
+    like,
+    log_sum_exp,
+    places_of,
+    raise_columns,
+)
 from ddcap.data.concepts import ConceptSpelling, ConceptTokens
 from ddcap.data.persons import Persons
 from ddcap.decoding.schedulers.interface import ModelOutput
@@ -115,7 +125,7 @@ class ConceptEvidence:
         """(B, V) the same of the words of one token."""
         xp, spelling = array_namespace(self.seen), self.spelling
         table = xp.zeros((self.seen.shape[0], self.mask_id), dtype=xp.float32, device=device(self.seen))
-        (forms,) = xp.nonzero(spelling.is_one_token)
+        forms = spelling.one_token_forms
         table[:, spelling.first[forms]] = self.against[:, spelling.concept[forms]]
         return table
 
@@ -124,8 +134,9 @@ class ConceptEvidence:
         """(V,) 1 for words of one token that are persons, else 0."""
         xp, spelling = array_namespace(self.seen), self.spelling
         assert spelling.persons is not None  # else there is nothing to say of them
-        table = xp.zeros(self.mask_id, dtype=xp.float32, device=device(self.seen))
-        table[spelling.first[spelling.is_one_token & spelling.persons[spelling.concept]]] = 1.0
+        forms = spelling.one_token_forms
+        is_person = spelling.persons[spelling.concept[forms]][None]
+        table: Array = xp.astype(any_in_column(is_person, spelling.first[forms], self.mask_id)[0], xp.float32)
         return table
 
     def _name_persons(self, named: Array) -> Array:
@@ -145,8 +156,7 @@ class ConceptEvidence:
     def _seen_forms(self) -> Array:
         """(f,) the words of concepts that are seen in any of the images."""
         xp = array_namespace(self.seen)
-        forms: Array = xp.nonzero(xp.any(self.seen > 0, axis=0)[self.spelling.concept])[0]
-        return forms
+        return places_of(xp.any(self.seen > 0, axis=0)[self.spelling.concept])
 
     def log_probability(self, tokens: Array) -> Array:
         """(B, V) what is added to every position's log-probabilities, given the tokens (B, L) so far."""
@@ -157,13 +167,11 @@ class ConceptEvidence:
         forms = self._seen_forms
         concepts = spelling.concept[forms]
         gain = self.bonus * xp.where(named[:, concepts], 0.0, self.seen[:, concepts])  # (B, f)
-        caption, form = xp.nonzero(gain)
-        added = raise_at(added, caption, spelling.first[forms[form]], gain[caption, form])
-        (forms,) = xp.nonzero(xp.any(named, axis=0)[spelling.concept] & spelling.is_one_token)
-        caption, form = xp.nonzero(named[:, spelling.concept[forms]])
-        taken = xp.zeros_like(added)
-        taken[caption, spelling.first[forms[form]]] = self.repeat_penalty
-        added = added - taken
+        added = raise_columns(added, spelling.first[forms], gain)
+        forms = places_of(xp.any(named, axis=0)[spelling.concept] & spelling.is_one_token)
+        is_again = named[:, spelling.concept[forms]] & spelling.is_one_token[forms]
+        again = any_in_column(is_again, spelling.first[forms], self.mask_id)
+        added = added - self.repeat_penalty * xp.astype(again, xp.float32)
         if self.absence:
             added = added + self._against_words
         return added if self.persons is None else added + self._says_of_persons(named)
