@@ -84,6 +84,13 @@ class DecodingState:
         """Take over what a step made of captions `places` (B',), at t `timesteps` (B,)."""
         xp, after = array_namespace(self.tokens), found.prev_sample
         longest = after.shape[1]
+        self._timesteps.append(timesteps)
+        if after.shape == self.tokens.shape:  # all captions: nothing to gather and to spread
+            is_new = after != self.tokens
+            self.tokens, self.confidences = after, xp.where(is_new, found.probability, self.confidences)
+            self._history.append(after)
+            self._step_confidences.append(found.probability)
+            return
         tokens, confidences = xp.asarray(self.tokens, copy=True), xp.asarray(self.confidences, copy=True)
         is_new = after != tokens[places, :longest]
         tokens[places, :longest] = after
@@ -93,7 +100,6 @@ class DecodingState:
         self.tokens, self.confidences = tokens, confidences
         self._history.append(tokens)
         self._step_confidences.append(everywhere)
-        self._timesteps.append(timesteps)
 
     def predicted(self, places: Array, found: SchedulerOutput) -> tuple[Array, Array]:
         """Tokens and confidences (B, L) if all MASKs became what the last step predicted.
