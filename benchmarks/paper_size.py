@@ -85,14 +85,14 @@ def build_model(
     return kind(config, build_image_encoder(encoder, pretrained=False, architecture=architecture))
 
 
-def noise_one_hot(tokens: Tensor, timestep: Tensor, schedule: Schedule) -> Tensor:
+def noise_one_hot(tokens: Tensor, timestep: Tensor, schedule: Schedule, words: int = VOCABULARY) -> Tensor:
     """x_t by the Gumbel-max trick over log q(x_t | x_0) of every state, (B, V + 1, L)."""
     shape = (-1, 1, 1)
     keep, replace, mask = (
         table[timestep.cpu()].to(tokens.device, torch.float32).log().view(shape)
         for table in (schedule.cumulative_keep, schedule.cumulative_replace, schedule.cumulative_mask)
     )
-    one_hot = F.one_hot(tokens, VOCABULARY + 1).permute(0, 2, 1).float()
+    one_hot = F.one_hot(tokens, words + 1).permute(0, 2, 1).float()
     log_x0 = one_hot.clamp(min=1e-30).log()
     words = torch.logaddexp(log_x0[:, :-1] + keep, replace.expand_as(log_x0[:, :-1]))
     log_xt = torch.cat([words, torch.logaddexp(log_x0[:, -1:], mask)], dim=1)

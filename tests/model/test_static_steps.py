@@ -21,6 +21,7 @@ from ddcap.model.features import ImageFeatures
 from ddcap.model.loading import build_model, replay_cuda_graphs
 from ddcap.model.static_steps import LARGEST, PassShape, StaticDecoder
 from ddcap.settings import DecodingSettings
+from ddcap.training.state import compile_blocks
 
 
 class Tape(TorchDispatchMode):
@@ -266,6 +267,15 @@ def test_autoregressive_models_are_refused(config):
     own = dataclasses.replace(config, model=dataclasses.replace(config.model, **shape), decoding=decoding)
     with pytest.raises(DDCapError, match=r"^cuda_graphs: 'mine' is autoregressive; use a diffusion model"):
         replay_cuda_graphs(build_model(own), "mine")
+
+
+@pytest.mark.slow
+def test_compiled_blocks_are_recorded_alike(model, features):
+    expected = decode(model, features, guidance=1.0, length=3)
+    compile_blocks(model, "eager")
+    found = decode(replaying(model, StaticDecoder), features, guidance=1.0, length=3)
+    assert model.static_decoder.recorded == 3
+    assert torch.equal(found.history, expected.history)
 
 
 def test_few_shapes_cover_all():

@@ -85,19 +85,23 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 # torch.compile, block by block: one block is compiled, all that look like it share the result.
 
 
-def compile_blocks(model: nn.Module) -> None:
+def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
     """Compile the blocks of the denoiser (or decoder) and of a CLIP, in place; weights keep their names.
 
     Captions are unequally long, so that the denoiser's shapes change from step to step: it is compiled for
     all of them at once. Images are not.
+
+    Args:
+        model: of either kind.
+        backend: of `torch.compile`.
     """
     for module in model.modules():
         if isinstance(module, RecomputingBlocks):
             for block in module.blocks:
-                block.compile(dynamic=True)
+                block.compile(dynamic=True, backend=backend)
         elif isinstance(module, ImageEncoder):
             for layer in module.layers:
-                layer.compile()
+                layer.compile(backend=backend)
 
 
 # Weights, gradients and optimizer spread over the processes (FSDP2), for models too large to be on each. What
