@@ -3,8 +3,8 @@ import torch
 from whole_pass import diffusion_pass
 
 from ddcap.model.features import ImageFeatures
-from ddcap.model.layers import Packing
 from ddcap.model.loading import load_model
+from ddcap.model.packing import Packing
 
 PADDING = torch.tensor([[False, False, True, True], [False, True, True, True], [False] * 4])
 

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from ddcap.model.layers import (
     AdaptiveLayerNorm,
-    Packing,
     PlainLayerNorm,
     RecomputingBlocks,
     ScaleShift,
@@ -28,6 +27,7 @@ from ddcap.model.layers import (
     join_heads,
     split_heads,
 )
+from ddcap.model.packing import ChosenPacking, Packing
 from ddcap.settings import ModelSettings
 
 KeysValues = tuple[Tensor, Tensor]
@@ -96,7 +96,7 @@ class SelfAttention(nn.Module):
         self_attn_mask: Tensor | None,
         packing: Packing | None = None,
         past: KeysValues | None = None,
-        asked: Tensor | None = None,
+        asked: Tensor | ChosenPacking | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """The output and the keys and values of all positions so far.
 
@@ -105,7 +105,8 @@ class SelfAttention(nn.Module):
             self_attn_mask: broadcast to (B, 1, L, positions so far); None: everybody to all.
             packing: of the real positions.
             past: keys and values of the positions before these.
-            asked: (B, n) positions whose output is wanted; None: of all. The mask is (B, 1, L, L) then.
+            asked: (B, n) positions whose output is wanted, or with a packing some of its positions; None: of
+                all. Of (B, n) the mask is (B, 1, L, L).
         """
         both = self.query_key_value(hidden)
         if packing is not None:
@@ -113,12 +114,13 @@ class SelfAttention(nn.Module):
         query, key, value = (split_heads(part, self.heads) for part in both.chunk(3, dim=2))  # (B, H, L, D/H)
         if past is not None:
             key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
-        if asked is not None:
+        if isinstance(asked, Tensor):
             query = at_positions(query, asked)
             self_attn_mask = None if self_attn_mask is None else at_positions(self_attn_mask, asked)
         attended = attend(query, key, value, self_attn_mask, dropout=self.dropout if self.training else 0.0)
         joined = join_heads(attended)
-        return self.output(joined if packing is None else packing.pack(joined)), (key, value)
+        chosen = asked if isinstance(asked, ChosenPacking) else packing
+        return self.output(joined if chosen is None else chosen.pack(joined)), (key, value)
 
 
 class CrossAttention(nn.Module):
@@ -192,7 +194,7 @@ class Block(nn.Module):
         time: Tensor | tuple[ScaleShift, ScaleShift, ScaleShift] | None = None,
         packing: Packing | None = None,
         past: KeysValues | None = None,
-        asked: Tensor | None = None,
+        asked: Tensor | ChosenPacking | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """One block, and its self-attention's keys and values.
 
@@ -204,13 +206,16 @@ class Block(nn.Module):
             time: (B, D) of the timestep, for norms that read it; or what each of the three makes of it.
             packing: of the real positions.
             past: see `SelfAttention.forward`.
-            asked: (B, n) positions that are wanted; of the others only keys and values are computed.
-                None: all.
+            asked: (B, n) positions that are wanted, or with a packing some of its positions; of the others
+                only keys and values are computed. None: all.
         """
         times = time if isinstance(time, tuple) else (time, time, time)
         normed = self.norm_self(hidden, times[0], packing)
         attended, past = self.self_attention(normed, self_attn_mask, packing, past, asked)
-        if asked is not None:
+        if isinstance(asked, ChosenPacking):
+            assert isinstance(packing, ChosenPacking)  # of which the asked-for positions are some
+            hidden, packing = hidden.index_select(0, packing.numbers_of(asked)), asked
+        elif asked is not None:
             hidden = at_positions(hidden, asked)
         hidden = hidden + self.dropout(attended)
         if keys_values is not None:

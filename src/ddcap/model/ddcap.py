@@ -6,6 +6,7 @@ width, S summary width, V words.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -22,7 +23,8 @@ from ddcap.model.encoders import ImageEncoder
 from ddcap.model.features import ImageFeatures
 from ddcap.model.guidance import guide
 from ddcap.model.judge import CausalJudge
-from ddcap.model.layers import LengthHead, Packing, TanhMLP
+from ddcap.model.layers import LengthHead, TanhMLP
+from ddcap.model.packing import ChosenPacking, Packing
 from ddcap.model.protocol import DenoisingSteps, StepsMaker
 
 
@@ -86,10 +88,11 @@ class DDCapModel(StoredModel):
         timestep: Tensor,
         lengths: Tensor,
         keys_values: MemoryKeysValues,
-        scale_shift: Tensor | None = None,
+        scale_shift: Sequence[Sequence[Tensor]] | Tensor | None = None,
         guess: Tensor | None = None,
         is_read: Tensor | None = None,
-        asked: Tensor | None = None,
+        asked: Tensor | ChosenPacking | None = None,
+        packing: Packing | None = None,
     ) -> Tensor:
         """Hidden states (B, L, D) of noised captions, which `denoiser.logits` turns into p(x_0 | x_t, y).
 
@@ -104,7 +107,10 @@ class DDCapModel(StoredModel):
                 -1 is none.
             is_read: (B,) captions that a shared judge reads: `noised_tokens` are those of `shifted`, and
                 every position sees only itself and those before it.
-            asked: (B, n) positions whose states (B, n, D) are wanted, not in training; None: all.
+            asked: (B, n) positions whose states (B, n, D) are wanted, not in training, or n of those of a
+                chosen packing, for states (n, D); None: all.
+            packing: of the positions to compute; None computes the real ones in training, else all, since
+                captions that are decoded together are about as long.
         """
         positions = torch.arange(noised_tokens.shape[1], device=noised_tokens.device)
         is_padding = positions >= lengths.unsqueeze(1)  # (B, L)
@@ -126,9 +132,8 @@ class DDCapModel(StoredModel):
             following = (lengths.unsqueeze(1) - 1 - positions).clamp(min=0)  # (B, L)
         if guess is not None:
             guess = torch.nn.functional.pad(guess, (0, noised_tokens.shape[1] - guess.shape[1]), value=-1)
-        packing = (
-            Packing(is_padding) if self.training else None
-        )  # captions decoded together are about as long
+        if packing is None and self.training:
+            packing = Packing(is_padding)
         states: Tensor = self.denoiser(
             noised_tokens,
             timestep,

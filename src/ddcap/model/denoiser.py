@@ -9,6 +9,7 @@ values), L caption positions, D width, V words.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ddcap.model.blocks import BlockStack, MemoryKeysValues
-from ddcap.model.layers import AdaptiveLayerNorm, Packing, TimestepEmbedding
+from ddcap.model.layers import AdaptiveLayerNorm, ScaleShift, TimestepEmbedding
+from ddcap.model.packing import ChosenPacking, Packing
 from ddcap.settings import ModelSettings
 
 
@@ -59,10 +61,10 @@ class Denoiser(BlockStack):
         self_attn_mask: Tensor,
         following: Tensor | None = None,
         packing: Packing | None = None,
-        scale_shift: Tensor | None = None,
+        scale_shift: Sequence[Sequence[Tensor]] | Tensor | None = None,
         guess: Tensor | None = None,
         is_read: Tensor | None = None,
-        asked: Tensor | None = None,
+        asked: Tensor | ChosenPacking | None = None,
     ) -> Tensor:
         """Hidden states of caption positions; `logits` turns them into a prediction.
 
@@ -73,17 +75,18 @@ class Denoiser(BlockStack):
             self_attn_mask: (B, L, L) boolean, see `self_attn_mask`.
             following: (B, L) number of tokens behind each position, for models with `length_difference` (the
                 length-difference encoding of Takase and Okazaki 2019); padding has any number below L.
-            packing: of the real positions; then nothing is computed for the others, and their states are 0.
+            packing: of the positions that are computed; others have states of 0, or of any position with a
+                chosen packing.
             scale_shift: of `adaln_scale_shift`, where it is known.
             guess: (B, L) for models with `self_conditioning`, words that were predicted before, -1 for none;
                 only those at MASK are read.
             is_read: (B,) captions that are read from left to right, for models with a shared judge. They are
                 not told how many tokens follow.
-            asked: (B, n) positions whose states are wanted, without a packing; None: all. What the others
-                would get from the last block is then not computed.
+            asked: (B, n) positions whose states are wanted, or with a chosen packing n of its positions;
+                None: all. What the others would get from the last block is then not computed.
 
         Returns:
-            (B, L, D), or (B, n, D).
+            (B, L, D), or (B, n, D), or of packed positions (n, D).
         """
         time: Any = F.silu(self.timestep_embedding(timestep)) if scale_shift is None else None  # (B, D)
         embedded = self._embed(noised_tokens)  # (B, L, D)
@@ -105,14 +108,12 @@ class Denoiser(BlockStack):
         hidden = self.dropout(embedded if packing is None else packing.pack(embedded))
         masks = (self_attn_mask.unsqueeze(1), keys_values.memory_mask)
         for number, (block, layer) in enumerate(zip(self.blocks, keys_values.layers, strict=True)):
-            if scale_shift is not None:
-                of_norms = scale_shift[number][:, timestep].unsqueeze(2)  # (6, B, 1, D)
-                parts = of_norms.unbind()
-                time = tuple(zip(parts[:3], parts[3:], strict=True))
             last = asked if number == len(self.blocks) - 1 else None
+            if scale_shift is not None:
+                time = _scale_shift_at(scale_shift[number], timestep, packing, last)
             hidden, _ = self.run_block(block, hidden, layer, *masks, time=time, packing=packing, asked=last)
         normed: Tensor = self.final_norm(hidden)
-        return normed if packing is None else packing.unpack(normed)
+        return normed if packing is None or asked is not None else packing.unpack(normed)
 
     def adaln_scale_shift(self) -> Tensor:
         """Compute what the adaptive norms take from every timestep: (layers, 6, T, D). Decoding does so once.
@@ -133,3 +134,25 @@ class Denoiser(BlockStack):
         words = self.token_embedding(noised_tokens.clamp(max=self.mask_id - 1))
         positions = self.position_embedding.weight[: noised_tokens.shape[1]]
         return torch.where(is_mask, self.mask_embedding.to(words.dtype), words) + positions
+
+
+def _scale_shift_at(
+    tables: Sequence[Tensor], timestep: Tensor, packing: Packing | None, asked: Tensor | ChosenPacking | None
+) -> tuple[ScaleShift, ...]:
+    """Factor and shift of a block's three norms.
+
+    Args:
+        tables: six of (T, D), see `Denoiser.adaln_scale_shift`.
+        timestep: (B,).
+        packing: of the hidden states, or None.
+        asked: positions that are left behind the self-attention.
+    """
+    if packing is None:
+        parts = [F.embedding(timestep, table).unsqueeze(1) for table in tables]  # (B, 1, D)
+        return tuple(zip(parts[:3], parts[3:], strict=True))
+    before = packing.spread(timestep)  # (N,)
+    behind = asked.spread(timestep) if isinstance(asked, ChosenPacking) else before
+    parts = [
+        F.embedding(before if norm % 3 == 0 else behind, table) for norm, table in enumerate(tables)
+    ]
+    return tuple(zip(parts[:3], parts[3:], strict=True))

@@ -63,15 +63,18 @@ class _Writer:
         self._written: set[str] = set()
         self._constants = dict(_CONSTANTS)
         self._weights = {factors[one.name].layer: one for one in graph.initializer if one.name in factors}
-        self._sizes = {value.name: _sizes(value) for value in (*graph.input, *graph.value_info)}
+        values = (*graph.input, *graph.value_info)
+        self._sizes = {value.name: _sizes(value) for value in values}
+        self._dimensions = {value.name: len(value.type.tensor_type.shape.dim) for value in values}
         self._factors = dict(factors)  # a graph may turn a constant round before it multiplies
         for node in graph.node:
             turned = self._factors.get(node.input[0]) if node.op_type == "Transpose" else None
             if turned is not None:
                 self._factors[node.output[0]] = Factor(turned.layer, not turned.is_transposed)
-            factor = self._factors.get(node.input[1]) if node.op_type == "MatMul" else None
-            if factor is not None and factor.is_transposed:
-                self._multiply(node.input[0], factor.layer, node.output[0])
+            factor = self._factors.get(node.input[1]) if node.op_type in ("MatMul", "Gemm") else None
+            turns = node.op_type == "Gemm" and any(one.name == "transB" and one.i for one in node.attribute)
+            if factor is not None and factor.is_transposed != turns:
+                self._multiply(node.input[0], factor.layer, node.output[0], *node.input[2:])
             else:
                 self._nodes.append(node)
 
@@ -89,14 +92,19 @@ class _Writer:
         ]
         return nodes[::-1], [*(one for one in self.graph.initializer if one.name in needed), *own]
 
-    def _multiply(self, source: str, layer: str, product: str) -> None:
-        """`source` (..., inputs) with the weight of `layer` gives `product` (..., outputs)."""
+    def _multiply(self, source: str, layer: str, product: str, bias: str | None = None) -> None:
+        """`source` (..., inputs) with the weight of `layer`, and a bias, gives `product` (..., outputs)."""
         inputs, outputs = self._integers_of(layer)
-        sizes = self._sizes.get(source, source)
-        self._quantise(source, inputs, sizes)
+        sizes, is_rows = self._sizes.get(source, source), self._dimensions.get(source) == 2
+        self._quantise(source, inputs, sizes, is_rows=is_rows)
         integers = [f"{source}/integers", f"{layer}/factor", _ONE, f"{layer}/factor_scale", _ZERO]
         self._write("MatMulIntegerToFloat", integers, f"{product}/of_integers", domain=_DOMAIN)
-        self._write("Mul", [f"{product}/of_integers", f"{source}/scale"], f"{product}/rows")
+        scaled = product if is_rows and bias is None else f"{product}/rows"
+        self._write("Mul", [f"{product}/of_integers", f"{source}/scale"], scaled)
+        if bias is not None:
+            self._write("Add", [scaled, bias], product)  # of a Gemm, which multiplies rows only
+        if is_rows:
+            return
         self._constants[f"integer_{outputs}"] = np.array([outputs], np.int64)
         self._write("Concat", [f"{sizes}/sizes", f"integer_{outputs}"], f"{sizes}/to_{outputs}", axis=0)
         self._write("Reshape", [f"{product}/rows", f"{sizes}/to_{outputs}"], product)
@@ -116,15 +124,18 @@ class _Writer:
         inputs, outputs = self._constants[f"{layer}/factor"].shape
         return inputs, outputs
 
-    def _quantise(self, source: str, width: int, sizes: str) -> None:
+    def _quantise(self, source: str, width: int, sizes: str, *, is_rows: bool) -> None:
         """`source` (..., width) as rows of integers (N, width), with a scale each (N, 1).
 
         What has the same `sizes` before the width has as many rows.
         """
         rows, scale, count = f"{source}/rows", f"{source}/row_scale", f"{sizes}/count"
-        self._constants[f"integer_rows_{width}"] = np.array([-1, width], np.int64)
-        self._write("Shape", [source], f"{sizes}/sizes", start=0, end=-1)
-        self._write("Reshape", [source, f"integer_rows_{width}"], rows)
+        if is_rows:
+            rows = source
+        else:
+            self._constants[f"integer_rows_{width}"] = np.array([-1, width], np.int64)
+            self._write("Shape", [source], f"{sizes}/sizes", start=0, end=-1)
+            self._write("Reshape", [source, f"integer_rows_{width}"], rows)
         self._write("Abs", [rows], f"{source}/size")
         self._write("ReduceMax", [f"{source}/size", _COLUMNS], f"{source}/largest", keepdims=0)
         self._write("Clip", [f"{source}/largest", _SMALLEST], f"{source}/at_least")

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ddcap.model.attention_mask import causal_mask
 from ddcap.model.blocks import Block, gpt2_initialise
 from ddcap.model.denoiser import Denoiser
-from ddcap.model.layers import Packing, PlainLayerNorm, RecomputingBlocks
+from ddcap.model.layers import PlainLayerNorm, RecomputingBlocks
+from ddcap.model.packing import Packing
 from ddcap.settings import ModelSettings
 
 

@@ -38,6 +38,7 @@ from ddcap.model.features import ImageFeatures
 from ddcap.model.guidance import guide
 from ddcap.model.integer_graphs import Factor, in_integers
 from ddcap.model.loading import load_model
+from ddcap.model.packing import ChosenPacking
 from ddcap.model.quantization import (
     FACTOR,
     FACTOR_SCALE,
@@ -98,24 +99,29 @@ def _parts_of(memory: MemoryKeysValues) -> dict[str, Tensor]:
 
 
 class _Step(nn.Module):
-    """One step: noised captions (I, K, L) to logits (I, K, n, V) of the positions asked for.
+    """One step: noised captions (I, K, L) to logits (n, V) of the positions asked for.
 
-    What the layer norms take from each timestep is a table in the graph.
+    Only chosen positions are computed, N of them: `rows` (N,), as places in (I * K * L,), in ascending order.
+    Those asked for, `asked` (n,), are some of them. What the layer norms take from each timestep are tables
+    in the graph.
     """
-
-    modulations: Tensor  # a tensor's name in stored graphs, hence not `scale_shift`
 
     def __init__(self, model: DDCapModel) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("modulations", model.denoiser.adaln_scale_shift().detach())
+        layers = model.denoiser.adaln_scale_shift().detach()
+        self.scale_shift = nn.ModuleList(
+            nn.ParameterList(nn.Parameter(table.clone(), requires_grad=False) for table in tables)
+            for tables in layers
+        )
 
     def forward(
         self,
         tokens: Tensor,
         timestep: Tensor,
         lengths: Tensor,
-        positions: Tensor,
+        rows: Tensor,
+        asked: Tensor,
         memory: list[Tensor],
     ) -> Tensor:
         images, captions, longest = tokens.shape
@@ -126,11 +132,12 @@ class _Step(nn.Module):
             timestep.reshape(-1),
             lengths.reshape(-1),
             MemoryKeysValues(layers, *memory[count:]),
-            self.modulations,
-            asked=positions.reshape(images * captions, -1),
+            [list(tables) for tables in self.scale_shift],
+            asked=ChosenPacking(asked, images * captions, longest),
+            packing=ChosenPacking(rows, images * captions, longest),
         )
         logits: Tensor = self.model.denoiser.logits(hidden)
-        return logits.reshape(images, captions, -1, logits.shape[2])
+        return logits
 
 
 class _Judge(nn.Module):
@@ -250,12 +257,14 @@ def _graphs(model: DDCapModel) -> Iterator[tuple[str, Any]]:
         shape = (images, captions)
         per_caption: Any = {0: any_size, 1: any_size}
         per_position: Any = {**per_caption, 2: any_size}
+        rows = torch.arange(images * captions * length - 1)
         per_place: Any = {0: any_size, 2: any_size}
         step = {
             "tokens": (torch.full((*shape, length), model.mask_id), per_position),
             "timestep": (torch.zeros(shape, dtype=torch.long), per_caption),
             "lengths": (torch.full(shape, length), per_caption),
-            "positions": (torch.zeros(*shape, asked, dtype=torch.long), per_position),
+            "rows": (rows, {0: any_size}),
+            "asked": (rows[:asked], {0: any_size}),
         }
         seen = {
             name: (part, per_caption if name == "visible" else per_place) for name, part in memory.items()
