@@ -215,6 +215,11 @@ class DecodingSettings(Section):
     order: Literal["probability", "margin"] = Field(
         default="probability", description="commit the likeliest tokens, or those most ahead of the second"
     )
+    focus: int | None = Field(
+        default=None,
+        ge=1,
+        description="MASK positions a step predicts: the surest, those by new words; null: all",
+    )
     block: int | None = Field(
         default=None, ge=1, description="tokens of a block; blocks are filled from left to right; null: none"
     )
@@ -298,7 +303,7 @@ class DecodingSettings(Section):
             raise ValueError(
                 f"length={self.length!r}: not a length; give a number of tokens, at least 1, or 'predicted'"
             )
-        for name in ("distinct", "block", "prune"):
+        for name in ("distinct", "focus", "block", "prune"):
             value = _plain(getattr(self, name))
             if value and (self.method != "best_first" or self.schedule == "released"):
                 raise ValueError(

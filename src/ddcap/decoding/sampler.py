@@ -349,7 +349,10 @@ class Sampler:
     def _denoised(
         self, drafts: Drafts, bias: np.ndarray | None, pruning: Pruning | None = None
     ) -> DecodingResult:
-        scheduler = scheduler_of(self.model, self.settings)
+        settings = self.settings
+        if drafts.allowed is not None:  # where a token is refused, another position may be the surest
+            settings = replace(settings, focus=None)
+        scheduler = scheduler_of(self.model, settings)
         predictor = self.predictor(drafts, bias)
         return denoise(predictor, drafts, scheduler, self.settings.steps, self.generator, pruning)
 
@@ -415,6 +418,7 @@ def scheduler_of(model: CaptioningModel, settings: DecodingSettings) -> Schedule
         "temperature": settings.temperature,
         "distinct": settings.distinct,
         "order": settings.order,
+        "focus": settings.focus,
     }
     steps, mask_id = model.config.diffusion.steps, model.mask_id
     if settings.block is not None:

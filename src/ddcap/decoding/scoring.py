@@ -30,12 +30,11 @@ from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.decoding.predictor import Predictor
 from ddcap.decoding.schedulers.best_first import (
     BestFirstPlan,
-    drop_duplicates,
     margin,
     plan_steps,
     timestep_for_mask_ratio,
-    top_k_confident,
 )
+from ddcap.decoding.schedulers.surest import drop_duplicates, top_k_confident
 from ddcap.decoding.words import words_in
 from ddcap.errors import DDCapError
 from ddcap.model.features import ImageFeatures

@@ -152,7 +152,5 @@ def _scale_shift_at(
         return tuple(zip(parts[:3], parts[3:], strict=True))
     before = packing.spread(timestep)  # (N,)
     behind = asked.spread(timestep) if isinstance(asked, ChosenPacking) else before
-    parts = [
-        F.embedding(before if norm % 3 == 0 else behind, table) for norm, table in enumerate(tables)
-    ]
+    parts = [F.embedding(before if norm % 3 == 0 else behind, table) for norm, table in enumerate(tables)]
     return tuple(zip(parts[:3], parts[3:], strict=True))

@@ -9,7 +9,7 @@ Shapes: I images, B captions (B a multiple of I), L caption positions, n of them
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from ddcap.model.quantization import (
     quantise,
     quantise_factor,
 )
+from ddcap.model.step_request import StepRequest
 
 
 class OnnxModel:
@@ -134,22 +135,22 @@ class OnnxModel:
         """A judge of captions of these images; None for a model without one."""
         return None if self.config.model.judge == "none" else OnnxJudge(self, features)
 
-    def step_logits(
-        self, asked: Sequence[np.ndarray], images: int, memory: Mapping[str, np.ndarray]
-    ) -> np.ndarray:
-        """(B, n, V) logits of one pass of the denoiser.
+    def step_logits(self, asked: StepRequest, images: int, memory: Mapping[str, np.ndarray]) -> np.ndarray:
+        """(n, V) logits of one pass of the denoiser.
 
         Args:
-            asked: tokens (B, L), timestep (B,), lengths (B,), positions (B, n); grouped by image.
+            asked: of captions grouped by image.
             images: I.
             memory: their parts, by the graph's names.
         """
+        per_image = len(asked.tokens) // images
         grouped = {
-            name: np.ascontiguousarray(value).reshape(images, len(value) // images, *value.shape[1:])
-            for name, value in zip(("tokens", "timestep", "lengths", "positions"), asked, strict=True)
+            name: np.ascontiguousarray(value).reshape(images, per_image, *value.shape[1:])
+            for name, value in zip(StepRequest._fields[:3], asked, strict=False)
         }
-        (logits,) = self.graph("step").run(None, {**grouped, **memory})
-        return np.asarray(logits.reshape(-1, *logits.shape[2:]))
+        inputs = {**grouped, "rows": asked.rows, "asked": asked.asked, **memory}
+        (logits,) = self.graph("step").run(None, inputs)
+        return np.asarray(logits)
 
     def choose(
         self,
@@ -173,7 +174,8 @@ class OnnxModel:
 class OnnxSteps:
     """A denoiser at work on captions of I images; see `model.protocol.DenoisingSteps`.
 
-    The image-free branch of one image runs in the call of the other branch, which reads the weights once.
+    MASK tokens to which nobody attends are computed only where they are asked for, and padding never. The
+    image-free branch of one image runs in the call of the other branch, which reads the weights once.
     That of several is a call of its own: they all share one small memory, and captions that are alike, as all
     are before the first step, are computed once.
 
@@ -187,6 +189,7 @@ class OnnxSteps:
 
     def __init__(self, model: OnnxModel, features: ImageFeatures, with_image_free: bool) -> None:
         self._model, self.vocabulary_size = model, model.mask_id
+        self._hidden = model.mask_id if model.config.model.concentrated_attention else None
         self._images = features.images
         memory = model.graph("memory")
         found = dict(
@@ -212,18 +215,29 @@ class OnnxSteps:
         guess: np.ndarray | None = None,  # noqa: ARG002 (there is none, see `self_conditions`)
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Logits (B, n, V) with the image and, if it was asked for, without."""
+        logits, image_free, which = self._run(tokens, timestep, lengths, positions)
+        return logits[which], None if image_free is None else image_free[which]
+
+    def _run(
+        self, tokens: np.ndarray, timestep: np.ndarray, lengths: np.ndarray, positions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """Logits (N, V) of what is asked for, with and without the image, and which are those of (B, n)."""
         asked = (tokens, timestep, lengths, positions)
+        request, which = StepRequest.at(*asked, self._hidden)
         if self._free is None:
-            return self._model.step_logits(asked, self._images, self._memory), None
+            return self._model.step_logits(request, self._images, self._memory), None, which
         if self._images == 1:
-            both = self._model.step_logits([np.concatenate([one, one]) for one in asked], 2, self._memory)
-            return both[: len(tokens)], both[len(tokens) :]
-        logits = self._model.step_logits(asked, self._images, self._memory)
+            both = self._model.step_logits(StepRequest.joined([request, request], [1, 1]), 2, self._memory)
+            return (*np.split(both, 2), which)
+        logits = self._model.step_logits(request, self._images, self._memory)
         together = np.concatenate([one.reshape(len(tokens), -1) for one in asked], axis=1)
-        _, first, which = np.unique(together, axis=0, return_index=True, return_inverse=True)
+        _, first, same = np.unique(together, axis=0, return_index=True, return_inverse=True)
         # without the image all captions are of the same: of none
-        image_free = self._model.step_logits([one[first] for one in asked], 1, self._free)
-        return logits, image_free[which.reshape(-1)]
+        alike, which_alike = StepRequest.at(*(one[first] for one in asked), self._hidden)
+        image_free = self._model.step_logits(alike, 1, self._free)
+        numbers = np.zeros(len(logits), dtype=np.int64)
+        numbers[which] = which_alike[same.reshape(-1)]
+        return logits, image_free[numbers], which
 
     def likeliest(
         self,
@@ -236,8 +250,16 @@ class OnnxSteps:
         guess: np.ndarray | None = None,  # noqa: ARG002 (there is none, see `self_conditions`)
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `model.protocol.DenoisingSteps`."""
-        logits, image_free = self.logits(tokens, timestep, lengths, positions)
-        return self._model.choose(logits, added, image_free, scale)
+        logits, image_free, which = self._run(tokens, timestep, lengths, positions)
+        rows = np.zeros(len(logits), dtype=np.int64)  # of `added`: each position's caption
+        rows[which] = np.arange(len(tokens))[:, None]
+        chosen, log_probability = self._model.choose(
+            logits[:, None],
+            None if added is None else added[rows],
+            None if image_free is None else image_free[:, None],
+            scale,
+        )
+        return chosen[:, 0][which], log_probability[:, 0][which]
 
 
 class OnnxJudge:

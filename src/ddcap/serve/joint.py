@@ -23,6 +23,7 @@ from typing import TypeVar
 import numpy as np
 
 from ddcap.model.onnx_model import OnnxModel
+from ddcap.model.step_request import StepRequest
 
 _Result = TypeVar("_Result")
 PATIENCE = 0.001  # seconds that a step waits for those that are between two of their own
@@ -31,22 +32,22 @@ ROWS = 64  # positions of captions of a step: one pass over more is no faster th
 
 @dataclass(frozen=True)
 class _Asked:
-    """A step that one caption job asks for, and where its logits (I * K, n, V) go."""
+    """A step that one caption job asks for, and where its logits (n, V) go."""
 
-    arrays: tuple[np.ndarray, ...]  # tokens (I * K, L), timestep, lengths, positions (I * K, n)
+    request: StepRequest
     images: int
     memory: Mapping[str, np.ndarray]
     answer: Future[np.ndarray]
 
     @property
     def kind(self) -> tuple[int, ...]:
-        """Steps of one kind can be one: as many captions of each image, and as many positions of each."""
-        return len(self.arrays[0]) // self.images, *next(iter(self.memory.values())).shape[1:]
+        """Steps of one kind can be one: their images have as many positions."""
+        return next(iter(self.memory.values())).shape[1:]
 
     @property
     def rows(self) -> int:
-        """Positions of its captions."""
-        return self.arrays[0].size
+        """Positions of its captions that are computed."""
+        return len(self.request.rows)
 
 
 class JointModel(OnnxModel):
@@ -80,11 +81,9 @@ class JointModel(OnnxModel):
                 self.jobs -= 1
                 self._condition.notify()
 
-    def step_logits(
-        self, asked: Sequence[np.ndarray], images: int, memory: Mapping[str, np.ndarray]
-    ) -> np.ndarray:
+    def step_logits(self, asked: StepRequest, images: int, memory: Mapping[str, np.ndarray]) -> np.ndarray:
         """See `OnnxModel.step_logits`; the answer, once the joint step has run."""
-        one = _Asked(tuple(asked), images, memory, Future())
+        one = _Asked(asked, images, memory, Future())
         with self._condition:
             self._waiting.append(one)
             self._condition.notify()
@@ -144,17 +143,12 @@ class JointModel(OnnxModel):
         self.steps_run += 1
         self.requests_in_steps += len(taken)
         if len(taken) == 1:
-            return [super().step_logits(taken[0].arrays, taken[0].images, taken[0].memory)]
-        parts = zip(*(one.arrays for one in taken), strict=True)
-        arrays = [np.concatenate(_as_wide(part) if part[0].ndim > 1 else part) for part in parts]
-        images = sum(one.images for one in taken)
-        logits = super().step_logits(arrays, images, self._memory([one.memory for one in taken]))
-        answers, begin = [], 0
-        for one in taken:
-            captions, asked = one.arrays[3].shape
-            answers.append(logits[begin : begin + captions, :asked])
-            begin += captions
-        return answers
+            return [super().step_logits(taken[0].request, taken[0].images, taken[0].memory)]
+        images = [one.images for one in taken]
+        joined = StepRequest.joined([one.request for one in taken], images)
+        logits = super().step_logits(joined, sum(images), self._memory([one.memory for one in taken]))
+        ends = np.cumsum([len(one.request.asked) for one in taken])
+        return np.split(logits, ends[:-1])
 
     def _memory(self, members: list[Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
         """Keys and values of the images side by side; made anew only when others take part."""
@@ -163,9 +157,3 @@ class JointModel(OnnxModel):
             stacked = {name: np.concatenate([one[name] for one in members]) for name in members[0]}
             self._stacked = (members, stacked)
         return stacked
-
-
-def _as_wide(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Arrays (K, w) as wide as the widest: filled with their own last values; nobody reads what is behind."""
-    width = max(part.shape[1] for part in parts)
-    return [np.pad(part, ((0, 0), (0, width - part.shape[1])), mode="edge") for part in parts]

@@ -10,10 +10,9 @@ from ddcap.decoding.predictor import Predictor, choose_tokens
 from ddcap.decoding.sampler import Drafts, denoise, running_captions
 from ddcap.decoding.schedulers.best_first import (
     BestFirstScheduler,
-    drop_duplicates,
     plan_steps,
-    top_k_confident,
 )
+from ddcap.decoding.schedulers.surest import drop_duplicates, top_k_confident
 
 T, V = 20, 7
 MASK = V

@@ -14,7 +14,9 @@ import numpy as np
 from ddcap.arrays import Array, array_namespace, device, like, log_sum_exp, to_host
 from ddcap.decoding.predictor import choose_tokens
 from ddcap.decoding.schedulers.allowed import commit_surest
+from ddcap.decoding.schedulers.focus import Focus
 from ddcap.decoding.schedulers.interface import AllowedTokens, ModelOutput, SchedulerOutput
+from ddcap.decoding.schedulers.surest import drop_duplicates, top_k_confident
 
 
 @dataclass(frozen=True)
@@ -103,28 +105,6 @@ def timestep_for_mask_ratio(blanks: np.ndarray, lengths: np.ndarray, diffusion_s
     return (blanks * diffusion_steps // lengths).clip(max=diffusion_steps - 1)
 
 
-def top_k_confident(is_mask: Array, confidences: Array, quota: Array) -> Array:
-    """(B, L) True at the `quota` (B,) surest MASK positions of each caption; of equals, the first."""
-    xp = array_namespace(confidences)
-    order = xp.argsort(xp.where(is_mask, confidences, -1.0), axis=1, descending=True, stable=True)
-    rank = xp.argsort(order, axis=1)  # sorting twice gives ranks without a loop over the batch
-    return is_mask & (rank < quota[:, None])
-
-
-def drop_duplicates(committed: Array, words: Array, confidences: Array) -> Array:
-    """`committed` (B, L) without positions whose word is that of a surer one; of equals, the first stays.
-
-    Positions are predicted independently of each other, so that two of them may want the same noun. The next
-    step sees that it is there, and chooses another word for the second one.
-    """
-    xp = array_namespace(words)
-    place = xp.arange(words.shape[1], device=device(words))
-    one, other = confidences[:, :, None], confidences[:, None, :]  # (B, L, 1), (B, 1, L)
-    is_surer = (other > one) | ((other == one) & (place < place[:, None]))
-    is_same = (words[:, :, None] == words[:, None, :]) & committed[:, None, :]
-    return committed & ~xp.any(is_same & is_surer, axis=2)
-
-
 def margin(logits: Array) -> Array:
     """(..., V) logits to the probability of the likeliest token minus that of the second likeliest."""
     xp = array_namespace(logits)
@@ -133,6 +113,13 @@ def margin(logits: Array) -> Array:
     two = [xp.max(logits, axis=-1), xp.max(xp.where(is_first, -np.inf, logits), axis=-1)]
     total = log_sum_exp(logits)
     return xp.exp(two[0] - total) - xp.exp(two[1] - total)
+
+
+def _is_first(positions: np.ndarray) -> np.ndarray:
+    """(B, n) False where a caption's position stands before, too."""
+    is_same = positions[:, :, None] == positions[:, None, :]
+    found: np.ndarray = is_same.argmax(axis=2) == np.arange(positions.shape[1])
+    return found
 
 
 class BestFirstScheduler:
@@ -148,6 +135,8 @@ class BestFirstScheduler:
         order: "probability" commits the likeliest tokens. "margin" commits those furthest ahead of the second
             likeliest (Kim et al. 2025), `margin` in place of the probability; not in the paper. Where only
             some tokens are allowed, the order is always that of the probability.
+        focus: positions of a caption that a step looks at, besides those next to new words, see `Focus`; None
+            looks at all. Where only some tokens are allowed, a step needs all. Not in the paper.
     """
 
     plan: BestFirstPlan
@@ -161,9 +150,11 @@ class BestFirstScheduler:
         temperature: float = 0.0,
         distinct: bool = False,
         order: Literal["probability", "margin"] = "probability",
+        focus: int | None = None,
     ) -> None:
         self.diffusion_steps, self.mask_id, self.schedule = diffusion_steps, mask_id, schedule
         self.temperature, self.distinct, self.order = temperature, distinct, order
+        self.focus = focus
         self.reads_logits = bool(temperature) or order == "margin"
 
     def set_timesteps(self, num_inference_steps: int | None, sample: Array, lengths: Array) -> None:
@@ -172,6 +163,7 @@ class BestFirstScheduler:
         self.plan = plan_steps(blanks, lengths, self.diffusion_steps, num_inference_steps, self.schedule)
         self.timesteps = self.plan.timesteps
         self.left, self._index = blanks, 0  # (B,) MASK positions of each caption; steps taken
+        self._focus = None if self.focus is None else Focus(self.focus, sample)
 
     @property
     def is_done(self) -> bool:
@@ -189,12 +181,20 @@ class BestFirstScheduler:
         return self.plan.timestep(self._index, self.left)
 
     def positions(self, sample: Array, rows: np.ndarray) -> Array:
-        """(B', n) open positions first, as many as the caption with most of them has."""
+        """(B', n) open positions to look at, as many as the caption with most open ones has.
+
+        A caption with fewer has its first one several times, so that none is computed in vain.
+        """
         xp = array_namespace(sample)
-        is_open = self._open(sample, rows)
-        # how many there are is known: no look at the tokens is needed, for which a GPU would wait
-        order = xp.argsort(xp.astype(is_open, xp.int8), axis=1, descending=True, stable=True)
-        return order[:, : max(1, int(self._open_counts()[rows].max()))]
+        is_asked = self._open(sample, rows)
+        if self._focus is not None:
+            is_asked = self._focus.asked(is_asked, self._quotas()[rows], rows)
+        # how many are open is known: no look at the tokens is needed, for which a GPU would wait
+        order = xp.argsort(xp.astype(is_asked, xp.int8), axis=1, descending=True, stable=True)
+        order = order[:, : max(1, int(self._open_counts()[rows].max()))]
+        if self.temperature:  # two draws for one position would differ
+            return order
+        return xp.where(xp.take_along_axis(is_asked, order, axis=1), order, order[:, :1])
 
     def step(
         self,
@@ -208,7 +208,7 @@ class BestFirstScheduler:
     ) -> SchedulerOutput:
         """See `Scheduler`."""
         xp, on, asked = array_namespace(sample), device(sample), model_output.positions
-        quotas = np.minimum(self.plan.quota(self._index, self.left), self._open_counts())
+        quotas = self._quotas()
         is_open = self._open(sample, rows)
         row = xp.arange(sample.shape[0], device=on)[:, None]
         probability = xp.zeros(tuple(sample.shape), dtype=xp.float32, device=on)
@@ -221,15 +221,22 @@ class BestFirstScheduler:
             if self.order == "margin":
                 certainty = xp.zeros_like(probability)
                 certainty[row, asked] = margin(model_output.logits)
+            if self._focus is not None:
+                is_asked = xp.zeros_like(is_open)
+                is_asked[row, asked] = True
+                is_open = is_open & is_asked
             committed = top_k_confident(is_open, certainty, like(quotas[rows], sample))
             if self.distinct:
                 committed = drop_duplicates(committed, words, certainty)
+            if self._focus is not None:
+                words, probability = self._focus.note(rows, is_open, words, probability, certainty)
+                self._focus.committed(rows, committed)
         else:
             found = commit_surest(
                 allowed,
                 model_output.logits,
                 asked,
-                to_host(is_open[row, asked]),
+                to_host(is_open[row, asked]) & _is_first(to_host(asked)),
                 quotas[rows],
                 temperature=self.temperature,
                 generator=generator,
@@ -244,6 +251,10 @@ class BestFirstScheduler:
         self._count(quotas)
         predicted = xp.where(sample == self.mask_id, words, sample)
         return SchedulerOutput(xp.where(committed, words, sample), probability, predicted)
+
+    def _quotas(self) -> np.ndarray:
+        """(B,) tokens that the next step commits, unless two of them are alike and must differ."""
+        return np.minimum(self.plan.quota(self._index, self.left), self._open_counts())
 
     def _chosen(
         self, model_output: ModelOutput, generator: np.random.Generator | None
