@@ -45,7 +45,7 @@ class OnnxModel:
         threads: of one call; None takes all cores (or the one core that the process has, see `own_cores`).
 
     Raises:
-        CheckpointError: if a file is missing, damaged or does not fit.
+        CheckpointError: if a file is missing, damaged, of an earlier version or does not fit.
     """
 
     runtime = "onnx"
@@ -67,6 +67,11 @@ class OnnxModel:
             needed.append("judge")
         for name in needed:
             self.graph(name)
+        if "rows" not in {one.name for one in self.graph("step").get_inputs()}:
+            raise CheckpointError(
+                f"{self.folder / 'step.onnx'}: written by an earlier version; export the model again with "
+                "'ddcap export --onnx'"
+            )
 
     def __reduce__(self) -> tuple[type[OnnxModel], tuple[Path, str, int | None]]:
         """Load it again from its folder where it is unpickled; sessions cannot be sent to other processes."""

@@ -268,7 +268,9 @@ def test_only_open_positions_are_computed():
     for shown, _, positions in predictor.told:
         for caption, asked in zip(shown, positions, strict=True):
             left = np.flatnonzero(caption == MASK)
-            assert set(asked) == set(left if len(left) else asked[:1])  # a shorter one's first, again and again
+            assert set(asked) == set(
+                left if len(left) else asked[:1]
+            )  # a shorter one's first, again and again
 
 
 def test_every_image_keeps_as_many_captions():

@@ -27,7 +27,7 @@ def state_of(caption):
 
 
 class Shown(Predictor):
-    """Its answer depends on all that it is shown; it notes at which positions it is asked, one row a caption."""
+    """Its answer depends on all that it is shown; it notes where it is asked, by caption."""
 
     def __init__(self, lengths, rows=None, asked=None):
         self.lengths, self.rows = lengths, np.arange(len(lengths)) if rows is None else rows
