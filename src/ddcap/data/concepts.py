@@ -407,7 +407,7 @@ class ConceptSpelling:
 
 
 def _by_first_token(first: np.ndarray, tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """`group` (tokens,) and `beginning` (G, M) of words that begin with `first` (F,); the last group is empty."""
+    """`group` (tokens,) and `beginning` (G, M) of words by `first` (F,); the last group has none."""
     begins, group, count = np.unique(first, return_inverse=True, return_counts=True)
     beginning = np.full((len(begins) + 1, max(1, count.max(initial=0))), len(first))
     order = np.argsort(group, kind="stable")
