@@ -53,8 +53,8 @@ class Counted:
 @pytest.mark.parametrize(
     "settings, steps, positions, asked",
     [
-        ({}, 70, 2115, 1127),
-        ({"preset": "fast"}, 30, 782, 554),
+        ({}, 70, 2143, 1186),
+        ({"preset": "fast"}, 30, 795, 587),
         ({"steps": 1, "distinct": False}, 7, 294, 294),
     ],
 )
