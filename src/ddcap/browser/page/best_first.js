@@ -43,7 +43,7 @@ export class Plan {
  * @param {object} predictor for these captions, see model.js
  * @param {number[][]} captions token ids, each as long as the longest
  * @param {number[]} lengths of each
- * @param {{steps: number | null, distinct: boolean, focus: number | null}} settings of decoding
+ * @param {{steps: number | null, distinct: boolean, focus?: number}} settings of decoding
  * @param {object} options `diffusionSteps` T; `constrained` the same captions where only some tokens are allowed;
  *     `pruning`, which is told of every step
  * @returns {Promise<Array<object>>} of each caption its tokens, their confidences, its steps and their plan
@@ -53,7 +53,7 @@ export async function decodeBestFirst(
 ) {
   const mask = predictor.maskId;
   // where a token is refused, another position may be the surest: look at all
-  const looksAt = constrained === undefined ? settings.focus ?? Infinity : Infinity;
+  const looksAt = (constrained === undefined && settings.focus) || Infinity;
   const rows = captions.map((tokens, row) => {
     const blanks = blanksOf(tokens, mask).length;
     const confidences = new Array(tokens.length).fill(1);
