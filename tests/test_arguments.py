@@ -30,9 +30,12 @@ def test_images_in_all_ways(captioner, photos):
     with photos[0].open("rb") as file:
         for source in (content, file, array, [array], array[None], iter([array])):
             assert captioner(source) == expected
-        assert captioner([content, file, array]) == expected * 3
+        together = captioner([content, file, array])
         assert captioner.infill(file, "a ___").text == captioner.infill(photos[0], "a ___").text
         assert captioner.score(content, "a cat") == captioner.score(photos[0], "a cat")
+    assert [one.tokens for one in together] == [one.tokens for one in expected * 3]
+    for one in together:  # of three images, float32 is summed in another order
+        assert one.confidences == pytest.approx(expected[0].confidences, rel=1e-5)
     assert [one.captions[0] for one in captioner.caption_each(content)] == expected
     assert captioner([]) == []
 

@@ -10,8 +10,8 @@ _PARALLEL: dict[str, Any] = {"method": "best_first", "schedule": "per_caption", 
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "diffusion": {
-        "fast": {**_PARALLEL, "steps": 4, "guidance": 1.0, "prune": [3, 2]},
-        "best": {**_PARALLEL, "steps": 10, "prune": []},
+        "fast": {**_PARALLEL, "steps": 4, "guidance": 1.0, "prune": [3, 2], "focus": 0},
+        "best": {**_PARALLEL, "steps": 10, "prune": [], "focus": 0},
     },
     "autoregressive": {"fast": {"beams": 1}, "best": {"beams": 5}},
 }

@@ -215,10 +215,8 @@ class DecodingSettings(Section):
     order: Literal["probability", "margin"] = Field(
         default="probability", description="commit the likeliest tokens, or those most ahead of the second"
     )
-    focus: int | None = Field(
-        default=None,
-        ge=1,
-        description="MASK positions a step predicts: the surest, those by new words; null: all",
+    focus: int = Field(
+        default=0, ge=0, description="a step predicts so many MASKs, and those by new words; 0: all"
     )
     block: int | None = Field(
         default=None, ge=1, description="tokens of a block; blocks are filled from left to right; null: none"

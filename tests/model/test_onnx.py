@@ -16,6 +16,7 @@ from ddcap.model.config import GRAPHS
 
 pytestmark = pytest.mark.slow
 
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 
 DECODING = [
@@ -137,7 +138,9 @@ def test_unsupported_options_are_refused(folder, tiny_model_folder, tiny_ar_fold
     assert not (tmp_path / "ar").exists()
 
 
-@pytest.mark.parametrize("what", ["cut graph", "no graph", "other weights", "no weight", "no list"])
+@pytest.mark.parametrize(
+    "what", ["cut graph", "no graph", "other weights", "no weight", "no list", "earlier"]
+)
 def test_a_damaged_folder_is_one_line(folder, tmp_path, what, capsys, photos):
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
@@ -145,6 +148,13 @@ def test_a_damaged_folder_is_one_line(folder, tmp_path, what, capsys, photos):
         (broken / "step.onnx").write_bytes((folder / "step.onnx").read_bytes()[:5000])
     elif what == "no graph":
         (broken / "memory.onnx").unlink()
+    elif what == "earlier":  # its positions were asked for by caption
+        graph = onnx.load(folder / "step.onnx", load_external_data=False)
+        for name, one in [*((one.name, one) for one in graph.graph.input)]:
+            one.name = "positions" if name == "rows" else name
+        for node in graph.graph.node:
+            node.input[:] = ["positions" if name == "rows" else name for name in node.input]
+        onnx.save(graph, broken / "step.onnx")
     elif what == "no list":
         (broken / "graphs.json").write_text("{")
     else:
@@ -155,3 +165,5 @@ def test_a_damaged_folder_is_one_line(folder, tmp_path, what, capsys, photos):
     assert main(["caption", "--model", str(broken), "--precision", "float32", str(photos[0])]) == 1
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and str(broken) in message
+    if what == "earlier":
+        assert "step.onnx: written by an earlier version; export the model again" in message

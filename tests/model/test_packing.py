@@ -1,10 +1,12 @@
+import dataclasses
+
 import pytest
 import torch
 from whole_pass import diffusion_pass
 
 from ddcap.model.features import ImageFeatures
 from ddcap.model.loading import load_model
-from ddcap.model.packing import Packing
+from ddcap.model.packing import ChosenPacking, Packing
 
 PADDING = torch.tensor([[False, False, True, True], [False, True, True, True], [False] * 4])
 
@@ -58,3 +60,47 @@ def test_training_computes_what_evaluation_does(tiny_model_folder, change):
     assert len(results[0]) == len(results[1]) > 10
     for packed, padded in zip(*results, strict=True):
         torch.testing.assert_close(packed, padded, rtol=1e-4, atol=1e-5)
+
+
+def test_chosen_positions_come_back_to_their_places():
+    values, rows = torch.randn(3, 4, 5), torch.tensor([1, 4, 6, 11])
+    packing = ChosenPacking(rows, 3, 4)
+    packed = packing.pack(values)
+    assert torch.equal(packed, values.flatten(0, 1)[rows])
+    assert torch.equal(packing.unpack(packed).flatten(0, 1)[rows], packed)
+    assert torch.equal(packing.spread(torch.arange(3)), rows // 4)
+    assert packing.numbers_of(ChosenPacking(torch.tensor([4, 11]), 3, 4)).tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("concentrated", [True, False])
+def test_the_states_of_chosen_positions_are_those_of_a_whole_pass(tiny_model_folder, concentrated):
+    """MASK tokens to which nobody attends are left out; without the concentrated mask that is an error."""
+    model = load_model(tiny_model_folder).eval()
+    settings = dataclasses.replace(model.config.model, concentrated_attention=concentrated)
+    model.config = dataclasses.replace(model.config, model=settings)
+    torch.manual_seed(0)
+    features = ImageFeatures(
+        torch.randn(2, model.encoder.memory_positions, model.encoder.memory_width),
+        torch.randn(2, model.encoder.summary_width),
+    )
+    lengths, timestep = torch.tensor([5, 3, 9, 1]), torch.tensor([3, 9, 0, 19])
+    tokens = torch.randint(model.config.vocabulary_size, (4, 9))
+    is_mask = torch.rand(4, 9) < 0.6
+    tokens[is_mask] = model.mask_id
+    is_real = torch.arange(9) < lengths.unsqueeze(1)
+    is_asked = is_mask & is_real & (torch.rand(4, 9) < 0.5)
+    rows = ((is_real & ~is_mask) | is_asked).flatten().nonzero()[:, 0]
+    asked = is_asked.flatten().nonzero()[:, 0]
+    assert 0 < len(asked) < len(rows) < int(is_real.sum())
+    with torch.no_grad():
+        keys_values = model.keys_values(features)
+        whole = model(tokens, timestep, lengths, keys_values).flatten(0, 1)[asked]
+        chosen = model(
+            tokens,
+            timestep,
+            lengths,
+            keys_values,
+            packing=ChosenPacking(rows, 4, 9),
+            asked=ChosenPacking(asked, 4, 9),
+        )
+    assert torch.allclose(whole, chosen, atol=1e-5) == concentrated

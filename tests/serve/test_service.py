@@ -17,6 +17,7 @@ import numpy as np
 from fastapi.testclient import TestClient
 
 from ddcap import Captioner
+from ddcap.model.step_request import StepRequest
 from ddcap.serve.app import create_app
 from ddcap.serve.engine import BusyError, Engine, EngineSettings, TooLateError
 from ddcap.serve.joint import JointModel, _Asked
@@ -294,9 +295,11 @@ def test_joint_steps_are_bounded(default):
     memory, other = {"keys_0": np.zeros((1, 6, 5, 64))}, {"keys_0": np.zeros((1, 6, 4, 64))}
 
     def step(captions, length, of=memory):
-        return _Asked((np.zeros((captions, length)), *[np.zeros((captions, 1))] * 3), 1, of, Future())
+        tokens, one = np.zeros((captions, length), dtype=np.int64), np.full(captions, length)
+        request, _ = StepRequest.at(tokens, one, one, one[:, None] - 1, None)
+        return _Asked(request, 1, of, Future())
 
-    large, first, same, alike = step(5, 13), step(1, 10), step(1, 9), step(1, 21)
+    large, first, same, alike = step(5, 13, other), step(1, 10), step(1, 9), step(1, 21)
     of_others, several, late = step(1, 9, other), step(3, 9), step(1, 30)
     joint._waiting = [first, of_others, same, several, alike, late, large]
     assert joint._take() == [first, same, alike]

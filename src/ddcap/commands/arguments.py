@@ -125,6 +125,12 @@ def decoding_arguments() -> argparse.ArgumentParser:
         "none",
     )
     group.add_argument(
+        "--focus",
+        type=int,
+        metavar="NUMBER",
+        help="predict so many of a caption's MASKs in each step, and those beside new words; 0 predicts all",
+    )
+    group.add_argument(
         "--temperature", type=float, help="sample at this temperature; 0 takes the likeliest token"
     )
     decoding.add_argument(
@@ -249,7 +255,7 @@ def decoding_changes(options: argparse.Namespace) -> dict[str, Any]:
     """The decoding settings of the command line; None for those not given."""
     names = [
         *("preset", "method", "steps", "guidance", "length", "candidates", "temperature", "beams"),
-        *("prune", "block", "absence", "persons", "judge_weight", "edit_rounds"),
+        *("prune", "focus", "block", "absence", "persons", "judge_weight", "edit_rounds"),
     ]
     return {name: getattr(options, name) for name in names}
 

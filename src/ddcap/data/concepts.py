@@ -10,14 +10,14 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ddcap.arrays import Array, any_in_column, array_namespace, device, like, places_of, to_host
+from ddcap.arrays import Array, array_namespace, device, like
 from ddcap.data.tokenizer import CaptionTokenizer
 from ddcap.errors import CheckpointError, DDCapError
 from ddcap.files import write_text
@@ -305,6 +305,8 @@ class ConceptSpelling:
     Attributes:
         pieces: (F, LONGEST) token ids, `NO_PIECE` behind a shorter word.
         concept: (F,) which concept each stands for.
+        group: (V + 2,) for each token the group of words that it begins.
+        beginning: (G, M) the words of each group; F is none.
         continues: (V + 2,) True for tokens that go on with a word; not for MASK, V, nor for what follows.
         concepts: N.
         prior: (N,) of `ConceptRates`; None where they were not measured.
@@ -314,6 +316,8 @@ class ConceptSpelling:
 
     pieces: Array
     concept: Array
+    group: Array
+    beginning: Array
     continues: Array
     concepts: int
     prior: Array | None = None
@@ -333,9 +337,11 @@ class ConceptSpelling:
         goes_on = [text[:1].isalnum() or text[:1] == "-" for text in texts]
         rates, persons = vocabulary.rates, vocabulary.persons
         prior, unlisted = (None, None) if rates is None else (rates.prior, rates.unlisted)
+        table = np.array(pieces, dtype=np.int64).reshape(-1, LONGEST)
         return cls(
-            np.array(pieces, dtype=np.int64).reshape(-1, LONGEST),
+            table,
             np.array(concepts, dtype=np.int64),
+            *_by_first_token(table[:, 0], len(goes_on) + 2),
             np.array([*goes_on, False, False]),
             len(vocabulary),
             prior,
@@ -344,15 +350,17 @@ class ConceptSpelling:
         )
 
     def like(self, array: Array) -> ConceptSpelling:
-        """The same in arrays of numpy, or in tensors on the same device, as `array` is."""
-        pieces, concept, continues = (
-            like(to_host(part), array) for part in (self.pieces, self.concept, self.continues)
-        )
-        rest = [
-            None if part is None else like(to_host(part), array)
-            for part in (self.prior, self.unlisted, self.persons)
-        ]
-        return ConceptSpelling(pieces, concept, continues, self.concepts, *rest)
+        """These arrays of numpy as what `array` is: numpy's, or tensors on its device; made once for each."""
+        key = type(array), device(array)
+        if key not in self._copies:
+            parts = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "concepts"}
+            copies = {name: None if part is None else like(part, array) for name, part in parts.items()}
+            self._copies[key] = ConceptSpelling(**copies, concepts=self.concepts)
+        return self._copies[key]
+
+    @cached_property
+    def _copies(self) -> dict[Any, ConceptSpelling]:
+        return {}
 
     @property
     def first(self) -> Array:
@@ -370,21 +378,40 @@ class ConceptSpelling:
         places: Array = array_namespace(self.pieces).nonzero(self.is_one_token)[0]
         return places
 
+    @cached_property
+    def _and_none(self) -> tuple[Array, Array, Array]:
+        """`pieces`, how many these are, and `concept`, each with one more for no word."""
+        xp, on = array_namespace(self.pieces), device(self.pieces)
+        no_pieces = xp.full((1, LONGEST), NO_PIECE, dtype=xp.int64, device=on)
+        pieces = xp.concat([self.pieces, no_pieces], axis=0)
+        concept = xp.concat([self.concept, xp.full((1,), self.concepts, dtype=xp.int64, device=on)], axis=0)
+        return pieces, xp.sum(xp.astype(pieces != NO_PIECE, xp.int64), axis=1), concept
+
     def named(self, tokens: Array, mask_id: int) -> Array:
         """(B, N) True for the concepts that captions (B, L) name; of a begun word a MASK may be the rest."""
-        xp, (rows, length) = array_namespace(tokens), tokens.shape
-        occurs = xp.zeros_like(self.continues)
-        occurs[tokens] = True
-        forms = places_of(occurs[self.first])  # words whose first token is there
-        pieces = self.pieces[forms]  # (f, LONGEST)
-        behind = xp.full((rows, LONGEST), mask_id + 1, dtype=xp.int64, device=device(tokens))
+        xp, (captions, length) = array_namespace(tokens), tokens.shape
+        pieces, sizes, concept = self._and_none
+        forms = self.beginning[
+            self.group[tokens]
+        ]  # (B, L, M) words that may begin here; few are longer than one token
+        behind = xp.full((captions, LONGEST), mask_id + 1, dtype=tokens.dtype, device=device(tokens))
         padded = xp.concat([tokens, behind], axis=1)
-        windows = [padded[:, place : place + length] for place in range(LONGEST + 1)]  # (B, L) each
-        found = windows[0][..., None] == pieces[:, 0]  # (B, L, f)
-        for place in range(1, LONGEST):
-            token, piece = windows[place][..., None], pieces[:, place]
-            found = found & ((token == piece) | (token == mask_id) | (piece == NO_PIECE))
-        sizes = xp.sum(xp.astype(pieces != NO_PIECE, xp.int64), axis=1)  # (f,)
-        next_one = xp.stack([self.continues[window] for window in windows], axis=-1)[..., sizes]  # (B, L, f)
-        found = xp.any(found & ~next_one, axis=1)  # "cat" is not named by "catch"
-        return any_in_column(found, self.concept[forms], self.concepts)
+        windows = xp.stack([padded[:, place : place + length] for place in range(LONGEST + 1)], axis=-1)
+        seen, rest = windows[:, :, None, 1:LONGEST], pieces[forms][..., 1:]  # (B, L, M, LONGEST - 1)
+        is_there = xp.all((seen == rest) | (seen == mask_id) | (rest == NO_PIECE), axis=-1)
+        next_one = xp.take_along_axis(self.continues[windows], sizes[forms], axis=2)
+        found = xp.where(is_there & ~next_one, concept[forms], self.concepts)  # "cat" is not named by "catch"
+        named = xp.zeros((captions, self.concepts + 1), dtype=xp.bool, device=device(tokens))
+        named[xp.arange(captions, device=device(tokens))[:, None], xp.reshape(found, (captions, -1))] = True
+        return named[:, : self.concepts]
+
+
+def _by_first_token(first: np.ndarray, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """`group` (tokens,) and `beginning` (G, M) of words by `first` (F,); the last group has none."""
+    begins, group, count = np.unique(first, return_inverse=True, return_counts=True)
+    beginning = np.full((len(begins) + 1, max(1, count.max(initial=0))), len(first))
+    order = np.argsort(group, kind="stable")
+    beginning[group[order], np.arange(len(first)) - np.repeat(np.cumsum(count) - count, count)] = order
+    group_of = np.full(tokens, len(begins))
+    group_of[begins] = np.arange(len(begins))
+    return group_of, beginning

@@ -48,9 +48,9 @@ def _given_up(given: Mapping[str, Any]) -> dict[str, Any]:
     """Settings that exclude given ones, at values that do not; a model or preset that has others yields."""
     plain: dict[str, Any] = {}
     if given.get("method", "best_first") != "best_first":
-        plain.update(distinct=False, order="probability", prune=())
+        plain.update(distinct=False, order="probability", focus=0, prune=())
     if given.get("schedule") == "released":
-        plain.update(distinct=False, prune=())
+        plain.update(distinct=False, focus=0, prune=())
     if given.get("block") is not None:
         plain.update(prune=())
     if given.get("temperature") or given.get("method", "left_to_right") != "left_to_right":

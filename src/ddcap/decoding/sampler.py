@@ -351,7 +351,7 @@ class Sampler:
     ) -> DecodingResult:
         settings = self.settings
         if drafts.allowed is not None:  # where a token is refused, another position may be the surest
-            settings = replace(settings, focus=None)
+            settings = replace(settings, focus=0)
         scheduler = scheduler_of(self.model, settings)
         predictor = self.predictor(drafts, bias)
         return denoise(predictor, drafts, scheduler, self.settings.steps, self.generator, pruning)

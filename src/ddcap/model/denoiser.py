@@ -137,7 +137,10 @@ class Denoiser(BlockStack):
 
 
 def _scale_shift_at(
-    tables: Sequence[Tensor], timestep: Tensor, packing: Packing | None, asked: Tensor | ChosenPacking | None
+    tables: Sequence[Tensor] | Tensor,
+    timestep: Tensor,
+    packing: Packing | None,
+    asked: Tensor | ChosenPacking | None,
 ) -> tuple[ScaleShift, ...]:
     """Factor and shift of a block's three norms.
 

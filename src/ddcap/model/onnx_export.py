@@ -132,7 +132,7 @@ class _Step(nn.Module):
             timestep.reshape(-1),
             lengths.reshape(-1),
             MemoryKeysValues(layers, *memory[count:]),
-            [list(tables) for tables in self.scale_shift],
+            [list(tables.parameters()) for tables in self.scale_shift],
             asked=ChosenPacking(asked, images * captions, longest),
             packing=ChosenPacking(rows, images * captions, longest),
         )

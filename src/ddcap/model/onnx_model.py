@@ -45,7 +45,7 @@ class OnnxModel:
         threads: of one call; None takes all cores (or the one core that the process has, see `own_cores`).
 
     Raises:
-        CheckpointError: if a file is missing, damaged or does not fit.
+        CheckpointError: if a file is missing, damaged, of an earlier version or does not fit.
     """
 
     runtime = "onnx"
@@ -67,6 +67,11 @@ class OnnxModel:
             needed.append("judge")
         for name in needed:
             self.graph(name)
+        if "rows" not in {one.name for one in self.graph("step").get_inputs()}:
+            raise CheckpointError(
+                f"{self.folder / 'step.onnx'}: written by an earlier version; export the model again with "
+                "'ddcap export --onnx'"
+            )
 
     def __reduce__(self) -> tuple[type[OnnxModel], tuple[Path, str, int | None]]:
         """Load it again from its folder where it is unpickled; sessions cannot be sent to other processes."""
@@ -228,12 +233,15 @@ class OnnxSteps:
             return self._model.step_logits(request, self._images, self._memory), None, which
         if self._images == 1:
             both = self._model.step_logits(StepRequest.joined([request, request], [1, 1]), 2, self._memory)
-            return (*np.split(both, 2), which)
+            own, free = np.split(both, 2)
+            return own, free, which
         logits = self._model.step_logits(request, self._images, self._memory)
         together = np.concatenate([one.reshape(len(tokens), -1) for one in asked], axis=1)
         _, first, same = np.unique(together, axis=0, return_index=True, return_inverse=True)
         # without the image all captions are of the same: of none
-        alike, which_alike = StepRequest.at(*(one[first] for one in asked), self._hidden)
+        alike, which_alike = StepRequest.at(
+            tokens[first], timestep[first], lengths[first], positions[first], self._hidden
+        )
         image_free = self._model.step_logits(alike, 1, self._free)
         numbers = np.zeros(len(logits), dtype=np.int64)
         numbers[which] = which_alike[same.reshape(-1)]

@@ -134,7 +134,7 @@ class BestFirstScheduler:
         order: "probability" commits the likeliest tokens. "margin" commits those furthest ahead of the second
             likeliest (Kim et al. 2025), `margin` in place of the probability; not in the paper. Where only
             some tokens are allowed, the order is always that of the probability.
-        focus: positions of a caption that a step looks at, besides those next to new words, see `Focus`; None
+        focus: positions of a caption that a step looks at, besides those next to new words, see `Focus`; 0
             looks at all. Where only some tokens are allowed, a step needs all. Not in the paper.
     """
 
@@ -149,7 +149,7 @@ class BestFirstScheduler:
         temperature: float = 0.0,
         distinct: bool = False,
         order: Literal["probability", "margin"] = "probability",
-        focus: int | None = None,
+        focus: int = 0,
     ) -> None:
         self.diffusion_steps, self.mask_id, self.schedule = diffusion_steps, mask_id, schedule
         self.temperature, self.distinct, self.order = temperature, distinct, order
@@ -162,7 +162,7 @@ class BestFirstScheduler:
         self.plan = plan_steps(blanks, lengths, self.diffusion_steps, num_inference_steps, self.schedule)
         self.timesteps = self.plan.timesteps
         self.left, self._index = blanks, 0  # (B,) MASK positions of each caption; steps taken
-        self._focus = None if self.focus is None else Focus(self.focus, sample)
+        self._focus = Focus(self.focus, sample) if self.focus else None
 
     @property
     def is_done(self) -> bool:

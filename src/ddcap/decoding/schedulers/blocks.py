@@ -46,7 +46,7 @@ class BlockScheduler(BestFirstScheduler):
         self._blocks = np.add.reduceat(is_mask, edges, axis=1, dtype=np.int64)  # (B, K) MASK positions
         self.plan = plan_blocks(self._blocks, to_host(lengths), self.diffusion_steps, num_inference_steps)
         self.timesteps, self.left, self._index = self.plan.timesteps, self._blocks.sum(axis=1), 0
-        self._focus = None if self.focus is None else Focus(self.focus, sample)
+        self._focus = Focus(self.focus, sample) if self.focus else None
 
     def _current(self) -> np.ndarray:
         """(B,) number of each caption's first block with MASK positions."""

@@ -14,7 +14,7 @@ import numpy as np
 from ddcap.arrays import Array, array_namespace, device, like
 from ddcap.decoding.schedulers.surest import top_k_confident
 
-REACH = 3
+REACH = 1
 """Positions to each side of a new word that are looked at again."""
 
 
