@@ -3,7 +3,7 @@
 
 import { topKConfident } from "./surest.js";
 
-const REACH = 3; // positions to each side of a new word that are looked at again
+const REACH = 1; // positions to each side of a new word that are looked at again
 
 /**
  * What was predicted of one caption, and where to look next: at the surest positions, and beside new words.
