@@ -18,6 +18,7 @@ from ddcap.decoding.schedulers.best_first import BestFirstScheduler
 from ddcap.decoding.trace import evidence
 from ddcap.decoding.words import words_in
 from ddcap.model.quantization import quantise_state
+from ddcap.model.step_request import StepRequest
 
 
 @pytest.fixture(scope="module")
@@ -169,10 +170,9 @@ tell(data.rows.map((ids) => {
 STEPS = """
 const { decodeBestFirst } = await page("best_first.js");
 const told = [];
-const predictor = { maskId: data.mask, predict: (tokens, timesteps, lengths, positions) => {
-  const { chosen, log_probability: logProbability } = data.recorded[told.length];
-  told.push({ tokens, timesteps, lengths, positions });
-  return { chosen, logProbability };
+const predictor = { maskId: data.mask, predict: (tokens, timesteps, lengths, asked) => {
+  told.push({ tokens, timesteps, lengths, asked });
+  return data.recorded[told.length - 1];
 } };
 const { tokens, lengths, settings, diffusionSteps } = data;
 const rows = await decodeBestFirst(predictor, tokens, lengths, settings, { diffusionSteps });
@@ -193,24 +193,47 @@ class Recorder:
 
     def likeliest(self, tokens, timestep, lengths, positions, added, scale):
         chosen, log_probability = self.own.likeliest(tokens, timestep, lengths, positions, added, scale)
-        self.recorded.append(
-            {"chosen": chosen.ravel().tolist(), "log_probability": log_probability.ravel().tolist()}
-        )
-        self.asked.append([one.tolist() for one in (tokens, timestep, lengths, positions)])
+        asked, recorded = [], []
+        for row, own in enumerate(positions):  # some have a position several times; the page has it once
+            places, first = np.unique(own, return_index=True)
+            found = {"chosen": chosen[row, first], "logProbability": log_probability[row, first]}
+            asked.append(places.tolist())
+            recorded.append({name: values.tolist() for name, values in found.items()})
+        self.recorded.append(recorded)
+        self.asked.append([*(one.tolist() for one in (tokens, timestep, lengths)), asked])
         return chosen, log_probability
+
+    def looks_at_all(self, mask_id):
+        """Whether every MASK was predicted in every step."""
+        blanks = sum(row.count(mask_id) for tokens, *_ in self.asked for row in tokens)
+        return blanks == sum(len(row) for *_, asked in self.asked for row in asked)
 
 
 @pytest.mark.parametrize(
-    ("steps", "distinct"), [(10, True), (4, True), (4, False), (None, True), (1, True), (None, False)]
+    ("steps", "settings"),
+    [
+        (10, {"distinct": True}),
+        (4, {"distinct": True}),
+        (4, {"distinct": False}),
+        (None, {"distinct": True}),
+        (1, {"distinct": True}),
+        (None, {"distinct": False}),
+        (10, {"distinct": True, "focus": 3}),
+        (10, {"distinct": True, "focus": 1}),
+        (10, {"distinct": False, "focus": 3}),
+        (4, {"distinct": True, "focus": 3}),
+        (None, {"distinct": True, "focus": 2}),
+        (None, {"distinct": False, "focus": 1}),
+    ],
 )
-def test_best_first_steps_on_recorded_numbers(node, captioner, photos, steps, distinct):
+def test_best_first_steps_on_recorded_numbers(node, captioner, photos, steps, settings):
     """What the default's graphs say of a photograph, recorded in Python and played back to the page."""
     model = captioner.model
     recorder = Recorder(model.denoising_steps(captioner.features([photos[1]]), with_image_free=False))
     lengths = np.array([11, 12, 10, 13, 9])
     tokens = np.where(np.arange(13) < lengths[:, None], model.mask_id, 0)
     tokens[2, 3] = captioner.tokenizer.encode_part("dog")[0]
-    scheduler = BestFirstScheduler(model.config.diffusion.steps, model.mask_id, distinct=distinct)
+    scheduler = BestFirstScheduler(model.config.diffusion.steps, model.mask_id, **settings)
     result = denoise(Predictor(recorder, lengths), Drafts(tokens, lengths, 5), scheduler, steps)
     found = node(
         STEPS,
@@ -218,9 +241,10 @@ def test_best_first_steps_on_recorded_numbers(node, captioner, photos, steps, di
         recorded=recorder.recorded,
         tokens=tokens.tolist(),
         lengths=lengths.tolist(),
-        settings={"steps": steps, "distinct": distinct},
+        settings={"steps": steps, **settings},
         diffusionSteps=model.config.diffusion.steps,
     )
+    assert recorder.looks_at_all(model.mask_id) == ("focus" not in settings)
     assert [[*one.values()] for one in found["told"]] == recorder.asked
     assert [row["tokens"] for row in found["rows"]] == result.tokens.tolist()
     np.testing.assert_allclose([row["confidences"] for row in found["rows"]], result.confidences, rtol=1e-6)
@@ -234,10 +258,7 @@ PRUNED = """
 const { decodeBestFirst } = await page("best_first.js");
 const { Pruning } = await page("pruning.js");
 let step = 0;
-const predictor = { maskId: data.mask, predict: () => {
-  const { chosen, log_probability: logProbability } = data.recorded[step++];
-  return { chosen, logProbability };
-} };
+const predictor = { maskId: data.mask, predict: () => data.recorded[step++] };
 const { tokens, lengths, settings, diffusionSteps } = data;
 const score = ({ length, confidences }) =>
   confidences.slice(0, length).reduce((sum, value) => sum + Math.log(value), 0) / length ** 1.2;
@@ -246,7 +267,9 @@ const told = { dropped: [], listed: [] };
 const follower = { drops: (rows) => pruning.drops(rows), step: (rows) => {
   pruning.step(rows);
   told.dropped.push([...pruning.dropped].sort());
-  told.listed.push(rows.some(({ predicted }) => predicted !== undefined));
+  const isMask = ({ tokens, predicted }) => predicted.every(({ position }) => tokens[position] === data.mask);
+  const listed = rows.filter(({ predicted }) => predicted !== undefined);
+  told.listed.push(listed.length > 0 && listed.every(isMask));
   for (const one of rows) delete one.predicted;
 } };
 await decodeBestFirst(predictor, tokens, lengths, settings, { diffusionSteps, pruning: follower });
@@ -254,8 +277,9 @@ tell(told);
 """
 
 
+@pytest.mark.parametrize("settings", [{}, {"focus": 1}, {"focus": 3}])
 @pytest.mark.parametrize("prune", [[], [4, 4, 2], [3, 3, 3, 1], [2]])
-def test_pruning_keeps_pythons_candidates(node, captioner, photos, prune):
+def test_pruning_keeps_pythons_candidates(node, captioner, photos, prune, settings):
     """After each step of a photograph's candidates, on numbers recorded in Python."""
     model = captioner.model
     recorder = Recorder(model.denoising_steps(captioner.features([photos[2]]), with_image_free=False))
@@ -269,7 +293,8 @@ def test_pruning_keeps_pythons_candidates(node, captioner, photos, prune):
     lengths = np.array([11, 12, 10, 13, 9])
     tokens = np.where(np.arange(13) < lengths[:, None], model.mask_id, 0)
     pruning = Told(prune or (5,), 5, 5, lambda _, sure: evidence(sure, lengths, 1.2), wanted=5)
-    scheduler = BestFirstScheduler(model.config.diffusion.steps, model.mask_id, distinct=True)
+    settings = {"distinct": True, **settings}
+    scheduler = BestFirstScheduler(model.config.diffusion.steps, model.mask_id, **settings)
     denoise(Predictor(recorder, lengths), Drafts(tokens, lengths, 5), scheduler, 10, pruning=pruning)
     found = node(
         PRUNED,
@@ -277,7 +302,7 @@ def test_pruning_keeps_pythons_candidates(node, captioner, photos, prune):
         recorded=recorder.recorded,
         tokens=tokens.tolist(),
         lengths=lengths.tolist(),
-        settings={"steps": 10, "distinct": True},
+        settings={"steps": 10, **settings},
         diffusionSteps=model.config.diffusion.steps,
         prune=prune,
     )
@@ -285,6 +310,25 @@ def test_pruning_keeps_pythons_candidates(node, captioner, photos, prune):
     assert len(dropped[-1]) == 5 - (prune[-1] if prune else 5)
     drops = [len(now) > len(before) for before, now in zip([[], *dropped], dropped, strict=False)]
     assert found["listed"] == drops  # predictions are listed where candidates are dropped only
+
+
+@pytest.mark.parametrize("hidden", [9, None])
+def test_a_step_computes_what_pythons_does(node, hidden):
+    code = """
+const { placesOf } = await page("step_request.js");
+tell(data.all.map(([tokens, lengths, asked]) => placesOf(tokens, lengths, asked, data.hidden)));
+"""
+    generator, batches, expected = np.random.default_rng(0), [], []
+    for _ in range(20):
+        tokens, lengths = generator.integers(0, 10, (4, 7)), generator.integers(1, 8, 4)
+        first = generator.integers(0, 7, 4)
+        more = generator.integers(0, 7, (4, 3)) * generator.integers(0, 2, (4, 3))
+        positions = np.maximum(first[:, None], more)  # some twice, so that captions have unequal numbers
+        request, _ = StepRequest.at(tokens, first, lengths, positions, hidden)
+        asked = [np.unique(own).tolist() for own in positions]
+        batches.append([tokens.tolist(), lengths.tolist(), asked])
+        expected.append({"rows": request.rows.tolist(), "asked": request.asked.tolist()})
+    assert node(code, all=batches, hidden=hidden) == expected
 
 
 def test_weights_are_unpacked_as_in_python(node):

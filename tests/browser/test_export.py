@@ -51,6 +51,7 @@ def test_another_model_is_another_version(site, runtime_folder, tmp_path):
                 "default",
                 str(tmp_path / "page"),
                 "steps=5",
+                "focus=2",
                 "--web",
                 "--onnxruntime-web",
                 str(runtime_folder),
@@ -60,7 +61,8 @@ def test_another_model_is_another_version(site, runtime_folder, tmp_path):
     )
     assert listed(tmp_path / "page")["version"] != listed(site)["version"]
     description = json.loads((tmp_path / "page" / "model" / "model.json").read_text())
-    assert description["decoding"]["steps"] == 5
+    assert description["decoding"]["steps"] == 5 and description["decoding"]["focus"] == 2
+    assert description["concentrated_attention"] is True
     assert (
         main(["export", "default", str(tmp_path / "page"), "--web", "--onnxruntime-web", str(runtime_folder)])
         == 0

@@ -181,11 +181,14 @@ def test_impossible_templates_are_refused(program):
         assert not found["unreadable"]
 
 
-def test_a_model_of_another_kind(context, serve, runtime_folder, tiny_graphs_folder, tmp_path, small_photos):
+@pytest.mark.parametrize("settings", [{}, {"focus": 2}])
+def test_a_model_of_another_kind(
+    context, serve, runtime_folder, tiny_graphs_folder, tmp_path, small_photos, settings
+):
     """With a CLIP, a length head, guidance, another size, and no concepts."""
     site = tmp_path / "page"
     words = ["export", str(tiny_graphs_folder), str(site), "--web", "--onnxruntime-web", str(runtime_folder)]
-    assert main(words) == 0
+    assert main([*words, *(f"{name}={value}" for name, value in settings.items())]) == 0
     captioner = Captioner.from_pretrained(tiny_graphs_folder, precision="float32")
     page = programmed(context, serve(site))
     texts = set()
@@ -194,7 +197,7 @@ def test_a_model_of_another_kind(context, serve, runtime_folder, tiny_graphs_fol
         Image.open(image).save(png)
         for wish in ({}, {"steps": 4}, {"length": 6}, {"ban": ["a", "wall"]}):
             ours = asked(page, None if wish else png, **wish)
-            assert ours["text"] == captioner(png, **wish)[0].text
+            assert ours["text"] == captioner(png, **settings, **wish)[0].text
             assert "sure" not in ours
             texts.add(ours["text"])
     assert len(texts) > 2

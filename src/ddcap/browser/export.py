@@ -123,6 +123,7 @@ def _describe(captioner: Captioner, decoding: dict[str, Any]) -> dict[str, Any]:
         },
         "max_length": config.model.max_length,
         "diffusion_steps": config.diffusion.steps,
+        "concentrated_attention": config.model.concentrated_attention,
         "tokens": _tokens(tokenizer),
         "decoding": _settings(captioner.settings(**decoding)),
     }

@@ -273,6 +273,43 @@ def test_only_open_positions_are_computed():
             )  # a shorter one's first, again and again
 
 
+class AnyToken:
+    """Allows every token, and keeps what is committed where."""
+
+    usable = np.ones(V, dtype=bool)
+
+    def __init__(self):
+        self.committed = []
+
+    def allows(self, position, token):  # noqa: ARG002
+        return True
+
+    def possible(self, position):  # noqa: ARG002
+        return self.usable
+
+    def commit(self, position, token):
+        self.committed.append((position, token))
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_what_is_allowed_is_told_of_every_word_of_unequal_captions(kind):
+    lengths = np.array([6, 2, 4])
+    tokens = np.where(np.arange(6) < lengths[:, None], MASK, 0)
+    tokens[2, 0] = 3
+    if kind == "torch":
+        lengths, tokens = torch.from_numpy(lengths), torch.from_numpy(tokens)
+    plain = decode(Scripted(3, lengths), tokens, lengths, steps=3)
+    allowed = [AnyToken() for _ in range(3)]
+    scheduler = BestFirstScheduler(T, MASK)
+    result = denoise(Scripted(3, lengths), Drafts(tokens, lengths, 1, allowed=allowed), scheduler, 3)
+    assert to_host(result.tokens).tolist() == to_host(plain.tokens).tolist()
+    np.testing.assert_allclose(to_host(result.confidences), to_host(plain.confidences), rtol=1e-5)
+    for row, one in enumerate(allowed):
+        blanks = np.flatnonzero(to_host(tokens)[row] == MASK).tolist()
+        words = to_host(result.tokens)[row, blanks].tolist()
+        assert sorted(one.committed) == list(zip(blanks, words, strict=True))
+
+
 def test_every_image_keeps_as_many_captions():
     running = np.array([[True, False, True], [False, False, True]]).reshape(-1)
     assert running_captions(running, 3).tolist() == [0, 2, 3, 5]

@@ -59,11 +59,11 @@ async function ofWidth(predictor, before, width, after) {
   for (let place = 0; place < width; place++) {
     const left = width - place;
     const rows = beams.map(({ ids }) => [...before, ...ids, ...new Array(left).fill(vocabulary.maskId), ...after]);
-    const { logits, size } = await predictor.predict(
+    const predictions = await predictor.predict(
       rows, rows.map(() => timestepForMaskRatio(left, length, model.diffusionSteps)), rows.map(() => length),
       rows.map(() => [before.length + place]), false);
     const longer = beams.flatMap(({ ids, probability }, row) => {
-      const scores = logits.subarray(row * size, (row + 1) * size);
+      const scores = predictions[row].logits;
       const sum = logSumExp(scores);
       return [...scores.keys()]
         .filter((token) => vocabulary.isUsable[token] && vocabulary.begins[token] === (place === 0))

@@ -1,7 +1,10 @@
 // Best-first inference: each step commits the most certain tokens for good; as
 // src/ddcap/decoding/schedulers/best_first.py.
 //
-// Shapes: K captions of one image, L positions, n of them still MASK, S steps, V words (the id V is MASK).
+// Shapes: K captions of one image, L positions, S steps, V words (the id V is MASK).
+
+import { Focus } from "./focus.js";
+import { dropDuplicates, topKConfident } from "./surest.js";
 
 /** The t at which a caption of `length` tokens has `blanks` MASK positions left. */
 export function timestepForMaskRatio(blanks, length, diffusionSteps) {
@@ -34,24 +37,13 @@ export class Plan {
   }
 }
 
-/** Positions by certainty, the surest first; of equals, the first. */
-function topKConfident(positions, certainty, quota) {
-  return [...positions].sort((one, other) => certainty[other] - certainty[one] || one - other).slice(0, quota);
-}
-
-/** Positions, the surest first, without those whose word is that of a surer one. */
-function dropDuplicates(committed, words) {
-  return committed.filter((position, rank) =>
-    committed.slice(0, rank).every((surer) => words[surer] !== words[position]));
-}
-
 /**
  * Fill every MASK; given words stay.
  *
  * @param {object} predictor for these captions, see model.js
  * @param {number[][]} captions token ids, each as long as the longest
  * @param {number[]} lengths of each
- * @param {{steps: number | null, distinct: boolean}} settings of decoding
+ * @param {{steps: number | null, distinct: boolean, focus?: number}} settings of decoding
  * @param {object} options `diffusionSteps` T; `constrained` the same captions where only some tokens are allowed;
  *     `pruning`, which is told of every step
  * @returns {Promise<Array<object>>} of each caption its tokens, their confidences, its steps and their plan
@@ -60,32 +52,32 @@ export async function decodeBestFirst(
   predictor, captions, lengths, settings, { diffusionSteps, constrained, pruning },
 ) {
   const mask = predictor.maskId;
+  // where a token is refused, another position may be the surest: look at all
+  const looksAt = (constrained === undefined && settings.focus) || Infinity;
   const rows = captions.map((tokens, row) => {
-    const blanks = tokens.filter((token) => token === mask).length;
+    const blanks = blanksOf(tokens, mask).length;
     const confidences = new Array(tokens.length).fill(1);
     const plan = new Plan(blanks, lengths[row], diffusionSteps, settings.steps);
-    return { row, tokens: [...tokens], length: lengths[row], confidences, blanks, plan, steps: [] };
+    const focus = new Focus(looksAt);
+    return { row, tokens: [...tokens], length: lengths[row], confidences, blanks, plan, focus, steps: [] };
   });
   for (let step = 0; rows.some((one) => one.blanks > 0); step++) {
     const running = rows.filter((one) => one.blanks > 0);
     const longest = Math.max(...running.map((one) => one.length));
-    const most = Math.max(...running.map((one) => one.blanks));
-    const asked = running.map((one) => masksFirst(one.tokens.slice(0, longest), mask).slice(0, most));
     const due = running.map((one) => one.plan.at(step, one.blanks));
+    const asked = running.map((one, number) => one.focus.asked(blanksOf(one.tokens, mask), due[number].quota));
     const noised = running.map((one) => one.tokens.slice(0, longest));
-    const prediction = await predictor.predict(
+    const predictions = await predictor.predict(
       noised, due.map((one) => one.timestep), running.map((one) => one.length), asked,
       constrained === undefined,
     );
     const isPruned = pruning?.drops(rows) ?? false;
     running.forEach((one, number) => {
+      const { quota } = due[number];
       const { guesses, predicted } = constrained === undefined
-        ? surest(one, asked[number], prediction, number, due[number].quota, settings.distinct, mask)
-        : constrained[one.row].commitSurest(
-          asked[number], prediction, number, due[number].quota, settings.distinct);
-      if (isPruned) {
-        one.predicted = predicted().filter(({ position }) => guesses.every((guess) => guess.position !== position));
-      }
+        ? commitSurest(one.focus, asked[number], predictions[number], quota, settings.distinct)
+        : constrained[one.row].commitSurest(asked[number], predictions[number], quota, settings.distinct);
+      if (isPruned) one.predicted = predicted();
       for (const { position, token, certainty } of guesses) {
         one.tokens[position] = token;
         one.confidences[position] = certainty;
@@ -98,22 +90,18 @@ export async function decodeBestFirst(
   return rows;
 }
 
-function masksFirst(tokens, mask) {
-  const places = tokens.map((_, place) => place);
-  return [...places.filter((place) => tokens[place] === mask), ...places.filter((place) => tokens[place] !== mask)];
+/** Positions of MASKs. */
+function blanksOf(tokens, mask) {
+  return [...tokens.keys()].filter((position) => tokens[position] === mask);
 }
 
-/** What a step commits of a caption, the surest first, and what it predicts: position, token and certainty. */
-function surest(one, asked, { chosen, logProbability }, number, quota, distinct, mask) {
-  const [words, certainty] = [[], []];
-  asked.forEach((position, column) => {
-    const at = number * asked.length + column;
-    words[position] = Number(chosen[at]);
-    certainty[position] = Math.fround(Math.exp(logProbability[at]));
-  });
-  const blanks = asked.filter((position) => one.tokens[position] === mask);
-  let committed = topKConfident(blanks, certainty, quota);
-  if (distinct) committed = dropDuplicates(committed, words);
-  const told = (position) => ({ position, token: words[position], certainty: certainty[position] });
-  return { guesses: committed.map(told), predicted: () => blanks.map(told) };
+/** What a step commits of a caption, the surest first, and what is predicted where MASK is left; see surest.js. */
+function commitSurest(focus, asked, { chosen, logProbability }, quota, distinct) {
+  const guesses = asked.map((position, column) => (
+    { position, token: Number(chosen[column]), certainty: Math.fround(Math.exp(logProbability[column])) }));
+  let committed = topKConfident(guesses, quota);
+  if (distinct) committed = dropDuplicates(committed);
+  focus.note(guesses);
+  focus.committed(committed);
+  return { guesses: committed, predicted: () => focus.predicted() };
 }

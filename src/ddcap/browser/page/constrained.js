@@ -58,21 +58,18 @@ export class ConstrainedCaption {
   /**
    * Commit the surest tokens that are allowed; of a position whose token is refused, its next one competes.
    *
-   * @param {number[]} asked positions; those that are not MASK are left alone
-   * @param {{logits: Float32Array, size: number}} prediction logits of V words each
-   * @param {number} row of this caption in it
+   * @param {number[]} asked positions of MASKs
+   * @param {{logits: Float32Array}} prediction (n x V) at them
    * @param {number} quota tokens to commit
    * @param {boolean} distinct no token twice
    * @returns {{guesses: object[], predicted: () => object[]}} what is committed, the surest first, and what is
-   *     predicted without a look at what is allowed: position, token and certainty
+   *     predicted where MASK is left, without a look at what is allowed; see surest.js
    */
-  commitSurest(asked, { logits, size }, row, quota, distinct) {
-    const queue = [];
-    asked.forEach((position, column) => {
-      if (this.tokens[position] !== this.vocabulary.maskId) return;
-      const from = (row * asked.length + column) * size;
-      const scores = this.usableLogProbabilities(logits.subarray(from, from + size));
-      queue.push({ position, scores, order: null, ...likeliest(scores) });
+  commitSurest(asked, { logits }, quota, distinct) {
+    const size = this.vocabulary.maskId;
+    const queue = asked.map((position, column) => {
+      const scores = this.usableLogProbabilities(logits.subarray(column * size, (column + 1) * size));
+      return { position, scores, order: null, ...likeliest(scores) };
     });
     const likeliestOnes = [...queue];
     const done = [];
@@ -92,7 +89,7 @@ export class ConstrainedCaption {
       done.push({ position: best.position, token: best.token, certainty: best.certainty });
     }
     if (done.length === 0) throw new Error("the banned words leave no word for a blank; ban fewer words");
-    const predicted = () => likeliestOnes.map(({ position, token, certainty }) => ({ position, token, certainty }));
+    const predicted = () => likeliestOnes.filter(({ position }) => this.tokens[position] === this.vocabulary.maskId);
     return { guesses: done, predicted };
   }
 

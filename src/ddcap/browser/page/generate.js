@@ -191,7 +191,7 @@ async function pseudoLogLikelihoods(model, denoiser, captions) {
         return { caption, noised, position, token: ids[position], hidden: hidden.length };
       })));
   const longest = Math.max(...captions.map((ids) => ids.length));
-  const { own, dims: [, , size] } = await denoiser.logits(
+  const { own } = await denoiser.logits(
     queries.map(({ noised }) => [...noised, ...new Array(longest - noised.length).fill(0)]),
     queries.map(({ noised, hidden }) => timestepForMaskRatio(hidden, noised.length, model.diffusionSteps)),
     queries.map(({ noised }) => noised.length),
@@ -199,7 +199,7 @@ async function pseudoLogLikelihoods(model, denoiser, captions) {
   );
   const totals = new Array(captions.length).fill(0);
   queries.forEach(({ caption, token }, row) => {
-    const logits = own.subarray(row * size, (row + 1) * size);
+    const logits = own.subarray(row * maskId, (row + 1) * maskId); // of V words
     totals[caption] += logits[token] - logSumExp(logits);
   });
   return totals;

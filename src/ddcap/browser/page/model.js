@@ -1,8 +1,10 @@
 // The model's ONNX graphs at work on one image; as src/ddcap/model/onnx_model.py.
 //
-// Shapes: K captions of the image, L positions, n of them asked for, P positions of its memory, V words.
+// Shapes: K captions of the image, L positions, N of all K * L computed, n of these asked for, P positions of its
+// memory, V words.
 
 import { Concepts, seenIn } from "./concepts.js";
+import { placesOf } from "./step_request.js";
 import { Tensors } from "./weights.js";
 import { Vocabulary } from "./tokens.js";
 
@@ -39,6 +41,7 @@ export class Model {
     this.concepts = description.concepts && new Concepts(description.concepts, this.maskId);
     this.longest = description.max_length;
     this.diffusionSteps = description.diffusion_steps;
+    this.hidden = description.concentrated_attention ? this.maskId : null; // a token that nobody attends to
   }
 
   /** Run a graph; its outputs by their names. */
@@ -124,25 +127,36 @@ class Denoiser {
     [this.model, this.memory, this.scale] = [model, memory, scale];
   }
 
-  /** Logits (K x n x V) with the image and, if there is a guidance, without. */
-  async logits(tokens, timesteps, lengths, positions) {
+  /**
+   * Logits (n x V) with the image and, if there is a guidance, without, of captions one after the other.
+   *
+   * @param {number[][]} tokens (K x L)
+   * @param {number[]} timesteps of each caption
+   * @param {number[]} lengths of each
+   * @param {number[][]} asked positions of each, in ascending order
+   */
+  async logits(tokens, timesteps, lengths, asked) {
     const images = this.scale === null ? 1 : 2;
-    const [captions, size] = [tokens.length, this.model.maskId];
+    const [captions, longest] = [tokens.length, tokens[0].length];
+    const places = placesOf(tokens, lengths, asked, this.model.hidden);
     const twice = (values, ...dims) => {
       const flat = values.flat();
       return this.model.integers(images === 1 ? flat : [...flat, ...flat], [images, captions, ...dims]);
     };
+    const inBoth = (own) => {
+      const all = images === 1 ? own : [...own, ...own.map((place) => captions * longest + place)];
+      return this.model.integers(all, [all.length]);
+    };
     const { logits } = await this.model.run("step", {
-      tokens: twice(tokens, tokens[0].length),
+      tokens: twice(tokens, longest),
       timestep: twice(timesteps),
       lengths: twice(lengths),
-      positions: twice(positions, positions[0].length),
+      rows: inBoth(places.rows),
+      asked: inBoth(places.asked),
       ...this.memory,
     });
-    const half = captions * positions[0].length * size;
-    const dims = [captions, positions[0].length, size];
-    const [own, free] = [logits.data.subarray(0, half), images === 1 ? null : logits.data.subarray(half)];
-    return { own, free, dims };
+    const half = places.asked.length * this.model.maskId;
+    return { own: logits.data.subarray(0, half), free: images === 1 ? null : logits.data.subarray(half) };
   }
 }
 
@@ -161,43 +175,54 @@ export class Predictor {
 
   /**
    * Captions with MASKs to the likeliest token at each position that is asked for and its log-probability,
-   * or, unless only these are wanted, to the logits of all words.
+   * or, unless only these are wanted, to the logits (n x V) of all words.
+   *
+   * @returns {Promise<object[]>} of each caption `chosen` and `logProbability`, or `logits`
    */
-  async predict(tokens, timesteps, lengths, positions, onlyLikeliest) {
-    const { own, free, dims } = await this.denoiser.logits(tokens, timesteps, lengths, positions);
-    const added = this.added(tokens);
-    if (!onlyLikeliest) return { logits: this.together(own, free, added, dims), size: this.maskId };
+  async predict(tokens, timesteps, lengths, asked, onlyLikeliest) {
+    const { own, free } = await this.denoiser.logits(tokens, timesteps, lengths, asked);
+    const [added, count, size] = [this.added(tokens, asked), asked.flat().length, this.maskId];
+    if (!onlyLikeliest) {
+      return splitBy(asked, this.together(own, free, added), size).map((logits) => ({ logits }));
+    }
+    // the graph takes as many positions of each caption: here each is a caption of its own
     const inputs = {
-      logits: this.model.floats(own, dims),
-      added: this.model.floats(added, [tokens.length, this.maskId]),
+      logits: this.model.floats(own, [count, 1, size]),
+      added: this.model.floats(added, [count, size]),
     };
     if (free !== null) {
-      inputs.image_free = this.model.floats(free, dims);
+      inputs.image_free = this.model.floats(free, [count, 1, size]);
       inputs.scale = this.model.floats([this.denoiser.scale], []);
     }
     const found = await this.model.run(free === null ? "choose" : "guided_choose", inputs);
-    return { chosen: found.chosen.data, logProbability: found.log_probability.data };
+    const logProbability = splitBy(asked, found.log_probability.data);
+    return splitBy(asked, found.chosen.data).map((chosen, row) => ({ chosen, logProbability: logProbability[row] }));
   }
 
-  /** K x V that is added to the logits of all positions. */
-  added(tokens) {
-    const added = new Float32Array(tokens.length * this.maskId);
-    tokens.forEach((caption, row) => {
-      const words = added.subarray(row * this.maskId, (row + 1) * this.maskId);
-      this.evidence?.addTo(words, caption);
+  /** (n x V) that is added to the logits: the same at all positions of a caption. */
+  added(tokens, asked) {
+    const size = this.maskId;
+    const added = new Float32Array(asked.flat().length * size);
+    splitBy(asked, added, size).forEach((ofCaption, row) => {
+      const words = ofCaption.subarray(0, size);
+      this.evidence?.addTo(words, tokens[row]);
       if (!this.mayEnd) words[this.model.vocabulary.endId] = -Infinity;
+      for (let at = size; at < ofCaption.length; at += size) ofCaption.copyWithin(at, 0, size);
     });
     return added;
   }
 
-  together(own, free, added, [captions, positions, size]) {
+  together(own, free, added) {
     const { scale } = this.denoiser;
-    const logits = new Float32Array(own.length);
-    for (let at = 0; at < own.length; at++) {
-      const row = Math.floor(at / (positions * size));
-      const guided = free === null ? own[at] : free[at] + Math.fround(scale * (own[at] - free[at]));
-      logits[at] = guided + added[row * size + (at % size)];
-    }
-    return logits;
+    return own.map((value, at) => {
+      const guided = free === null ? value : free[at] + Math.fround(scale * (value - free[at]));
+      return guided + added[at];
+    });
   }
+}
+
+/** The parts of each caption of `values`, `size` of them at each position that is asked for. */
+function splitBy(asked, values, size = 1) {
+  let from = 0;
+  return asked.map(({ length }) => values.subarray(from, (from += length * size)));
 }

@@ -115,11 +115,10 @@ def margin(logits: Array) -> Array:
     return xp.exp(two[0] - total) - xp.exp(two[1] - total)
 
 
-def _is_first(positions: np.ndarray) -> np.ndarray:
-    """(B, n) False where a caption's position stands before, too."""
+def _first_columns(positions: np.ndarray) -> np.ndarray:
+    """(B, n) in which column each of a caption's positions stands first."""
     is_same = positions[:, :, None] == positions[:, None, :]
-    found: np.ndarray = is_same.argmax(axis=2) == np.arange(positions.shape[1])
-    return found
+    return np.asarray(is_same.argmax(axis=2))
 
 
 class BestFirstScheduler:
@@ -232,17 +231,21 @@ class BestFirstScheduler:
                 words, probability = self._focus.note(rows, is_open, words, probability, certainty)
                 self._focus.committed(rows, committed)
         else:
+            first = _first_columns(to_host(asked))
+            is_first = first == np.arange(first.shape[1])
             found = commit_surest(
                 allowed,
                 model_output.logits,
                 asked,
-                to_host(is_open[row, asked]) & _is_first(to_host(asked)),
+                to_host(is_open[row, asked]) & is_first,
                 quotas[rows],
                 temperature=self.temperature,
                 generator=generator,
                 distinct=self.distinct,
             )
-            chosen, sure, is_committed = (like(part, sample) for part in found)
+            # where a position stands again, what came of it: all of its columns are written back
+            everywhere = (np.take_along_axis(part, first, axis=1) for part in found)
+            chosen, sure, is_committed = (like(part, sample) for part in everywhere)
             probability[row, asked], words[row, asked] = sure, chosen
             committed = xp.zeros_like(is_open)
             committed[row, asked] = is_committed
