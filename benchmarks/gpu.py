@@ -177,7 +177,7 @@ def _times(job: Callable[[], object], runs: int, device: torch.device) -> dict[s
 
 
 class Parts:
-    """What is measured, part by part, written down after each.
+    """The measurements, part by part, written down after each.
 
     Args:
         output: the JSON.

@@ -206,7 +206,7 @@ def _job(way: Way, features: ImageFeatures, device: torch.device) -> Callable[[]
 
 
 def waits_of(job: Callable[[], object]) -> int:
-    """How often a job makes the host wait for a GPU, as torch sees it."""
+    """Count how often a job makes the host wait for a GPU, as torch sees it."""
     torch.cuda.synchronize()
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")

@@ -73,13 +73,16 @@ def test_what_waits_is_counted(monkeypatch):
 
 @pytest.mark.parametrize("guidance", [1.0, 1.17])
 @pytest.mark.parametrize("is_static", [False, True])
-def test_a_step_waits_for_nothing(monkeypatch, tiny_model, features, guidance, is_static):
+@pytest.mark.parametrize("focus", [0, 2])
+def test_a_step_waits_for_nothing(monkeypatch, tiny_model, features, guidance, is_static, focus):
     """The plan says from lengths alone how many tokens each step commits."""
     model = copy.deepcopy(tiny_model)
     if is_static:
         model.static_decoder = StaticDecoder(model)
     short, long = (
-        waits_of(monkeypatch, model, features, model.mask_id - 1, length=length, guidance=guidance)
+        waits_of(
+            monkeypatch, model, features, model.mask_id - 1, length=length, guidance=guidance, focus=focus
+        )
         for length in (3, 8)
     )
     assert short == long <= 4

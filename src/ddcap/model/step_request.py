@@ -1,4 +1,4 @@
-"""What a pass of the denoiser is asked, as its ONNX graph takes it: which positions it computes.
+"""A pass of the denoiser as its ONNX graph takes it, with the positions that it computes.
 
 Most of a pass are products with rows, one for each position. Padding needs none. With the concentrated
 attention mask nobody attends to a MASK token, so one that is not asked for needs none either, and the logits

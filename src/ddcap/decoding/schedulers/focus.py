@@ -19,7 +19,7 @@ REACH = 1
 
 
 class Focus:
-    """What was predicted of captions, and where to look next: at the surest positions, and beside new words.
+    """Predictions of captions so far, and where to look next: at the surest positions, and beside new words.
 
     Positions that were never looked at are looked at.
 
