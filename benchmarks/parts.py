@@ -4,8 +4,9 @@
 
 One photograph at a time, with the default's ONNX graphs in int8. A figure is the mean over the photographs,
 the median over the rounds. Three limits are measured in the same run: a large product of float32 matrices,
-one of int8 matrices in ONNX Runtime, and a read of memory. PyTorch counts the operations in the same model.
-The weights that a pass reads are those of the denoiser's matrices.
+one of int8 matrices in ONNX Runtime, and a read of memory. PyTorch counts the encoder's operations. Those of
+the denoiser are its products' with weights, at the positions that its graph is asked to compute. The weights
+that a pass reads are those of the denoiser's matrices.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,6 @@ class Clock:
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self.calls: Counter[str] = Counter()
 
     def timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
         """The same call, whose time counts as the part's."""
@@ -49,7 +49,6 @@ class Clock:
             start = time.perf_counter()
             result = call(*arguments, **named)
             self.seconds[part] += time.perf_counter() - start
-            self.calls[part] += 1
             return result
 
         return run
@@ -59,24 +58,32 @@ class TimedSession:
     """A session of ONNX Runtime whose runs are timed."""
 
     def __init__(self, session: Any, run: Callable[..., Any]) -> None:
-        self._session, self.run = session, run
+        self._session, self._run = session, run
+        self.asked: list[tuple[int, int]] = []  # positions that a step computes, and that it predicts
+
+    def run(self, names: Any, inputs: Any) -> Any:
+        """See `onnxruntime.InferenceSession.run`."""
+        if "rows" in inputs:
+            self.asked.append((len(inputs["rows"]), len(inputs["asked"])))
+        return self._run(names, inputs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._session, name)
 
 
-def time_parts(captioner: Captioner, photos: Sequence[Path], rounds: int) -> tuple[dict[str, float], float]:
-    """Milliseconds by part for one photograph, and the passes of the denoiser."""
+def time_parts(
+    captioner: Captioner, photos: Sequence[Path], rounds: int
+) -> tuple[dict[str, float], list[tuple[int, int]]]:
+    """Milliseconds by part for one photograph, and what all passes for the photographs computed."""
     clock, model = Clock(), captioner.model
     for name, session in model._graphs.items():
         model._graphs[name] = TimedSession(session, clock.timed(name, session.run))
     if model.detector is not None:
         model.detector = clock.timed("detector", model.detector)
     found: list[dict[str, float]] = []
-    passes = 0.0
     for number in range(rounds + 1):
         clock.seconds.clear()
-        clock.calls.clear()
+        model._graphs["step"].asked.clear()
         start = time.perf_counter()
         for photo in photos:
             clock.timed("file", captioner.pixels)(photo)
@@ -86,26 +93,36 @@ def time_parts(captioner: Captioner, photos: Sequence[Path], rounds: int) -> tup
         parts = {part: 1000 * seconds / len(photos) for part, seconds in clock.seconds.items()}
         parts["total"] = 1000 * total / len(photos)
         parts["rest"] = parts["total"] - sum(value for part, value in parts.items() if part != "total")
-        passes = clock.calls["step"] / len(photos)
         if number:  # the first round warms up
             found.append(parts)
-    return {part: statistics.median(one[part] for one in found) for part in found[0]}, passes
+    parts = {part: statistics.median(one[part] for one in found) for part in found[0]}
+    return parts, model._graphs["step"].asked
 
 
-def count_work(photos: Sequence[Path], model: str) -> tuple[float, float, int]:
-    """Operations (two a multiply-add) of encoder and decoder for one photograph; weights of a pass.
+def step_operations(captioner: Captioner, asked: Sequence[tuple[int, int]]) -> float:
+    """Operations (two a multiply-add) of passes, in products with weights.
+
+    A block has 14 matrices of width by width, three of them for queries, keys and values. The last one
+    computes only these at positions that are not predicted.
+    """
+    shape = captioner.model.config.model
+    rows, predicted = (sum(part) for part in zip(*asked, strict=True))
+    square = shape.width**2
+    blocks = 14 * (shape.layers - 1) * rows + 3 * rows + 11 * predicted
+    return 2.0 * (square * blocks + shape.width * captioner.model.mask_id * predicted)
+
+
+def count_encoder(photos: Sequence[Path], model: str) -> tuple[float, int]:
+    """Operations of the encoder for one photograph; weights of a pass.
 
     The weights are the numbers in the matrices that a pass of the denoiser multiplies with.
     """
     captioner = Captioner.from_pretrained(model, runtime="torch", precision="float32")
     with FlopCounterMode(display=False) as encoder:
         captioner.features(photos)
-    with FlopCounterMode(display=False) as everything:
-        captioner(photos, batch_size=1)
-    seen = encoder.get_total_flops()
     matrices = (one for one in captioner.model.denoiser.state_dict().values() if one.ndim == 2)
     weights = sum(matrix.numel() for matrix in matrices)
-    return seen / len(photos), (everything.get_total_flops() - seen) / len(photos), weights
+    return encoder.get_total_flops() / len(photos), weights
 
 
 def integer_product_speed() -> float:
@@ -144,8 +161,9 @@ def main() -> None:
     photos = [Path(path) for path in find_images([options.photos])]
     print(describe_machine())
     captioner = Captioner.from_pretrained(options.model, runtime="onnx", precision="int8")
-    parts, passes = time_parts(captioner, photos, options.rounds)
-    encoder, decoder, weights = count_work(photos, options.model)
+    parts, asked = time_parts(captioner, photos, options.rounds)
+    passes, decoder = len(asked) / len(photos), step_operations(captioner, asked) / len(photos)
+    encoder, weights = count_encoder(photos, options.model)
     single, integers, read = product_speed(CPU, torch.float32), integer_product_speed(), read_speed()
     print(
         f"at most: {single / 1e9:.0f} GFLOP/s in float32, {integers / 1e9:.0f} GOP/s in int8, "
