@@ -56,9 +56,13 @@ def workplace(tmp_path_factory, small_photos, captions_json, tiny_model_folder):
     for name in ("recipes", "examples"):
         (here / name).symlink_to(ROOT / name)
     shutil.copy(small_photos[0], here / "photo.jpg")
-    folders = ("folder", "photos", "images", "flickr8k/images", "path/to/flickr8k/images", "my_data/photos")
-    for name in (*folders, "coco"):
+    folders = ("images", "flickr8k/images", "path/to/flickr8k/images", "my_data/photos", "coco")
+    for name in folders:
         shutil.copytree(small_photos[0].parent, here / name)
+    for name in ("folder", "photos"):
+        (here / name).mkdir()
+        for photo in small_photos[:3]:
+            shutil.copy(photo, here / name)
     shutil.copytree(small_photos[0].parent, here / "my_pictures")
     shards = [(photo.stem, photo.suffix, photo.read_bytes(), ["of the web"]) for photo in small_photos]
     (here / "shards").mkdir()

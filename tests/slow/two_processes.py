@@ -25,10 +25,10 @@ else:
     while started:
         process, status = os.wait()
         started.remove(process)
-        if status and not failed:  # the other one would wait for it
+        if status and not failed:  # the other one may wait for it for ever, or be about to end, too
             failed = True
-            for other in started:
-                os.kill(other, signal.SIGKILL)
+            signal.signal(signal.SIGALRM, lambda *_: [os.kill(other, signal.SIGKILL) for other in started])
+            signal.alarm(20)
     sys.exit(failed)
 """
 
