@@ -75,7 +75,6 @@ def workplace(tmp_path_factory, small_photos, captions_json, tiny_model_folder):
             image["sentences"][0]["raw"]
         )
     for name in (
-        "my.json",
         "dataset.json",
         "dataset_flickr8k.json",
         "dataset_coco_small.json",
@@ -92,6 +91,7 @@ def workplace(tmp_path_factory, small_photos, captions_json, tiny_model_folder):
         for image in content["images"]
         if image["split"] == "test"
     ]
+    (here / "my.json").write_text(json.dumps({**content, "images": content["images"][:3]}))
     (here / "predictions.json").write_text(json.dumps(said))
     (here / "objects.json").write_text(json.dumps({"123": ["person", "dining table"]}))
     for name in ("one.json", "other.json", "default.json", "test.json"):

@@ -20,10 +20,8 @@ def gpu(monkeypatch):
 def test_every_part_is_measured(tmp_path):
     output = tmp_path / "gpu.json"
     options = ["--device", "cpu", "--size", "tiny", "--without-compiling", "--output", str(output)]
-    run = (
-        f"import runpy, sys; sys.path.insert(0, '{BENCHMARKS}'); runpy.run_module('gpu', run_name='__main__')"
-    )
-    process = forked.Process("-c", run, *options)
+    code = f"import runpy, sys; sys.path.insert(0, '{BENCHMARKS}'); runpy.run_module('gpu', None, '__main__')"
+    process = forked.Process("-c", code, *options)
     told, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     found = json.loads(output.read_text())

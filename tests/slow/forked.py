@@ -1,4 +1,4 @@
-"""Python commands in processes of their own, each forked off one that has imported PyTorch: 4 seconds less each.
+"""Python commands in processes of their own, forked off one that has imported PyTorch: 4 seconds less each.
 
 Tests of what a user's own start does, or of what starts us (torchrun, accelerate, a shell), use `subprocess`.
 """
@@ -30,8 +30,7 @@ class Process:
     def __init__(self, *arguments):
         told, tell = os.pipe()
         self._status = os.fdopen(told, "rb", buffering=0)
-        self._output = tempfile.TemporaryFile("w+")
-        self._errors = tempfile.TemporaryFile("w+")
+        self._output, self._errors = (tempfile.TemporaryFile("w+") for _ in range(2))  # noqa: SIM115
         with tempfile.TemporaryFile("w+") as request:
             here = {"folder": os.getcwd(), "environment": dict(os.environ)}
             json.dump({"arguments": [*map(str, arguments)], **here}, request)
