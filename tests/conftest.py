@@ -236,7 +236,7 @@ def tiny_graphs_folder(tiny_model_folder: Path, made_once: MakeOnce) -> Path:
 
 @functools.cache
 def _collect_translations_once() -> None:
-    """Let torch.onnx.export keep what it knows of operators: to collect it takes two seconds for each graph."""
+    """Let torch.onnx.export keep what it knows of operators: collecting takes two seconds for each graph."""
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
