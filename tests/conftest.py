@@ -1,5 +1,6 @@
 """What several test files share: real photographs with captions, and real but tiny components."""
 
+import functools
 import gc
 import json
 import os
@@ -52,19 +53,24 @@ settings.load_profile("few")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the tests of exported graphs, all in one process, so that none waits; then the slow ones.
+    """Share the slow tests between processes, each of which begins with its own; they keep their order.
 
-    So what is left at last for processes to take from each other is short.
+    xdist gives each process as many tests of the list as any other, one behind the other, and what is left at
+    last it lets them take from each other: short tests. All tests of exported graphs are the first
+    one's, so that none waits for another's export; they are about half of the slow ones' time.
     """
     exported = {"tiny_graphs_folder", "shallow_graphs_folder"}
 
-    def place(item: pytest.Item) -> int:
-        if item.get_closest_marker("slow") is None:
-            return 2
-        asks = item.path.stem in ("test_onnx_judge", "test_integer_products")  # for either, as they run
-        return int(not asks and not exported & set(getattr(item, "fixturenames", ())))
+    def asks_for_exports(item: pytest.Item) -> bool:
+        known = ("test_onnx_judge", "test_integer_products", "test_docs")  # for some, as they run
+        return item.path.stem in known or bool(exported & set(getattr(item, "fixturenames", ())))
 
-    items.sort(key=place)  # the others keep their order
+    slow = [item for item in items if item.get_closest_marker("slow") is not None]
+    first = [item for item in slow if asks_for_exports(item)]
+    others = [item for item in slow if not asks_for_exports(item)]
+    short = [item for item in items if item.get_closest_marker("slow") is None]
+    half = max(len(items) // 2, len(first))
+    items[:] = [*first, *short[: half - len(first)], *others, *short[half - len(first) :]]
 
 
 def pytest_collection_finish() -> None:
@@ -219,12 +225,21 @@ def tiny_graphs_folder(tiny_model_folder: Path, made_once: MakeOnce) -> Path:
         assert model.judge is not None
         for weight in model.judge.parameters():
             _randomise(weight)
+        _collect_translations_once()
         judged = folder.with_name("tiny_judged")
         model.save_pretrained(judged)
         CaptionTokenizer.load(tiny_model_folder).save(judged)
         assert main(["export", str(judged), str(folder), "--onnx", "--dtype", "float32"]) == 0
 
     return made_once("tiny_graphs", export)
+
+
+@functools.cache
+def _collect_translations_once() -> None:
+    """Let torch.onnx.export keep what it knows of operators: collecting takes two seconds for each graph."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
 
 
 def _randomise(weight: torch.nn.Parameter) -> None:
@@ -256,6 +271,7 @@ def shallow_graphs_folder(onnx_command: str, made_once: MakeOnce) -> Path:
         model.denoiser.blocks = model.denoiser.blocks[:1]
         model.denoiser.reading_embedding = torch.nn.Parameter(torch.empty(settings.width))
         _randomise(model.denoiser.reading_embedding)
+        _collect_translations_once()
         shallow = folder.with_name("shallow_default")
         captioner.save(shallow)
         words = {"MODEL": str(shallow), "FOLDER": str(folder)}

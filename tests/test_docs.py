@@ -56,9 +56,13 @@ def workplace(tmp_path_factory, small_photos, captions_json, tiny_model_folder):
     for name in ("recipes", "examples"):
         (here / name).symlink_to(ROOT / name)
     shutil.copy(small_photos[0], here / "photo.jpg")
-    folders = ("folder", "photos", "images", "flickr8k/images", "path/to/flickr8k/images", "my_data/photos")
-    for name in (*folders, "coco"):
+    folders = ("images", "flickr8k/images", "path/to/flickr8k/images", "my_data/photos", "coco")
+    for name in folders:
         shutil.copytree(small_photos[0].parent, here / name)
+    for name in ("folder", "photos"):
+        (here / name).mkdir()
+        for photo in small_photos[:3]:
+            shutil.copy(photo, here / name)
     shutil.copytree(small_photos[0].parent, here / "my_pictures")
     shards = [(photo.stem, photo.suffix, photo.read_bytes(), ["of the web"]) for photo in small_photos]
     (here / "shards").mkdir()
@@ -71,7 +75,6 @@ def workplace(tmp_path_factory, small_photos, captions_json, tiny_model_folder):
             image["sentences"][0]["raw"]
         )
     for name in (
-        "my.json",
         "dataset.json",
         "dataset_flickr8k.json",
         "dataset_coco_small.json",
@@ -88,6 +91,7 @@ def workplace(tmp_path_factory, small_photos, captions_json, tiny_model_folder):
         for image in content["images"]
         if image["split"] == "test"
     ]
+    (here / "my.json").write_text(json.dumps({**content, "images": content["images"][:3]}))
     (here / "predictions.json").write_text(json.dumps(said))
     (here / "objects.json").write_text(json.dumps({"123": ["person", "dining table"]}))
     for name in ("one.json", "other.json", "default.json", "test.json"):

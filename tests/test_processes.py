@@ -1,15 +1,12 @@
-"""Several processes, started as a user starts them."""
+"""Several processes of one machine."""
 
 import json
-import subprocess
-import sys
 
 import pytest
+from two_processes import start_two
 
 from ddcap.commands import main
 from ddcap.machine import ALONE, join_processes, own_device
-
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
 
 
 def test_a_process_that_was_started_alone_is_alone(monkeypatch):
@@ -37,10 +34,10 @@ def test_an_evaluation_is_split_and_counted_once(captions_json, photos, tiny_mod
     paths = [tmp_path / "one.json", tmp_path / "two.json"]
     main([*command, "--predictions", str(paths[0])])
     alone = capsys.readouterr().out
-    together = [sys.executable, *TORCHRUN, "ddcap", *command, "--predictions", str(paths[1])]
-    done = subprocess.run(together, capture_output=True, text=True, timeout=300)
-    assert done.stdout.count("\n") == 1, done.stderr  # one of them prints
-    printed = [json.loads(text) for text in (alone, done.stdout)]
+    two = start_two("import ddcap.__main__", *command, "--predictions", paths[1])
+    together, said = two.communicate(timeout=300)
+    assert together.count("\n") == 1, said  # one of them prints
+    printed = [json.loads(text) for text in (alone, together)]
     predictions = [json.loads(path.read_text()) for path in paths]
     assert [entry["image_id"] for entry in predictions[0]] == [
         str(image["imgid"]) for image in everything if image["imgid"] != 99

@@ -8,7 +8,7 @@ from ddcap.errors import DDCapError
 from ddcap.evaluation import external as module
 from ddcap.evaluation.external import meteor
 
-pycocoevalcap_meteor = pytest.importorskip("pycocoevalcap.meteor.meteor")
+pytest.importorskip("pycocoevalcap.meteor.meteor")
 needs_java = pytest.mark.skipif(shutil.which("java") is None, reason="java is not on the path: no METEOR")
 
 REFERENCES = {
@@ -19,19 +19,19 @@ REFERENCES = {
 CAPTIONS = {"cup": "a mug of coffee on the café table", "dog": "the puppy ran on a beach", "empty": ""}
 
 
+# what pycocoevalcap 1.2's own class makes, in 20 seconds, of all of these, and of "cup", "dog" and "empty"
+OF_ALL, OF_EACH = 0.21714776761177226, [0.35825224651674414, 0.24604696914489452, 0.0]
+
+
 @needs_java
 @pytest.mark.slow
 def test_meteor_equals_pycocoevalcap_in_any_locale(monkeypatch):
-    expected, each = pycocoevalcap_meteor.Meteor().compute_score(
-        {image: [text.replace(" ||| ", "  ") for text in REFERENCES[image]] for image in CAPTIONS},
-        {image: [caption] for image, caption in CAPTIONS.items()},
-    )
-    assert 0.2 < expected < 1 and expected != pytest.approx(sum(each) / len(each), abs=0.01)
+    assert pytest.approx(sum(OF_EACH) / 3, abs=0.01) != OF_ALL
     # a machine on which decimals have a comma, where METEOR cannot read numbers that it has itself written
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Duser.language=de -Duser.country=DE")
     monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
     score = meteor(CAPTIONS, REFERENCES)["METEOR"]
-    assert score.value == pytest.approx(expected, abs=1e-9)
+    assert score.value == pytest.approx(OF_ALL, abs=1e-9)
     assert score.per_image is None
 
 

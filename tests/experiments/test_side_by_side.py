@@ -1,12 +1,9 @@
-import contextlib
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 
+import forked
 import pytest
 import yaml
 
@@ -35,20 +32,12 @@ def start():
     started = []
 
     def begin(command):
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-m", "ddcap", *command],
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-            )
-        )
+        started.append(forked.Process("-m", "ddcap", *command))
         return started[-1]
 
     yield begin
     for process in started:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        process.end_all()
 
 
 def test_a_part_is_one_training_with_all_that_takes_it(plan_file):

@@ -1,18 +1,13 @@
-"""Two processes that work on one thing, as torchrun starts them, but that import everything only once.
+"""Two processes that work on one thing, as torchrun starts them, but that import nothing anew.
 
 To start Python and PyTorch three times takes longer than what they do. That torchrun and accelerate start us
 well, and what happens if a process is killed, is tested with them.
 """
 
-import contextlib
-import os
-import signal
-import subprocess
-import sys
+import forked
 
 FORK = """
 import os, signal, socket, sys
-import ddcap.training.loop, torch._dynamo, transformers.models.clip.modeling_clip
 
 with socket.socket() as free:
     free.bind(("127.0.0.1", 0))
@@ -30,27 +25,25 @@ else:
     while started:
         process, status = os.wait()
         started.remove(process)
-        if status and not failed:  # the other one would wait for it
+        if status and not failed:  # the other one may wait for it for ever, or be about to end, too
             failed = True
-            for other in started:
-                os.kill(other, signal.SIGKILL)
+            signal.signal(signal.SIGALRM, lambda *_: [os.kill(other, signal.SIGKILL) for other in started])
+            signal.alarm(20)
     sys.exit(failed)
 """
 
 
+def start_two(code, *arguments):
+    """Start `code` with `arguments` in two processes, the children of the one that it gives."""
+    return forked.Process("-c", FORK + code, *arguments)
+
+
 def run_in_two(code, *arguments, timeout=300):
     """Run `code` with `arguments` in two processes. What they wrote to stdout and stderr."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", FORK + code, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = start_two(code, *arguments)
     try:
         out, err = process.communicate(timeout=timeout)
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        process.end_all()
     assert process.returncode == 0, err
     return out, err

@@ -3,14 +3,14 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from safetensors.torch import load_file
+from two_processes import start_two
 
 from ddcap.captioner import Captioner
 from ddcap.recipe import load_recipe
@@ -51,27 +51,25 @@ def same(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def start_and_wait_for_validation(command, output):
+def wait_for_validation(child, output):
     """The process, as soon as it has written the checkpoint that it is about to validate."""
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 240
     while not list_checkpoints(output) and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     return child
 
 
-def training_command(*arguments):
-    return [sys.executable, "-m", "ddcap", "train", *map(str, arguments)]
+def start_training(*arguments):
+    return forked.Process("-m", "ddcap", "train", *arguments)
 
 
 @pytest.mark.slow
 def test_a_run_killed_in_its_only_validation_repeats_it_first(recipe_file, tmp_path, once):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(load_recipe(recipe_file, [*once, f"training.output={whole}"]))
-    child = start_and_wait_for_validation(training_command(recipe_file, *once, f"training.output={cut}"), cut)
-    child.kill()
-    child.communicate()
-    assert child.returncode == -signal.SIGKILL
+    child = wait_for_validation(start_training(recipe_file, *once, f"training.output={cut}"), cut)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
     assert not (cut / "best").exists() and not validations(cut), "it was not killed in its validation"
     assert load_progress(list_checkpoints(cut)[-1]).validated_step is None
 
@@ -89,10 +87,9 @@ def test_a_run_killed_in_a_validation_resumes_as_if_uninterrupted(recipe_file, t
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     twice = [*many, "training.epochs=2", "training.validate_every=1", "training.checkpoint_every=1000"]
     train(load_recipe(recipe_file, [*twice, f"training.output={whole}"]))
-    command = training_command(recipe_file, *twice, f"training.output={cut}")
-    child = start_and_wait_for_validation(command, cut)
-    child.kill()
-    child.communicate()
+    child = wait_for_validation(start_training(recipe_file, *twice, f"training.output={cut}"), cut)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
     assert not validations(cut), "it was not killed in its validation"
     train(load_recipe(recipe_file, [*twice, f"training.output={cut}"]), resume=True)
     assert [line["step"] for line in validations(cut)] == [line["step"] for line in validations(whole)]
@@ -106,9 +103,9 @@ def test_a_run_killed_in_a_validation_resumes_as_if_uninterrupted(recipe_file, t
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_validation_at_once(recipe_file, tmp_path, once, number):
     output = tmp_path / "run"
-    child = start_and_wait_for_validation(training_command(recipe_file, *once), output)
+    child = wait_for_validation(start_training(recipe_file, *once), output)
     child.send_signal(number)
-    message = child.communicate(timeout=60)[1].decode()
+    message = child.communicate(timeout=60)[1]
     assert child.returncode == 128 + number
     (checkpoint,) = list_checkpoints(output)
     done = load_progress(checkpoint).step
@@ -123,12 +120,10 @@ def test_a_signal_ends_a_validation_at_once(recipe_file, tmp_path, once, number)
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc to find the processes in")
 def test_a_signal_to_one_of_two_processes_ends_the_validation_of_both(recipe_file, tmp_path, once):
     output = tmp_path / "run"
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "ddcap", "train"]
-    command = [sys.executable, "-m", *launcher, str(recipe_file), *once]
-    child = start_and_wait_for_validation(command, output)
+    child = wait_for_validation(start_two("import ddcap.__main__", "train", recipe_file, *once), output)
     workers = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
     os.kill(int(workers[1]), signal.SIGTERM)
-    message = child.communicate(timeout=120)[1].decode()
+    message = child.communicate(timeout=120)[1]
     assert child.returncode != 0
     assert message.count("ddcap: stopped by SIGTERM after step") == 1 and "go on with --resume" in message
     assert not validations(output) and not (output / "best").exists()

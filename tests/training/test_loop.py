@@ -2,11 +2,10 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 
+import forked
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -80,14 +79,9 @@ def test_a_model_whose_words_attend_to_padding_learns(recipe_file, tmp_path, pad
         load_recipe(recipe_file, [f"model.padding={padding}"])
 
 
-def training_command(*arguments):
-    return [sys.executable, "-m", "ddcap", "train", *map(str, arguments)]
-
-
-def start_and_wait(command, is_due):
-    child = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-    )
+def start_and_wait(arguments, is_due):
+    """`ddcap train`, as soon as something is due."""
+    child = forked.Process("-m", "ddcap", "train", *arguments)
     deadline = time.monotonic() + 300  # of machines that are busy with other things
     while not is_due() and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -99,14 +93,14 @@ def start_and_wait(command, is_due):
 def test_a_signal_ends_a_run_after_its_step_with_a_checkpoint(recipe_file, tmp_path, number, reaches_loaders):
     output = tmp_path / "run"
     rarely = ["training.epochs=400", "training.checkpoint_every=100000", "training.validate_every=400"]
-    command = training_command(recipe_file, *rarely, f"data.workers={int(reaches_loaders)}")
+    arguments = [recipe_file, *rarely, f"data.workers={int(reaches_loaders)}"]
     log = output / "log.jsonl"
-    child = start_and_wait(command, lambda: log.exists() and log.read_text().count("\n") > 1)
+    child = start_and_wait(arguments, lambda: log.exists() and log.read_text().count("\n") > 1)
     if reaches_loaders:  # schedulers signal every process of a job
         os.killpg(child.pid, number)
     else:
         child.send_signal(number)
-    message = child.communicate(timeout=60)[1].decode()
+    message = child.communicate(timeout=60)[1]
     assert child.returncode == 128 + number
     assert f"ddcap: stopped by {number.name} after step" in message and "--resume" in message
     assert "Traceback" not in message
@@ -207,10 +201,10 @@ def test_a_run_killed_by_sigkill_and_resumed_equals_an_uninterrupted_one(recipe_
     train(load_recipe(recipe_file, [f"training.output={whole}", *longer]))
 
     cut = tmp_path / "cut"
-    command = training_command(recipe_file, f"training.output={cut}", *longer)
-    child = start_and_wait(command, lambda: list_checkpoints(cut))
+    arguments = [recipe_file, f"training.output={cut}", *longer]
+    child = start_and_wait(arguments, lambda: list_checkpoints(cut))
     child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL, child.stderr.read().decode()
+    assert child.wait() == -signal.SIGKILL, child.communicate()[1]
     stopped_at = int(list_checkpoints(cut)[-1].name.removeprefix("step_"))
     finished_at = int(list_checkpoints(whole)[-1].name.removeprefix("step_"))
     assert 0 < stopped_at < finished_at, "the run was not killed in the middle"
@@ -252,9 +246,10 @@ def test_compiled_blocks_train_alike(recipe_file, tiny_clip_folder, tmp_path, mo
     from torch._inductor import config
     from transformers import CLIPVisionModelWithProjection
 
-    # a compiler for every core would import torch, and code for vectors takes the longest to compile
-    monkeypatch.setattr(config, "compile_threads", 1)
-    monkeypatch.setattr(config.cpp, "simdlen", 1)
+    # all of PyTorch's compiler, but what it makes calls ready kernels: to build thirty takes two minutes
+    for name in ("fallback_by_default", "selective_decompose"):
+        monkeypatch.setattr(config, name, True)
+    monkeypatch.setattr(config, "compile_threads", 1)  # one for every core would import torch
     torch.compiler.reset()
     clip = tmp_path / "clip"  # of one layer: behind a layer that trains, the next is compiled anew
     CLIPVisionModelWithProjection.from_pretrained(tiny_clip_folder, num_hidden_layers=1).save_pretrained(clip)

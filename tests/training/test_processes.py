@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from two_processes import run_in_two
+from two_processes import run_in_two, start_two
 
 from ddcap.recipe import load_recipe
 from ddcap.training.checkpoint import list_checkpoints
@@ -186,16 +186,16 @@ def test_a_killed_process_ends_all_and_the_run_goes_on_from_its_checkpoint(recip
 def test_a_signal_to_one_of_them_ends_all_with_a_checkpoint(recipe_file, tmp_path):
     output = tmp_path / "run"
     rarely = ["training.epochs=400", "training.checkpoint_every=100000", "training.validate_every=400"]
-    arguments = [str(recipe_file), *rarely, f"training.output={output}", "training.fsdp=true"]
-    launcher = subprocess.Popen([*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    arguments = [recipe_file, *rarely, f"training.output={output}", "training.fsdp=true"]
+    parent = start_two("import ddcap.__main__", "train", *arguments)
     deadline = time.monotonic() + 300  # of machines that are busy with other things
     file = output / "log.jsonl"
     while not (file.exists() and file.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.005)
-    workers = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    workers = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
     os.kill(int(workers[1]), signal.SIGTERM)
-    message = launcher.communicate(timeout=120)[1].decode()
-    assert launcher.returncode != 0
+    message = parent.communicate(timeout=120)[1]
+    assert parent.returncode != 0
     assert message.count("ddcap: stopped by SIGTERM after step") == 1 and "go on with --resume" in message
     assert [path.name for path in list_checkpoints(output)] == [
         f"step_{len(log(output, 'train', 'loss')):08d}"
