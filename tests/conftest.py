@@ -237,8 +237,10 @@ def tiny_graphs_folder(tiny_model_folder: Path, made_once: MakeOnce) -> Path:
 @functools.cache
 def _collect_translations_once() -> None:
     """Let torch.onnx.export keep what it knows of operators: collecting takes two seconds for each graph."""
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
-
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:  # it is PyTorch's own; without it exports are slower
+        return
     ONNXRegistry.from_torchlib = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
 
 
