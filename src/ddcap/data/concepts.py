@@ -391,9 +391,7 @@ class ConceptSpelling:
         """(B, N) True for the concepts that captions (B, L) name; of a begun word a MASK may be the rest."""
         xp, (captions, length) = array_namespace(tokens), tokens.shape
         pieces, sizes, concept = self._and_none
-        forms = self.beginning[
-            self.group[tokens]
-        ]  # (B, L, M) words that may begin here; few are longer than one token
+        forms = self.beginning[self.group[tokens]]  # (B, L, M) words that begin with the token
         behind = xp.full((captions, LONGEST), mask_id + 1, dtype=tokens.dtype, device=device(tokens))
         padded = xp.concat([tokens, behind], axis=1)
         windows = xp.stack([padded[:, place : place + length] for place in range(LONGEST + 1)], axis=-1)

@@ -159,8 +159,12 @@ class BestFirstScheduler:
     def set_timesteps(self, num_inference_steps: int | None, sample: Array, lengths: Array) -> None:
         """See `Scheduler`."""
         blanks = to_host(array_namespace(sample).sum(sample == self.mask_id, axis=1))
-        self.plan = plan_steps(blanks, lengths, self.diffusion_steps, num_inference_steps, self.schedule)
-        self.timesteps = self.plan.timesteps
+        plan = plan_steps(blanks, lengths, self.diffusion_steps, num_inference_steps, self.schedule)
+        self._begin(plan, blanks, sample)
+
+    def _begin(self, plan: BestFirstPlan, blanks: np.ndarray, sample: Array) -> None:
+        """Begin anew with a plan for captions (B, L) of `blanks` (B,) MASK positions."""
+        self.plan, self.timesteps = plan, plan.timesteps
         self.left, self._index = blanks, 0  # (B,) MASK positions of each caption; steps taken
         self._focus = Focus(self.focus, sample) if self.focus else None
 

@@ -20,7 +20,6 @@ from ddcap.decoding.schedulers.best_first import (
     plan_steps,
     timestep_for_mask_ratio,
 )
-from ddcap.decoding.schedulers.focus import Focus
 
 
 class BlockScheduler(BestFirstScheduler):
@@ -44,9 +43,8 @@ class BlockScheduler(BestFirstScheduler):
         is_mask = to_host(sample == self.mask_id)
         edges = np.arange(0, is_mask.shape[1], self.block)
         self._blocks = np.add.reduceat(is_mask, edges, axis=1, dtype=np.int64)  # (B, K) MASK positions
-        self.plan = plan_blocks(self._blocks, to_host(lengths), self.diffusion_steps, num_inference_steps)
-        self.timesteps, self.left, self._index = self.plan.timesteps, self._blocks.sum(axis=1), 0
-        self._focus = Focus(self.focus, sample) if self.focus else None
+        plan = plan_blocks(self._blocks, to_host(lengths), self.diffusion_steps, num_inference_steps)
+        self._begin(plan, self._blocks.sum(axis=1), sample)
 
     def _current(self) -> np.ndarray:
         """(B,) number of each caption's first block with MASK positions."""
